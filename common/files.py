@@ -1,0 +1,102 @@
+"""Write files so that a reader finds either the old one or the new one, never a part."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that takes its place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path`` that takes its place when the block ends well.
+
+    If ``path`` has come to exist by then (another process was faster), that one stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if not path.exists():
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all; NaN is refused."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+class NpyWriter:
+    """An ``.npy`` file that grows along its first axis, so that arrays are written as they come.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    row_shape : tuple of int
+        Shape of one row; ``()`` for a plain vector.
+    """
+
+    def __init__(self, path: Path, row_shape: tuple[int, ...] = ()) -> None:
+        self.row_shape = row_shape
+        self.rows = 0
+        self._file: IO[bytes] = path.open("wb")
+        self._write_header()
+        self._data_start = self._file.tell()
+
+    def _write_header(self) -> None:
+        # numpy pads the header so that the first axis can grow in place (GROWTH_AXIS_MAX_DIGITS)
+        shape = (self.rows, *self.row_shape)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        npy_format.write_array_header_1_0(self._file, header)
+
+    def append(self, rows: NDArray[np.float32]) -> None:
+        """Append rows of shape (n, \\*row_shape)."""
+        if rows.shape[1:] != self.row_shape:
+            raise ValueError(f"Rows of shape {rows.shape[1:]} do not fit a file of rows {self.row_shape}.")
+        self._file.write(np.ascontiguousarray(rows, dtype="<f4").data)
+        self.rows += len(rows)
+
+    def append_zeros(self, count: int) -> None:
+        """Append rows of zeros as a hole, which takes no space where the file system knows holes."""
+        self.rows += count
+        size = 4 * count * int(np.prod(self.row_shape, dtype=int))
+        self._file.seek(size, os.SEEK_CUR)
+        self._file.truncate()
+
+    def close(self) -> None:
+        """Write the final shape and close the file."""
+        self._file.seek(0)
+        self._write_header()
+        if self._file.tell() != self._data_start:
+            raise RuntimeError("The header of the array file changed its size.")
+        self._file.close()

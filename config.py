@@ -1,0 +1,355 @@
+"""Every setting of the project, with its unit and meaning beside it.
+
+Settings are frozen dataclasses; the command line is made from them by tyro, so the text under
+each field is what ``--help`` prints. Scripts take an optional first word, the task::
+
+    python training.py --protocol beat            # task ecg-pcg, the default
+    python training.py ecg-pcg --protocol beat    # the same
+
+Training settings come in presets. ``--preset`` (and the protocol, which sets the number of
+epochs of the small preset) is read first; its values are the defaults that every other option
+then changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+from common.errors import UserError
+
+DEFAULT_TASK = "ecg-pcg"
+TASK_NAMES = ("ecg-pcg",)
+
+Protocol = Literal["paper", "beat", "recording", "session"]
+Preset = Literal["auto", "paper", "small"]
+Onsets = Literal["hand-corrected", "springer", "ecg"]
+Flat = tyro.conf.OmitArgPrefixes
+
+
+@dataclass(frozen=True)
+class SimulationSettings:
+    """A cohort of virtual patients in the layout of training-a."""
+
+    sessions: int = 24
+    """Sittings. Room and mains noise belong to a sitting."""
+    persons: int = 3
+    """Persons in one sitting. Body and sensor coloration belong to a person."""
+    recordings: int = 3
+    """Recordings of one person, each at another auscultation site."""
+    duration: float = 16.0
+    """Length of one recording, seconds (the shortest is three quarters of it)."""
+    abnormal_share: float = 0.6
+    """Share of persons with a systolic murmur, 0 to 1."""
+    fingerprint: float = 1.0
+    """Strength of person and session coloration: 0 none, 1 strong enough to recognize a person."""
+    seed: int = 0
+    """Seed of the cohort; the same seed writes the same files."""
+
+
+@dataclass(frozen=True)
+class PreparationSettings:
+    """What is done to a recording before a model sees it. Part of the name of the cache."""
+
+    onsets: Onsets = "hand-corrected"
+    """Where beats come from: the hand-corrected or the automatic (Springer) heart-state onsets, or
+    R-peaks of the ECG. Recordings without annotations always take R-peaks."""
+    beat_points: int = 2000
+    """Samples of one beat after cubic time normalization."""
+    bandpass: bool = False
+    """Zero-phase Butterworth band-pass of order 2 on both signals (off in the published method)."""
+    ecg_band: tuple[float, float] = (0.5, 100.0)
+    """Pass band of the ECG, hertz; used with --bandpass."""
+    pcg_band: tuple[float, float] = (25.0, 400.0)
+    """Pass band of the heart sound, hertz; used with --bandpass."""
+    keep_low_quality: bool = False
+    """Keep recordings whose signal quality is 0 ("unsure") in the reference table."""
+    modalities: Literal["as-published", "both", "any"] = "as-published"
+    """Signals a recording must have: those its set was published with (training-a: both; training-b
+    to f: heart sound), always both, or at least one."""
+
+
+@dataclass(frozen=True)
+class LoadDataSettings:
+    """Settings of load_data.py."""
+
+    raw_dir: Path | None = None
+    """Folder of raw recordings: one that holds training-a ... training-f and annotations, or one's own
+    cohort (WFDB records and labels.csv). Default: $PHYSIONET2016_DIR, then data/raw/challenge-2016."""
+    source: Literal["auto", "physionet2016", "cohort"] = "auto"
+    """Layout of raw_dir; auto looks for labels.csv (cohort) or training-* folders (physionet2016)."""
+    sets: tuple[Literal["a", "b", "c", "d", "e", "f"], ...] = ("a",)
+    """Sets of PhysioNet/CinC 2016 to read or download; only training-a has an ECG."""
+    download: bool = False
+    """Fetch the sets and their annotations from PhysioNet into raw_dir first (checksums, resumable)."""
+    simulate: bool = False
+    """Write a cohort of virtual patients into raw_dir (default data/raw/simulated) and prepare that."""
+    preparation: Flat[PreparationSettings] = PreparationSettings()
+    simulation: SimulationSettings = SimulationSettings()
+    ecg_channel: str = ""
+    """Own cohort: name of the ECG channel in the WFDB headers; empty: recognized by its name."""
+    pcg_channel: str = ""
+    """Own cohort: name of the heart-sound channel in the WFDB headers; empty: recognized by its name."""
+    cache_dir: Path = Path("data/cache")
+    """Folder in which prepared caches lie, each in a folder of its own."""
+    jobs: int = -1
+    """Processes that prepare recordings in parallel; -1: one a core."""
+    strict: bool = False
+    """Stop at the first recording that cannot be used instead of listing it in skipped.csv."""
+    dry_run: bool = False
+    """Say what would be read, written and how long it would take; write nothing."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which network, and its size."""
+
+    model: str = "pacfnet"
+    """Name of the model (models/__init__.py lists them)."""
+    width: int = 64
+    """Channels of the first level; level k has k times as many."""
+    points: int = 2000
+    """Samples of a beat that the model sees; fewer than cached are taken anti-aliased."""
+    kernel_size: int = 7
+    """Kernel of the encoder convolutions, samples."""
+    dropout: float = 0.5
+    """Dropout of the dense layers of the head, 0 to 1."""
+    attention: Literal["cascaded", "parallel"] = "cascaded"
+    """Channel attention reads the spatially weighted features (as in the paper's text and figure), or
+    the raw features (as in the code published with it)."""
+
+
+@dataclass(frozen=True)
+class OptimizationSettings:
+    """How the weights are found."""
+
+    batch_size: int = 32
+    """Samples of one step, over all processes together."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """Adam, or Adam with decoupled weight decay."""
+    learning_rate: float = 1e-3
+    """Learning rate; the peak of it under the one-cycle schedule."""
+    weight_decay: float = 0.0
+    """Weight decay, a step, as a share of the learning rate."""
+    schedule: Literal["plateau", "one-cycle", "constant"] = "plateau"
+    """Learning rate over time: divided by ten when the validation loss rests, one cycle, or constant."""
+    plateau_patience: int = 5
+    """Epochs without improvement before the plateau schedule divides the learning rate by ten."""
+    epochs: int = 100
+    """Passes over the training samples, at most."""
+    early_stop: int = 20
+    """Stop after so many epochs without a better validation loss; 0: never, and the last epoch counts."""
+    gradient_clip: float = 5.0
+    """Largest norm of the gradient; 0: not clipped."""
+    class_weights: bool = True
+    """Weight the loss so that both classes count the same (from the labels of the training part)."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of training.py."""
+
+    preset: Preset = "auto"
+    """Named set of defaults: paper (full size, as published), small (for a CPU), or auto (paper on CUDA,
+    small on a CPU). Options given beside it win."""
+    protocol: Protocol = "session"
+    """Who is kept apart between train and test: sittings (session, the default), recordings, beats,
+    or paper: beats, with selection on the test fold, to reproduce the published figures."""
+    folds: Literal["all", "none"] | tuple[int, ...] = "all"
+    """Folds to train: all, some by number from 0, or none: one final fit on everything, without test."""
+    fold_count: int = 5
+    """Parts into which the samples are split."""
+    validation_share: float = 0.1
+    """Part of the training samples held out for the validation curves, stopping and threshold, 0 to 0.5
+    (whole recordings or sessions, as the protocol says; under paper the test fold is used)."""
+    seed: int = 42
+    """Seed of the folds, of the initial weights and of the order of samples."""
+    model: Flat[ModelSettings] = ModelSettings()
+    optimization: Flat[OptimizationSettings] = OptimizationSettings()
+    cache: Path | None = None
+    """Cache to learn from; default: the one that load_data.py prepared last."""
+    cache_dir: Path = Path("data/cache")
+    """Folder in which caches lie."""
+    run_name: str = ""
+    """Name of the run; default: made of task, model, protocol, preset and seed."""
+    checkpoint_dir: Path = Path("checkpoints")
+    """Folder of checkpoints; the run gets a folder in it."""
+    log_dir: Path = Path("runs")
+    """Folder of TensorBoard curves; the run gets a folder in it."""
+    resume: bool = False
+    """Continue a run that was stopped, exactly where its last finished epoch ended."""
+    overwrite: bool = False
+    """Delete an earlier run of the same name first."""
+    device: str = "auto"
+    """auto (CUDA if there is one), cpu, cuda or cuda:N."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the forward pass; auto: bfloat16 where the device computes it natively."""
+    threads: int = 0
+    """CPU threads of torch; 0: one a core."""
+    dry_run: bool = False
+    """Say what would be trained, how long an epoch takes and how much memory; train nothing."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Settings of evaluate.py."""
+
+    checkpoint: Path | None = None
+    """A run's folder or one checkpoint file; default: the newest run under checkpoint_dir."""
+    checkpoint_dir: Path = Path("checkpoints")
+    """Folder of checkpoints."""
+    cache: Path | None = None
+    """Cache to evaluate on; default: the one the run was trained from, found by its content."""
+    cache_dir: Path = Path("data/cache")
+    """Folder in which caches lie."""
+    results_dir: Path = Path("results")
+    """Folder of results; the run gets a folder in it."""
+    which: Literal["best", "last"] = "best"
+    """Checkpoint of each fold to use (the same where training stops at a fixed epoch)."""
+    threshold: Literal["half", "validation"] = "half"
+    """Probability from which a sample counts as abnormal: 0.5, or the one with the best mean of
+    sensitivity and specificity on the validation part of each fold."""
+    bootstrap_draws: int = 2000
+    """Draws of the session-clustered bootstrap behind the 95 % intervals; 0: no intervals."""
+    batch_size: int = 256
+    """Samples of one forward pass."""
+    device: str = "auto"
+    """auto (CUDA if there is one), cpu, cuda or cuda:N."""
+    dry_run: bool = False
+    """Say what would be evaluated; write nothing."""
+
+
+SMALL_MODEL = ModelSettings(width=16, points=500)
+SMALL_OPTIMIZATION = OptimizationSettings(
+    batch_size=64,
+    optimizer="adamw",
+    learning_rate=2e-3,
+    weight_decay=1e-2,
+    schedule="one-cycle",
+    epochs=12,
+    early_stop=0,
+)
+SMALL_SESSION_EPOCHS = 8
+
+
+def preset_defaults(preset: Preset, protocol: Protocol) -> TrainingSettings:
+    """Return the training settings that a preset stands for.
+
+    Parameters
+    ----------
+    preset : {"paper", "small"}
+        ``auto`` is resolved by the caller, who knows the device.
+    protocol : str
+        Under ``session`` the small preset trains for 8 epochs instead of 12.
+    """
+    if preset == "paper":
+        return TrainingSettings(preset=preset, protocol=protocol)
+    if preset != "small":
+        raise ValueError(f"Unknown preset {preset!r}: choose paper or small.")
+    optimization = SMALL_OPTIMIZATION
+    if protocol == "session":
+        optimization = dataclasses.replace(optimization, epochs=SMALL_SESSION_EPOCHS)
+    return TrainingSettings(preset=preset, protocol=protocol, model=SMALL_MODEL, optimization=optimization)
+
+
+Settings = TypeVar("Settings")
+
+
+def split_task(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the task that an optional first word names, and the other arguments.
+
+    Raises
+    ------
+    UserError
+        If the first word is no option and names no task.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        return DEFAULT_TASK, list(arguments)
+    first, *rest = arguments
+    if first not in TASK_NAMES:
+        near = difflib.get_close_matches(first, TASK_NAMES, n=1, cutoff=0.4)
+        hint = f" Perhaps you meant {near[0]}." if near else ""
+        raise UserError(f"There is no task {first!r}.{hint} Tasks: {', '.join(TASK_NAMES)}.")
+    return first, rest
+
+
+def read_settings(
+    kind: type[Settings], arguments: Sequence[str], manual: str | None, default: Settings | None = None
+) -> Settings:
+    """Return settings from command-line arguments; ``--help`` and unknown options end the program.
+
+    Parameters
+    ----------
+    kind : type
+        A settings dataclass.
+    arguments : sequence of str
+        Without the task.
+    manual : str or None
+        Text above the options in ``--help``: the docstring of the script.
+    default : optional
+        Settings that the options change.
+    """
+    text = f"{manual or ''}\n\nA first word may name the task: {', '.join(TASK_NAMES)} (default {DEFAULT_TASK})."
+    return tyro.cli(
+        kind,
+        args=list(arguments),
+        description=text,
+        default=default if default is not None else tyro.MISSING_NONPROP,
+        config=(tyro.conf.HelptextFromCommentsOff,),
+    )
+
+
+def read_training_settings(
+    arguments: Sequence[str], manual: str | None, resolve_preset: Callable[[str, str], Literal["paper", "small"]]
+) -> TrainingSettings:
+    """Return training settings: those of the preset and protocol named, changed by the other options.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Without the task.
+    manual : str or None
+    resolve_preset : callable
+        Given preset and device as named, returns "paper" or "small".
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="auto")
+    first.add_argument("--protocol", default="session")
+    first.add_argument("--device", default="auto")
+    named, _ = first.parse_known_args(list(arguments))
+    preset = resolve_preset(named.preset, named.device)
+    default = preset_defaults(preset, named.protocol)
+    settings = read_settings(TrainingSettings, arguments, manual, default)
+    return dataclasses.replace(settings, preset=preset)
+
+
+def to_plain(settings: Any) -> dict[str, Any]:
+    """Return settings as nested dicts of plain types, fit for JSON and for checkpoints."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value.as_posix() if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(settings))
+
+
+def training_settings_from_plain(content: dict[str, Any]) -> TrainingSettings:
+    """Return the training settings that `to_plain` wrote down."""
+    known = {item.name for item in dataclasses.fields(TrainingSettings)}
+    values = {key: value for key, value in content.items() if key in known}
+    for name in ("cache", "cache_dir", "checkpoint_dir", "log_dir"):
+        values[name] = None if values[name] is None else Path(values[name])
+    values["folds"] = values["folds"] if isinstance(values["folds"], str) else tuple(values["folds"])
+    values["model"] = ModelSettings(**values["model"])
+    values["optimization"] = OptimizationSettings(**values["optimization"])
+    return TrainingSettings(**values)

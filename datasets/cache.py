@@ -1,0 +1,297 @@
+"""The cache: what preparation leaves, and all that training and evaluation read.
+
+``data/cache/<source>-<8 hex digits>/`` holds arrays (``.npy``, memory-mapped), tables (``.csv``) and
+``manifest.json``. The digits name the preparation settings and the content of the source, so the same of
+both is never computed again, and others get another folder. It appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import joblib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from config import PreparationSettings
+from common.files import NpyWriter, replacing_folder, write_json, write_text
+from datasets.preparation import MODALITIES, PreparedRecording, prepare_recording
+from datasets.recordings import ChannelFinder, channels_by_name
+from datasets.sources import DataError, Problem, SourceIndex, infer_persons
+
+FORMAT = 1
+LATEST = "latest.txt"
+TABLES = ("recordings", "samples", "events", "skipped")
+
+
+class Cache:
+    """A prepared cache, opened for reading.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Folder of the cache.
+
+    Raises
+    ------
+    DataError
+        If the folder is no cache, or one of another format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(f"{path} is no cache: it has no manifest.json. Make one with load_data.py.") from None
+        except (json.JSONDecodeError, OSError) as error:
+            raise DataError(f"{path}/manifest.json cannot be read ({error}). Prepare the data again.") from None
+        if self.manifest.get("format") != FORMAT:
+            raise DataError(
+                f"{path} has cache format {self.manifest.get('format')}, and {FORMAT} is needed. "
+                "Delete the folder and run load_data.py again."
+            )
+
+    @property
+    def identity(self) -> str:
+        """Digest of the settings and the source that the cache was made from."""
+        return self.manifest["identity"]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the recordings are of virtual patients."""
+        return bool(self.manifest["simulated"])
+
+    def table(self, name: Literal["recordings", "samples", "events", "skipped"]) -> pd.DataFrame:
+        """Return one of the cache's tables; names, sites and diagnoses as text, empty where unknown."""
+        text = ("recording", "set", "session", "person", "diagnosis", "site", "state", "reason", "remedy")
+        return pd.read_csv(
+            self.path / f"{name}.csv", dtype=dict.fromkeys(text, str), keep_default_na=False, na_values={}
+        )
+
+    def beats(self, modality: str) -> NDArray[np.float32]:
+        """Return the beats of "ecg" or "pcg", shape (beats, points), memory-mapped; zeros where absent."""
+        return np.load(self.path / f"beats_{modality}.npy", mmap_mode="r", allow_pickle=False)
+
+    def waveforms(self, modality: str) -> NDArray[np.float32]:
+        """Return all continuous signals of "ecg" or "pcg", one after the other, memory-mapped.
+
+        Recording ``r`` begins at ``recordings["<modality>_offset"]`` and has ``<modality>_length`` samples.
+        """
+        return np.load(self.path / f"waveforms_{modality}.npy", mmap_mode="r", allow_pickle=False)
+
+
+def build_cache(
+    index: SourceIndex,
+    settings: PreparationSettings,
+    cache_dir: Path,
+    *,
+    jobs: int = -1,
+    strict: bool = False,
+    find_channels: ChannelFinder = channels_by_name,
+    simulated: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Prepare every recording of an index and write the cache; return its folder.
+
+    Nothing is done when a cache of the same settings and source is there already.
+
+    Raises
+    ------
+    DataError
+        If nothing usable is left, or under ``strict`` at the first recording left out.
+    """
+    identity, checksums = identify(index, settings)
+    path = cache_dir / f"{index.name}-{identity[:8]}"
+    if path.is_dir():
+        Cache(path)
+        return path
+    rows = index.recordings.to_dict("records")
+    prepare = functools.partial(prepare_recording, index.root, settings=settings, find_channels=find_channels)
+    prepared = joblib.Parallel(n_jobs=jobs, return_as="generator")(joblib.delayed(prepare)(row) for row in rows)
+    with replacing_folder(path) as folder:
+        bar = tqdm(prepared, total=len(rows), desc="Preparing", unit="recording", disable=not progress)
+        counts = _write(folder, bar, index, settings, strict)
+        manifest = _manifest(index, settings, identity, checksums, simulated) | {"counts": counts}
+        write_json(folder / "manifest.json", manifest)
+    return path
+
+
+def identify(index: SourceIndex, settings: PreparationSettings) -> tuple[str, dict[str, str]]:
+    """Return the digest of settings and source content, and the checksum of each source file."""
+    rows = index.recordings
+    names = [*index.files, *rows["header"], *(name for name in rows["annotation"] if name)]
+    stems = {Path(header).with_suffix("").as_posix() for header in rows["header"]}
+    parents = sorted({index.root / Path(header).parent for header in rows["header"]})
+    for parent in parents:
+        for file in parent.iterdir():
+            relative = file.relative_to(index.root)
+            if relative.with_suffix("").as_posix() in stems and relative.as_posix() not in names:
+                names.append(relative.as_posix())
+    unique = sorted(dict.fromkeys(names))
+    with ThreadPoolExecutor() as pool:
+        checksums = dict(zip(unique, pool.map(lambda name: _sha256(index.root / name), unique), strict=True))
+    facts = {"format": FORMAT, "settings": dataclasses.asdict(settings), "files": checksums}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), checksums
+
+
+def _sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, or "absent"."""
+    if not path.is_file():
+        return "absent"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write(
+    folder: Path,
+    prepared: Iterable[PreparedRecording | Problem],
+    index: SourceIndex,
+    settings: PreparationSettings,
+    strict: bool,
+) -> dict[str, int]:
+    """Write arrays as the recordings come, then the tables; return the counts."""
+    beats = {kind: NpyWriter(folder / f"beats_{kind}.npy", (settings.beat_points,)) for kind in MODALITIES}
+    waves = {kind: NpyWriter(folder / f"waveforms_{kind}.npy") for kind in MODALITIES}
+    recordings: list[dict[str, object]] = []
+    samples: list[pd.DataFrame] = []
+    events: list[pd.DataFrame] = []
+    skipped: list[Problem] = list(index.problems)
+    for item in prepared:
+        if isinstance(item, Problem):
+            if strict:
+                raise DataError(f"{item.where}: {item.what} {item.remedy} (stopped by --strict)")
+            skipped.append(item)
+            continue
+        offsets = {f"{kind}_offset": waves[kind].rows for kind in MODALITIES}
+        recordings.append(item.row | offsets)
+        samples.append(_sample_rows(item))
+        if item.states is not None:
+            name = item.row["recording"]
+            events.append(pd.DataFrame({"recording": name, "time": item.states.time, "state": item.states.state}))
+        for kind in MODALITIES:
+            if kind in item.beats:
+                beats[kind].append(item.beats[kind])
+                waves[kind].append(item.waveforms[kind])
+            else:
+                beats[kind].append_zeros(len(item.spans))
+    for writer in [*beats.values(), *waves.values()]:
+        writer.close()
+    if not recordings:
+        reasons = "; ".join(f"{problem.where}: {problem.what}" for problem in skipped[:3])
+        raise DataError(f"No recording of {index.root} can be used. The first reasons: {reasons}")
+    return _write_tables(folder, recordings, samples, events, skipped)
+
+
+def _sample_rows(item: PreparedRecording) -> pd.DataFrame:
+    """Return the rows of ``samples.csv`` of one recording, a row a beat."""
+    start, end = item.spans[:, 0], item.spans[:, 1]
+    return pd.DataFrame(
+        {
+            "recording": item.row["recording"],
+            "start": start.round(5),
+            "end": end.round(5),
+            "heart_rate": (60 / (end - start)).round(3),
+        }
+    )
+
+
+def _write_tables(
+    folder: Path,
+    recordings: list[dict[str, object]],
+    samples: list[pd.DataFrame],
+    events: list[pd.DataFrame],
+    skipped: list[Problem],
+) -> dict[str, int]:
+    """Write the tables of the cache and return their counts."""
+    recording_table = pd.DataFrame(recordings)
+    recording_table["person"] = infer_persons(recording_table)
+    shared = recording_table.set_index("recording")[
+        ["set", "session", "person", "label", "diagnosis", "site", "quality", "ecg_length", "pcg_length"]
+    ]
+    sample_table = pd.concat(samples, ignore_index=True).join(shared, on="recording")
+    for kind in MODALITIES:
+        sample_table[f"has_{kind}"] = (sample_table.pop(f"{kind}_length") > 0).astype(int)
+    sample_table.insert(0, "sample", np.arange(len(sample_table)))
+    event_table = pd.concat(events, ignore_index=True) if events else pd.DataFrame(columns=["recording", "time", "state"])
+    skipped_table = pd.DataFrame(
+        [(problem.where, problem.what, problem.remedy) for problem in skipped],
+        columns=["recording", "reason", "remedy"],
+    )
+    tables = (recording_table, sample_table, event_table, skipped_table)
+    for name, table in zip(TABLES, tables, strict=True):
+        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
+    return {
+        "recordings": len(recording_table),
+        "beats": len(sample_table),
+        "sessions": int(recording_table["session"].nunique()),
+        "persons": int(recording_table["person"].nunique()),
+        "abnormal_recordings": int(recording_table["label"].sum()),
+        "skipped": len(skipped_table),
+    }
+
+
+def _manifest(
+    index: SourceIndex,
+    settings: PreparationSettings,
+    identity: str,
+    checksums: dict[str, str],
+    simulated: bool,
+) -> dict[str, object]:
+    """Return what the cache was made from, and with what."""
+    libraries = ("numpy", "scipy", "wfdb", "pandas")
+    return {
+        "format": FORMAT,
+        "identity": identity,
+        "source": index.name,
+        "simulated": simulated,
+        "session_unit": index.session_unit,
+        "settings": dataclasses.asdict(settings),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in libraries},
+        "source_files": checksums,
+    }
+
+
+def remember_latest(path: Path) -> None:
+    """Note which cache was prepared last; training takes it unless told otherwise."""
+    write_text(path.parent / LATEST, path.name + "\n")
+
+
+def find_cache(cache: Path | None, cache_dir: Path, identity: str = "") -> Cache:
+    """Open a cache: the one named, the one of an identity, or the one prepared last.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if cache is not None:
+        return Cache(cache)
+    if identity:
+        for manifest in sorted(cache_dir.glob("*/manifest.json")):
+            found = Cache(manifest.parent)
+            if found.identity == identity:
+                return found
+        raise DataError(
+            f"No cache in {cache_dir} is the one this run was trained from (identity {identity[:8]}). "
+            "Prepare the same data with load_data.py, or name a cache with --cache."
+        )
+    latest = cache_dir / LATEST
+    if not latest.is_file():
+        raise DataError(
+            f"No prepared data in {cache_dir}. Run load_data.py first: python load_data.py --raw-dir PATH, "
+            "or python load_data.py --simulate to try it on virtual patients."
+        )
+    return Cache(cache_dir / latest.read_text(encoding="utf-8").strip())

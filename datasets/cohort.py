@@ -1,0 +1,265 @@
+"""Index one's own cohort: a folder of WFDB records with ECG and heart sound, and ``labels.csv``.
+
+``labels.csv`` has one row a recording, with the columns ``recording`` and ``label``, ``session`` or
+``person`` or both, and optionally ``diagnosis``, ``site``, ``quality`` and ``annotation``
+(``docs/data.md`` says what they mean). Whatever does not fit is named in one table of problems.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+import wfdb
+
+from datasets.labels import LABELS, QUALITIES, plain_number, read_labels
+from datasets.recordings import signal_files
+from datasets.sources import DataError, Problem, SourceIndex, index_table
+
+LABELS_FILE = "labels.csv"
+ECG_NAME = re.compile(r".*(ecg|ekg).*|(lead[ _-]*)?(i{1,3}|av[rlf]|v[1-9]r?|mli{1,3}|mcl[1-6])")
+PCG_NAME = re.compile(r".*(pcg|phono|stetho|heart[ _-]*sound).*|(.*[^a-z])?hs([^a-z].*)?")
+PLAUSIBLE_RATE = {"ECG": (50.0, 20_000.0), "PCG": (500.0, 200_000.0)}
+"""Sampling rates that are believed, hertz; outside, the header is more likely wrong than right."""
+NO_GROUPS = Problem(
+    LABELS_FILE,
+    "There is neither a session nor a person column: each recording counts as a session of its own, so "
+    "persons may be shared between train and test, and scores flattered.",
+    "Add a column person (or session) if anyone was recorded more than once.",
+)
+
+
+class _UnusableError(Exception):
+    """A recording that has to be left out; the arguments are what is wrong, and the remedy."""
+
+
+def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> SourceIndex:
+    """Index the recordings of one's own cohort.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Folder that holds ``labels.csv`` and the WFDB records, in subfolders if one likes.
+    ecg_channel, pcg_channel : str
+        Names of the channels in the headers; empty: recognized by their names (`find_channels`).
+
+    Returns
+    -------
+    SourceIndex
+        The recordings that can be used, and a problem for each mismatch. Without a session column the
+        session is the person, without both the recording; a person who was recorded in several sessions
+        makes one session of them; where no person is given, the session stands for the person. ``files``
+        holds the headers and annotations too, so that mending one of them gives another cache.
+
+    Raises
+    ------
+    DataError
+        If ``labels.csv`` is absent or unreadable, lacks a column, or its labels are ambiguous.
+    """
+    _refuse_same_channel(ecg_channel, pcg_channel)
+    table = read_labels(root / LABELS_FILE)
+    unit = next((column for column in ("session", "person") if column in table.columns), "recording")
+    problems = [*table.problems, *([NO_GROUPS] if unit == "recording" else [])]
+    headers = _find_headers(root)
+    rows = []
+    for name, row in table.rows.items():
+        try:
+            _check_row(row, headers, unit)
+            problems += _check_record(root, headers[name], (ecg_channel, pcg_channel))
+            rows.append(_index_row(root, row, headers[name], unit, problems))
+        except _UnusableError as reason:
+            problems.append(Problem(name, *reason.args))
+    for name in sorted(set(headers) - table.listed):
+        problems.append(Problem(name, f"The record has no row in {LABELS_FILE}.", "Add a row, or remove it."))
+    problems += _keep_persons_apart(rows)
+    files = sorted({row[column] for row in rows for column in ("header", "annotation")} - {""})
+    index = index_table([{**row, "label": int(row["label"]), "quality": int(row["quality"])} for row in rows])
+    return SourceIndex("cohort", root, index, problems, {"cohort": unit}, [LABELS_FILE, *files])
+
+
+def find_channels(
+    header: wfdb.Record, ecg_channel: str = "", pcg_channel: str = ""
+) -> tuple[int | None, int | None]:
+    """Find the ECG and the heart sound among the channels of a record.
+
+    Parameters
+    ----------
+    header : wfdb.Record
+        As read by ``wfdb.rdheader`` or ``wfdb.rdrecord``.
+    ecg_channel, pcg_channel : str
+        Names to look for, in upper or lower case; empty: the first channel with a usual name (ECG, EKG,
+        a lead such as II, aVR, V5 or MLII; PCG, phono, heart sound, HS, stethoscope).
+
+    Returns
+    -------
+    tuple of (int or None, int or None)
+        Numbers of the ECG and of the PCG channel, None where there is no such channel.
+    """
+    _refuse_same_channel(ecg_channel, pcg_channel)
+    names = [_folded(name) for name in _channel_names(header)]
+    named = (_folded(ecg_channel), _folded(pcg_channel))
+    usual = [(ECG_NAME, PCG_NAME), (PCG_NAME, ECG_NAME)]
+    found: list[int | None] = []
+    for wanted, (own, other) in zip(named, usual, strict=True):
+        fitting = [
+            name == wanted
+            if wanted
+            else bool(own.fullmatch(name) and not other.fullmatch(name)) and name not in named
+            for name in names
+        ]
+        found.append(fitting.index(True) if any(fitting) else None)
+    return found[0], found[1]
+
+
+def _refuse_same_channel(ecg_channel: str, pcg_channel: str) -> None:
+    if ecg_channel and _folded(ecg_channel) == _folded(pcg_channel):
+        raise ValueError(f"ECG and PCG cannot both be the channel {ecg_channel!r}: name two channels.")
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _channel_names(header: wfdb.Record) -> list[str]:
+    return [name or "" for name in getattr(header, "sig_name", None) or []]
+
+
+def _find_headers(root: Path) -> dict[str, str]:
+    """Return the relative path of each header by the name of its record, hidden folders left out."""
+    paths = [path.relative_to(root) for path in root.rglob("*.hea") if path.is_file()]
+    shown = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
+    return {unicodedata.normalize("NFC", path.removesuffix(".hea")): path for path in shown}
+
+
+def _is_inside(name: str) -> bool:
+    """Tell whether a relative path stays in its folder, on any system."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and not re.search(r"[\\:]", name)
+
+
+def _check_row(row: dict[str, str], headers: dict[str, str], unit: str) -> None:
+    """Refuse a row of the table of labels that does not name a record, a label and a session."""
+    name, where = row["recording"], f"row {row['row']} of {LABELS_FILE}"
+    if not _is_inside(name):
+        raise _UnusableError(
+            f"The name ({where}) leads out of the folder.", "Name it relative to the folder."
+        )
+    if name not in headers:
+        raise _UnusableError(f"There is no {name}.hea ({where}).", _hint(name, headers))
+    if plain_number(row["label"]) not in LABELS:
+        what = f"The label {row['label']!r} ({where}) is not known."
+        raise _UnusableError(what, "Use normal and abnormal, -1 and 1, or 0 and 1.")
+    if not row[unit]:
+        raise _UnusableError(f"The {unit} is missing ({where}).", "Fill in the cell.")
+
+
+def _hint(name: str, headers: dict[str, str]) -> str:
+    """Suggest the record that was probably meant."""
+    last = _folded(PurePosixPath(name).name)
+    similar = [known for known in headers if _folded(PurePosixPath(known).name) == last]
+    return f"Write {similar[0]!r}, if that is meant." if similar else "Add the record, or remove the row."
+
+
+def _check_record(root: Path, path: str, wanted: tuple[str, str]) -> list[Problem]:
+    """Refuse a record without usable signals; return what is doubtful about the others."""
+    try:
+        _check_file_names(root / path)
+        signal_files(root / path, root)
+        header = wfdb.rdheader(str((root / path).with_suffix("")))
+    except (DataError, OSError) as error:
+        raise _UnusableError(str(error), "Mend the header or add the file.") from error
+    names = ", ".join(_channel_names(header)) or "none"
+    found = dict(zip(PLAUSIBLE_RATE, find_channels(header, *wanted), strict=True))
+    if not any(number is not None for number in found.values()):
+        what = f"Neither an ECG nor a PCG channel is recognized among its channels: {names}."
+        raise _UnusableError(what, "Name them with --ecg-channel and --pcg-channel.")
+    problems = []
+    for (kind, number), name in zip(found.items(), wanted, strict=True):
+        if number is not None:
+            _check_rate(kind, float(header.fs) * header.samps_per_frame[number])
+        elif name or header.n_sig > 1:
+            what = f"No {kind} channel{f' {name!r}' if name else ''} among its channels: {names}."
+            remedy = f"Name it with --{kind.lower()}-channel, if there is one."
+            problems.append(Problem(path.removesuffix(".hea"), what + f" It is used without {kind}.", remedy))
+    return problems
+
+
+def _check_file_names(header: Path) -> None:
+    """Refuse paths in a header, which could lead anywhere, and letters that `wfdb` would drop."""
+    lines = header.read_bytes().decode("utf-8", errors="replace").splitlines()
+    lines = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    for name in (line.split()[0] for line in lines[1:]):
+        if re.search(r"[/\\:]|\.\.", name):
+            what = f"The header names {name!r}, a path."
+            raise _UnusableError(what, "Put the signal file beside its header, and name it without a folder.")
+        if not name.isascii():
+            what = f"The header names {name!r}; WFDB reads ASCII letters only."
+            raise _UnusableError(what, "Rename the signal file, and correct the header.")
+
+
+def _check_rate(kind: str, rate: float) -> None:
+    low, high = PLAUSIBLE_RATE[kind]
+    if not low <= rate <= high:
+        what = f"The sampling rate of the {kind} is {rate:g} Hz; {low:g} to {high:g} Hz is plausible."
+        raise _UnusableError(what, "Correct the header, or resample the signal.")
+
+
+def _index_row(
+    root: Path, row: dict[str, str], header: str, unit: str, problems: list[Problem]
+) -> dict[str, str]:
+    """Return the index row of one recording; add what is doubtful to the problems."""
+    quality = plain_number(row["quality"])
+    if quality not in QUALITIES:
+        what = f"The quality {row['quality']!r} is neither 1 (good) nor 0 (unsure); it counts as 0."
+        problems.append(Problem(row["recording"], what, f"Correct row {row['row']} of {LABELS_FILE}."))
+    return {
+        "recording": row["recording"],
+        "set": "cohort",
+        "header": header,
+        "annotation": _annotation(root, row, header, problems),
+        "session": row[unit],
+        "person": row["person"],
+        "label": str(LABELS[plain_number(row["label"])]),
+        "diagnosis": row["diagnosis"],
+        "site": row["site"],
+        "quality": str(QUALITIES.get(quality, 0)),
+        "needs": "any",
+    }
+
+
+def _annotation(root: Path, row: dict[str, str], header: str, problems: list[Problem]) -> str:
+    """Return the file of heart-state onsets: the one named, or the one beside the record."""
+    given = row["annotation"].replace("\\", "/")
+    if not given:
+        beside = header.removesuffix(".hea") + "_StateAns.mat"
+        return beside if (root / beside).is_file() else ""
+    if _is_inside(given) and (root / given).is_file():
+        return given
+    what = (
+        f"The annotation {row['annotation']!r} is absent or outside the folder; beats are found without it."
+    )
+    problems.append(Problem(row["recording"], what, "Name it relative to the folder of labels.csv."))
+    return ""
+
+
+def _keep_persons_apart(rows: list[dict[str, str]]) -> list[Problem]:
+    """Make one session of those that share a person, and fill in the persons that are not given."""
+    sessions: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row["person"]:
+            sessions[row["person"]].add(row["session"])
+    groups = {row["session"]: {row["session"]} for row in rows}
+    for own in sessions.values():
+        merged = set[str]().union(*(groups[session] for session in own))
+        groups |= dict.fromkeys(merged, merged)
+    problems = []
+    for person, own in sessions.items():
+        if len(own) > 1:
+            what = f"The person {person} is in the sessions {', '.join(sorted(own))}; they count as one."
+            problems.append(Problem(person, what, "Nothing: this keeps persons apart. Or correct the cells."))
+    for row in rows:
+        row["session"] = "+".join(sorted(groups[row["session"]]))
+        row["person"] = row["person"] or row["session"]
+    return problems

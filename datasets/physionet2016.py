@@ -1,0 +1,182 @@
+"""Index PhysioNet/CinC Challenge 2016: training-a (ECG and heart sound) to training-f (heart sound).
+
+Source: Liu et al., Physiol. Meas. 37 (2016) 2181; physionet.org/content/challenge-2016/1.0.0 (ODC-BY 1.0).
+The layout, and the traps in it, are described in ``docs/data.md``.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from config import PreparationSettings
+from datasets.sources import DataError, Problem, SourceIndex, index_table
+
+APPENDIX = "annotations/Online_Appendix_training_set.csv"
+LABELS = {"-1": 0, "1": 1}
+WITH_ECG = ("training-a",)
+SESSION_UNIT = {"training-a": "session", "training-b": "person"}
+"""What the appendix lets each set keep apart; elsewhere a recording is all that is known."""
+ORIGINAL_NAME = re.compile(r"C(?P<session>\d+)S(?P<index>\d+)(?P<suffix>\w*)$")
+ANNOTATIONS = {
+    "hand-corrected": "annotations/hand_corrected/{set}_StateAns/{recording}_StateAns.mat",
+    "springer": "annotations/springer_alg/{set}-Aut/{recording}_StateAns0.mat",
+}
+
+
+def index_physionet2016(
+    root: Path, sets: Sequence[str], settings: PreparationSettings | None = None
+) -> SourceIndex:
+    """Index the recordings of some training sets.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Folder that holds ``training-a`` ... and ``annotations``.
+    sets : sequence of str
+        Letters of the sets to read, ``a`` to ``f``.
+    settings : PreparationSettings, optional
+        Which onsets to look up.
+
+    Returns
+    -------
+    SourceIndex
+        Every listed recording with a valid label; what lacks one is among the problems.
+
+    Raises
+    ------
+    DataError
+        If a set, or its reference table, is not there.
+    """
+    settings = settings or PreparationSettings()
+    appendix = _read_appendix(root)
+    rows: list[dict[str, object]] = []
+    problems: list[Problem] = []
+    files = [APPENDIX] if (root / APPENDIX).is_file() else []
+    for letter in sets:
+        name = f"training-{letter}"
+        table = reference_table(root, name)
+        files.append(table.relative_to(root).as_posix())
+        for reference in _read_reference(table, problems):
+            rows.append(_row(root, name, reference, appendix, settings))
+    if not files[0] == APPENDIX:
+        problems.append(
+            Problem(
+                APPENDIX,
+                "The appendix is absent, so no recording has a session, diagnosis or site.",
+                "Fetch it with: python load_data.py --download. Until then each recording counts as a session.",
+            )
+        )
+    units = {f"training-{x}": SESSION_UNIT.get(f"training-{x}", "recording") for x in sets}
+    if appendix.empty:
+        units = dict.fromkeys(units, "recording")
+    return SourceIndex("physionet2016", root, index_table(rows), problems, units, files)
+
+
+def reference_table(root: Path, name: str) -> Path:
+    """Return the table of labels and signal quality of a set, the first that exists of three places."""
+    candidates = [
+        root / name / "REFERENCE-SQI.csv",
+        root / "annotations" / "updated" / name / "REFERENCE_withSQI.csv",
+        root / name / "REFERENCE.csv",
+    ]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"{name} has no table of labels: looked for {', '.join(c.relative_to(root).as_posix() for c in candidates)} "
+        f"in {root}. Fetch it with: python load_data.py --download --sets {name[-1]} --raw-dir {root}"
+    )
+
+
+def _read_reference(table: Path, problems: list[Problem]) -> list[tuple[str, int, int]]:
+    """Return (recording, label, quality) for each valid row; name every other row as a problem."""
+    good: dict[str, tuple[str, int, int]] = {}
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        for number, cells in enumerate(csv.reader(file), start=1):
+            row = [cell.strip() for cell in cells]
+            if not any(row):
+                continue
+            where = f"{table.name}, line {number}"
+            name, label, quality = row[0], *(row[1:3] + ["", "1"][len(row) - 1 :])[:2]
+            if not re.fullmatch(r"\w[\w-]*", name):
+                problems.append(Problem(where, f"{name!r} is no recording name.", "Correct the row."))
+            elif label not in LABELS:
+                problems.append(Problem(name, f"The label {label!r} ({where}) is neither -1 nor 1.", "Correct it."))
+            elif quality not in ("0", "1"):
+                problems.append(Problem(name, f"The quality {quality!r} ({where}) is neither 0 nor 1.", "Correct it."))
+            elif name in good:
+                problems.append(Problem(name, f"Listed again at {where}; the first row is used.", "Remove one."))
+            else:
+                good[name] = (name, LABELS[label], int(quality))
+    return list(good.values())
+
+
+def _read_appendix(root: Path) -> pd.DataFrame:
+    """Return the appendix by recording name; without the file, an empty table."""
+    columns = {
+        "Challenge record name": "recording",
+        "Original record name": "original",
+        "Diagnosis": "diagnosis",
+        "Subject ID": "subject",
+        "Transducer site on body": "site",
+    }
+    path = root / APPENDIX
+    if not path.is_file():
+        return pd.DataFrame(columns=list(columns.values())).set_index("recording")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    absent = sorted(set(columns) - set(table.columns))
+    if absent:
+        raise DataError(f"{APPENDIX} lacks the columns {', '.join(absent)}; fetch the file again.")
+    table = table[list(columns)].rename(columns=columns).apply(lambda column: column.str.strip())
+    return table.drop_duplicates("recording").set_index("recording")
+
+
+def _row(
+    root: Path,
+    name: str,
+    reference: tuple[str, int, int],
+    appendix: pd.DataFrame,
+    settings: PreparationSettings,
+) -> dict[str, object]:
+    """Return the index row of one recording; its person is left to be inferred."""
+    recording, label, quality = reference
+    known = appendix.loc[recording].to_dict() if recording in appendix.index else {}
+    pattern = ANNOTATIONS.get(settings.onsets)
+    annotation = pattern.format(set=name, recording=recording) if pattern else ""
+    return {
+        "recording": recording,
+        "set": name,
+        "header": f"{name}/{recording}.hea",
+        "annotation": annotation if annotation and (root / annotation).is_file() else "",
+        "session": _session(name, recording, known),
+        "position": _position(name, known),
+        "person": "",
+        "label": label,
+        "diagnosis": known.get("diagnosis", ""),
+        "site": known.get("site", ""),
+        "quality": quality,
+        "needs": "ecg+pcg" if name in WITH_ECG else "pcg",
+    }
+
+
+def _session(name: str, recording: str, known: dict[str, str]) -> str:
+    """Return the strictest group that the appendix names for a recording."""
+    matched = ORIGINAL_NAME.match(known.get("original", ""))
+    if name == "training-a" and matched:
+        return f"C{int(matched['session']):03d}"
+    if name == "training-b" and known.get("subject"):
+        return f"B{known['subject']}"
+    return recording
+
+
+def _position(name: str, known: dict[str, str]) -> float:
+    """Return the place of a recording of training-a in its session; a name ending in b follows its twin."""
+    matched = ORIGINAL_NAME.match(known.get("original", ""))
+    if name != "training-a" or not matched:
+        return float("nan")
+    return int(matched["index"]) + (0.5 if matched["suffix"] else 0.0)

@@ -1,0 +1,157 @@
+"""Steps on one signal: saturation and gaps, filters, standardization, resampling. Arrays in, arrays out."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal as scipy_signal
+from scipy.interpolate import CubicSpline
+
+Floats = NDArray[np.floating]
+
+SHORT_SATURATION = 0.005
+"""Longest run of the lowest code, seconds, that is taken for saturation whatever surrounds it."""
+NEAR_RAIL = 0.75
+"""Share of the negative range from which a neighbour counts as near the rail."""
+
+
+def tell_saturation_from_gaps(
+    digital: NDArray[np.integer], invalid: int, sampling_rate: float
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Tell the two meanings of the lowest code apart: negative saturation, and a missing sample.
+
+    WFDB reserves the lowest code of a format for missing samples; a converter that saturates writes the
+    same code. A run of it is saturation when it is short, or when a neighbour lies near the rail.
+
+    Parameters
+    ----------
+    digital : numpy.ndarray of int, shape (n,)
+        Samples as stored.
+    invalid : int
+        The code reserved for missing samples, the lowest of the format.
+    sampling_rate : float
+        Hertz.
+
+    Returns
+    -------
+    saturated, missing : numpy.ndarray of bool, shape (n,)
+    """
+    lowest = digital == invalid
+    saturated = np.zeros(len(digital), dtype=bool)
+    if not lowest.any():
+        return saturated, lowest
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], lowest.astype(np.int8), [0]))))
+    for start, stop in edges.reshape(-1, 2):
+        around = digital[max(start - 1, 0) : stop + 1]
+        near_rail = (around[around != invalid] < NEAR_RAIL * invalid).any()
+        if near_rail or stop - start <= SHORT_SATURATION * sampling_rate:
+            saturated[start:stop] = True
+    return saturated, lowest & ~saturated
+
+
+def fill_gaps(signal: Floats) -> Floats:
+    """Return the signal with NaN replaced by linear interpolation between its neighbours, shape (n,)."""
+    missing = np.isnan(signal)
+    if not missing.any():
+        return signal
+    filled = signal.copy()
+    where = np.arange(len(signal))
+    filled[missing] = np.interp(where[missing], where[~missing], signal[~missing])
+    return filled
+
+
+def bandpass(signal: Floats, sampling_rate: float, band: tuple[float, float], order: int = 2) -> Floats:
+    """Return the signal after a zero-phase Butterworth band-pass.
+
+    Parameters
+    ----------
+    signal : numpy.ndarray, shape (..., n)
+    sampling_rate : float
+        Hertz.
+    band : tuple of float
+        Edges in hertz. An upper edge at or above half the sampling rate leaves a high-pass.
+
+    Raises
+    ------
+    ValueError
+        If the band is empty, not positive, or wholly above half the sampling rate.
+    """
+    low, high = band
+    nyquist = sampling_rate / 2
+    if not 0 < low < high or low >= nyquist:
+        raise ValueError(f"Band {low}-{high} Hz does not fit a sampling rate of {sampling_rate} Hz.")
+    kind, edges = ("bandpass", [low, high]) if high < nyquist else ("highpass", low)
+    sections = scipy_signal.butter(order, edges, btype=kind, fs=sampling_rate, output="sos")
+    return scipy_signal.sosfiltfilt(sections, signal, axis=-1)
+
+
+def standardize(signal: Floats) -> Floats:
+    """Return the signal with mean 0 and standard deviation 1; a flat signal becomes all zeros."""
+    centred = signal - signal.mean()
+    deviation = centred.std()
+    if deviation <= 1e-8 * max(1.0, float(np.abs(signal).max())):
+        return np.zeros_like(centred)
+    return centred / deviation
+
+
+def resample(signal: Floats, sampling_rate: float, target_rate: float) -> Floats:
+    """Return the signal at another rate, anti-aliased (polyphase), shape (..., round(n * ratio))."""
+    if sampling_rate == target_rate:
+        return signal
+    ratio = Fraction(target_rate / sampling_rate).limit_denominator(1000)
+    return scipy_signal.resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+
+
+def cut_beats(signal: Floats, sampling_rate: float, spans: Floats, points: int) -> NDArray[np.float32]:
+    """Cut spans out of a signal and normalize each to the same number of points with a cubic spline.
+
+    Parameters
+    ----------
+    signal : numpy.ndarray, shape (n,)
+    sampling_rate : float
+        Hertz.
+    spans : numpy.ndarray, shape (beats, 2)
+        Start and end of each beat, seconds; the end is not part of the beat.
+    points : int
+        Points of a normalized beat.
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (beats, points)
+    """
+    spline = CubicSpline(np.arange(len(signal)), signal)
+    starts, ends = spans[:, :1] * sampling_rate, spans[:, 1:] * sampling_rate
+    phase = np.arange(points) / points
+    return spline(starts + (ends - starts) * phase).astype(np.float32)
+
+
+def shorten_beats(beats: NDArray[np.float32], points: int, chunk: int = 4096) -> NDArray[np.float32]:
+    """Return beats with fewer points, anti-aliased; a preset is such a view of the cache.
+
+    Parameters
+    ----------
+    beats : numpy.ndarray of float32, shape (beats, cached points)
+    points : int
+        Points wanted; must divide the cached number.
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (beats, points)
+    """
+    cached = beats.shape[1]
+    if points == cached:
+        return np.asarray(beats)
+    if points <= 0 or cached % points:
+        raise ValueError(
+            f"Beats of {points} points cannot be made from cached beats of {cached}: "
+            f"choose --points that divides {cached}, or prepare a cache with --beat-points {points}."
+        )
+    short = np.empty((len(beats), points), dtype=np.float32)
+    for start in range(0, len(beats), chunk):
+        part = np.asarray(beats[start : start + chunk])
+        short[start : start + chunk] = scipy_signal.resample_poly(
+            part, 1, cached // points, axis=1, padtype="line"
+        )
+    return short

@@ -1,0 +1,204 @@
+"""Folds under the four protocols, and the assertion that they keep apart what they promise.
+
+=========== =================== ================================== ==========================
+protocol    folds over          validation part                    kept apart
+=========== =================== ================================== ==========================
+paper       beats               the test fold itself               beats of train and test
+beat        beats               beats of the training part         beats
+recording   recordings          recordings of the training part    recordings
+session     sessions            sessions of the training part      sessions (and so people)
+=========== =================== ================================== ==========================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from datasets.sources import DataError
+
+UNIT = {"paper": "sample", "beat": "sample", "recording": "recording", "session": "session"}
+"""Column of the sample table whose values a protocol keeps apart."""
+PARTS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)
+ALL = -1
+"""Number of the fold that has everything in train: a final fit."""
+
+
+class LeakageError(AssertionError):
+    """A fold shares with its test part what its protocol promises to keep apart."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which samples a fold learns from, selects on and is judged on.
+
+    Attributes
+    ----------
+    number : int
+        From 0; -1 for a final fit on everything.
+    train, validation, test : numpy.ndarray of int
+        Rows of the sample table, rising. Under ``paper`` validation and test are the same rows.
+    """
+
+    number: int
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        """Name of the fold's folder."""
+        return fold_name(self.number)
+
+    def parts(self, count: int) -> NDArray[np.int8]:
+        """Return the part of each of ``count`` samples: 0 train, 1 validation, 2 test."""
+        part = np.full(count, TRAIN, dtype=np.int8)
+        part[self.validation] = VALIDATION
+        part[self.test] = TEST
+        return part
+
+
+def fold_name(number: int) -> str:
+    """Return the name of a fold's folder."""
+    return "fold_all" if number == ALL else f"fold_{number}"
+
+
+def fold_from_parts(number: int, part: NDArray[np.int8], protocol: str) -> Fold:
+    """Return the fold that `Fold.parts` wrote down."""
+    train, validation, test = (np.flatnonzero(part == value) for value in range(3))
+    return Fold(number, train, test if protocol == "paper" else validation, test)
+
+
+def final_fold(samples: pd.DataFrame) -> Fold:
+    """Return the fold of a final fit: everything in train, nothing to select on or be judged on."""
+    nothing = np.zeros(0, dtype=np.int64)
+    return Fold(ALL, np.arange(len(samples)), nothing, nothing)
+
+
+def make_folds(
+    samples: pd.DataFrame, protocol: str, fold_count: int, validation_share: float, seed: int
+) -> list[Fold]:
+    """Split samples into folds, stratified by label and grouped as the protocol says.
+
+    Parameters
+    ----------
+    samples : pandas.DataFrame
+        Columns ``sample``, ``recording``, ``session``, ``label``.
+    protocol : {"paper", "beat", "recording", "session"}
+    fold_count : int
+        At least 2.
+    validation_share : float
+        Share of the training part held out; 0 for none. Not used under ``paper``.
+    seed : int
+        The same seed makes the same folds.
+
+    Raises
+    ------
+    DataError
+        If there are too few units for so many folds.
+    LeakageError
+        If a fold breaks the protocol's promise (a fault of this module).
+    """
+    if fold_count < 2 or not 0 <= validation_share <= 0.5:
+        raise DataError(
+            f"Folds need --fold-count of 2 or more (given {fold_count}) "
+            f"and --validation-share from 0 to 0.5 (given {validation_share})."
+        )
+    row_of_sample, units = _units(samples, protocol)
+    assigned = _assign(units, protocol, fold_count, seed)
+    folds = []
+    for number in range(fold_count):
+        part = np.where(assigned == number, TEST, TRAIN).astype(np.int8)
+        if protocol != "paper" and validation_share > 0:
+            training = np.flatnonzero(part == TRAIN)
+            held_out = _hold_out(units.iloc[training], protocol, validation_share, seed + 1 + number)
+            part[training[held_out]] = VALIDATION
+        fold = fold_from_parts(number, part[row_of_sample], protocol)
+        assert_separated(fold, samples, protocol)
+        folds.append(fold)
+    return folds
+
+
+def _units(samples: pd.DataFrame, protocol: str) -> tuple[NDArray[np.int64], pd.DataFrame]:
+    """Return the unit that each sample belongs to (its row), and the units: label and group."""
+    if protocol not in UNIT:
+        raise DataError(f"There is no protocol {protocol!r}; choose one of {', '.join(UNIT)}.")
+    if protocol in ("paper", "beat"):
+        units = pd.DataFrame({"label": samples["label"].to_numpy(), "group": np.arange(len(samples))})
+        return np.arange(len(samples)), units
+    rows, names = pd.factorize(samples["recording"])
+    first = samples.groupby("recording", sort=False)[["label", "session"]].first().loc[names]
+    group = first["session"] if protocol == "session" else first.index
+    return rows, pd.DataFrame({"label": first["label"].to_numpy(), "group": np.asarray(group)})
+
+
+def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold (0 to count - 1) of each unit."""
+    groups = units.groupby("label")["group"].nunique()
+    if len(groups) < 2 or units["group"].nunique() < count or (protocol != "session" and groups.min() < count):
+        found = ", ".join(f"{number} of label {label}" for label, number in groups.items())
+        raise DataError(
+            f"Protocol {protocol} cannot make {count} folds: there are {found} ({UNIT[protocol]}s). "
+            "Choose fewer folds with --fold-count, or prepare more data."
+        )
+    grouped = protocol == "session"
+    splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(count, shuffle=True, random_state=seed)
+    assigned = np.zeros(len(units), dtype=np.int64)
+    parts = splitter.split(units, units["label"], units["group"] if grouped else None)
+    for number, (_, chosen) in enumerate(parts):
+        assigned[chosen] = number
+    return assigned
+
+
+def _hold_out(units: pd.DataFrame, protocol: str, share: float, seed: int) -> NDArray[np.int64]:
+    """Return rows of ``units`` for validation: of all candidates one with both classes, mixed most like the
+    rest, and (under ``session``) of several sessions.
+    """
+    label = units["label"].to_numpy()
+    smallest = units.groupby("label")["group"].nunique().min()
+    available = units["group"].nunique() if protocol == "session" else smallest
+    count = int(min(max(2, round(1 / share)), available))
+    assigned = _assign(units, protocol, count, seed)
+
+    def unlikeness(number: int) -> tuple[bool, float]:
+        inside = label[assigned == number]
+        groups = units["group"].to_numpy()[assigned == number]
+        return len(np.unique(inside)) < 2, abs(inside.mean() - label.mean()) + 1 / len(np.unique(groups))
+
+    return np.flatnonzero(assigned == min(range(count), key=unlikeness))
+
+
+def assert_separated(fold: Fold, samples: pd.DataFrame, protocol: str) -> None:
+    """Assert that a fold keeps apart what its protocol promises.
+
+    Raises
+    ------
+    LeakageError
+        Naming what is in two parts.
+    """
+    unit = samples[UNIT[protocol]].to_numpy()
+    pairs = [("train", "test"), ("train", "validation")]
+    if protocol != "paper":
+        pairs.append(("validation", "test"))
+    for one, other in pairs:
+        shared = np.intersect1d(unit[getattr(fold, one)], unit[getattr(fold, other)])
+        if len(shared):
+            raise LeakageError(
+                f"Fold {fold.number} of protocol {protocol} has {len(shared)} {UNIT[protocol]}s in both "
+                f"{one} and {other}, {shared[0]} among them."
+            )
+
+
+def splits_table(samples: pd.DataFrame, folds: Sequence[Fold]) -> pd.DataFrame:
+    """Return which part each sample has in each fold, for ``splits.csv``."""
+    table = samples[["sample", "recording", "session", "person", "label"]].copy()
+    names = np.array(PARTS)
+    for fold in folds:
+        table[fold.name] = names[fold.parts(len(samples))]
+    return table

@@ -1,0 +1,226 @@
+"""Uncertainty of scores where samples are not independent, and calibration.
+
+Beats of one recording, and recordings of one sitting, resemble each other. An interval that takes them
+as independent is too narrow, so whole sessions are drawn (Field and Welsh, J. R. Stat. Soc. B 69, 2007).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from evaluation.scores import binary_scores
+from evaluation.weighted import STATISTICS, Array, Statistic, divided
+
+ELEMENTS_AT_ONCE = 2_000_000
+LARGEST_REDRAWN_SHARE = 0.98
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score and its percentile interval."""
+
+    estimate: float
+    """On all samples, each counted once."""
+    low: float
+    """Lower end; nan where no interval can be made (no draws, one cluster, one class)."""
+    high: float
+    """Upper end."""
+    draws: int
+    """Draws behind the interval."""
+    redrawn: float
+    """Share of draws that were repeated because a class was missing in them, 0 to 1."""
+    level: float = 0.95
+    """Share of draws between low and high."""
+    clusters: int = 0
+    """Number of clusters that were drawn from."""
+
+
+def cluster_bootstrap(
+    units: pd.DataFrame,
+    statistic: str | Statistic = "auroc",
+    cluster: str = "session",
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile interval of a score from drawing whole clusters with replacement.
+
+    Parameters
+    ----------
+    units : pandas.DataFrame
+        Predictions or what `evaluation.scores.aggregate` makes of them: ``label``, ``probability``,
+        ``threshold`` (for scores that need one) and the column named by `cluster`.
+    statistic : str or callable
+        A name in `evaluation.weighted.STATISTICS`, or a function of the table of N rows and of weights
+        ``(draws, N)`` (how often each row was drawn) that returns ``(draws,)``, nan where not defined.
+    cluster : str
+        Column of the unit that is drawn.
+    draws : int
+        Number of draws; 0: no interval. Draws without both classes, or for which the statistic is not
+        defined, are repeated, and their share is reported.
+    seed : int
+        Seed of the draws.
+    level : float
+        Share of draws inside the interval, 0 to 1.
+
+    Returns
+    -------
+    Interval
+    """
+    function = _named(statistic)
+    return _bootstrap(units, lambda weights: function(units, weights), cluster, draws, seed, level)
+
+
+def paired_cluster_bootstrap(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    statistic: str | Statistic = "auroc",
+    cluster: str = "session",
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of the difference of a score between two models, on the same draws of clusters.
+
+    Parameters
+    ----------
+    first, second : pandas.DataFrame
+        Predictions of the two models on the same samples, recordings or persons, in any order.
+    statistic, cluster, draws, seed, level
+        As for `cluster_bootstrap`.
+
+    Returns
+    -------
+    Interval
+        Of the score of `first` minus the score of `second`.
+
+    Raises
+    ------
+    ValueError
+        Where the two tables do not hold the same units with the same labels and clusters.
+    """
+    function = _named(statistic)
+    first, second = _aligned(first, second, cluster)
+
+    def difference(weights: Array) -> Array:
+        return function(first, weights) - function(second, weights)
+
+    return _bootstrap(first, difference, cluster, draws, seed, level)
+
+
+def calibration_bins(label: ArrayLike, probability: ArrayLike, bins: int = 10) -> pd.DataFrame:
+    """Mean probability and share of class 1 in bins of equal width.
+
+    Parameters
+    ----------
+    label, probability : array_like, shape (N,)
+        As for `evaluation.scores.binary_scores`.
+    bins : int
+        Number of bins between 0 and 1; the last one holds 1 itself.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a bin: low, high, count, mean_probability and share (of class 1), nan in empty bins.
+    """
+    binary_scores(label, probability)
+    labels, probabilities = np.asarray(label, dtype=float), np.asarray(probability, dtype=float)
+    number = np.minimum((probabilities * bins).astype(int), bins - 1)
+    count = np.bincount(number, minlength=bins)
+    edges = np.linspace(0, 1, bins + 1)
+    return pd.DataFrame(
+        {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "count": count,
+            "mean_probability": divided(np.bincount(number, probabilities, bins), count),
+            "share": divided(np.bincount(number, labels, bins), count),
+        }
+    )
+
+
+def expected_calibration_error(label: ArrayLike, probability: ArrayLike, bins: int = 10) -> float:
+    """Mean distance between probability and share of class 1 over bins, weighted by their counts.
+
+    Naeini et al., AAAI 2015, in its form for two classes; `bins` as for `calibration_bins`.
+    """
+    table = calibration_bins(label, probability, bins).query("count > 0")
+    distance = (table["mean_probability"] - table["share"]).abs()
+    return float((distance * table["count"]).sum() / table["count"].sum())
+
+
+def _named(statistic: str | Statistic) -> Statistic:
+    if callable(statistic):
+        return statistic
+    if statistic not in STATISTICS:
+        raise ValueError(f"Unknown statistic {statistic!r}: choose one of {', '.join(STATISTICS)}.")
+    return STATISTICS[statistic]
+
+
+def _bootstrap(
+    units: pd.DataFrame, score: Callable[[Array], Array], cluster: str, draws: int, seed: int, level: float
+) -> Interval:
+    if not 0 < level < 1 or draws < 0:
+        raise ValueError(f"Need 0 < level < 1 and draws >= 0, not level {level} and draws {draws}.")
+    codes, names = pd.factorize(units[cluster], sort=True)
+    if (codes < 0).any():
+        raise ValueError(f"{int((codes < 0).sum())} rows have no {cluster}, which is the unit to draw.")
+    estimate = float(score(np.ones((1, len(units))))[0])
+    labels = units["label"].to_numpy()
+    possible = len(names) > 1 and len(np.unique(labels)) > 1
+    values, redrawn = _drawn(codes, labels, score, draws if possible else 0, seed)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (np.nan, np.nan)
+    return Interval(estimate, float(low), float(high), len(values), redrawn, level, len(names))
+
+
+def _drawn(
+    codes: Array, labels: Array, score: Callable[[Array], Array], draws: int, seed: int
+) -> tuple[Array, float]:
+    """Return the score in the first `draws` usable draws of clusters, and the share that was not usable."""
+    random = np.random.default_rng(seed)
+    clusters = int(codes.max()) + 1
+    holds = np.stack([np.bincount(codes, labels == kind, clusters) for kind in (0, 1)], axis=1)
+    at_once = max(1, min(draws, ELEMENTS_AT_ONCE // len(codes)))
+    kept, used, tried = [np.empty(0)], 0, 0
+    while used < draws:
+        times = random.multinomial(clusters, np.full(clusters, 1 / clusters), size=at_once).astype(float)
+        values = np.full(at_once, np.nan)
+        usable = (times @ holds > 0).all(axis=1)
+        if usable.any():
+            values[usable] = score(times[usable][:, codes])
+        usable = np.isfinite(values)
+        last = np.flatnonzero(usable)[draws - used - 1] + 1 if usable.sum() >= draws - used else at_once
+        kept.append(values[:last][usable[:last]])
+        used, tried = used + len(kept[-1]), tried + int(last)
+        if tried > 1000 and used < (1 - LARGEST_REDRAWN_SHARE) * tried:
+            return np.empty(0), 1 - used / tried
+    return np.concatenate(kept), (1 - used / tried if tried else 0.0)
+
+
+def _aligned(first: pd.DataFrame, second: pd.DataFrame, cluster: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Bring two tables into the same order of units, and refuse those that hold different ones."""
+    key = next((name for name in ("sample", "recording", "person") if name in first and name in second), None)
+    if key is None:
+        raise ValueError("Two tables need a column sample, recording or person in common to be compared.")
+    for table in (first, second):
+        if table[key].duplicated().any():
+            raise ValueError(f"A {key} occurs twice in one table: aggregate or choose one fold first.")
+    if set(first[key]) != set(second[key]):
+        differing = len(set(first[key]) ^ set(second[key]))
+        raise ValueError(
+            f"The two tables differ in {differing} {key}s: evaluate both models on the same ones."
+        )
+    first, second = (table.sort_values(key).reset_index(drop=True) for table in (first, second))
+    for column in ("label", cluster):
+        if not first[column].equals(second[column]):
+            raise ValueError(
+                f"The two tables give the same {key} another {column}: were they split from one?"
+            )
+    return first, second

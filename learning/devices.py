@@ -1,0 +1,71 @@
+"""Which device and precision a run uses, and what machine it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from contextlib import AbstractContextManager
+
+import torch
+
+from common.errors import UserError
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """Return the device of a name: auto, cpu, cuda or cuda:N.
+
+    Raises
+    ------
+    UserError
+        If CUDA is asked for and absent, or the name is none of these.
+    """
+    if name == "auto":
+        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"There is no device {name!r}: use auto, cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"There is no device {name!r}: use auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("There is no CUDA device here that torch can use: use --device cpu.")
+        number = local_rank if device.index is None else device.index
+        if number >= torch.cuda.device_count():
+            raise UserError(f"There is no {name}: {torch.cuda.device_count()} CUDA devices are here.")
+        device = torch.device("cuda", number)
+    return device
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16, so that it is faster and not slower."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.12
+    return bool(capabilities.get("avx512_bf16", False))
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the type of the forward pass: what was asked for, or bfloat16 where it is native."""
+    if name == "auto":
+        return torch.bfloat16 if computes_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """Return the context of a forward pass in that precision."""
+    if precision == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=precision)
+
+
+def set_threads(count: int) -> None:
+    """Let torch use so many CPU threads; 0: one a core this process may use."""
+    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+
+
+def describe_machine(device: torch.device) -> str:
+    """Return the device and the versions that a number was measured with."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"

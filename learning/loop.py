@@ -1,0 +1,343 @@
+"""The training loop that all tasks share.
+
+An epoch's order and its random numbers (dropout, augmentation) come from the seed and the number of the
+epoch alone, so a run continued from the last finished epoch is the run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.errors import UserError
+from config import OptimizationSettings
+from learning.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from learning.devices import autocast
+from learning.distributed import Processes, bare
+from learning.optimization import Schedule, make_optimizer
+from learning.tracking import Tracker
+
+CHECK_EVERY = 20
+"""Steps between two looks at the loss (a look waits for the device)."""
+LEAST_IMPROVEMENT = 1e-4
+"""Decrease of the validation loss that counts as better."""
+
+Batch = dict[str, Tensor]
+
+
+class SampleSet(Protocol):
+    """Samples of a task, read by row."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Return the samples of these rows (int64, on the CPU) as a batch on the set's device."""
+        ...
+
+    def describe(self, rows: Tensor) -> str:
+        """Name the recordings or patients of these rows, for an error message."""
+        ...
+
+
+class Learner(Protocol):
+    """What the loop asks of a task."""
+
+    def step(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Return named mean losses (``loss`` is minimized) and the predictions, shape (B, ...)."""
+        ...
+
+    def score(self, samples: Any, rows: Tensor, predictions: Tensor) -> dict[str, float]:
+        """Return scores of the predictions for these rows, for the curves."""
+        ...
+
+
+class NonFiniteLossError(UserError):
+    """The loss became infinite or not a number."""
+
+
+@dataclass
+class Progress:
+    """How far a fold has come; stored in its checkpoints.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Finished epochs, and steps taken.
+    best_loss : float
+        Lowest validation loss so far.
+    best_epoch, stale : int
+        Epoch (from 1) that had it, and epochs since.
+    finished : bool
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    stale: int = 0
+    finished: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """All that one fold is trained with.
+
+    Attributes
+    ----------
+    learner, samples : Learner, SampleSet
+    train, validation : torch.Tensor of int64
+        Rows to learn from, and to follow and select on (may be empty).
+    optimization : OptimizationSettings
+    seed : int
+    device, precision : torch.device, torch.dtype
+    processes : Processes
+    folder : pathlib.Path
+        Where the fold's checkpoints are written.
+    facts : mapping
+        Plain facts stored in every checkpoint: settings, parts, provenance.
+    label : str
+        What the progress bar says.
+    """
+
+    learner: Learner
+    samples: SampleSet
+    train: Tensor
+    validation: Tensor
+    optimization: OptimizationSettings
+    seed: int
+    device: torch.device
+    precision: torch.dtype
+    processes: Processes
+    folder: Path
+    facts: Mapping[str, Any]
+    label: str
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch; a last batch that is not full is left out (the order changes every epoch)."""
+        return max(1, len(self.train) // self.optimization.batch_size)
+
+
+def fit(run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+    """Train one fold to its end, writing ``last.pt`` after every epoch and ``best.pt`` when it is better.
+
+    Parameters
+    ----------
+    run : FoldRun
+    model : torch.nn.Module
+        On the device of the run; trained in place.
+    tracker : Tracker
+    resume : bool
+        Continue from ``last.pt`` where there is one.
+
+    Raises
+    ------
+    NonFiniteLossError
+        Naming the recordings of the batch.
+    """
+    check_batch_size(run)
+    optimizer = make_optimizer(model, run.optimization)
+    schedule = Schedule(optimizer, run.optimization, run.steps_per_epoch)
+    progress = Progress()
+    if resume and (run.folder / LAST).exists():
+        progress = _restore(run, model, optimizer, schedule)
+    wrapped = run.processes.wrap(model, run.device)
+    while not progress.finished:
+        scores = train_one_epoch(run, wrapped, optimizer, schedule, progress, tracker)
+        scores |= run.processes.share(_follow(run, bare(wrapped)))
+        better = _advance(run, progress, scores)
+        schedule.after_epoch(scores.get("val/loss", scores["train/loss"]))
+        if run.processes.leads:
+            tracker.scalars(scores | {"learning_rate": optimizer.param_groups[0]["lr"]}, progress.epoch)
+            tqdm.write(epoch_line(run, progress, scores))
+            _save(run, bare(wrapped), optimizer, schedule, progress, better)
+    return progress
+
+
+def check_batch_size(run: FoldRun) -> None:
+    """Refuse a batch that cannot be made, or cannot be shared out over the processes."""
+    size, count = run.optimization.batch_size, run.processes.count
+    if size < 1 or size % count:
+        raise UserError(f"--batch-size {size} cannot be shared by {count} processes: choose a multiple of {count}.")
+    if len(run.train) < 2:
+        raise UserError(f"{run.label} has {len(run.train)} training samples; prepare more data.")
+
+
+def train_one_epoch(
+    run: FoldRun,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    progress: Progress,
+    tracker: Tracker,
+) -> dict[str, float]:
+    """Take the steps of one epoch and return its scores (``train/loss``, ..., ``samples_per_second``)."""
+    _seed_epoch(run, progress.epoch)
+    model.train()
+    rows, losses, predictions, norms = [], [], [], []
+    bar = tqdm(
+        _batches(run, progress.epoch),
+        total=run.steps_per_epoch,
+        desc=f"{run.label} epoch {progress.epoch + 1}/{run.optimization.epochs}",
+        unit="step",
+        leave=False,
+        disable=not run.processes.leads,
+    )
+    started = time.perf_counter()
+    for batch_rows in bar:
+        with autocast(run.device, run.precision):
+            named, predicted = run.learner.step(model, run.samples.batch(batch_rows))
+        optimizer.zero_grad(set_to_none=True)
+        named["loss"].backward()
+        clip = run.optimization.gradient_clip or math.inf
+        norms.append(nn.utils.clip_grad_norm_(model.parameters(), clip))
+        optimizer.step()
+        schedule.after_step()
+        progress.step += 1
+        rows.append(batch_rows)
+        losses.append(named["loss"].detach())
+        predictions.append(predicted.detach())
+        if len(losses) % CHECK_EVERY == 0 or len(losses) == run.steps_per_epoch:
+            _check_finite(run, rows, losses)
+            rate = len(losses) * run.optimization.batch_size / (time.perf_counter() - started)
+            bar.set_postfix_str(f"loss {float(losses[-1]):.3f}, {rate:.0f} samples/s")
+    seconds = time.perf_counter() - started
+    scores = run.learner.score(run.samples, torch.cat(rows), torch.cat(predictions).float().cpu())
+    return {f"train/{name}": value for name, value in scores.items()} | {
+        "train/loss": float(torch.stack(losses).mean()),
+        "gradient_norm": float(torch.stack(norms).mean()),
+        "samples_per_second": run.steps_per_epoch * run.optimization.batch_size / seconds,
+    }
+
+
+def _seed_epoch(run: FoldRun, epoch: int) -> None:
+    """Set the random numbers of an epoch; processes differ, so that their dropout does."""
+    torch.manual_seed((run.seed * 10_007 + epoch) * 1_009 + run.processes.rank)
+
+
+def _batches(run: FoldRun, epoch: int) -> Iterator[Tensor]:
+    """Yield this process's rows of each batch of an epoch, in an order set by seed and epoch."""
+    generator = torch.Generator().manual_seed(run.seed * 10_007 + epoch)
+    order = run.train[torch.randperm(len(run.train), generator=generator)]
+    size = run.optimization.batch_size
+    for step in range(run.steps_per_epoch):
+        yield order[step * size : (step + 1) * size][run.processes.rank :: run.processes.count]
+
+
+def _check_finite(run: FoldRun, rows: list[Tensor], losses: list[Tensor]) -> None:
+    """Stop at the first loss that is not a finite number, and say which recordings it came from."""
+    finite = torch.isfinite(torch.stack(losses[-CHECK_EVERY:]))
+    if finite.all():
+        return
+    first = len(losses) - len(finite) + int((~finite).nonzero()[0])
+    raise NonFiniteLossError(
+        f"{run.label}: the loss is {float(losses[first])} at step {first + 1} of the epoch. "
+        f"The batch came from {run.samples.describe(rows[first])}. "
+        "Look at these recordings, or lower --learning-rate; the last finished epoch is saved."
+    )
+
+
+@torch.no_grad()
+def predict(
+    learner: Learner,
+    model: nn.Module,
+    samples: SampleSet,
+    rows: Tensor,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+    label: str = "",
+) -> tuple[float, Tensor]:
+    """Return the mean loss and the predictions (on the CPU) for some rows; a bar shows if labelled."""
+    model.eval()
+    total, predictions = torch.zeros((), device=device), []
+    chunks = rows.split(batch_size)
+    for chunk in tqdm(chunks, desc=label, unit="batch", leave=False, disable=not label):
+        with autocast(device, precision):
+            named, predicted = learner.step(model, samples.batch(chunk))
+        total += named["loss"].float() * len(chunk)
+        predictions.append(predicted.float())
+    return float(total) / len(rows), torch.cat(predictions).cpu()
+
+
+def _follow(run: FoldRun, model: nn.Module) -> dict[str, float]:
+    """Return the scores on the validation part, computed by the leading process."""
+    if not len(run.validation) or not run.processes.leads:
+        return {}
+    loss, predictions = predict(
+        run.learner,
+        model,
+        run.samples,
+        run.validation,
+        batch_size=4 * run.optimization.batch_size,
+        device=run.device,
+        precision=run.precision,
+    )
+    scores = run.learner.score(run.samples, run.validation, predictions) | {"loss": loss}
+    return {f"val/{name}": value for name, value in scores.items()}
+
+
+def _advance(run: FoldRun, progress: Progress, scores: dict[str, float]) -> bool:
+    """Count the epoch; return whether it is the one to keep. Without early stopping the last one is."""
+    settings = run.optimization
+    progress.epoch += 1
+    progress.history.append(scores)
+    selects = settings.early_stop > 0 and "val/loss" in scores
+    better = not selects or scores["val/loss"] < progress.best_loss - LEAST_IMPROVEMENT
+    if better:
+        progress.best_loss = scores.get("val/loss", math.inf)
+        progress.best_epoch, progress.stale = progress.epoch, 0
+    else:
+        progress.stale += 1
+    stops = selects and progress.stale >= settings.early_stop
+    progress.finished = stops or progress.epoch >= settings.epochs
+    return better and (selects or progress.finished)
+
+
+def epoch_line(run: FoldRun, progress: Progress, scores: Mapping[str, float]) -> str:
+    """Return the line that stays on the screen after an epoch."""
+    parts = [f"{run.label}  epoch {progress.epoch:3d}/{run.optimization.epochs}"]
+    for tag, name in (("train/loss", "loss"), ("val/loss", "val loss"), ("val/auroc", "val AUROC")):
+        if tag in scores and scores[tag] == scores[tag]:
+            parts.append(f"{name} {scores[tag]:.3f}")
+    return "  ".join([*parts, f"{scores['samples_per_second']:.0f} samples/s"])
+
+
+def _save(
+    run: FoldRun,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    progress: Progress,
+    better: bool,
+) -> None:
+    """Write ``last.pt`` with all that a resumed run needs, and ``best.pt`` with the weights to use."""
+    weights = {"model": model.state_dict(), "progress": dataclasses.asdict(progress), **run.facts}
+    if better:
+        save_checkpoint(run.folder / BEST, weights)
+    learned = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    save_checkpoint(run.folder / LAST, weights | learned)
+
+
+def _restore(
+    run: FoldRun, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule
+) -> Progress:
+    """Load ``last.pt`` into model, optimizer and schedule; return how far it had come."""
+    content = load_checkpoint(run.folder / LAST)
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    schedule.load_state_dict(content["schedule"])
+    return Progress(**content["progress"])

@@ -1,0 +1,61 @@
+"""Optimizers and schedules of the learning rate, from settings."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from config import OptimizationSettings
+
+
+def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.optim.Optimizer:
+    """Return the optimizer of all trainable weights."""
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    return kinds[settings.optimizer](weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+class Schedule:
+    """The learning rate over time, whether it moves by steps, by epochs, or not at all.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    settings : OptimizationSettings
+    steps_per_epoch : int
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, settings: OptimizationSettings, steps_per_epoch: int
+    ) -> None:
+        self._scheduler: LRScheduler
+        if settings.schedule == "one-cycle":
+            total = settings.epochs * steps_per_epoch
+            self._scheduler = OneCycleLR(optimizer, max_lr=settings.learning_rate, total_steps=total)
+        elif settings.schedule == "plateau":
+            self._scheduler = ReduceLROnPlateau(optimizer, factor=0.1, patience=settings.plateau_patience)
+        else:
+            self._scheduler = LambdaLR(optimizer, lambda _: 1.0)
+
+    def after_step(self) -> None:
+        """Move on after an optimizer step."""
+        if isinstance(self._scheduler, OneCycleLR):
+            self._scheduler.step()
+
+    def after_epoch(self, loss: float) -> None:
+        """Move on after an epoch that ended with this (validation) loss."""
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(loss)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the state as plain types."""
+        return {
+            key: value
+            for key, value in self._scheduler.state_dict().items()
+            if isinstance(value, int | float | str | bool | list)
+        }
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Restore what `state_dict` returned."""
+        self._scheduler.load_state_dict(state)

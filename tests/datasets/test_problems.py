@@ -1,0 +1,63 @@
+"""What the user is shown when data are wrong."""
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datasets.problems import format_problems, problems_table, write_problems
+from datasets.sources import Problem
+
+PROBLEMS = [Problem(f"a{number:04d}", f"Fault number {number}.", "Mend it.") for number in range(30)]
+
+
+def test_the_table_has_a_row_for_each_problem_in_order():
+    table = problems_table(PROBLEMS)
+    assert list(table.columns) == ["where", "what", "remedy"]
+    assert table["where"].tolist() == [problem.where for problem in PROBLEMS]
+    assert list(problems_table([]).columns) == ["where", "what", "remedy"]
+
+
+def test_the_terminal_shows_some_and_says_where_the_rest_is():
+    text = format_problems(PROBLEMS, limit=4, full_table="problems.csv")
+    assert text.splitlines()[2].split("  ") == ["a0000", "Fault number 0.", "Mend it."]
+    assert "a0003" in text
+    assert "a0004" not in text
+    assert text.splitlines()[-1] == "... and 26 more: see problems.csv"
+    assert "more" not in format_problems(PROBLEMS[:4], limit=4)
+    assert format_problems([]) == "No problems."
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.builds(Problem, *[st.text("abcdefghij Ä/", max_size=300)] * 3), min_size=1, max_size=5))
+def test_no_line_is_wider_than_the_terminal_and_no_letter_is_lost(problems):
+    text = format_problems(problems, full_table="x" * 150)
+    assert max(map(len, text.splitlines())) <= 100
+    cells = "".join(problem.where + problem.what + problem.remedy for problem in problems)
+    body = "".join(text.splitlines()[2:])
+    assert sorted(body.replace(" ", "")) == sorted(cells.replace(" ", ""))
+
+
+def test_a_limit_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        format_problems(PROBLEMS, limit=0)
+
+
+def test_the_file_is_complete_or_not_there(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "problems.csv"
+    tricky = [Problem('a "b", c;', "zwei\nZeilen, Köln", "")]
+    write_problems(path, tricky)
+    assert pd.read_csv(path, keep_default_na=False).to_numpy().tolist() == [
+        ['a "b", c;', "zwei\nZeilen, Köln", ""]
+    ]
+    before = path.read_bytes()
+
+    def fail_half_way(table, file, **_):
+        file.write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", fail_half_way)
+    with pytest.raises(OSError, match="disk full"):
+        write_problems(path, PROBLEMS)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["problems.csv"]

@@ -1,0 +1,193 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evaluation.report import evaluate_predictions, json_safe, write_results
+from evaluation.scores import SCORE_NAMES, binary_scores
+from evaluation.tables import PROTOCOLS, format_table, markdown_table, stamped
+
+
+def simulated(split: str = "session") -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    recording = np.repeat(np.arange(48), random.integers(4, 9, 48))
+    label = np.array([0, 1, 1])[recording // 2 % 3]
+    session = recording // 4
+    score = label - 0.5 + random.standard_normal(48)[recording] + random.standard_normal(len(recording))
+    fold = session % 3 if split == "session" else np.arange(len(recording)) % 3
+    return pd.DataFrame(
+        {
+            "sample": np.arange(len(recording)),
+            "recording": [f"a{number:04d}" for number in recording],
+            "session": [f"C{number}" for number in session],
+            "person": [f"C{number // 2}" + "ab"[number % 2] for number in recording // 2],
+            "fold": fold,
+            "label": label,
+            "probability": 1 / (1 + np.exp(-score)),
+            "threshold": np.array([0.4, 0.5, 0.6])[fold],
+            "site": "LV",
+        }
+    )
+
+
+def strict(text: str):
+    def refuse(word: str):
+        raise ValueError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_scores_stand_for_beats_recordings_and_persons_at_both_thresholds():
+    predictions = simulated()
+    metrics = evaluate_predictions(predictions, protocol="session", draws=50)
+    assert metrics["counts"] == {
+        "beats": len(predictions),
+        "recordings": 48,
+        "persons": 24,
+        "sessions": 12,
+        "folds": 3,
+    }
+    for unit, count in (("beats", len(predictions)), ("recordings", 48), ("persons", 24)):
+        for place in ("at_half", "at_validation_threshold"):
+            part = metrics[unit][place]
+            assert part["pooled"]["n"] == count
+            assert set(part["mean"]) == set(part["standard_deviation"]) == set(SCORE_NAMES)
+            assert [fold["fold"] for fold in part["per_fold"]] == [0, 1, 2]
+            assert (
+                part["intervals"]["auroc"]["low"]
+                < part["pooled"]["auroc"]
+                < part["intervals"]["auroc"]["high"]
+            )
+            assert part["intervals"]["macc"]["estimate"] == pytest.approx(part["pooled"]["macc"])
+            assert part["intervals"]["auroc"]["clusters"] == 12
+    for place, limit in (("at_half", 0.5), ("at_validation_threshold", predictions["threshold"])):
+        expected = binary_scores(predictions["label"], predictions["probability"], limit)
+        assert metrics["beats"][place]["pooled"] == pytest.approx(expected)
+
+
+def test_beats_split_over_folds_are_put_together_within_each_fold_and_over_all():
+    metrics = evaluate_predictions(simulated("beat"), protocol="beat", draws=20)
+    part = metrics["recordings"]["at_half"]
+    assert [fold["n"] for fold in part["per_fold"]] == [48, 48, 48]
+    assert part["pooled"]["n"] == 48
+    assert part["intervals"]["auroc"]["clusters"] == 12
+
+
+def test_persons_are_left_out_with_a_reason_where_unknown_or_contradictory():
+    predictions = simulated()
+    for changed, reason in (
+        (predictions.assign(person=""), "names a person"),
+        (predictions.assign(person=predictions["session"]), "more than one label"),
+    ):
+        metrics = evaluate_predictions(changed, protocol="session", draws=0)
+        assert metrics["persons"] is None
+        assert reason in metrics["notes"][0]
+        assert "persons: n/a" in format_table(metrics)
+
+
+def test_one_prediction_a_recording_has_no_beats(tmp_path):
+    predictions = simulated().drop_duplicates("recording")
+    metrics = evaluate_predictions(predictions, protocol="session", draws=20)
+    assert metrics["beats"] is None
+    assert metrics["recordings"]["at_half"]["pooled"]["n"] == 48
+    assert "n/a" in format_table(metrics)
+    assert "beats" not in markdown_table(metrics)
+    assert not [path for path in write_results(tmp_path, predictions, metrics) if "beats" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"protocol": "leave-one-out"}, "choose one of paper"),
+        ({"protocol": "beat", "threshold": 0.5}, "half or"),
+    ],
+)
+def test_unknown_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_predictions(simulated(), **settings)
+
+
+def test_json_is_strict_even_with_undefined_scores(tmp_path):
+    predictions = simulated()
+    predictions = predictions[predictions["label"] == 1].assign(fold=0)
+    metrics = evaluate_predictions(predictions, protocol="session", draws=20)
+    write_results(tmp_path, predictions, metrics)
+    read = strict((tmp_path / "metrics.json").read_text())
+    assert read == metrics
+    assert read["beats"]["at_half"]["pooled"]["auroc"] is None
+    assert "n/a" in format_table(metrics)
+    assert json_safe({1: (np.float32(0.5), np.nan, np.int64(2), np.array([np.inf]))}) == {
+        "1": [0.5, None, 2, [None]]
+    }
+
+
+def test_paper_is_stamped_in_every_output(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("evaluation.report.save_figure", lambda figure, path: drawn.append(figure))
+    predictions = simulated("beat")
+    metrics = evaluate_predictions(predictions, protocol="paper", draws=20, stamp="simulated data")
+    write_results(tmp_path, predictions, metrics)
+    expected = "simulated data; selected on test"
+    assert len(drawn) == 8
+    assert all(expected in [text.get_text() for text in figure.texts] for figure in drawn)
+    assert strict((tmp_path / "metrics.json").read_text())["stamp"] == expected
+    for name in ("predictions", "recordings", "persons"):
+        assert set(pd.read_csv(tmp_path / f"{name}.csv")["stamp"]) == {expected}
+    assert expected in format_table(metrics)
+    assert expected in (tmp_path / "report.md").read_text()
+
+
+def test_stamps_are_joined_once_each():
+    assert stamped("session") == ""
+    assert stamped("paper", "") == "selected on test"
+    assert (
+        stamped("paper", "selected on test; simulated data", "simulated data")
+        == "selected on test; simulated data"
+    )
+
+
+def test_written_tables_read_back_as_they_were(tmp_path):
+    predictions = simulated()
+    metrics = evaluate_predictions(predictions, protocol="session", draws=20)
+    written = write_results(tmp_path / "run", predictions, metrics)
+    assert sorted(path for path in (tmp_path / "run").rglob("*.*")) == sorted(written)
+    read = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    pd.testing.assert_frame_equal(read, predictions, check_dtype=False, check_exact=True)
+    assert len(pd.read_csv(tmp_path / "run" / "recordings.csv")) == 48
+
+
+def test_a_failing_write_leaves_no_partial_file(tmp_path, monkeypatch):
+    predictions = simulated()
+    metrics = evaluate_predictions(predictions, protocol="session", draws=0)
+
+    def fail(table, path, **_):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_results(tmp_path, predictions, metrics)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix != ".png" and path.is_file()]
+    assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("draws", [0, 20])
+def test_the_table_fits_the_terminal_and_holds_the_scores(protocol, draws):
+    metrics = evaluate_predictions(simulated(), protocol=protocol, draws=draws, threshold="validation")
+    text = format_table(metrics)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert all(line == line.rstrip() for line in text.splitlines())
+    part = metrics["recordings"]["at_validation_threshold"]
+    row = next(line for line in text.splitlines() if line.startswith(" AUROC"))
+    assert f"{part['pooled']['auroc']:.3f}" in row
+    assert f"{part['mean']['auroc']:.3f} ± {part['standard_deviation']['auroc']:.3f}" in row
+    assert ("[" in row) == bool(draws)
+
+
+def test_the_markdown_table_is_regular():
+    metrics = evaluate_predictions(simulated(), protocol="session", draws=20)
+    rows = [line for line in markdown_table(metrics).splitlines() if line.startswith("|")]
+    assert len(rows) == 12
+    assert {row.count("|") for row in rows} == {8}

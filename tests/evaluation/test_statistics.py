@@ -1,0 +1,188 @@
+import time
+import warnings
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from evaluation.scores import binary_scores
+from evaluation.statistics import (
+    calibration_bins,
+    cluster_bootstrap,
+    expected_calibration_error,
+    paired_cluster_bootstrap,
+)
+from evaluation.weighted import STATISTICS, weighted_auroc, weighted_average_precision
+
+SEPARATION, SPREAD = 1.5, 1.0
+TRUE_AUROC = NormalDist().cdf(SEPARATION / np.sqrt(2 * (1 + SPREAD**2)))
+
+
+def clustered(seed: int, sessions: int = 60, size: int = 5) -> pd.DataFrame:
+    """Scores that share a deviation within a session of one class, so that TRUE_AUROC is exact."""
+    random = np.random.default_rng(seed)
+    session = np.repeat(np.arange(sessions), size)
+    label = session % 2
+    shared = SPREAD * random.standard_normal(sessions)[session]
+    score = SEPARATION * label + shared + random.standard_normal(len(session))
+    return pd.DataFrame(
+        {
+            "recording": [f"a{row:04d}" for row in range(len(session))],
+            "session": [f"C{number}" for number in session],
+            "label": label,
+            "probability": 1 / (1 + np.exp(-score)),
+            "threshold": 0.5,
+        }
+    )
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(0, 3)), min_size=2, max_size=25),
+)
+def test_weighted_areas_agree_with_sklearn(rows):
+    label, score, weight = np.array(rows).T
+    assume(weight[label == 0].sum() and weight[label == 1].sum())
+    expected = roc_auc_score(label, score, sample_weight=weight)
+    assert weighted_auroc(label, score, weight[None])[0] == pytest.approx(expected)
+    expected = average_precision_score(label, score, sample_weight=weight)
+    assert weighted_average_precision(label, score, weight[None])[0] == pytest.approx(expected)
+
+
+def test_weighted_auroc_is_nan_where_a_class_has_no_weight():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        areas = weighted_auroc([0, 1, 1], [0.1, 0.2, 0.3], [[1, 0, 0], [0, 1, 1], [1, 1, 0]])
+    assert np.isnan(areas[:2]).all()
+    assert areas[2] == 1
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_a_weighted_statistic_is_the_score_of_repeated_rows(name):
+    units = clustered(1, sessions=8)
+    times = np.random.default_rng(0).integers(0, 4, (3, len(units)))
+    for weights, value in zip(times, STATISTICS[name](units, times.astype(float)), strict=True):
+        repeated = units.loc[units.index.repeat(weights)]
+        assert value == pytest.approx(binary_scores(repeated["label"], repeated["probability"])[name])
+
+
+def test_same_seed_equal_and_different_seed_different():
+    units = clustered(0)
+    first, second = (cluster_bootstrap(units, draws=200, seed=3) for _ in range(2))
+    assert first == second
+    other = cluster_bootstrap(units, draws=200, seed=4)
+    assert (
+        other.estimate == first.estimate == pytest.approx(roc_auc_score(units["label"], units["probability"]))
+    )
+    assert (other.low, other.high) != (first.low, first.high)
+    assert first.low < first.estimate < first.high
+    assert (first.draws, first.clusters, first.redrawn) == (200, 60, 0)
+
+
+def test_drawing_sessions_widens_the_interval_of_clustered_data():
+    units = clustered(0)
+    of_sessions = cluster_bootstrap(units, draws=500)
+    of_recordings = cluster_bootstrap(units, cluster="recording", draws=500)
+    assert of_sessions.high - of_sessions.low > 1.4 * (of_recordings.high - of_recordings.low)
+
+
+def test_intervals_over_sessions_cover_the_truth_and_those_over_recordings_do_not():
+    def covers(seed: int, cluster: str) -> bool:
+        interval = cluster_bootstrap(clustered(seed), cluster=cluster, draws=300, seed=seed)
+        return interval.low <= TRUE_AUROC <= interval.high
+
+    by_session = np.mean([covers(seed, "session") for seed in range(150)])
+    by_recording = np.mean([covers(seed, "recording") for seed in range(150)])
+    assert 0.89 <= by_session <= 0.99
+    assert by_recording < 0.8
+
+
+def test_a_model_differs_from_itself_by_nothing_and_from_a_worse_one_by_the_difference():
+    units = clustered(0)
+    same = paired_cluster_bootstrap(units, units.sample(frac=1, random_state=0), draws=200)
+    assert (same.estimate, same.low, same.high) == (0, 0, 0)
+    worse = units.assign(probability=1 - units["probability"])
+    difference = paired_cluster_bootstrap(units, worse, draws=200)
+    expected = 2 * roc_auc_score(units["label"], units["probability"]) - 1
+    assert difference.estimate == pytest.approx(expected)
+    assert 0 < difference.low < expected < difference.high
+
+
+def test_a_paired_interval_is_narrower_than_that_of_either_model():
+    units = clustered(0)
+    noise = 0.05 * np.random.default_rng(0).standard_normal(len(units))
+    near = units.assign(probability=np.clip(units["probability"] + noise, 0, 1))
+    paired, alone = paired_cluster_bootstrap(units, near, draws=300), cluster_bootstrap(units, draws=300)
+    assert paired.high - paired.low < 0.5 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda units: units.iloc[1:], "differ in 1 recordings"),
+        (lambda units: units.assign(label=1 - units["label"]), "another label"),
+        (lambda units: units.assign(session="C0"), "another session"),
+        (lambda units: units.assign(recording="a"), "occurs twice"),
+        (lambda units: units.drop(columns="recording"), "in common"),
+    ],
+)
+def test_tables_of_other_units_are_not_compared(change, message):
+    units = clustered(0)
+    with pytest.raises(ValueError, match=message):
+        paired_cluster_bootstrap(units, change(units), draws=10)
+
+
+def test_draws_without_a_class_are_repeated_and_counted():
+    units = clustered(0, sessions=20)
+    rare = units[(units["label"] == 1) | (units["session"] == "C0")]
+    interval = cluster_bootstrap(rare, draws=1000)
+    assert interval.draws == 1000
+    assert interval.redrawn == pytest.approx((10 / 11) ** 11, abs=0.05), "C0 is missed by 11 draws of 11"
+    assert np.isfinite([interval.low, interval.high]).all()
+
+
+@pytest.mark.parametrize("kind", ["no draws", "one class", "one session", "never defined"])
+def test_where_no_interval_can_be_made_its_ends_are_nan(kind):
+    units = clustered(0)
+    units = units[units["label"] == 1] if kind == "one class" else units
+    units = units.assign(session="C0") if kind == "one session" else units
+    statistic = "auroc" if kind != "never defined" else lambda _, weights: np.full(len(weights), np.nan)
+    interval = cluster_bootstrap(units, statistic, draws=0 if kind == "no draws" else 50)
+    assert np.isnan([interval.low, interval.high]).all()
+    assert interval.draws == 0
+
+
+def test_a_statistic_may_be_a_function_or_a_known_name():
+    units = clustered(0)
+    interval = cluster_bootstrap(
+        units, lambda rows, weights: weights @ rows["probability"].to_numpy() / weights.sum(axis=1), draws=100
+    )
+    assert interval.estimate == pytest.approx(units["probability"].mean())
+    with pytest.raises(ValueError, match="choose one of auroc"):
+        cluster_bootstrap(units, "roc")
+    with pytest.raises(ValueError, match="have no session"):
+        cluster_bootstrap(units.assign(session=None))
+    with pytest.raises(ValueError, match="level"):
+        cluster_bootstrap(units, level=95)
+
+
+def test_two_thousand_draws_of_the_real_size_take_under_three_seconds():
+    units = clustered(0, sessions=58, size=7).iloc[:388]
+    start = time.perf_counter()
+    cluster_bootstrap(units, draws=2000)
+    assert time.perf_counter() - start < 3
+
+
+def test_calibration_of_an_example_worked_by_hand():
+    label, probability = [0, 1, 1, 1], [0.1, 0.3, 0.9, 1.0]
+    table = calibration_bins(label, probability, bins=2)
+    assert table["count"].tolist() == [2, 2]
+    assert table["mean_probability"].tolist() == pytest.approx([0.2, 0.95])
+    assert table["share"].tolist() == pytest.approx([0.5, 1.0])
+    assert expected_calibration_error(label, probability, bins=2) == pytest.approx((0.3 + 0.05) / 2)
+    assert calibration_bins(label, probability)["count"].sum() == 4
+    assert calibration_bins(label, probability)["share"].isna().sum() == 7

@@ -1,0 +1,268 @@
+"""Train a model, fold by fold, from a prepared cache.
+
+    python training.py                              # PACFNet, sessions kept apart, all five folds
+    python training.py --protocol paper --folds 0   # the published protocol, first fold
+    python training.py --folds none                 # one final fit on everything, nothing to judge it on
+    python training.py --resume                     # go on after a stop, exactly
+    python training.py --dry-run                    # how long would it take, in how much memory
+    torchrun --nproc-per-node 2 training.py         # two processes, one model
+
+Curves: tensorboard --logdir runs. Then: python evaluate.py --checkpoint checkpoints/<run>.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from common.files import replacing
+from common.script import run_script
+from config import TrainingSettings, read_training_settings, split_task, to_plain
+from datasets.cache import Cache, find_cache
+from datasets.sources import DataError
+from datasets.splits import ALL, Fold, final_fold, make_folds, splits_table
+from learning.checkpoint import BEST, load_checkpoint, provenance, save_checkpoint
+from learning.devices import choose_device, choose_precision, describe_machine, set_threads
+from learning.distributed import Processes, start_processes, stop_processes
+from learning.loop import FoldRun, Progress, fit, predict, train_one_epoch
+from learning.optimization import Schedule, make_optimizer
+from learning.runs import flatten, is_finished, open_run, run_name
+from learning.tracking import Tracker
+from tasks import TASKS, Task
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all folds of one call of this script share."""
+
+    task: Task
+    settings: TrainingSettings
+    cache: Cache
+    samples: Any
+    device: torch.device
+    processes: Processes
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return run_name(self.task.name, self.settings)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run's checkpoints."""
+        return self.settings.checkpoint_dir / self.name
+
+    @property
+    def log_folder(self) -> Path:
+        """Folder of the run's curves."""
+        return self.settings.log_dir / self.name
+
+    def say(self, text: str) -> None:
+        """Print, if this process leads."""
+        if self.processes.leads:
+            print(text, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Train the folds that the command line names; return the folder of their checkpoints."""
+    task_name, rest = split_task(sys.argv[1:] if arguments is None else arguments)
+    settings = read_training_settings(rest, __doc__, resolve_preset)
+    set_threads(settings.threads)
+    processes = start_processes(settings.device)
+    try:
+        session, folds = open_session(TASKS[task_name], settings, processes)
+        if settings.dry_run:
+            session.say(estimate(session, folds))
+            return session.folder
+        if processes.leads:
+            open_run(
+                session.folder,
+                session.log_folder,
+                task_name,
+                settings,
+                session.cache.identity,
+                [fold.name for fold in folds],
+            )
+            write_splits(session, folds)
+        processes.share(None)  # nobody reads the folder before it is ready
+        for fold in folds:
+            train_fold(session, fold)
+        session.say(f"\nCurves:   tensorboard --logdir {settings.log_dir}")
+        if folds[0].number != ALL:
+            session.say(f"Judge it: python evaluate.py --checkpoint {session.folder}")
+        return session.folder
+    finally:
+        stop_processes()
+
+
+def resolve_preset(preset: str, device: str) -> Literal["paper", "small"]:
+    """Return the preset that auto stands for on this machine."""
+    if preset == "auto":
+        return "paper" if choose_device(device).type == "cuda" else "small"
+    return "paper" if preset == "paper" else "small"
+
+
+def open_session(task: Task, settings: TrainingSettings, processes: Processes) -> tuple[Session, list[Fold]]:
+    """Open the cache, choose the folds and bring the samples to the device."""
+    device = choose_device(settings.device, processes.local_rank)
+    cache = find_cache(settings.cache, settings.cache_dir)
+    table = cache.table("samples")
+    folds = choose_folds(table, settings)
+    session = Session(task, settings, cache, task.samples(cache, settings, device), device, processes)
+    session.say(
+        f"Run {session.name}: preset {settings.preset}, protocol {settings.protocol}, "
+        f"{len(folds)} fold{'s' * (len(folds) != 1)}, {len(table)} samples of {cache.path}, "
+        f"on {describe_machine(device)}."
+    )
+    return session, folds
+
+
+def choose_folds(table: Any, settings: TrainingSettings) -> list[Fold]:
+    """Return the folds to train, separated as the protocol promises."""
+    if settings.folds == "none":
+        return [final_fold(table)]
+    folds = make_folds(
+        table, settings.protocol, settings.fold_count, settings.validation_share, settings.seed
+    )
+    if settings.folds == "all":
+        return folds
+    unknown = sorted(set(settings.folds) - set(range(len(folds))))
+    if unknown:
+        raise DataError(f"There is no fold {unknown[0]}: --fold-count {len(folds)} numbers them 0 to {len(folds) - 1}.")
+    return [folds[number] for number in dict.fromkeys(settings.folds)]
+
+
+def write_splits(session: Session, folds: Sequence[Fold]) -> None:
+    """Write ``splits.csv``: which part each sample has in each fold of this run."""
+    path = session.folder / "splits.csv"
+    with replacing(path) as temporary:
+        splits_table(session.cache.table("samples"), folds).to_csv(temporary, index=False)
+
+
+def train_fold(session: Session, fold: Fold) -> None:
+    """Train one fold, find its threshold on the validation part, and log how it does on its test part."""
+    folder = session.folder / fold.name
+    if session.settings.resume and is_finished(folder):
+        session.say(f"{fold.name} is finished already.")
+        return
+    run = fold_run(session, fold, folder)
+    model = new_model(session)
+    log_folder = session.log_folder / fold.name if session.processes.leads else None
+    with Tracker(log_folder, first_step=finished_epochs(folder)) as tracker:
+        tracker.text("settings", to_plain(session.settings))
+        fit(run, model, tracker, resume=session.settings.resume)
+        if session.processes.leads:
+            conclude(session, fold, run, model, tracker)
+    session.processes.share(None)
+
+
+def new_model(session: Session) -> nn.Module:
+    """Return the network with the initial weights of the run's seed."""
+    torch.manual_seed(session.settings.seed)
+    return session.task.build(session.settings).to(session.device)
+
+
+def fold_run(session: Session, fold: Fold, folder: Path) -> FoldRun:
+    """Gather what the loop needs for one fold."""
+    settings = session.settings
+    return FoldRun(
+        learner=session.task,
+        samples=session.task.for_fold(session.samples, fold, settings),
+        train=torch.from_numpy(fold.train),
+        validation=torch.from_numpy(fold.validation),
+        optimization=settings.optimization,
+        seed=settings.seed,
+        device=session.device,
+        precision=choose_precision(settings.precision, session.device),
+        processes=session.processes,
+        folder=folder,
+        facts=facts_of(session, fold),
+        label=fold.name.replace("_", " "),
+    )
+
+
+def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
+    """Return what a checkpoint remembers of where it comes from."""
+    table, manifest = session.cache.table("samples"), session.cache.manifest
+    learned = table.iloc[fold.train]
+    return {
+        "task": session.task.name,
+        "run": session.name,
+        "fold": fold.number,
+        "protocol": session.settings.protocol,
+        "settings": to_plain(session.settings),
+        "parts": torch.from_numpy(fold.parts(len(table))),
+        "trained_on": {name: sorted(learned[name].unique().tolist()) for name in ("session", "recording")},
+        "cache": {name: manifest[name] for name in ("identity", "source", "simulated", "settings")},
+        "provenance": provenance(),
+        "parents": [],
+    }
+
+
+def finished_epochs(folder: Path) -> int:
+    """Return how many epochs a stopped fold has behind it."""
+    last = folder / "last.pt"
+    return load_checkpoint(last)["progress"]["epoch"] if last.exists() else 0
+
+
+def conclude(session: Session, fold: Fold, run: FoldRun, model: nn.Module, tracker: Tracker) -> None:
+    """Take the weights to keep, store the threshold beside them, and log test scores and figures."""
+    best = load_checkpoint(run.folder / BEST)
+    model.load_state_dict(best["model"])
+    options = {"batch_size": 256, "device": session.device, "precision": run.precision}
+    epoch = best["progress"]["epoch"]
+    threshold = 0.5
+    if len(fold.validation) and session.settings.protocol != "paper":
+        _, predictions = predict(session.task, model, run.samples, run.validation, **options)
+        threshold = session.task.threshold(run.samples, run.validation, predictions)
+    if len(fold.test):
+        rows = torch.from_numpy(fold.test)
+        loss, predictions = predict(session.task, model, run.samples, rows, label="test", **options)
+        scores = session.task.score(run.samples, rows, predictions) | {"loss": loss}
+        named = {f"test/{name}": value for name, value in scores.items() if not math.isnan(value)}
+        tracker.scalars(named, epoch)
+        tracker.hyperparameters(flatten(to_plain(session.settings)), named)
+        for tag, figure in session.task.figures(model, run.samples, rows, predictions, session.settings).items():
+            tracker.figure(tag, figure, epoch)
+    save_checkpoint(run.folder / BEST, best | {"threshold": threshold})
+
+
+def estimate(session: Session, folds: Sequence[Fold]) -> str:
+    """Return what a real call would do, from a few steps that are timed and thrown away."""
+    size = session.settings.optimization.batch_size
+    with tempfile.TemporaryDirectory() as nowhere:
+        run = fold_run(session, folds[0], Path(nowhere))
+    steps = run.steps_per_epoch
+    few = replace(run, train=run.train[: 4 * size])
+    model = new_model(session)
+    optimizer = make_optimizer(model, run.optimization)
+    schedule = Schedule(optimizer, run.optimization, steps)
+    for _ in range(2):  # the first warms up
+        started = time.perf_counter()
+        train_one_epoch(few, model, optimizer, schedule, Progress(), Tracker(None))
+        seconds = (time.perf_counter() - started) / few.steps_per_epoch * steps
+    epochs = run.optimization.epochs
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if session.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(session.device) / 2**30
+    parameters = sum(weight.numel() for weight in model.parameters())
+    return (
+        f"Would train {', '.join(fold.name for fold in folds)} into {session.folder}: "
+        f"{parameters:,} parameters, {steps} steps of {size} samples an epoch, about {seconds:.0f} s an epoch; "
+        f"at most {epochs} epochs a fold, {seconds * epochs * len(folds) / 60:.0f} min in all; "
+        f"{memory:.1f} GB of memory. Nothing was written."
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)
