@@ -31,7 +31,6 @@ TASK_NAMES = ("ecg-pcg",)
 Protocol = Literal["paper", "beat", "recording", "session"]
 Preset = Literal["auto", "paper", "small"]
 Onsets = Literal["hand-corrected", "springer", "ecg"]
-Flat = tyro.conf.OmitArgPrefixes
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class LoadDataSettings:
     """Fetch the sets and their annotations from PhysioNet into raw_dir first (checksums, resumable)."""
     simulate: bool = False
     """Write a cohort of virtual patients into raw_dir (default data/raw/simulated) and prepare that."""
-    preparation: Flat[PreparationSettings] = PreparationSettings()
+    preparation: tyro.conf.OmitArgPrefixes[PreparationSettings] = PreparationSettings()
     simulation: SimulationSettings = SimulationSettings()
     ecg_channel: str = ""
     """Own cohort: name of the ECG channel in the WFDB headers; empty: recognized by its name."""
@@ -171,8 +170,8 @@ class TrainingSettings:
     (whole recordings or sessions, as the protocol says; under paper the test fold is used)."""
     seed: int = 42
     """Seed of the folds, of the initial weights and of the order of samples."""
-    model: Flat[ModelSettings] = ModelSettings()
-    optimization: Flat[OptimizationSettings] = OptimizationSettings()
+    model: tyro.conf.OmitArgPrefixes[ModelSettings] = ModelSettings()
+    optimization: tyro.conf.OmitArgPrefixes[OptimizationSettings] = OptimizationSettings()
     cache: Path | None = None
     """Cache to learn from; default: the one that load_data.py prepared last."""
     cache_dir: Path = Path("data/cache")
@@ -296,7 +295,9 @@ def read_settings(
     default : optional
         Settings that the options change.
     """
-    text = f"{manual or ''}\n\nA first word may name the task: {', '.join(TASK_NAMES)} (default {DEFAULT_TASK})."
+    text = (
+        f"{manual or ''}\n\nA first word may name the task: {', '.join(TASK_NAMES)} (default {DEFAULT_TASK})."
+    )
     return tyro.cli(
         kind,
         args=list(arguments),
@@ -307,7 +308,9 @@ def read_settings(
 
 
 def read_training_settings(
-    arguments: Sequence[str], manual: str | None, resolve_preset: Callable[[str, str], Literal["paper", "small"]]
+    arguments: Sequence[str],
+    manual: str | None,
+    resolve_preset: Callable[[str, str], Literal["paper", "small"]],
 ) -> TrainingSettings:
     """Return training settings: those of the preset and protocol named, changed by the other options.
 

@@ -97,7 +97,7 @@ def find_raw(settings: LoadDataSettings) -> Path:
     raise DataError(
         f"No recordings found. Looked for training-* folders or a labels.csv in: {looked}"
         f"{'' if named or variable else ' ($PHYSIONET2016_DIR is not set)'}. "
-        "Download them (training-a: 180 MB) with: python load_data.py --download. "
+        "Download them (training-a: 110 MB) with: python load_data.py --download. "
         "Try everything on virtual patients with: python load_data.py --simulate. "
         "Or name the folder with --raw-dir PATH; docs/data.md shows the layouts."
     )
@@ -147,8 +147,8 @@ def summary(cache: Cache, seconds: float) -> str:
     counts = cache.manifest["counts"]
     normal = counts["recordings"] - counts["abnormal_recordings"]
     lines = [
-        f"{counts['recordings']} recordings kept ({normal} normal, {counts['abnormal_recordings']} abnormal), "
-        f"{counts['beats']} beats, {counts['sessions']} sessions, about {counts['persons']} persons; "
+        f"{counts['recordings']} recordings kept "
+        f"({normal} normal, {counts['abnormal_recordings']} abnormal), {counts['beats']} beats, {counts['sessions']} sessions, about {counts['persons']} persons; "
         f"{counts['skipped']} left out.",
         f"Cache: {cache.path} ({seconds:.1f} s)",
     ]

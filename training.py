@@ -22,8 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from common.files import replacing
 from common.script import run_script
@@ -138,7 +140,9 @@ def choose_folds(table: Any, settings: TrainingSettings) -> list[Fold]:
         return folds
     unknown = sorted(set(settings.folds) - set(range(len(folds))))
     if unknown:
-        raise DataError(f"There is no fold {unknown[0]}: --fold-count {len(folds)} numbers them 0 to {len(folds) - 1}.")
+        raise DataError(
+            f"There is no fold {unknown[0]}: --fold-count {len(folds)} numbers them 0 to {len(folds) - 1}."
+        )
     return [folds[number] for number in dict.fromkeys(settings.folds)]
 
 
@@ -219,20 +223,32 @@ def conclude(session: Session, fold: Fold, run: FoldRun, model: nn.Module, track
     """Take the weights to keep, store the threshold beside them, and log test scores and figures."""
     best = load_checkpoint(run.folder / BEST)
     model.load_state_dict(best["model"])
-    options = {"batch_size": 256, "device": session.device, "precision": run.precision}
-    epoch = best["progress"]["epoch"]
+    task, samples, epoch = session.task, session.samples, best["progress"]["epoch"]
+
+    def probability(part: NDArray[np.int64], label: str) -> tuple[Tensor, Tensor]:
+        rows = torch.from_numpy(part)
+        _, predictions = predict(
+            task,
+            model,
+            samples,
+            rows,
+            batch_size=4 * run.optimization.batch_size,
+            device=session.device,
+            precision=run.precision,
+            label=label,
+        )
+        return rows, predictions
+
     threshold = 0.5
     if len(fold.validation) and session.settings.protocol != "paper":
-        _, predictions = predict(session.task, model, run.samples, run.validation, **options)
-        threshold = session.task.threshold(run.samples, run.validation, predictions)
+        threshold = task.threshold(samples, *probability(fold.validation, "validation"))
     if len(fold.test):
-        rows = torch.from_numpy(fold.test)
-        loss, predictions = predict(session.task, model, run.samples, rows, label="test", **options)
-        scores = session.task.score(run.samples, rows, predictions) | {"loss": loss}
+        rows, predictions = probability(fold.test, "test")
+        scores = task.score(samples, rows, predictions)
         named = {f"test/{name}": value for name, value in scores.items() if not math.isnan(value)}
         tracker.scalars(named, epoch)
         tracker.hyperparameters(flatten(to_plain(session.settings)), named)
-        for tag, figure in session.task.figures(model, run.samples, rows, predictions, session.settings).items():
+        for tag, figure in task.figures(model, samples, rows, predictions, session.settings).items():
             tracker.figure(tag, figure, epoch)
     save_checkpoint(run.folder / BEST, best | {"threshold": threshold})
 
@@ -258,7 +274,8 @@ def estimate(session: Session, folds: Sequence[Fold]) -> str:
     parameters = sum(weight.numel() for weight in model.parameters())
     return (
         f"Would train {', '.join(fold.name for fold in folds)} into {session.folder}: "
-        f"{parameters:,} parameters, {steps} steps of {size} samples an epoch, about {seconds:.0f} s an epoch; "
+        f"{parameters:,} parameters, {steps} steps of {size} samples an epoch, "
+        f"about {seconds:.0f} s an epoch; "
         f"at most {epochs} epochs a fold, {seconds * epochs * len(folds) / 60:.0f} min in all; "
         f"{memory:.1f} GB of memory. Nothing was written."
     )

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that takes its place when the block ends well."""
+    """Give a temporary path beside ``path``, with its ending, that takes its place when all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -35,12 +35,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     If ``path`` has come to exist by then (another process was faster), that one stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     temporary.mkdir()
     try:
         yield temporary
         if not path.exists():
-            os.replace(temporary, path)
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -80,7 +80,7 @@ class NpyWriter:
         npy_format.write_array_header_1_0(self._file, header)
 
     def append(self, rows: NDArray[np.float32]) -> None:
-        """Append rows of shape (n, \\*row_shape)."""
+        """Append rows of shape (n, ...), each of the row shape."""
         if rows.shape[1:] != self.row_shape:
             raise ValueError(f"Rows of shape {rows.shape[1:]} do not fit a file of rows {self.row_shape}.")
         self._file.write(np.ascontiguousarray(rows, dtype="<f4").data)

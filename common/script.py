@@ -16,5 +16,7 @@ def run_script(main: Callable[[], object]) -> None:
     except UserError as error:
         sys.exit("\n" + textwrap.fill(f"Error: {error}", 100, break_long_words=False, break_on_hyphens=False))
     except KeyboardInterrupt:
-        print("\nStopped. What was finished is kept; the same command with --resume goes on.", file=sys.stderr)
+        print(
+            "\nStopped. What was finished is kept; the same command with --resume goes on.", file=sys.stderr
+        )
         sys.exit(130)

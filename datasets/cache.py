@@ -25,8 +25,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from config import PreparationSettings
 from common.files import NpyWriter, replacing_folder, write_json, write_text
+from config import PreparationSettings
 from datasets.preparation import MODALITIES, PreparedRecording, prepare_recording
 from datasets.recordings import ChannelFinder, channels_by_name
 from datasets.sources import DataError, Problem, SourceIndex, infer_persons
@@ -55,9 +55,13 @@ class Cache:
         try:
             self.manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise DataError(f"{path} is no cache: it has no manifest.json. Make one with load_data.py.") from None
+            raise DataError(
+                f"{path} is no cache: it has no manifest.json. Make one with load_data.py."
+            ) from None
         except (json.JSONDecodeError, OSError) as error:
-            raise DataError(f"{path}/manifest.json cannot be read ({error}). Prepare the data again.") from None
+            raise DataError(
+                f"{path}/manifest.json cannot be read ({error}). Prepare the data again."
+            ) from None
         if self.manifest.get("format") != FORMAT:
             raise DataError(
                 f"{path} has cache format {self.manifest.get('format')}, and {FORMAT} is needed. "
@@ -120,7 +124,9 @@ def build_cache(
         return path
     rows = index.recordings.to_dict("records")
     prepare = functools.partial(prepare_recording, index.root, settings=settings, find_channels=find_channels)
-    prepared = joblib.Parallel(n_jobs=jobs, return_as="generator")(joblib.delayed(prepare)(row) for row in rows)
+    prepared = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+        joblib.delayed(prepare)(row) for row in rows
+    )
     with replacing_folder(path) as folder:
         bar = tqdm(prepared, total=len(rows), desc="Preparing", unit="recording", disable=not progress)
         counts = _write(folder, bar, index, settings, strict)
@@ -167,7 +173,7 @@ def _write(
     recordings: list[dict[str, object]] = []
     samples: list[pd.DataFrame] = []
     events: list[pd.DataFrame] = []
-    skipped: list[Problem] = list(index.problems)
+    skipped = [problem for problem in index.problems if problem.left_out]
     for item in prepared:
         if isinstance(item, Problem):
             if strict:
@@ -179,7 +185,9 @@ def _write(
         samples.append(_sample_rows(item))
         if item.states is not None:
             name = item.row["recording"]
-            events.append(pd.DataFrame({"recording": name, "time": item.states.time, "state": item.states.state}))
+            events.append(
+                pd.DataFrame({"recording": name, "time": item.states.time, "state": item.states.state})
+            )
         for kind in MODALITIES:
             if kind in item.beats:
                 beats[kind].append(item.beats[kind])
@@ -224,7 +232,11 @@ def _write_tables(
     for kind in MODALITIES:
         sample_table[f"has_{kind}"] = (sample_table.pop(f"{kind}_length") > 0).astype(int)
     sample_table.insert(0, "sample", np.arange(len(sample_table)))
-    event_table = pd.concat(events, ignore_index=True) if events else pd.DataFrame(columns=["recording", "time", "state"])
+    event_table = (
+        pd.concat(events, ignore_index=True)
+        if events
+        else pd.DataFrame(columns=["recording", "time", "state"])
+    )
     skipped_table = pd.DataFrame(
         [(problem.where, problem.what, problem.remedy) for problem in skipped],
         columns=["recording", "reason", "remedy"],
@@ -257,6 +269,9 @@ def _manifest(
         "source": index.name,
         "simulated": simulated,
         "session_unit": index.session_unit,
+        "warnings": [
+            f"{problem.where}: {problem.what}" for problem in index.problems if not problem.left_out
+        ],
         "settings": dataclasses.asdict(settings),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in libraries},

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import defaultdict
@@ -28,6 +29,7 @@ NO_GROUPS = Problem(
     "There is neither a session nor a person column: each recording counts as a session of its own, so "
     "persons may be shared between train and test, and scores flattered.",
     "Add a column person (or session) if anyone was recorded more than once.",
+    left_out=False,
 )
 
 
@@ -50,8 +52,7 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
     SourceIndex
         The recordings that can be used, and a problem for each mismatch. Without a session column the
         session is the person, without both the recording; a person who was recorded in several sessions
-        makes one session of them; where no person is given, the session stands for the person. ``files``
-        holds the headers and annotations too, so that mending one of them gives another cache.
+        makes one session of them.
 
     Raises
     ------
@@ -74,9 +75,9 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
     for name in sorted(set(headers) - table.listed):
         problems.append(Problem(name, f"The record has no row in {LABELS_FILE}.", "Add a row, or remove it."))
     problems += _keep_persons_apart(rows)
-    files = sorted({row[column] for row in rows for column in ("header", "annotation")} - {""})
-    index = index_table([{**row, "label": int(row["label"]), "quality": int(row["quality"])} for row in rows])
-    return SourceIndex("cohort", root, index, problems, {"cohort": unit}, [LABELS_FILE, *files])
+    numbers = [{"position": math.nan} | {key: int(row[key]) for key in ("label", "quality")} for row in rows]
+    index = index_table([{**row, **own} for row, own in zip(rows, numbers, strict=True)])
+    return SourceIndex("cohort", root, index, problems, {"cohort": unit}, [LABELS_FILE])
 
 
 def find_channels(
@@ -182,7 +183,9 @@ def _check_record(root: Path, path: str, wanted: tuple[str, str]) -> list[Proble
         elif name or header.n_sig > 1:
             what = f"No {kind} channel{f' {name!r}' if name else ''} among its channels: {names}."
             remedy = f"Name it with --{kind.lower()}-channel, if there is one."
-            problems.append(Problem(path.removesuffix(".hea"), what + f" It is used without {kind}.", remedy))
+            problems.append(
+                Problem(path.removesuffix(".hea"), what + f" It is used without {kind}.", remedy, False)
+            )
     return problems
 
 
@@ -213,7 +216,7 @@ def _index_row(
     quality = plain_number(row["quality"])
     if quality not in QUALITIES:
         what = f"The quality {row['quality']!r} is neither 1 (good) nor 0 (unsure); it counts as 0."
-        problems.append(Problem(row["recording"], what, f"Correct row {row['row']} of {LABELS_FILE}."))
+        problems.append(Problem(row["recording"], what, f"Correct row {row['row']} of {LABELS_FILE}.", False))
     return {
         "recording": row["recording"],
         "set": "cohort",
@@ -240,12 +243,12 @@ def _annotation(root: Path, row: dict[str, str], header: str, problems: list[Pro
     what = (
         f"The annotation {row['annotation']!r} is absent or outside the folder; beats are found without it."
     )
-    problems.append(Problem(row["recording"], what, "Name it relative to the folder of labels.csv."))
+    problems.append(Problem(row["recording"], what, "Name it relative to the folder of labels.csv.", False))
     return ""
 
 
 def _keep_persons_apart(rows: list[dict[str, str]]) -> list[Problem]:
-    """Make one session of those that share a person, and fill in the persons that are not given."""
+    """Make one session of those that share a person."""
     sessions: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if row["person"]:
@@ -258,8 +261,8 @@ def _keep_persons_apart(rows: list[dict[str, str]]) -> list[Problem]:
     for person, own in sessions.items():
         if len(own) > 1:
             what = f"The person {person} is in the sessions {', '.join(sorted(own))}; they count as one."
-            problems.append(Problem(person, what, "Nothing: this keeps persons apart. Or correct the cells."))
+            remedy = "Nothing: this keeps persons apart. Or correct the cells."
+            problems.append(Problem(person, what, remedy, left_out=False))
     for row in rows:
         row["session"] = "+".join(sorted(groups[row["session"]]))
-        row["person"] = row["person"] or row["session"]
     return problems

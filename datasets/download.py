@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from wfdb.io import _url
 
+from common.files import replacing
 from datasets.sources import DataError, Problem
 
 PHYSIONET2016_URL = "https://physionet.org/files/challenge-2016/1.0.0"
@@ -245,8 +245,8 @@ def _fetch(server: Server, raw_dir: Path, name: str, expected: str) -> Problem |
         except FileNotFoundError:
             return Problem(name, f"The server has no such file: {server.address(name)}", "Try again later.")
         if expected in ("", _sha256(content)):
-            with _disk_errors(path):
-                _write(path, content)
+            with _disk_errors(path), replacing(path) as unfinished:
+                unfinished.write_bytes(content)
             return None
     return Problem(
         name,
@@ -257,17 +257,6 @@ def _fetch(server: Server, raw_dir: Path, name: str, expected: str) -> Problem |
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is either complete under its name or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,6 @@ def complete_cycles(states: HeartStates) -> Iterator[tuple[int, int]]:
     """Yield (row of an S1, row of the next S1) for cycles without a noise mark between them."""
     onsets = np.flatnonzero(states.state == "S1")
     noisy = np.isin(states.state, NOISE_MARKS)
-    for first, following in zip(onsets[:-1], onsets[1:], strict=True):
+    for first, following in itertools.pairwise(onsets):
         if not noisy[first:following].any():
             yield int(first), int(following)

@@ -19,7 +19,7 @@ from datasets.sources import DataError, Problem, SourceIndex, index_table
 APPENDIX = "annotations/Online_Appendix_training_set.csv"
 LABELS = {"-1": 0, "1": 1}
 WITH_ECG = ("training-a",)
-SESSION_UNIT = {"training-a": "session", "training-b": "person"}
+SESSION_UNIT = {"training-a": "session", "training-b": "person", "training-e": "raw recording"}
 """What the appendix lets each set keep apart; elsewhere a recording is all that is known."""
 ORIGINAL_NAME = re.compile(r"C(?P<session>\d+)S(?P<index>\d+)(?P<suffix>\w*)$")
 ANNOTATIONS = {
@@ -63,12 +63,13 @@ def index_physionet2016(
         files.append(table.relative_to(root).as_posix())
         for reference in _read_reference(table, problems):
             rows.append(_row(root, name, reference, appendix, settings))
-    if not files[0] == APPENDIX:
+    if files[0] != APPENDIX:
         problems.append(
             Problem(
                 APPENDIX,
                 "The appendix is absent, so no recording has a session, diagnosis or site.",
-                "Fetch it with: python load_data.py --download. Until then each recording counts as a session.",
+                "Fetch it with: python load_data.py --download. Until then a recording counts as a session.",
+                left_out=False,
             )
         )
     units = {f"training-{x}": SESSION_UNIT.get(f"training-{x}", "recording") for x in sets}
@@ -87,9 +88,9 @@ def reference_table(root: Path, name: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    looked = ", ".join(candidate.relative_to(root).as_posix() for candidate in candidates)
     raise DataError(
-        f"{name} has no table of labels: looked for {', '.join(c.relative_to(root).as_posix() for c in candidates)} "
-        f"in {root}. Fetch it with: python load_data.py --download --sets {name[-1]} --raw-dir {root}"
+        f"{name} has no table of labels: looked for {looked} in {root}. Fetch it with: python load_data.py --download --sets {name[-1]} --raw-dir {root}"
     )
 
 
@@ -106,11 +107,22 @@ def _read_reference(table: Path, problems: list[Problem]) -> list[tuple[str, int
             if not re.fullmatch(r"\w[\w-]*", name):
                 problems.append(Problem(where, f"{name!r} is no recording name.", "Correct the row."))
             elif label not in LABELS:
-                problems.append(Problem(name, f"The label {label!r} ({where}) is neither -1 nor 1.", "Correct it."))
+                problems.append(
+                    Problem(name, f"The label {label!r} ({where}) is neither -1 nor 1.", "Correct it.")
+                )
             elif quality not in ("0", "1"):
-                problems.append(Problem(name, f"The quality {quality!r} ({where}) is neither 0 nor 1.", "Correct it."))
+                problems.append(
+                    Problem(name, f"The quality {quality!r} ({where}) is neither 0 nor 1.", "Correct it.")
+                )
             elif name in good:
-                problems.append(Problem(name, f"Listed again at {where}; the first row is used.", "Remove one."))
+                problems.append(
+                    Problem(
+                        name,
+                        f"Listed again at {where}; the first row is used.",
+                        "Remove one.",
+                        left_out=False,
+                    )
+                )
             else:
                 good[name] = (name, LABELS[label], int(quality))
     return list(good.values())
@@ -123,6 +135,7 @@ def _read_appendix(root: Path) -> pd.DataFrame:
         "Original record name": "original",
         "Diagnosis": "diagnosis",
         "Subject ID": "subject",
+        "# Raw record": "raw",
         "Transducer site on body": "site",
     }
     path = root / APPENDIX
@@ -171,6 +184,8 @@ def _session(name: str, recording: str, known: dict[str, str]) -> str:
         return f"C{int(matched['session']):03d}"
     if name == "training-b" and known.get("subject"):
         return f"B{known['subject']}"
+    if name == "training-e" and known.get("raw"):
+        return f"E{known['raw']} {known['diagnosis']}"  # the number is unique within a diagnosis
     return recording
 
 

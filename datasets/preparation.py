@@ -46,7 +46,10 @@ class PreparedRecording:
 
 
 def prepare_recording(
-    root: Path, row: dict[str, object], settings: PreparationSettings, find_channels: ChannelFinder = channels_by_name
+    root: Path,
+    row: dict[str, object],
+    settings: PreparationSettings,
+    find_channels: ChannelFinder = channels_by_name,
 ) -> PreparedRecording | Problem:
     """Prepare one recording of an index, or say why it is left out.
 
@@ -71,7 +74,9 @@ def _prepare(
 ) -> PreparedRecording | Problem:
     name = str(row["recording"])
     if row["quality"] == 0 and not settings.keep_low_quality:
-        return Problem(name, "The reference table gives its signal quality as 0.", "Keep it with --keep-low-quality.")
+        return Problem(
+            name, "The reference table gives its signal quality as 0.", "Keep it with --keep-low-quality."
+        )
     recording = read_recording(root / str(row["header"]), root, find_channels)
     lacking = _lacking(recording, row, settings)
     if lacking:
@@ -86,9 +91,13 @@ def _prepare(
         spans = r_peak_spans(fill_gaps(recording.ecg.samples), recording.ecg.sampling_rate)
         spans = spans[spans[:, 1] <= duration]
     else:
-        return Problem(name, "It has neither heart-state annotations nor an ECG to find beats in.", "Add either.")
+        return Problem(
+            name, "It has neither heart-state annotations nor an ECG to find beats in.", "Add either."
+        )
     if not len(spans):
-        return Problem(name, "No complete beat was found in it.", "Check its annotations, or try --onsets ecg.")
+        return Problem(
+            name, "No complete beat was found in it.", "Check its annotations, or try --onsets ecg."
+        )
     beats = {kind: cut_beats(*ready[kind], spans, settings.beat_points) for kind in ready}
     facts = _facts(row, recording, len(spans), duration, "annotation" if states is not None else "ecg")
     waveforms = {kind: signal.samples for kind, signal in signals.items()}
@@ -102,7 +111,9 @@ def _lacking(recording: Recording, row: dict[str, object], settings: Preparation
     return " and no ".join({"ecg": "ECG", "pcg": "heart sound"}[kind] for kind in absent)
 
 
-def _condition(signal: Signal, kind: str, settings: PreparationSettings) -> tuple[NDArray[np.floating], float]:
+def _condition(
+    signal: Signal, kind: str, settings: PreparationSettings
+) -> tuple[NDArray[np.floating], float]:
     """Return (signal, rate) ready for cutting: gaps filled, at most 2000 Hz, filtered if wanted, z-scored."""
     samples, rate = fill_gaps(signal.samples.astype(np.float64)), signal.sampling_rate
     if rate > BEAT_RATE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from common.files import replacing
 from datasets.sources import Problem
 
 COLUMNS = ("where", "what", "remedy")
@@ -60,13 +60,8 @@ def format_problems(
 
 def write_problems(path: Path, problems: Sequence[Problem]) -> None:
     """Write the problems as a CSV file, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as unfinished:
         problems_table(problems).to_csv(unfinished, index=False, encoding="utf-8", lineterminator="\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _widths(rows: Sequence[tuple[str, ...]]) -> tuple[int, int, int]:

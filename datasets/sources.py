@@ -46,11 +46,14 @@ class Problem:
         What is wrong, in one sentence.
     remedy : str
         What the user can do about it.
+    left_out : bool
+        Whether the recording is left out; else it is used, and the problem is a warning.
     """
 
     where: str
     what: str
     remedy: str = ""
+    left_out: bool = True
 
 
 @dataclass(frozen=True)

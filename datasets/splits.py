@@ -141,7 +141,11 @@ def _units(samples: pd.DataFrame, protocol: str) -> tuple[NDArray[np.int64], pd.
 def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArray[np.int64]:
     """Return the fold (0 to count - 1) of each unit."""
     groups = units.groupby("label")["group"].nunique()
-    if len(groups) < 2 or units["group"].nunique() < count or (protocol != "session" and groups.min() < count):
+    if (
+        len(groups) < 2
+        or units["group"].nunique() < count
+        or (protocol != "session" and groups.min() < count)
+    ):
         found = ", ".join(f"{number} of label {label}" for label, number in groups.items())
         raise DataError(
             f"Protocol {protocol} cannot make {count} folds: there are {found} ({UNIT[protocol]}s). "
@@ -157,8 +161,10 @@ def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArra
 
 
 def _hold_out(units: pd.DataFrame, protocol: str, share: float, seed: int) -> NDArray[np.int64]:
-    """Return rows of ``units`` for validation: of all candidates one with both classes, mixed most like the
-    rest, and (under ``session``) of several sessions.
+    """Return rows of ``units`` for validation.
+
+    Of all candidates one with both classes, mixed most like the rest, and (under ``session``) of several
+    sessions.
     """
     label = units["label"].to_numpy()
     smallest = units.groupby("label")["group"].nunique().min()

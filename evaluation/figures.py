@@ -7,8 +7,8 @@ Every function returns a matplotlib Figure of its own (no pyplot, no global stat
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from evaluation.files import replaced
+from common.files import replacing
 from evaluation.scores import SEVERAL_FOLDS, binary_scores
 from evaluation.statistics import Interval, calibration_bins, expected_calibration_error
 
@@ -214,9 +214,9 @@ def beat_attention_figure(
     return figure
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG (or what the ending says): all of it, or nothing."""
-    with replaced(path) as temporary:
+    with replacing(Path(path)) as temporary:
         figure.savefig(temporary, dpi=RESOLUTION, facecolor="white")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from common.files import replacing, write_text
 from evaluation.figures import (
     calibration_figure,
     confusion_figure,
@@ -18,7 +19,6 @@ from evaluation.figures import (
     roc_figure,
     save_figure,
 )
-from evaluation.files import replaced, write_text
 from evaluation.scores import aggregate, check_predictions, fold_scores
 from evaluation.statistics import Interval, cluster_bootstrap
 from evaluation.tables import PROTOCOLS, markdown_table, stamped
@@ -58,8 +58,7 @@ def evaluate_predictions(
         JSON-safe (undefined scores are None): protocol, meaning, stamp, threshold, bootstrap, counts,
         notes, and for each of beats, recordings and persons, ``at_half`` and
         ``at_validation_threshold``: what `evaluation.scores.fold_scores` returns, and ``intervals`` of
-        the pooled auroc and macc. Persons are None, with a note, where one is unknown or has
-        both labels.
+        the pooled auroc and macc. Persons are None, with a note, where one is unknown.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"Unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}.")
@@ -126,7 +125,9 @@ def write_results(
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON that strict readers take: NaN and infinity become null."""
-    write_text(path, json.dumps(json_safe(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(
+        Path(path), json.dumps(json_safe(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    )
 
 
 def json_safe(value: Any) -> Any:
@@ -202,6 +203,6 @@ def _figures(units: pd.DataFrame, unit: str, metrics: dict[str, Any]) -> dict[st
 
 
 def _write_table(path: Path, table: pd.DataFrame, stamp: str) -> Path:
-    with replaced(path) as temporary:
+    with replacing(path) as temporary:
         (table.assign(stamp=stamp) if stamp else table).to_csv(temporary, index=False)
     return path

@@ -47,7 +47,7 @@ def aggregate(predictions: pd.DataFrame, by: str = "recording") -> pd.DataFrame:
 
     The probability is the mean over the beats of a recording, and over the recordings of a person. It
     is a mean and no sum or vote, so that the number of beats, which differs between the classes, does
-    not count.
+    not count. A person with recordings of both labels (persons may be inferred) counts as two.
 
     Parameters
     ----------
@@ -66,14 +66,15 @@ def aggregate(predictions: pd.DataFrame, by: str = "recording") -> pd.DataFrame:
     Raises
     ------
     ValueError
-        Where labels, sessions or persons differ within a unit, or a unit has no name.
+        Where labels, sessions or persons differ within a recording, sessions within a person, or a
+        unit has no name.
     """
     if by not in ("recording", "person"):
         raise ValueError(f"Cannot aggregate by {by!r}: choose recording or person.")
     recordings = _mean_over(predictions.assign(beats=1), "recording")
     if by == "recording":
         return recordings
-    return _mean_over(recordings.assign(recordings=1), "person")
+    return _mean_over(_one_label_a_person(recordings).assign(recordings=1), "person")
 
 
 def binary_scores(label: ArrayLike, probability: ArrayLike, threshold: ArrayLike = 0.5) -> dict[str, float]:
@@ -258,6 +259,13 @@ def _mean_over(frame: pd.DataFrame, unit: str) -> pd.DataFrame:
                 lambda values: ", ".join(sorted({*values.dropna().astype(str)}))
             )
     return table.reset_index()
+
+
+def _one_label_a_person(recordings: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a person who has both labels named as two, one a label."""
+    labels = recordings["person"].map(recordings.groupby("person")["label"].nunique())
+    kind = recordings["label"].map({0: " (normal)", 1: " (abnormal)"})
+    return recordings.assign(person=recordings["person"] + kind.where(labels > 1, ""))
 
 
 def _shared(groups: Any, otherwise: Any) -> pd.Series:

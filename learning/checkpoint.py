@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from common.files import replacing
 from common.errors import UserError
+from common.files import replacing
 
 FORMAT = 1
 BEST, LAST = "best.pt", "last.pt"
@@ -41,7 +41,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"There is no checkpoint {path}. Train one with training.py.") from None
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"The checkpoint {path} cannot be read ({reason}). Train that fold again.") from error
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read ({reason}). Train that fold again."
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise CheckpointError(

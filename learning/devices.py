@@ -42,8 +42,8 @@ def computes_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16, so that it is faster and not slower."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.12
-    return bool(capabilities.get("avx512_bf16", False))
+    get_capabilities = getattr(torch.cpu, "get_capabilities", None)  # absent in older releases
+    return get_capabilities is not None and bool(get_capabilities().get("avx512_bf16", False))
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -67,5 +67,9 @@ def set_threads(count: int) -> None:
 
 def describe_machine(device: torch.device) -> str:
     """Return the device and the versions that a number was measured with."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{torch.get_num_threads()} CPU threads"
+    )
     return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"

@@ -170,7 +170,9 @@ def check_batch_size(run: FoldRun) -> None:
     """Refuse a batch that cannot be made, or cannot be shared out over the processes."""
     size, count = run.optimization.batch_size, run.processes.count
     if size < 1 or size % count:
-        raise UserError(f"--batch-size {size} cannot be shared by {count} processes: choose a multiple of {count}.")
+        raise UserError(
+            f"--batch-size {size} cannot be shared by {count} processes: choose a multiple of {count}."
+        )
     if len(run.train) < 2:
         raise UserError(f"{run.label} has {len(run.train)} training samples; prepare more data.")
 

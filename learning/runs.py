@@ -86,7 +86,8 @@ def check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
         differing.append("the prepared data")
     if differing:
         raise UserError(
-            f"{path.parent} was begun with other settings ({'; '.join(differing)}). Use the same, or another --run-name."
+            f"{path.parent} was begun with other settings ({'; '.join(differing)}). "
+            "Use the same, or another --run-name."
         )
 
 
@@ -105,7 +106,10 @@ def is_finished(folder: Path) -> bool:
     """Whether a fold is trained to its end, its threshold found and its weights chosen."""
     if not (folder / LAST).exists() or not (folder / BEST).exists():
         return False
-    return "threshold" in load_checkpoint(folder / BEST) and load_checkpoint(folder / LAST)["progress"]["finished"]
+    return (
+        "threshold" in load_checkpoint(folder / BEST)
+        and load_checkpoint(folder / LAST)["progress"]["finished"]
+    )
 
 
 def find_checkpoints(given: Path | None, checkpoint_dir: Path, which: str) -> list[Path]:

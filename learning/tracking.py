@@ -59,7 +59,10 @@ class Tracker:
         """Add a row to the HPARAMS page: flat settings and the final scores."""
         if self._writer is None:
             return
-        plain = {key: value if isinstance(value, int | float | str | bool) else str(value) for key, value in settings.items()}
+        plain = {
+            key: value if isinstance(value, int | float | str | bool) else str(value)
+            for key, value in settings.items()
+        }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._writer.add_hparams(plain, dict(scores), run_name="hparams")

@@ -7,7 +7,7 @@ channel attention over both modalities) fuses what the encoders found with what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -281,7 +281,7 @@ class PACFNet(nn.Module):
                 f"and has {tuple(signal.shape)}."
             )
         features, current = [], signal
-        for level, module in enumerate(self.encoders[name]):
+        for level, module in enumerate(self.encoders[name].children()):
             if level in INPUT_POOLING:
                 current = torch.cat([current, pool(signal, INPUT_POOLING[level])], dim=1)
             current = module(current)

@@ -84,7 +84,7 @@ class EcgPcg:
             .to(device)
             for kind in ("ecg", "pcg")
         }
-        label = torch.from_numpy(table["label"].to_numpy(np.int64)).to(device)
+        label = torch.tensor(table["label"].to_numpy(np.int64)).to(device)
         return Beats(table, signals["ecg"], signals["pcg"], label, torch.ones(len(label), device=device))
 
     def for_fold(self, samples: Beats, fold: Fold, settings: TrainingSettings) -> Beats:
@@ -130,8 +130,11 @@ class EcgPcg:
         """Return figures of the test part for TensorBoard: ROC, confusion, attention over one beat."""
         table = self.predictions(samples, rows.numpy(), probability).assign(threshold=0.5)
         stamp = "selected on test" if settings.protocol == "paper" else ""
-        said = {"unit": "beats", "protocol": settings.protocol, "stamp": stamp}
-        drawn = {"test/roc": roc_figure(table, **said), "test/confusion": confusion_figure(table, **said)}
+        protocol = settings.protocol
+        drawn = {
+            "test/roc": roc_figure(table, protocol=protocol, stamp=stamp),
+            "test/confusion": confusion_figure(table, protocol=protocol, stamp=stamp),
+        }
         median = rows[int(torch.argsort(probability)[len(rows) // 2])]
         attention = self.attention_figure(model, samples, median, stamp)
         return drawn | ({"test/attention": attention} if attention is not None else {})

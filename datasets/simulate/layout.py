@@ -170,6 +170,7 @@ def write_tables(root: Path, rows: Sequence[dict[str, Any]]) -> None:
         "Class (-1=normal 1=abnormal)": signed,
         "# Beat (automated algorithm)": table["beats"],
         "# Beats requiring hand correction": 0,
+        "Subject ID": "",
         "Transducer site on body": table["site"],
     }
     _write_csv(pd.DataFrame(appendix), root / APPENDIX, header=True)

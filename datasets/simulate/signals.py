@@ -100,7 +100,7 @@ def simulate_signals(
 
 
 def middle_gap(beats: BeatSequence, duration: float) -> tuple[float, float]:
-    """Return the seconds from a diastole in the middle of a recording to that three beats later, or to the end."""
+    """Return the seconds from a diastole in the middle of a recording to that three beats later."""
     first = min(int(np.searchsorted(beats.diastole_onsets, 0.4 * duration)), len(beats.r_peaks) - 4)
     return float(beats.diastole_onsets[first]), min(float(beats.diastole_onsets[first + 3]), duration)
 
@@ -234,7 +234,7 @@ def pcg_noise(
         _shaped_noise(count, (40.0, 100.0, 200.0, 500.0), (-8.0, 0.0, -6.0, -30.0), rng), patient.body
     )
     cycle = 1 + np.sin(2 * np.pi * patient.respiration_rate * time + rng.uniform(0, 2 * np.pi))
-    breath_level = 0.012 * np.exp(rng.normal(0, 0.4))
+    breath_level = 0.016 * np.exp(rng.normal(0, 0.4))
     noise = factor * (sitting.room_level * room + breath_level * cycle * breath)
     for _ in range(rng.poisson(0.08 * count / SAMPLING_RATE)):
         start = rng.uniform(0, count / SAMPLING_RATE)

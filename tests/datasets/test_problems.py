@@ -21,6 +21,7 @@ def test_the_table_has_a_row_for_each_problem_in_order():
 def test_the_terminal_shows_some_and_says_where_the_rest_is():
     text = format_problems(PROBLEMS, limit=4, full_table="problems.csv")
     assert text.splitlines()[2].split("  ") == ["a0000", "Fault number 0.", "Mend it."]
+    assert text.splitlines()[0].index("remedy") == text.splitlines()[2].index("Mend it.")
     assert "a0003" in text
     assert "a0004" not in text
     assert text.splitlines()[-1] == "... and 26 more: see problems.csv"

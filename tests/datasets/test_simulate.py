@@ -26,7 +26,8 @@ from config import SimulationSettings
 from datasets.simulate import cohort as cohort_module
 from datasets.simulate import layout, plan_cohort, simulate_recording, write_cohort
 from datasets.simulate.patient import draw_beats
-from datasets.simulate.population import assign_labels, draw_patient
+from datasets.simulate.population import assign_labels, draw_patient, draw_sitting
+from datasets.simulate.signals import pcg_noise, render_pcg
 from datasets.sources import DataError
 
 RATE = 2000
@@ -301,6 +302,35 @@ def test_body_belongs_to_the_person_and_vanishes_without_fingerprint(truth):
     assert not any(plain.bump_amplitudes + plain.sound_gains + plain.sound_phases)
 
 
+def decibels_at(frequencies, values, otherwise):
+    """Return the level of one signal relative to another around some frequencies, decibels."""
+    axis, power = signal.welch(np.stack([values, otherwise]), RATE, nperseg=2000)
+    power = np.stack([power[:, np.abs(axis - frequency) <= 3].mean(axis=1) for frequency in frequencies])
+    return 10 * np.log10(power[:, 0] / power[:, 1])
+
+
+def test_chest_and_sensor_color_the_sound_of_the_heart():
+    patient = draw_patient(0, 0, True, 1.0)
+    plain = dataclasses.replace(patient.body, sound_gains=(0.0,) * 6)
+    beats = draw_beats(patient, 20.0, np.random.default_rng(0))
+    colored, flat = (
+        render_pcg(dataclasses.replace(patient, body=body), beats, 20 * RATE, np.random.default_rng(1))
+        for body in (patient.body, plain)
+    )
+    gains = decibels_at((50, 100, 200), colored, flat)
+    np.testing.assert_allclose(gains, patient.body.sound_gains[1:4], atol=1.5)
+
+
+def test_rooms_have_their_own_spectrum():
+    patient = draw_patient(0, 0, False, 0.0)
+    rooms = [dataclasses.replace(draw_sitting(0, number, 1.0), room_level=10.0) for number in (0, 1)]
+    noises = [pcg_noise(patient, room, 60 * RATE, 1.0, np.random.default_rng(2)) for room in rooms]
+    differences = decibels_at((50, 100, 200, 400), *noises)
+    expected = np.subtract(rooms[0].room_gains, rooms[1].room_gains)[1:5]
+    np.testing.assert_allclose(differences - differences.mean(), expected - expected.mean(), atol=2.0)
+    assert np.ptp(expected) > 4
+
+
 def test_a_large_cohort_has_poor_silent_and_interrupted_recordings(cohort, truth):
     assert (truth.has_ecg == 0).sum() == 1
     assert (truth.quality == 0).sum() == 1
@@ -309,6 +339,9 @@ def test_a_large_cohort_has_poor_silent_and_interrupted_recordings(cohort, truth
     assert wfdb.rdheader(str(cohort / "training-a" / silent)).sig_name == ["PCG"]
     assert not (cohort / "training-a" / f"{silent}.dat").exists()
     with_gap = truth.index[truth.has_gap == 1][0]
+    cells = scipy.io.loadmat(cohort / layout.HAND_CORRECTED_FOLDER / f"{with_gap}_StateAns.mat")["state_ans"]
+    assert {cell.dtype.kind for cell in cells[:, 1] if cell.ravel()[0] in ("(N", "N)")} == {"U"}
+    assert [cell.dtype.kind for cell in cells[:, 1]].count("O") == len(cells) - 2
     marks = {state: sample for sample, state in hand_corrected(cohort, with_gap) if "N" in state}
     assert RATE < marks["N)"] - marks["(N"] < 5 * RATE
     sound = np.abs(read_signals(cohort, with_gap)[0])
@@ -358,6 +391,10 @@ def test_another_seed_gives_other_bytes(tmp_path):
     waveforms = [name for name in first if name.endswith((".dat", ".wav", ".mat"))]
     assert len(waveforms) == 4 * 4
     assert all(first[name] != second[name] for name in waveforms)
+    lengths = [
+        sorted(len(files[name]) for name in files if name.endswith(".wav")) for files in (first, second)
+    ]
+    assert lengths[0] != lengths[1]
 
 
 def test_an_interrupted_cohort_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -461,8 +498,10 @@ def out_of_fold(classifier, features, label, folds):
 
 @pytest.fixture(scope="session")
 def learning_sets():
-    strong = [learning_set(1.0, seed) for seed in LEARNING_SEEDS]
-    return {1.0: strong, 0.0: [learning_set(0.0, seed) for seed in LEARNING_SEEDS[:2]]}
+    return {
+        fingerprint: [learning_set(fingerprint, seed) for seed in LEARNING_SEEDS]
+        for fingerprint in (0.0, 1.0)
+    }
 
 
 def neighbour_auroc(ecg, pcg, label, session):
@@ -476,12 +515,12 @@ def neighbour_auroc(ecg, pcg, label, session):
 
 def test_splitting_beats_flatters_because_persons_are_recognized(learning_sets):
     auroc = {
-        fingerprint: np.mean([neighbour_auroc(e, p, y, s) for e, p, y, _, s in sets[:2]], axis=0)
+        fingerprint: np.mean([neighbour_auroc(e, p, y, s) for e, p, y, _, s in sets], axis=0)
         for fingerprint, sets in learning_sets.items()
     }
     (beats, sessions), (plain_beats, plain_sessions) = auroc[1.0], auroc[0.0]
     assert beats > 0.98
-    assert beats - sessions > 0.2
+    assert beats - sessions > 0.17
     assert (beats - sessions) - (plain_beats - plain_sessions) > 0.08
 
 
