@@ -80,7 +80,7 @@ def refuse_unjudgeable(checkpoints: dict[Path, dict[str, Any]], cache: Cache) ->
             )
         if content["cache"]["identity"] != cache.identity:
             raise UserError(
-                f"{path} was trained on another cache ({content['cache']['identity'][:8]}) than {cache.path}: "
+                f"{path} is from another cache ({content['cache']['identity'][:8]}) than {cache.path}: "
                 "its test part is not known there. Leave --cache away, or name the right one."
             )
         if content["run"] != first["run"] or content["protocol"] != first["protocol"]:

@@ -147,9 +147,8 @@ def summary(cache: Cache, seconds: float) -> str:
     counts = cache.manifest["counts"]
     normal = counts["recordings"] - counts["abnormal_recordings"]
     lines = [
-        f"{counts['recordings']} recordings kept "
-        f"({normal} normal, {counts['abnormal_recordings']} abnormal), {counts['beats']} beats, {counts['sessions']} sessions, about {counts['persons']} persons; "
-        f"{counts['skipped']} left out.",
+        "{recordings} recordings kept ({normal} normal, {abnormal_recordings} abnormal), {beats} beats, "
+        "{sessions} sessions, about {persons} persons; {skipped} left out.".format(normal=normal, **counts),
         f"Cache: {cache.path} ({seconds:.1f} s)",
     ]
     reasons = cache.table("skipped")["reason"].value_counts()

@@ -90,7 +90,8 @@ def reference_table(root: Path, name: str) -> Path:
             return candidate
     looked = ", ".join(candidate.relative_to(root).as_posix() for candidate in candidates)
     raise DataError(
-        f"{name} has no table of labels: looked for {looked} in {root}. Fetch it with: python load_data.py --download --sets {name[-1]} --raw-dir {root}"
+        f"{name} has no table of labels: looked for {looked} in {root}. "
+        f"Fetch it with: python load_data.py --download --sets {name[-1]} --raw-dir {root}"
     )
 
 

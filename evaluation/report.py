@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.files import replacing, write_text
+from common import files
 from evaluation.figures import (
     calibration_figure,
     confusion_figure,
@@ -118,16 +117,14 @@ def write_results(
         if by is not None:
             written.append(_write_table(folder / f"{name}.csv", units, metrics["stamp"]))
     written.append(_write_table(folder / "predictions.csv", predictions, metrics["stamp"]))
-    write_text(folder / "report.md", markdown_table(metrics) + "\n")
+    files.write_text(folder / "report.md", markdown_table(metrics) + "\n")
     write_json(folder / "metrics.json", metrics)
     return [*written, folder / "report.md", folder / "metrics.json"]
 
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON that strict readers take: NaN and infinity become null."""
-    write_text(
-        Path(path), json.dumps(json_safe(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    )
+    files.write_json(Path(path), json_safe(content))
 
 
 def json_safe(value: Any) -> Any:
@@ -203,6 +200,6 @@ def _figures(units: pd.DataFrame, unit: str, metrics: dict[str, Any]) -> dict[st
 
 
 def _write_table(path: Path, table: pd.DataFrame, stamp: str) -> Path:
-    with replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         (table.assign(stamp=stamp) if stamp else table).to_csv(temporary, index=False)
     return path

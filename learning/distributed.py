@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
+    """Place of one process among those that train together.
 
     Attributes
     ----------

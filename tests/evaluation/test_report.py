@@ -74,16 +74,20 @@ def test_beats_split_over_folds_are_put_together_within_each_fold_and_over_all()
     assert part["intervals"]["auroc"]["clusters"] == 12
 
 
-def test_persons_are_left_out_with_a_reason_where_unknown_or_contradictory():
+def test_persons_are_left_out_with_a_reason_where_unknown():
+    metrics = evaluate_predictions(simulated().assign(person=""), protocol="session", draws=0)
+    assert metrics["persons"] is None
+    assert "names a person" in metrics["notes"][0]
+    assert "persons: n/a" in format_table(metrics)
+
+
+def test_a_person_with_both_labels_counts_as_two():
     predictions = simulated()
-    for changed, reason in (
-        (predictions.assign(person=""), "names a person"),
-        (predictions.assign(person=predictions["session"]), "more than one label"),
-    ):
-        metrics = evaluate_predictions(changed, protocol="session", draws=0)
-        assert metrics["persons"] is None
-        assert reason in metrics["notes"][0]
-        assert "persons: n/a" in format_table(metrics)
+    whole_sessions = predictions.assign(person=predictions["session"])
+    mixed = int((predictions.groupby("session")["label"].nunique() > 1).sum())
+    assert mixed > 0
+    metrics = evaluate_predictions(whole_sessions, protocol="session", draws=0)
+    assert metrics["persons"]["at_half"]["pooled"]["n"] == predictions["session"].nunique() + mixed
 
 
 def test_one_prediction_a_recording_has_no_beats(tmp_path):
