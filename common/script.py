@@ -14,7 +14,9 @@ def run_script(main: Callable[[], object]) -> None:
     try:
         main()
     except UserError as error:
-        sys.exit("\n" + textwrap.fill(f"Error: {error}", 100, break_long_words=False, break_on_hyphens=False))
+        text = textwrap.fill(f"Error: {error}", 100, break_long_words=False, break_on_hyphens=False)
+        print(f"\n{text}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(
             "\nStopped. What was finished is kept; the same command with --resume goes on.", file=sys.stderr

@@ -144,7 +144,7 @@ def test_a_recording_split_over_folds_is_marked_and_its_threshold_is_the_mean():
     [
         ({"recording": ["a", "a"], "label": [0, 1]}, "recording", "recording a with 0, 1"),
         ({"recording": ["a", "a"], "session": ["C1", "C2"]}, "recording", "more than one session"),
-        ({"label": [0, 1]}, "person", "person P1 with 0, 1"),
+        ({"session": ["C1", "C2"]}, "person", "more than one session"),
         ({"person": ["P1", ""]}, "person", "1 rows have none"),
         ({}, "site", "choose recording or person"),
     ],
