@@ -62,7 +62,8 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 def set_threads(count: int) -> None:
     """Let torch use so many CPU threads; 0: one a core this process may use."""
-    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(count or usable)
 
 
 def describe_machine(device: torch.device) -> str:

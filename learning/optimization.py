@@ -13,7 +13,9 @@ def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.op
     """Return the optimizer of all trainable weights."""
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return kinds[settings.optimizer](weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return kinds[settings.optimizer](
+        weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
 
 
 class Schedule:

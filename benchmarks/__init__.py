@@ -1,0 +1,1 @@
+"""Studies and measurements: what the numbers in the documentation are made with."""

@@ -1,0 +1,132 @@
+"""Tables and figure of the honest benchmark, from the scores of its parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from common.files import replacing, write_text
+from evaluation.figures import save_figure
+
+PROTOCOLS = ("paper", "beat", "recording", "session")
+NO_MEANING = {"linear": ("paper", "beat")}
+"""Protocols under which a model means nothing: it sees whole recordings, so beats cannot be split."""
+COLUMNS = ["model", "protocol", "seeds", "folds", "beat_auroc", "auroc", "low", "high", "macc", "brier"]
+
+
+def collect(results_dir: Path) -> pd.DataFrame:
+    """Return one row a part that is done: model, protocol, seed and its scores."""
+    rows = []
+    for path in sorted(results_dir.glob("runs/*/metrics.json")):
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        name, protocol, seed = path.parent.name.rsplit("-", 2)
+        rows.append(
+            {"model": name, "protocol": protocol, "seed": int(seed.removeprefix("seed"))} | scores_of(metrics)
+        )
+    return pd.DataFrame(rows)
+
+
+def scores_of(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores that the tables show, from a ``metrics.json``."""
+    recordings = metrics["recordings"]["at_half"]
+    interval = recordings["intervals"]["auroc"]
+    beats = metrics["beats"]
+    return {
+        "folds": metrics["counts"]["folds"],
+        "beat_auroc": beats["at_half"]["pooled"]["auroc"] if beats else np.nan,
+        "auroc": recordings["pooled"]["auroc"],
+        "low": interval["low"],
+        "high": interval["high"],
+        "macc": recordings["pooled"]["macc"],
+        "brier": recordings["pooled"]["brier"],
+    }
+
+
+def over_seeds(parts: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a model and protocol: means over seeds, interval bounds too, and how many seeds."""
+    grouped = parts.groupby(["model", "protocol"], sort=False)
+    table = grouped[[*COLUMNS[3:]]].mean().assign(seeds=grouped.size()).reset_index()
+    return table[COLUMNS].round(4)
+
+
+def markdown(table: pd.DataFrame, models: Sequence[str]) -> str:
+    """Return the table of models by protocols: AUROC per recording, and its interval under ``session``."""
+    shown = [protocol for protocol in PROTOCOLS if (table["protocol"] == protocol).any()]
+    lines = [f"| model | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
+    known = [name for name in models if (table["model"] == name).any()]
+    extra = [name for name in dict.fromkeys(table["model"]) if name not in known]
+    for name in [*known, *extra]:
+        cells = [cell(table[(table["model"] == name) & (table["protocol"] == p)], name, p) for p in shown]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(rows: pd.DataFrame, model: str, protocol: str) -> str:
+    """Return one cell: the AUROC per recording and its interval; n/a without meaning, a dash without run."""
+    if protocol in NO_MEANING.get(model, ()):
+        return "n/a"
+    if rows.empty:
+        return "-"
+    row = rows.iloc[0]
+    seeds = f", {int(row['seeds'])} seeds" if row["seeds"] > 1 else ""
+    return f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]{seeds}"
+
+
+def story_figure(table: pd.DataFrame) -> Figure:
+    """Draw AUROC per recording by protocol, one line a model; intervals under ``session``."""
+    figure = Figure(figsize=(8.5, 5), layout="constrained")
+    axes = figure.subplots()
+    shown = [protocol for protocol in PROTOCOLS if (table["protocol"] == protocol).any()]
+    emphasized = {"pacfnet": "#D55E00", "linear": "#0072B2"}
+    for model, rows in table.groupby("model", sort=False):
+        rows = rows.set_index("protocol").reindex(shown)
+        style = {
+            "color": emphasized.get(str(model), "#B0B0B0"),
+            "linewidth": 2.5 if model in emphasized else 1,
+        }
+        axes.plot(
+            range(len(shown)), rows["auroc"], marker="o", **style, zorder=3 if model in emphasized else 2
+        )
+        last = rows["auroc"].last_valid_index()
+        if model in emphasized and last is not None:
+            place, value = shown.index(last), rows.loc[last, "auroc"]
+            axes.vlines(place, rows.loc[last, "low"], rows.loc[last, "high"], color=style["color"], alpha=0.5)
+            text = {"pacfnet": "PACFNet", "linear": "linear, phase grid"}[str(model)]
+            axes.annotate(
+                f"{text} {value:.2f}",
+                (place, value),
+                (8, 0),
+                textcoords="offset points",
+                va="center",
+                color=style["color"],
+                fontsize=11,
+            )
+    axes.axhline(0.5, color="#767676", linestyle=":", linewidth=1)
+    axes.set_xticks(
+        range(len(shown)), [f"{name}s kept apart" if name != "paper" else "paper" for name in shown]
+    )
+    axes.set(ylabel="AUROC per recording", ylim=(0.4, 1.02), xlim=(-0.2, len(shown) - 0.25))
+    axes.set_title("The same models, by what train and test share", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def write_tables(results_dir: Path, models: Sequence[str]) -> str:
+    """Write parts.csv, table.csv, table.md and auroc_by_protocol.png; return the table as text."""
+    parts = collect(results_dir)
+    if parts.empty:
+        return f"No part is done in {results_dir}."
+    table = over_seeds(parts)
+    for name, content in (("parts", parts), ("table", table)):
+        with replacing(results_dir / f"{name}.csv") as temporary:
+            content.to_csv(temporary, index=False)
+    text = markdown(table, models)
+    write_text(results_dir / "table.md", text)
+    save_figure(story_figure(table), results_dir / "auroc_by_protocol.png")
+    return text

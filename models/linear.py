@@ -1,0 +1,84 @@
+"""The linear model on a phase-normalized time-frequency grid and ECG band powers: the floor to beat.
+
+Each modality has its own standardization and logistic regression, fitted apart from the other
+(learning/linear.py). What they say of a recording is added as log-odds; where a recording has one modality
+only, that one speaks alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class StandardizedLogistic(nn.Module):
+    """Log-odds ``weight . (x - mean) / scale + bias``, in double precision.
+
+    Parameters
+    ----------
+    features : int
+    """
+
+    mean: Tensor
+    scale: Tensor
+    fitted: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        if features < 1:
+            raise ValueError(f"A linear model needs at least one feature; given {features}.")
+        self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(features, dtype=torch.float64))
+        self.register_buffer("fitted", torch.tensor(False))
+        self.weight = nn.Parameter(torch.zeros(features, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map features (N, features) to log-odds (N,)."""
+        return (values.to(self.mean.dtype) - self.mean) / self.scale @ self.weight + self.bias
+
+
+class PhaseGridLinear(nn.Module):
+    """Sum of the log-odds of the modalities that a recording has.
+
+    Parameters
+    ----------
+    pcg_features, ecg_features : int
+        Features of the grid of the heart sound, and of the ECG band powers.
+    """
+
+    def __init__(self, pcg_features: int = 2244, ecg_features: int = 13) -> None:
+        super().__init__()
+        self.pcg = StandardizedLogistic(pcg_features)
+        self.ecg = StandardizedLogistic(ecg_features)
+
+    def forward(self, pcg_grid: Tensor, ecg_bands: Tensor, has_pcg: Tensor, has_ecg: Tensor) -> Tensor:
+        """Return the log-odds of abnormal, shape (N,), float64.
+
+        Parameters
+        ----------
+        pcg_grid : torch.Tensor, shape (N, pcg_features)
+            Rows of absent modalities may hold anything, NaN as well.
+        ecg_bands : torch.Tensor, shape (N, ecg_features)
+        has_pcg, has_ecg : torch.Tensor of bool, shape (N,)
+            Which modalities each recording has.
+
+        Raises
+        ------
+        ValueError
+            If a recording has no modality that the model was fitted on.
+        """
+        use_pcg, use_ecg = has_pcg & self.pcg.fitted, has_ecg & self.ecg.fitted
+        mute = int((~(use_pcg | use_ecg)).sum())
+        if mute:
+            fitted = [name for name in ("pcg", "ecg") if getattr(self, name).fitted]
+            raise ValueError(
+                f"{mute} of {len(has_pcg)} recordings have no modality that this model was fitted on "
+                f"({', '.join(fitted) or 'it is not fitted yet'}): leave them out."
+            )
+        return _said(self.pcg, pcg_grid, use_pcg) + _said(self.ecg, ecg_bands, use_ecg)
+
+
+def _said(part: StandardizedLogistic, values: Tensor, use: Tensor) -> Tensor:
+    """Return the log-odds of one modality, zero where it is not used."""
+    return part(torch.where(use[:, None], values, 0.0)) * use
