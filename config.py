@@ -19,7 +19,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import tyro
 
@@ -123,6 +123,12 @@ class ModelSettings:
     attention: Literal["cascaded", "parallel"] = "cascaded"
     """Channel attention reads the spatially weighted features (as in the paper's text and figure), or
     the raw features (as in the code published with it)."""
+    modality_dropout: float = 0.0
+    """Share of training samples in which the ECG or the heart sound, chosen at random, is hidden, 0 to 1.
+    Above 0 the model learns features for what is absent and then takes both signals or either one."""
+    zeroed: Literal["none", "ecg", "pcg"] = "none"
+    """Signal that is zeros in training and in use: the paper's way to measure one modality. Of zeros an
+    encoder can learn but constants, so constants are learned in its place."""
 
 
 @dataclass(frozen=True)
@@ -328,7 +334,8 @@ def read_training_settings(
     first.add_argument("--device", default="auto")
     named, _ = first.parse_known_args(list(arguments))
     preset = resolve_preset(named.preset, named.device)
-    default = preset_defaults(preset, named.protocol)
+    known = [name for name in get_args(Protocol) if name == named.protocol]
+    default = preset_defaults(preset, known[0] if known else "session")  # tyro refuses an unknown one
     settings = read_settings(TrainingSettings, arguments, manual, default)
     return dataclasses.replace(settings, preset=preset)
 

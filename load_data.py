@@ -39,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     """Prepare what the command line names; return the folder of the cache."""
     _, rest = split_task(sys.argv[1:] if arguments is None else arguments)
     settings = read_settings(LoadDataSettings, rest, __doc__)
+    if settings.simulate and settings.download:
+        raise DataError("--simulate and --download exclude each other: choose one.")
+    if settings.dry_run and (settings.simulate or settings.download):
+        print(plan_raw(settings))
+        return settings.cache_dir
     raw_dir = make_raw(settings)
     index, find = open_source(raw_dir, settings)
     print(f"{len(index.recordings)} recordings in {raw_dir} ({index.name}).")
@@ -62,19 +67,30 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
 def make_raw(settings: LoadDataSettings) -> Path:
     """Return the folder of raw recordings, after downloading or simulating them where that is asked for."""
-    if settings.simulate and settings.download:
-        raise DataError("--simulate and --download exclude each other: choose one.")
     if settings.simulate:
-        folder = settings.raw_dir or SIMULATED
-        if not settings.dry_run:
-            write_cohort(folder, settings.simulation, jobs=settings.jobs, progress=True)
-        return folder
+        try:
+            return write_cohort(
+                settings.raw_dir or SIMULATED, settings.simulation, jobs=settings.jobs, progress=True
+            )
+        except ValueError as error:
+            raise DataError(str(error)) from None
     if settings.download:
         folder = settings.raw_dir or DOWNLOADED
-        if not settings.dry_run:
-            report(download_physionet2016(folder, settings.sets))
+        report(download_physionet2016(folder, settings.sets))
         return folder
     return find_raw(settings)
+
+
+def plan_raw(settings: LoadDataSettings) -> str:
+    """Return what would be simulated or downloaded, without doing it."""
+    if settings.simulate:
+        made = settings.simulation
+        count = made.sessions * made.persons * made.recordings
+        what, folder = f"simulate {count} recordings of {made.duration:g} s", settings.raw_dir or SIMULATED
+    else:
+        sets = ", ".join(f"training-{letter}" for letter in settings.sets)
+        what, folder = f"fetch what is absent of {sets}", settings.raw_dir or DOWNLOADED
+    return f"Would {what} into {folder}, and prepare that into {settings.cache_dir}. Nothing was written."
 
 
 def find_raw(settings: LoadDataSettings) -> Path:
@@ -90,9 +106,9 @@ def find_raw(settings: LoadDataSettings) -> Path:
     usual = [Path(variable)] if variable else []
     places = named or [*usual, DOWNLOADED]
     for place in places:
-        for root in (place, place.parent):
-            if layout_of(root):
-                return root
+        root = place.parent if place.name.startswith("training-") else place
+        if layout_of(root):
+            return root
     looked = ", ".join(str(place) for place in places)
     raise DataError(
         f"No recordings found. Looked for training-* folders or a labels.csv in: {looked}"
@@ -118,7 +134,9 @@ def open_source(raw_dir: Path, settings: LoadDataSettings) -> tuple[SourceIndex,
         index = index_cohort(raw_dir, **channels)
         report(index.problems)
         return index, functools.partial(find_channels, **channels)
-    return index_physionet2016(raw_dir, settings.sets, settings.preparation), channels_by_name
+    index = index_physionet2016(raw_dir, settings.sets, settings.preparation)
+    report(index.problems)
+    return index, channels_by_name
 
 
 def report(problems: Sequence[Problem]) -> None:

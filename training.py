@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from common.errors import UserError
 from common.files import replacing
 from common.script import run_script
 from config import TrainingSettings, read_training_settings, split_task, to_plain
@@ -36,7 +38,7 @@ from datasets.splits import ALL, Fold, final_fold, make_folds, splits_table
 from learning.checkpoint import BEST, load_checkpoint, provenance, save_checkpoint
 from learning.devices import choose_device, choose_precision, describe_machine, set_threads
 from learning.distributed import Processes, start_processes, stop_processes
-from learning.loop import FoldRun, Progress, fit, predict, train_one_epoch
+from learning.loop import FoldRun, Progress, check_batch_size, fit, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
 from learning.runs import flatten, is_finished, open_run, run_name
 from learning.tracking import Tracker
@@ -147,10 +149,15 @@ def choose_folds(table: Any, settings: TrainingSettings) -> list[Fold]:
 
 
 def write_splits(session: Session, folds: Sequence[Fold]) -> None:
-    """Write ``splits.csv``: which part each sample has in each fold of this run."""
+    """Write ``splits.csv``: which part each sample has in each fold of this run, earlier ones included."""
     path = session.folder / "splits.csv"
+    table = splits_table(session.cache.table("samples"), folds)
+    if path.exists():
+        earlier = pd.read_csv(path)
+        kept = [name for name in earlier if name not in table and (session.folder / name).is_dir()]
+        table = table.join(earlier[kept])
     with replacing(path) as temporary:
-        splits_table(session.cache.table("samples"), folds).to_csv(temporary, index=False)
+        table.to_csv(temporary, index=False)
 
 
 def train_fold(session: Session, fold: Fold) -> None:
@@ -162,7 +169,7 @@ def train_fold(session: Session, fold: Fold) -> None:
     run = fold_run(session, fold, folder)
     model = new_model(session)
     log_folder = session.log_folder / fold.name if session.processes.leads else None
-    with Tracker(log_folder, first_step=finished_epochs(folder)) as tracker:
+    with Tracker(log_folder, finished_epochs=finished_epochs(folder)) as tracker:
         tracker.text("settings", to_plain(session.settings))
         fit(run, model, tracker, resume=session.settings.resume)
         if session.processes.leads:
@@ -173,7 +180,10 @@ def train_fold(session: Session, fold: Fold) -> None:
 def new_model(session: Session) -> nn.Module:
     """Return the network with the initial weights of the run's seed."""
     torch.manual_seed(session.settings.seed)
-    return session.task.build(session.settings).to(session.device)
+    try:
+        return session.task.build(session.settings).to(session.device)
+    except ValueError as error:
+        raise UserError(f"Such a network cannot be built: {error}") from None
 
 
 def fold_run(session: Session, fold: Fold, folder: Path) -> FoldRun:
@@ -258,11 +268,12 @@ def estimate(session: Session, folds: Sequence[Fold]) -> str:
     size = session.settings.optimization.batch_size
     with tempfile.TemporaryDirectory() as nowhere:
         run = fold_run(session, folds[0], Path(nowhere))
+    check_batch_size(run)
     steps = run.steps_per_epoch
     few = replace(run, train=run.train[: 4 * size])
     model = new_model(session)
     optimizer = make_optimizer(model, run.optimization)
-    schedule = Schedule(optimizer, run.optimization, steps)
+    schedule = Schedule(optimizer, replace(run.optimization, schedule="constant"), steps)
     for _ in range(2):  # the first warms up
         started = time.perf_counter()
         train_one_epoch(few, model, optimizer, schedule, Progress(), Tracker(None))

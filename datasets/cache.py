@@ -7,6 +7,7 @@ both is never computed again, and others get another folder. It appears whole or
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from common.files import NpyWriter, replacing_folder, write_json, write_text
 from config import PreparationSettings
 from datasets.preparation import MODALITIES, PreparedRecording, prepare_recording
-from datasets.recordings import ChannelFinder, channels_by_name
+from datasets.recordings import ChannelFinder, channels_by_name, signal_files
 from datasets.sources import DataError, Problem, SourceIndex, infer_persons
 
 FORMAT = 1
@@ -53,20 +54,23 @@ class Cache:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise DataError(
                 f"{path} is no cache: it has no manifest.json. Make one with load_data.py."
             ) from None
-        except (json.JSONDecodeError, OSError) as error:
+        except (ValueError, OSError) as error:  # neither JSON nor text is a ValueError
             raise DataError(
-                f"{path}/manifest.json cannot be read ({error}). Prepare the data again."
+                f"{path}/manifest.json cannot be read ({error}). "
+                "Delete the folder and run load_data.py again."
             ) from None
-        if self.manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        if found != FORMAT:
             raise DataError(
-                f"{path} has cache format {self.manifest.get('format')}, and {FORMAT} is needed. "
+                f"{path} has cache format {found}, and {FORMAT} is needed. "
                 "Delete the folder and run load_data.py again."
             )
+        self.manifest: dict[str, Any] = manifest
 
     @property
     def identity(self) -> str:
@@ -120,8 +124,13 @@ def build_cache(
     identity, checksums = identify(index, settings)
     path = cache_dir / f"{index.name}-{identity[:8]}"
     if path.is_dir():
-        Cache(path)
+        skipped = Cache(path).table("skipped")
+        if strict and len(skipped):
+            raise _stopped(*skipped.iloc[0])
         return path
+    for problem in index.problems:
+        if strict and problem.left_out:
+            raise _stopped(problem.where, problem.what, problem.remedy)
     rows = index.recordings.to_dict("records")
     prepare = functools.partial(prepare_recording, index.root, settings=settings, find_channels=find_channels)
     prepared = joblib.Parallel(n_jobs=jobs, return_as="generator")(
@@ -135,21 +144,23 @@ def build_cache(
     return path
 
 
+def _stopped(where: str, what: str, remedy: str) -> DataError:
+    """Return the error with which ``strict`` stops at something left out."""
+    return DataError(f"{where}: {what} {remedy} (stopped by --strict)")
+
+
 def identify(index: SourceIndex, settings: PreparationSettings) -> tuple[str, dict[str, str]]:
     """Return the digest of settings and source content, and the checksum of each source file."""
     rows = index.recordings
     names = [*index.files, *rows["header"], *(name for name in rows["annotation"] if name)]
-    stems = {Path(header).with_suffix("").as_posix() for header in rows["header"]}
-    parents = sorted({index.root / Path(header).parent for header in rows["header"]})
-    for parent in parents:
-        for file in parent.iterdir():
-            relative = file.relative_to(index.root)
-            if relative.with_suffix("").as_posix() in stems and relative.as_posix() not in names:
-                names.append(relative.as_posix())
+    for header in rows["header"]:
+        with contextlib.suppress(DataError):  # a faulty header is left out when it is prepared
+            files = signal_files(index.root / header, index.root)
+            names += [file.relative_to(index.root).as_posix() for file in files]
     unique = sorted(dict.fromkeys(names))
     with ThreadPoolExecutor() as pool:
         checksums = dict(zip(unique, pool.map(lambda name: _sha256(index.root / name), unique), strict=True))
-    facts = {"format": FORMAT, "settings": dataclasses.asdict(settings), "files": checksums}
+    facts = {"format": FORMAT, "settings": dataclasses.asdict(settings), "files": checksums, **index.choices}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), checksums
 
 
@@ -177,7 +188,7 @@ def _write(
     for item in prepared:
         if isinstance(item, Problem):
             if strict:
-                raise DataError(f"{item.where}: {item.what} {item.remedy} (stopped by --strict)")
+                raise _stopped(item.where, item.what, item.remedy)
             skipped.append(item)
             continue
         offsets = {f"{kind}_offset": waves[kind].rows for kind in MODALITIES}
@@ -296,9 +307,10 @@ def find_cache(cache: Path | None, cache_dir: Path, identity: str = "") -> Cache
         return Cache(cache)
     if identity:
         for manifest in sorted(cache_dir.glob("*/manifest.json")):
-            found = Cache(manifest.parent)
-            if found.identity == identity:
-                return found
+            with contextlib.suppress(DataError):  # another cache may be damaged, or of another format
+                found = Cache(manifest.parent)
+                if found.identity == identity:
+                    return found
         raise DataError(
             f"No cache in {cache_dir} is the one this run was trained from (identity {identity[:8]}). "
             "Prepare the same data with load_data.py, or name a cache with --cache."

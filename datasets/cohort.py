@@ -77,7 +77,9 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
     problems += _keep_persons_apart(rows)
     numbers = [{"position": math.nan} | {key: int(row[key]) for key in ("label", "quality")} for row in rows]
     index = index_table([{**row, **own} for row, own in zip(rows, numbers, strict=True)])
-    return SourceIndex("cohort", root, index, problems, {"cohort": unit}, [LABELS_FILE])
+    named = {"ecg_channel": ecg_channel, "pcg_channel": pcg_channel}
+    choices = {option: channel for option, channel in named.items() if channel}
+    return SourceIndex("cohort", root, index, problems, {"cohort": unit}, [LABELS_FILE], choices)
 
 
 def find_channels(

@@ -67,10 +67,10 @@ def read_heart_states(path: Path, sampling_rate: float) -> HeartStates:
 
 def _cells(path: Path) -> NDArray[np.object_]:
     """Return the n x 2 cell array of the file, under whatever variable name it stands."""
+    if not path.is_file():
+        raise DataError(f"The annotation file {path.name} does not exist.")
     try:
         content = loadmat(path)
-    except FileNotFoundError:
-        raise DataError(f"The annotation file {path.name} does not exist.") from None
     except Exception as error:  # scipy raises many kinds for a damaged file
         raise DataError(f"The annotation file {path.name} cannot be read: {error}") from error
     for name, value in content.items():

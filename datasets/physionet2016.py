@@ -59,6 +59,8 @@ def index_physionet2016(
     files = [APPENDIX] if (root / APPENDIX).is_file() else []
     for letter in sets:
         name = f"training-{letter}"
+        if not (root / name).is_dir():
+            raise DataError(f"There is no folder {name} in {root}. {_fetch_hint(root, name)}")
         table = reference_table(root, name)
         files.append(table.relative_to(root).as_posix())
         for reference in _read_reference(table, problems):
@@ -90,9 +92,13 @@ def reference_table(root: Path, name: str) -> Path:
             return candidate
     looked = ", ".join(candidate.relative_to(root).as_posix() for candidate in candidates)
     raise DataError(
-        f"{name} has no table of labels: looked for {looked} in {root}. "
-        f"Fetch it with: python load_data.py --download --sets {name[-1]} --raw-dir {root}"
+        f"{name} has no table of labels: looked for {looked} in {root}. {_fetch_hint(root, name)}"
     )
+
+
+def _fetch_hint(root: Path, name: str) -> str:
+    """Say how to get a set."""
+    return f"Fetch it with: python load_data.py --download --sets {name[-1]} --raw-dir {root}"
 
 
 def _read_reference(table: Path, problems: list[Problem]) -> list[tuple[str, int, int]]:

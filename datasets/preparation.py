@@ -119,7 +119,10 @@ def _condition(
     if rate > BEAT_RATE:
         samples, rate = resample(samples, rate, BEAT_RATE), BEAT_RATE
     if settings.bandpass:
-        samples = bandpass(samples, rate, settings.ecg_band if kind == "ecg" else settings.pcg_band)
+        try:
+            samples = bandpass(samples, rate, settings.ecg_band if kind == "ecg" else settings.pcg_band)
+        except ValueError as error:
+            raise DataError(f"{error} Choose another with --{kind}-band.") from None
     return standardize(samples), rate
 
 

@@ -152,7 +152,8 @@ def _channel(record: wfdb.Record, number: int, convert: Callable[[wfdb.Record, i
     saturated, missing = tell_saturation_from_gaps(digital, lowest, rate)
     if missing.all():
         raise DataError(f"Channel {record.sig_name[number]} of {record.record_name} holds no sample.")
-    if digital.min() == digital.max():
+    present = digital[~missing]
+    if present.min() == present.max():
         raise DataError(f"Channel {record.sig_name[number]} of {record.record_name} is constant.")
     samples = convert(record, number).astype(np.float32)
     samples[missing] = np.nan

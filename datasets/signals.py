@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy import signal as scipy_signal
 from scipy.interpolate import CubicSpline
 
+from datasets.sources import DataError
+
 Floats = NDArray[np.floating]
 
 SHORT_SATURATION = 0.005
@@ -144,7 +146,7 @@ def shorten_beats(beats: NDArray[np.float32], points: int, chunk: int = 4096) ->
     if points == cached:
         return np.asarray(beats)
     if points <= 0 or cached % points:
-        raise ValueError(
+        raise DataError(
             f"Beats of {points} points cannot be made from cached beats of {cached}: "
             f"choose --points that divides {cached}, or prepare a cache with --beat-points {points}."
         )

@@ -74,6 +74,8 @@ class SourceIndex:
         For each set, what its ``session`` column holds: "session", "person" or "recording".
     files : list of str
         Tables that the index was made from, relative to the root (their content names the cache).
+    choices : dict of str to str
+        What the user chose beyond `PreparationSettings` that changes what is read; names the cache too.
     """
 
     name: str
@@ -82,6 +84,7 @@ class SourceIndex:
     problems: list[Problem] = field(default_factory=list)
     session_unit: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)
 
 
 def index_table(rows: list[dict[str, object]]) -> pd.DataFrame:

@@ -143,13 +143,14 @@ def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArra
     groups = units.groupby("label")["group"].nunique()
     if (
         len(groups) < 2
-        or units["group"].nunique() < count
+        or _most_folds(units) < count
         or (protocol != "session" and groups.min() < count)
     ):
         found = ", ".join(f"{number} of label {label}" for label, number in groups.items())
         raise DataError(
             f"Protocol {protocol} cannot make {count} folds: there are {found} ({UNIT[protocol]}s). "
-            "Choose fewer folds with --fold-count, or prepare more data."
+            "Choose fewer folds with --fold-count, no validation part with --validation-share 0, "
+            "or prepare more data."
         )
     grouped = protocol == "session"
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(count, shuffle=True, random_state=seed)
@@ -160,6 +161,11 @@ def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArra
     return assigned
 
 
+def _most_folds(units: pd.DataFrame) -> int:
+    """Return into how many folds units can be split at most (the splitter needs one class to fill them)."""
+    return int(min(units["group"].nunique(), units["label"].value_counts().max()))
+
+
 def _hold_out(units: pd.DataFrame, protocol: str, share: float, seed: int) -> NDArray[np.int64]:
     """Return rows of ``units`` for validation.
 
@@ -168,8 +174,8 @@ def _hold_out(units: pd.DataFrame, protocol: str, share: float, seed: int) -> ND
     """
     label = units["label"].to_numpy()
     smallest = units.groupby("label")["group"].nunique().min()
-    available = units["group"].nunique() if protocol == "session" else smallest
-    count = int(min(max(2, round(1 / share)), available))
+    available = _most_folds(units) if protocol == "session" else smallest
+    count = max(2, int(min(round(1 / share), available)))
     assigned = _assign(units, protocol, count, seed)
 
     def unlikeness(number: int) -> tuple[bool, float]:

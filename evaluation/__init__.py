@@ -15,5 +15,7 @@ column          type    meaning
 ``threshold``   float   of the fold, from its validation part; 0.5 where there is none
 =============== ======= ================================================================
 
-``diagnosis`` and ``site`` may be there too and are carried along.
+``diagnosis`` and ``site`` may be there too and are carried along. ``seed`` and ``input`` (the signals that
+the model was given) tell several runs in one table apart (`evaluation.comparison`); ``probe``, a score of the
+recording conditions, is joined to the table of recordings (`evaluation.subgroups`, `evaluation.audit`).
 """

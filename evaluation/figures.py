@@ -21,8 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from common.files import replacing
+from evaluation.calibration import calibration_bins, expected_calibration_error
 from evaluation.scores import SEVERAL_FOLDS, binary_scores
-from evaluation.statistics import Interval, calibration_bins, expected_calibration_error
+from evaluation.statistics import Interval
 
 WIDTH = 7.2
 RESOLUTION = 125
@@ -131,10 +132,10 @@ def calibration_figure(
     units: pd.DataFrame, *, unit: str = "beats", protocol: str = "", stamp: str = "", bins: int = 10
 ) -> Figure:
     """Draw the share of abnormal over the probability, and how many there are; arguments as `roc_figure`."""
-    figure = _figure("Calibration", unit, protocol, stamp)
+    figure = new_figure("Calibration", unit, protocol, stamp)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     for panel in (axes, below):
-        _plain(panel)
+        set_text_sizes(panel)
     table = calibration_bins(units["label"], units["probability"], bins).query("count > 0")
     error = expected_calibration_error(units["label"], units["probability"], bins)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="perfect")
@@ -231,21 +232,23 @@ def _titled(height: float, title: str, second_line: str, stamp: str) -> Figure:
     return figure
 
 
-def _figure(title: str, unit: str, protocol: str, stamp: str) -> Figure:
+def new_figure(title: str, unit: str, protocol: str, stamp: str) -> Figure:
+    """Return an empty figure with its title, what it is of, and any warning."""
     return _titled(7.2, title, " · ".join([unit, *([f"protocol {protocol}"] if protocol else [])]), stamp)
 
 
-def _plain(axes: Axes) -> None:
+def set_text_sizes(axes: Axes) -> None:
+    """Give the labels and ticks of axes the sizes that all figures have."""
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set_fontsize(12)
     axes.tick_params(labelsize=11)
 
 
 def _square(title: str, unit: str, protocol: str, stamp: str) -> tuple[Figure, Axes]:
-    figure = _figure(title, unit, protocol, stamp)
+    figure = new_figure(title, unit, protocol, stamp)
     axes = figure.subplots()
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    _plain(axes)
+    set_text_sizes(axes)
     axes.grid(color="#E4E4E4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -74,7 +74,14 @@ def aggregate(predictions: pd.DataFrame, by: str = "recording") -> pd.DataFrame:
     recordings = _mean_over(predictions.assign(beats=1), "recording")
     if by == "recording":
         return recordings
-    return _mean_over(_one_label_a_person(recordings).assign(recordings=1), "person")
+    return _mean_over(one_label_a_person(recordings).assign(recordings=1), "person")
+
+
+def one_label_a_person(recordings: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a person who has both labels named as two, one a label."""
+    labels = recordings["person"].map(recordings.groupby("person")["label"].nunique())
+    kind = recordings["label"].map({0: " (normal)", 1: " (abnormal)"})
+    return recordings.assign(person=recordings["person"] + kind.where(labels > 1, ""))
 
 
 def binary_scores(label: ArrayLike, probability: ArrayLike, threshold: ArrayLike = 0.5) -> dict[str, float]:
@@ -259,13 +266,6 @@ def _mean_over(frame: pd.DataFrame, unit: str) -> pd.DataFrame:
                 lambda values: ", ".join(sorted({*values.dropna().astype(str)}))
             )
     return table.reset_index()
-
-
-def _one_label_a_person(recordings: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a person who has both labels named as two, one a label."""
-    labels = recordings["person"].map(recordings.groupby("person")["label"].nunique())
-    kind = recordings["label"].map({0: " (normal)", 1: " (abnormal)"})
-    return recordings.assign(person=recordings["person"] + kind.where(labels > 1, ""))
 
 
 def _shared(groups: Any, otherwise: Any) -> pd.Series:

@@ -1,4 +1,4 @@
-"""Uncertainty of scores where samples are not independent, and calibration.
+"""Uncertainty of scores where samples are not independent: intervals, differences, several tests.
 
 Beats of one recording, and recordings of one sitting, resemble each other. An interval that takes them
 as independent is too narrow, so whole sessions are drawn (Field and Welsh, J. R. Stat. Soc. B 69, 2007).
@@ -7,17 +7,17 @@ as independent is too narrow, so whole sessions are drawn (Field and Welsh, J. R
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from evaluation.scores import binary_scores
-from evaluation.weighted import STATISTICS, Array, Statistic, divided
+from evaluation.weighted import STATISTICS, Array, Statistic
 
 ELEMENTS_AT_ONCE = 2_000_000
 LARGEST_REDRAWN_SHARE = 0.98
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,14 @@ class Interval:
     """Share of draws between low and high."""
     clusters: int = 0
     """Number of clusters that were drawn from."""
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """The difference of a score between two models, its interval, and how often draws change its sign."""
+
+    p_value: float = np.nan
+    """Two-sided: twice the smaller share of draws on one side of zero, 1 added to both counts."""
 
 
 def cluster_bootstrap(
@@ -74,7 +82,8 @@ def cluster_bootstrap(
     Interval
     """
     function = _named(statistic)
-    return _bootstrap(units, lambda weights: function(units, weights), cluster, draws, seed, level)
+    interval, _ = _bootstrap(units, lambda weights: function(units, weights), cluster, draws, seed, level)
+    return interval
 
 
 def paired_cluster_bootstrap(
@@ -86,7 +95,7 @@ def paired_cluster_bootstrap(
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
-) -> Interval:
+) -> Difference:
     """Interval of the difference of a score between two models, on the same draws of clusters.
 
     Parameters
@@ -98,7 +107,7 @@ def paired_cluster_bootstrap(
 
     Returns
     -------
-    Interval
+    Difference
         Of the score of `first` minus the score of `second`.
 
     Raises
@@ -112,48 +121,33 @@ def paired_cluster_bootstrap(
     def difference(weights: Array) -> Array:
         return function(first, weights) - function(second, weights)
 
-    return _bootstrap(first, difference, cluster, draws, seed, level)
+    interval, values = _bootstrap(first, difference, cluster, draws, seed, level)
+    one_side = min(int((values < ROUNDING).sum()), int((values > -ROUNDING).sum()))
+    p_value = min(1.0, 2 * (one_side + 1) / (len(values) + 1)) if len(values) else np.nan
+    return Difference(**asdict(interval), p_value=p_value)
 
 
-def calibration_bins(label: ArrayLike, probability: ArrayLike, bins: int = 10) -> pd.DataFrame:
-    """Mean probability and share of class 1 in bins of equal width.
+def holm(p_values: ArrayLike) -> Array:
+    """Adjust p-values of several tests so that the chance of any false finding stays at its level.
+
+    Holm, Scand. J. Statist. 6, 1979: the smallest of m is multiplied by m, the next by m - 1, and so on,
+    none below the one before it, and none above 1. nan stays nan and does not count.
 
     Parameters
     ----------
-    label, probability : array_like, shape (N,)
-        As for `evaluation.scores.binary_scores`.
-    bins : int
-        Number of bins between 0 and 1; the last one holds 1 itself.
+    p_values : array_like, shape (N,)
 
     Returns
     -------
-    pandas.DataFrame
-        One row a bin: low, high, count, mean_probability and share (of class 1), nan in empty bins.
+    ndarray, shape (N,)
     """
-    binary_scores(label, probability)
-    labels, probabilities = np.asarray(label, dtype=float), np.asarray(probability, dtype=float)
-    number = np.minimum((probabilities * bins).astype(int), bins - 1)
-    count = np.bincount(number, minlength=bins)
-    edges = np.linspace(0, 1, bins + 1)
-    return pd.DataFrame(
-        {
-            "low": edges[:-1],
-            "high": edges[1:],
-            "count": count,
-            "mean_probability": divided(np.bincount(number, probabilities, bins), count),
-            "share": divided(np.bincount(number, labels, bins), count),
-        }
-    )
-
-
-def expected_calibration_error(label: ArrayLike, probability: ArrayLike, bins: int = 10) -> float:
-    """Mean distance between probability and share of class 1 over bins, weighted by their counts.
-
-    Naeini et al., AAAI 2015, in its form for two classes; `bins` as for `calibration_bins`.
-    """
-    table = calibration_bins(label, probability, bins).query("count > 0")
-    distance = (table["mean_probability"] - table["share"]).abs()
-    return float((distance * table["count"]).sum() / table["count"].sum())
+    values = np.asarray(p_values, dtype=float)
+    adjusted = np.full(values.shape, np.nan)
+    tested = np.flatnonzero(np.isfinite(values))
+    order = tested[np.argsort(values[tested], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * values[order]), 1)
+    return adjusted
 
 
 def _named(statistic: str | Statistic) -> Statistic:
@@ -166,7 +160,8 @@ def _named(statistic: str | Statistic) -> Statistic:
 
 def _bootstrap(
     units: pd.DataFrame, score: Callable[[Array], Array], cluster: str, draws: int, seed: int, level: float
-) -> Interval:
+) -> tuple[Interval, Array]:
+    """Return the interval and the scores of the draws behind it."""
     if not 0 < level < 1 or draws < 0:
         raise ValueError(f"Need 0 < level < 1 and draws >= 0, not level {level} and draws {draws}.")
     codes, names = pd.factorize(units[cluster], sort=True)
@@ -177,7 +172,8 @@ def _bootstrap(
     possible = len(names) > 1 and len(np.unique(labels)) > 1
     values, redrawn = _drawn(codes, labels, score, draws if possible else 0, seed)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (np.nan, np.nan)
-    return Interval(estimate, float(low), float(high), len(values), redrawn, level, len(names))
+    interval = Interval(estimate, float(low), float(high), len(values), redrawn, level, len(names))
+    return interval, values
 
 
 def _drawn(

@@ -44,6 +44,14 @@ class Processes:
             return DistributedDataParallel(model, device_ids=[device.index])
         return DistributedDataParallel(model)
 
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a tensor over processes, the same in each of them."""
+        if self.count == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total / self.count
+
     def share(self, value: Value) -> Value:
         """Return the leading process's value in every process."""
         if self.count == 1:

@@ -218,7 +218,7 @@ def train_one_epoch(
     seconds = time.perf_counter() - started
     scores = run.learner.score(run.samples, torch.cat(rows), torch.cat(predictions).float().cpu())
     return {f"train/{name}": value for name, value in scores.items()} | {
-        "train/loss": float(torch.stack(losses).mean()),
+        "train/loss": float(run.processes.mean(torch.stack(losses).mean())),
         "gradient_norm": float(torch.stack(norms).mean()),
         "samples_per_second": run.steps_per_epoch * run.optimization.batch_size / seconds,
     }

@@ -58,19 +58,19 @@ def open_run(
         begun with other settings.
     """
     there = [name for name in folds if (folder / name).exists()]
-    if settings.overwrite:
-        for name in there:
-            shutil.rmtree(folder / name)
-            shutil.rmtree(log_folder / name, ignore_errors=True)
-    elif there and not settings.resume:
+    if there and not (settings.overwrite or settings.resume):
         raise UserError(
             f"{folder} already holds {', '.join(there)}. Go on with --resume, begin again with --overwrite, "
             "or give this run another name with --run-name."
         )
     stored = folder / "settings.json"
     now = {"task": task, "cache": identity, "settings": to_plain(settings)}
-    if stored.exists() and any(folder.glob("fold_*")):
+    replaced = set(folds) if settings.overwrite else set()
+    if stored.exists() and {path.name for path in folder.glob("fold_*")} - replaced:
         check_same(stored, json.loads(stored.read_text(encoding="utf-8")), now)
+    for name in replaced.intersection(there):
+        shutil.rmtree(folder / name)
+        shutil.rmtree(log_folder / name, ignore_errors=True)
     write_json(stored, now)
 
 

@@ -20,14 +20,15 @@ class Tracker:
     ----------
     folder : pathlib.Path or None
         Folder of the event files; None writes nothing.
-    first_step : int
-        Step from which a resumed run writes anew; later points of the stopped run are purged.
+    finished_epochs : int
+        Epochs that a resumed run keeps; later points of the stopped run are purged.
     """
 
-    def __init__(self, folder: Path | None, first_step: int = 0) -> None:
+    def __init__(self, folder: Path | None, finished_epochs: int = 0) -> None:
         self._writer = None
         if folder is not None:
-            self._writer = SummaryWriter(str(folder), purge_step=first_step or None, flush_secs=10)
+            purge = finished_epochs + 1 if finished_epochs else None
+            self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
 
     def __enter__(self) -> Tracker:
         return self

@@ -12,73 +12,41 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-MODALITIES = ("ecg", "pcg")
-STRIDES = (1, 5, 5, 5)
-INPUT_POOLING = {2: 5, 3: 25}
-"""Level (from 0) to the average pooling of the raw input that is concatenated to the level's input."""
-SHORTEST_BEAT = 25
-SQUEEZE = 8
-"""Reduction of the hidden layer in squeeze-and-excitation and in channel attention."""
+from models.absence import AbsenceTokens
+from models.blocks import (
+    INPUT_POOLING,
+    MODALITIES,
+    SHORTEST_BEAT,
+    SQUEEZE,
+    STRIDES,
+    Encoder,
+    EncoderLevel,
+    ResidualBlock,
+    SqueezeExcitation,
+    check_signal,
+    check_size,
+    convolutional_head,
+    normalized_convolution,
+    pool,
+)
 
-
-def normalized_convolution(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
-    """Return Conv-BN-ReLU that keeps the length at stride 1 and divides it (rounded up) otherwise."""
-    return nn.Sequential(
-        nn.Conv1d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2),
-        nn.BatchNorm1d(outputs),
-        nn.ReLU(inplace=True),
-    )
-
-
-class SqueezeExcitation(nn.Module):
-    """Scale channels by a gate computed from their means over time (Hu et al. 2018)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gate = nn.Sequential(
-            nn.Linear(channels, channels // SQUEEZE),
-            nn.ReLU(inplace=True),
-            nn.Linear(channels // SQUEEZE, channels),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, C, T) to (B, C, T)."""
-        return features * self.gate(features.mean(dim=-1)).unsqueeze(-1)
-
-
-class ResidualBlock(nn.Module):
-    """Two Conv-BN-ReLU and squeeze-and-excitation, added to the input."""
-
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            normalized_convolution(channels, channels, kernel_size),
-            normalized_convolution(channels, channels, kernel_size),
-            SqueezeExcitation(channels),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, C, T) to (B, C, T)."""
-        return features + self.body(features)
-
-
-class EncoderLevel(nn.Module):
-    """One level of a modality encoder: a strided Conv-BN-ReLU and two residual blocks."""
-
-    def __init__(self, inputs: int, channels: int, kernel_size: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            normalized_convolution(inputs, channels, kernel_size, stride),
-            ResidualBlock(channels, kernel_size),
-            ResidualBlock(channels, kernel_size),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, inputs, T) to (B, channels, ceil(T / stride))."""
-        return self.body(features)
+__all__ = [
+    "INPUT_POOLING",
+    "MODALITIES",
+    "SHORTEST_BEAT",
+    "SQUEEZE",
+    "STRIDES",
+    "ChannelAttention",
+    "EncoderLevel",
+    "FusionLevel",
+    "PACFNet",
+    "ResidualBlock",
+    "SpatialAttention",
+    "SqueezeExcitation",
+    "normalized_convolution",
+    "pool",
+]
 
 
 class SpatialAttention(nn.Module):
@@ -180,11 +148,6 @@ class FusionLevel(nn.Module):
         return self.merge(torch.cat(parts, dim=1)), maps
 
 
-def pool(features: Tensor, factor: int) -> Tensor:
-    """Average-pool (B, C, T) to (B, C, ceil(T / factor)), the length an encoder has after such strides."""
-    return functional.avg_pool1d(features, factor, ceil_mode=True) if factor > 1 else features
-
-
 class PACFNet(nn.Module):
     """PACFNet, and by its options the ablations published beside it.
 
@@ -209,6 +172,9 @@ class PACFNet(nn.Module):
         ``("ecg", "pcg")``, or one of them: its encoder alone under the same head.
     classes : int
         Number of logits.
+    absence_tokens : bool
+        Learn features that stand in for a missing modality, so that the network takes ECG and PCG, or one
+        of them (see `models.absence.AbsenceTokens`).
 
     Notes
     -----
@@ -228,15 +194,22 @@ class PACFNet(nn.Module):
         fusion_levels: Sequence[int] | None = None,
         modalities: Sequence[str] = MODALITIES,
         classes: int = 2,
+        absence_tokens: bool = False,
     ) -> None:
         super().__init__()
         fused = tuple(range(1, levels + 1)) if fusion_levels is None else tuple(fusion_levels)
-        _check_arguments(width, levels, kernel_size, attention, fused, modalities)
+        check_size(width, kernel_size)
+        _check_arguments(levels, attention, fused, modalities)
+        if absence_tokens and len(set(modalities)) < len(MODALITIES):
+            raise ValueError(
+                "absence_tokens needs both modalities: with one there is nothing to stand in for."
+            )
         self.modalities = tuple(name for name in MODALITIES if name in modalities)
         self.fusion_levels = fused if len(self.modalities) == 2 else ()
+        self.read_levels = self.fusion_levels or (levels,)
         channels = [width * (level + 1) for level in range(levels)]
         self.encoders = nn.ModuleDict(
-            {name: _encoder(channels, kernel_size) for name in self.modalities},
+            {name: Encoder(channels, kernel_size) for name in self.modalities},
         )
         options = {"spatial": spatial, "channel": channel, "cascaded": attention == "cascaded"}
         self.fusions = nn.ModuleDict()
@@ -246,87 +219,71 @@ class PACFNet(nn.Module):
             if level in self.fusion_levels:
                 self.fusions[str(level)] = FusionLevel(count, previous, kernel_size, pooling, **options)
                 previous, pooling = count, 1
-        self.head = _head(channels[-1], dropout, classes)
+        self.head = convolutional_head(channels[-1], dropout, classes)
+        read = [channels[level - 1] for level in self.read_levels]
+        self.absence = AbsenceTokens(read) if absence_tokens else None
 
-    def forward(self, ecg: Tensor | None = None, pcg: Tensor | None = None) -> Tensor:
-        """Map beats (B, 1, T) to logits (B, classes)."""
-        return self.forward_with_attention(ecg, pcg)[0]
+    @property
+    def absence_tokens(self) -> bool:
+        """Whether `forward` takes samples that lack a modality."""
+        return self.absence is not None
+
+    def forward(
+        self,
+        ecg: Tensor | None = None,
+        pcg: Tensor | None = None,
+        has_ecg: Tensor | None = None,
+        has_pcg: Tensor | None = None,
+    ) -> Tensor:
+        """Map beats (B, 1, T) to logits (B, classes).
+
+        With ``absence_tokens``, ``has_ecg`` and ``has_pcg`` (boolean, (B,)) say which samples have which
+        signal, and a signal that the whole batch lacks may be None.
+        """
+        return self.forward_with_attention(ecg, pcg, has_ecg, has_pcg)[0]
 
     def forward_with_attention(
-        self, ecg: Tensor | None = None, pcg: Tensor | None = None
+        self,
+        ecg: Tensor | None = None,
+        pcg: Tensor | None = None,
+        has_ecg: Tensor | None = None,
+        has_pcg: Tensor | None = None,
     ) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Return logits (B, classes) and, for each fused level, the attention it gave.
 
         Each level's dict holds ``spatial`` (B, 2, T at that level; ECG then PCG) and ``channel`` (B, C).
         """
-        given = {"ecg": ecg, "pcg": pcg}
-        features = {name: self._encode(name, given[name]) for name in self.modalities}
+        features = self._features({"ecg": ecg, "pcg": pcg}, {"ecg": has_ecg, "pcg": has_pcg})
         if not self.fusion_levels:
             return self.head(features[self.modalities[0]][-1]), []
         fused: Tensor | None = None
         attention = []
-        for level in self.fusion_levels:
+        for number, level in enumerate(self.fusion_levels):
             module = self.fusions[str(level)]
-            fused, maps = module(features["ecg"][level - 1], features["pcg"][level - 1], fused)
+            fused, maps = module(features["ecg"][number], features["pcg"][number], fused)
             attention.append(maps)
         return self.head(fused), attention
 
+    def _features(
+        self, given: dict[str, Tensor | None], has: dict[str, Tensor | None]
+    ) -> dict[str, list[Tensor]]:
+        """Return each modality's features at the levels that are read, (B, C, T) each."""
+        if self.absence is not None:
+            return self.absence(self._encode, given, has)
+        if any(mask is not None for mask in has.values()):
+            raise ValueError("has_ecg and has_pcg need a PACFNet built with absence_tokens=True.")
+        return {name: self._encode(name, given[name]) for name in self.modalities}
+
     def _encode(self, name: str, signal: Tensor | None) -> list[Tensor]:
-        """Return the features of one modality at every level, (B, C, T) each."""
-        if signal is None:
-            raise ValueError(f"This PACFNet needs the {name.upper()} signal, shape (batch, 1, points).")
-        if signal.ndim != 3 or signal.shape[1] != 1 or signal.shape[2] < SHORTEST_BEAT:
-            raise ValueError(
-                f"{name} must have shape (batch, 1, points) with at least {SHORTEST_BEAT} points, "
-                f"and has {tuple(signal.shape)}."
-            )
-        features, current = [], signal
-        for level, module in enumerate(self.encoders[name].children()):
-            if level in INPUT_POOLING:
-                current = torch.cat([current, pool(signal, INPUT_POOLING[level])], dim=1)
-            current = module(current)
-            features.append(current)
-        return features
+        """Return the features of one modality at the levels that are read, (B, C, T) each."""
+        features = self.encoders[name](check_signal(name, signal))
+        return [features[level - 1] for level in self.read_levels]
 
 
-def _encoder(channels: Sequence[int], kernel_size: int) -> nn.ModuleList:
-    """Return the levels of one modality encoder; deeper levels also read the pooled raw input."""
-    levels = []
-    inputs = 1
-    for level, count in enumerate(channels):
-        levels.append(EncoderLevel(inputs + (level in INPUT_POOLING), count, kernel_size, STRIDES[level]))
-        inputs = count
-    return nn.ModuleList(levels)
-
-
-def _head(channels: int, dropout: float, classes: int) -> nn.Sequential:
-    """Return the classifier of (B, channels, T): a strided convolution, pooling over time, dense layers."""
-    layers: list[nn.Module] = [
-        nn.BatchNorm1d(channels),
-        nn.ReLU(inplace=True),
-        nn.Conv1d(channels, channels, 3, stride=2, padding=1),
-        nn.BatchNorm1d(channels),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool1d(1),
-        nn.Flatten(),
-    ]
-    inputs = channels
-    for outputs in (128, 64, 32):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True), nn.Dropout(dropout)]
-        inputs = outputs
-    return nn.Sequential(*layers, nn.Linear(inputs, classes))
-
-
-def _check_arguments(
-    width: int, levels: int, kernel_size: int, attention: str, fused: Sequence[int], modalities: Sequence[str]
-) -> None:
+def _check_arguments(levels: int, attention: str, fused: Sequence[int], modalities: Sequence[str]) -> None:
     """Refuse options that make no network, saying which would."""
-    if width < SQUEEZE or width % SQUEEZE:
-        raise ValueError(f"width must be a multiple of {SQUEEZE}, and is {width}.")
     if not 1 <= levels <= len(STRIDES):
         raise ValueError(f"levels must be 1 to {len(STRIDES)}, and is {levels}.")
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd, and is {kernel_size}.")
     if attention not in ("cascaded", "parallel"):
         raise ValueError(f"attention must be cascaded or parallel, and is {attention!r}.")
     if not modalities or set(modalities) - set(MODALITIES):

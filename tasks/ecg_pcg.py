@@ -1,7 +1,7 @@
 """Task ``ecg-pcg``: one beat of ECG and heart sound, normal or abnormal.
 
 Data     beats of a cache made by load_data.py, ``ecg`` and ``pcg`` (B, 1, points), ``label`` (B,)
-Model    ``--model``, by default PACFNet
+Model    ``--model``, by default PACFNet; ``--modality-dropout`` lets it take either signal alone
 Loss     cross-entropy, weighted so that both classes count the same
 Scores   accuracy, AUROC, sensitivity, specificity a beat, for the curves; evaluation/ has the rest
 """
@@ -9,6 +9,7 @@ Scores   accuracy, AUROC, sensitivity, specificity a beat, for the curves; evalu
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,16 +18,20 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from config import TrainingSettings
+from common.errors import UserError
+from config import ModelSettings, TrainingSettings
 from datasets.cache import Cache
 from datasets.signals import shorten_beats
 from datasets.splits import Fold
 from evaluation.figures import beat_attention_figure, confusion_figure, roc_figure
 from evaluation.scores import best_threshold, binary_scores
-from models import build_model
+from learning.distributed import bare
+from models import MODELS, SINGLE_MODALITY, TAKES_ABSENCE, build_model
+from models.blocks import MODALITIES
 from models.pacfnet import PACFNet
 
 CURVES = ("accuracy", "auroc", "sensitivity", "specificity")
+BATCH = ("ecg", "pcg", "label", "weight", "has_ecg", "has_pcg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,12 @@ class Beats:
         Zeros where a recording lacks the signal.
     label, weight : torch.Tensor, shape (N,)
         Class, and its weight in the loss.
+    has_ecg, has_pcg : torch.Tensor of bool, shape (N,)
+        Whether the recording has the signal. Models with absence tokens are told; others get the zeros.
+    modality_dropout : float
+        Chance that training hides one signal of a beat that has both.
+    zeroed : {"none", "ecg", "pcg"}
+        Signal that is zeros and absent in every batch, whatever is stored.
     """
 
     table: pd.DataFrame
@@ -48,15 +59,32 @@ class Beats:
     pcg: Tensor
     label: Tensor
     weight: Tensor
+    has_ecg: Tensor
+    has_pcg: Tensor
+    modality_dropout: float = 0.0
+    zeroed: str = "none"
 
     def __len__(self) -> int:
         """Return the number of beats."""
         return len(self.label)
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the beats of these rows: ``ecg``, ``pcg``, ``label``, ``weight``."""
+        """Return the beats of these rows: the tensors above, and ``hide`` (B,), the modality dropout."""
         here = rows.to(self.label.device)
-        return {name: getattr(self, name)[here] for name in ("ecg", "pcg", "label", "weight")}
+        batch = {name: getattr(self, name)[here] for name in BATCH}
+        if self.zeroed != "none":
+            for name in (self.zeroed, f"has_{self.zeroed}"):
+                batch[name] = torch.zeros_like(batch[name])
+        return batch | {"hide": self.modality_dropout * (batch["has_ecg"] & batch["has_pcg"])}
+
+    def without(self, modality: str) -> Beats:
+        """Return the same beats without their ``ecg`` or ``pcg``, as if it had not been recorded."""
+        signal, has = getattr(self, modality), getattr(self, f"has_{modality}")
+        absent: dict[str, Any] = {
+            modality: torch.zeros_like(signal),
+            f"has_{modality}": torch.zeros_like(has),
+        }
+        return dataclasses.replace(self, **absent)
 
     def describe(self, rows: Tensor) -> str:
         """Name the recordings of these rows."""
@@ -82,29 +110,47 @@ class EcgPcg:
             kind: torch.from_numpy(shorten_beats(cache.beats(kind), settings.model.points))
             .unsqueeze(1)
             .to(device)
-            for kind in ("ecg", "pcg")
+            for kind in MODALITIES
         }
         label = torch.tensor(table["label"].to_numpy(np.int64)).to(device)
-        return Beats(table, signals["ecg"], signals["pcg"], label, torch.ones(len(label), device=device))
+        has = {kind: torch.tensor(table[f"has_{kind}"].to_numpy(bool)).to(device) for kind in MODALITIES}
+        return Beats(
+            table,
+            signals["ecg"],
+            signals["pcg"],
+            label,
+            torch.ones(len(label), device=device),
+            has["ecg"],
+            has["pcg"],
+            settings.model.modality_dropout,
+            settings.model.zeroed,
+        )
 
     def for_fold(self, samples: Beats, fold: Fold, settings: TrainingSettings) -> Beats:
         """Return the samples with what is fitted on the fold's training part: the class weights."""
+        check_signals(samples, fold.train, settings.model)
         return samples.weighted(fold.train) if settings.optimization.class_weights else samples
 
     def build(self, settings: TrainingSettings) -> nn.Module:
-        """Return the network of the settings."""
+        """Return the network of the settings, with absence tokens where a signal may be missing."""
         model = settings.model
-        return build_model(
-            model.model,
-            width=model.width,
-            kernel_size=model.kernel_size,
-            dropout=model.dropout,
-            attention=model.attention,
-        )
+        check_modalities(model)
+        absence = {"absence_tokens": True} if needs_tokens(model) else {}
+        try:
+            return build_model(
+                model.model,
+                width=model.width,
+                kernel_size=model.kernel_size,
+                dropout=model.dropout,
+                attention=model.attention,
+                **absence,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the loss of a batch, and the probability of abnormal, shape (B,)."""
-        logits = model(batch["ecg"], batch["pcg"]).float()
+        logits = model(*inputs(model, batch)).float()
         losses = functional.cross_entropy(logits, batch["label"], reduction="none")
         return {"loss": (losses * batch["weight"]).mean()}, logits.softmax(dim=1)[:, 1]
 
@@ -133,7 +179,7 @@ class EcgPcg:
         protocol = settings.protocol
         drawn = {
             "test/roc": roc_figure(table, protocol=protocol, stamp=stamp),
-            "test/confusion": confusion_figure(table, protocol=protocol, stamp=stamp),
+            "test/confusion": confusion_figure(table, threshold=0.5, protocol=protocol, stamp=stamp),
         }
         median = rows[int(torch.argsort(probability)[len(rows) // 2])]
         attention = self.attention_figure(model, samples, median, stamp)
@@ -145,7 +191,7 @@ class EcgPcg:
         if not isinstance(model, PACFNet):
             return None
         batch = samples.batch(row.reshape(1))
-        _, levels = model.eval().forward_with_attention(batch["ecg"], batch["pcg"])
+        _, levels = model.eval().forward_with_attention(*inputs(model, batch))
         maps = [level["spatial"][0].float().cpu().numpy() for level in levels if "spatial" in level]
         if not maps:
             return None
@@ -158,4 +204,53 @@ class EcgPcg:
             {"ecg": [level[0] for level in maps], "pcg": [level[1] for level in maps]},
             title=f"Recording {beat['recording']}, beat at {beat['start']:.2f} s",
             stamp=stamp,
+        )
+
+
+def inputs(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Return what a network takes from a batch; in training some signals are hidden from one that may."""
+    signals = batch["ecg"], batch["pcg"]
+    if not getattr(bare(model), "absence_tokens", False):
+        return signals
+    has_ecg, has_pcg = batch["has_ecg"], batch["has_pcg"]
+    if model.training:
+        hidden = torch.rand_like(batch["hide"]) < batch["hide"]
+        ecg_goes = torch.rand_like(batch["hide"]) < 0.5
+        has_ecg, has_pcg = has_ecg & ~(hidden & ecg_goes), has_pcg & ~(hidden & ~ecg_goes)
+    return *signals, has_ecg, has_pcg
+
+
+def needs_tokens(model: ModelSettings) -> bool:
+    """Return whether the network must learn features for signals that are missing.
+
+    Zeros would do for a signal that is zeroed throughout, but batch normalization of an encoder that sees
+    nothing else divides by a deviation of zero: gradients explode, and clipping then stops all learning.
+    """
+    return model.modality_dropout > 0 or model.zeroed != "none"
+
+
+def check_modalities(model: ModelSettings) -> None:
+    """Refuse settings of missing modalities that contradict each other or the network."""
+    if not 0 <= model.modality_dropout <= 1:
+        raise UserError(f"--modality-dropout must be 0 to 1, and is {model.modality_dropout}.")
+    if model.modality_dropout and model.zeroed != "none":
+        raise UserError("--zeroed and --modality-dropout exclude each other: choose one.")
+    if needs_tokens(model) and model.model in MODELS and model.model not in TAKES_ABSENCE:
+        raise UserError(
+            f"{model.model} cannot do without a signal: leave --modality-dropout and --zeroed away, "
+            f"or choose --model {', '.join(TAKES_ABSENCE)}."
+        )
+
+
+def check_signals(samples: Beats, rows: np.ndarray, model: ModelSettings) -> None:
+    """Refuse to train on rows that all lack a signal the network reads and cannot do without."""
+    alone = SINGLE_MODALITY.get(model.model)
+    for kind in MODALITIES:
+        has = getattr(samples, f"has_{kind}")[torch.from_numpy(rows).to(samples.label.device)]
+        if needs_tokens(model) or (alone or kind) != kind or bool(has.any()):
+            continue
+        other = next(name for name in MODALITIES if name != kind)
+        raise UserError(
+            f"No training sample has the {kind.upper()}, which {model.model} reads: choose "
+            f"--model {other}-network, or a positive --modality-dropout, or prepare other recordings."
         )

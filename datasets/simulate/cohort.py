@@ -33,7 +33,7 @@ from datasets.simulate.population import (
 from datasets.simulate.signals import Signals, simulate_signals
 from datasets.sources import DataError
 
-SIMULATOR_VERSION = 1
+SIMULATOR_VERSION = 2
 """Raised when the same settings would give other files."""
 SPECIAL_FROM = 20
 """Recordings from which a cohort holds poor recordings, one without ECG, and one with a noise gap."""

@@ -171,6 +171,7 @@ def write_tables(root: Path, rows: Sequence[dict[str, Any]]) -> None:
         "# Beat (automated algorithm)": table["beats"],
         "# Beats requiring hand correction": 0,
         "Subject ID": "",
+        "# Raw record": "",
         "Transducer site on body": table["site"],
     }
     _write_csv(pd.DataFrame(appendix), root / APPENDIX, header=True)

@@ -11,9 +11,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from evaluation.scores import binary_scores
 from evaluation.statistics import (
-    calibration_bins,
     cluster_bootstrap,
-    expected_calibration_error,
+    holm,
     paired_cluster_bootstrap,
 )
 from evaluation.weighted import STATISTICS, weighted_auroc, weighted_average_precision
@@ -177,12 +176,32 @@ def test_two_thousand_draws_of_the_real_size_take_under_three_seconds():
     assert time.perf_counter() - start < 3
 
 
-def test_calibration_of_an_example_worked_by_hand():
-    label, probability = [0, 1, 1, 1], [0.1, 0.3, 0.9, 1.0]
-    table = calibration_bins(label, probability, bins=2)
-    assert table["count"].tolist() == [2, 2]
-    assert table["mean_probability"].tolist() == pytest.approx([0.2, 0.95])
-    assert table["share"].tolist() == pytest.approx([0.5, 1.0])
-    assert expected_calibration_error(label, probability, bins=2) == pytest.approx((0.3 + 0.05) / 2)
-    assert calibration_bins(label, probability)["count"].sum() == 4
-    assert calibration_bins(label, probability)["share"].isna().sum() == 7
+def test_the_p_value_is_one_for_a_model_and_itself_and_small_where_no_draw_changes_the_sign():
+    units = clustered(0)
+    assert paired_cluster_bootstrap(units, units, draws=100).p_value == 1
+    worse = units.assign(probability=1 - units["probability"])
+    for first, second in ((units, worse), (worse, units)):
+        assert paired_cluster_bootstrap(first, second, draws=199).p_value == pytest.approx(2 / 200)
+    assert np.isnan(paired_cluster_bootstrap(units, worse, draws=0).p_value)
+
+
+def test_the_p_value_falls_below_a_twentieth_where_the_interval_leaves_zero():
+    units = clustered(0)
+    random = np.random.default_rng(1)
+    for noise in (0.05, 0.2, 0.4):
+        near = units.assign(
+            probability=np.clip(units["probability"] + noise * random.standard_normal(len(units)), 0, 1)
+        )
+        found = paired_cluster_bootstrap(units, near, draws=999)
+        assert (found.p_value < 0.04) <= (found.low * found.high > 0)
+        assert (found.low * found.high > 0) <= (found.p_value < 0.06)
+
+
+def test_holm_of_an_example_worked_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]).tolist() == pytest.approx([1, 1])
+    adjusted = holm([np.nan, 0.02, 0.04])
+    assert np.isnan(adjusted[0])
+    assert adjusted[1:].tolist() == pytest.approx([0.04, 0.04])
+    assert holm([0.2]).tolist() == [0.2]
+    assert len(holm([])) == 0

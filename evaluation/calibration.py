@@ -1,0 +1,171 @@
+"""Whether a probability of 0.8 is right in eight cases of ten."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from evaluation.scores import binary_scores
+from evaluation.statistics import Interval, cluster_bootstrap
+from evaluation.weighted import Array, Statistic, divided
+
+SMALLEST_PROBABILITY = 1e-6
+NEWTON_STEPS = 50
+LARGEST_SLOPE = 1e3
+
+
+def calibration_table(units: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Calibration error, slope and intercept, with session-clustered 95 % intervals.
+
+    Parameters
+    ----------
+    units : pandas.DataFrame
+        Recordings or persons: ``label``, ``probability``, ``session``.
+    draws, seed : int
+        As for `evaluation.statistics.cluster_bootstrap`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows ``expected calibration error`` (ten bins; of few samples it is too high, and in draws of
+        them more so), ``slope`` (1 is right, below 1 too confident) and ``intercept`` (0 is right);
+        columns score, value, low, high.
+    """
+    binary_scores(units["label"], units["probability"])
+    scores: dict[str, Statistic] = {
+        "expected calibration error": _error,
+        "slope": lambda rows, weights: _line(rows, weights)[:, 1],
+        "intercept": lambda rows, weights: _line(rows, weights)[:, 0],
+    }
+    rows = []
+    for name, score in scores.items():
+        interval: Interval = cluster_bootstrap(units, score, draws=draws, seed=seed)
+        rows.append((name, interval.estimate, interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["score", "value", "low", "high"])
+
+
+def calibration_line(label: ArrayLike, probability: ArrayLike) -> tuple[float, float]:
+    """Slope and intercept of the label on the log-odds of the probability (Cox, Biometrika 45, 1958).
+
+    An unpenalized logistic regression ``logit P(label = 1) = intercept + slope * logit(probability)``.
+
+    Parameters
+    ----------
+    label, probability : array_like, shape (N,)
+        As for `evaluation.scores.binary_scores`. Probabilities are kept 1e-6 away from 0 and 1.
+
+    Returns
+    -------
+    slope, intercept : float
+        nan where there is one class, or the log-odds separate the classes entirely.
+    """
+    binary_scores(label, probability)
+    weights = np.ones((1, len(np.asarray(label))))
+    intercept, slope = weighted_calibration_line(label, probability, weights)[0]
+    return float(slope), float(intercept)
+
+
+def weighted_calibration_line(label: ArrayLike, probability: ArrayLike, weights: ArrayLike) -> Array:
+    """Intercept and slope as in `calibration_line` for many weightings at once, by Newton's method.
+
+    Parameters
+    ----------
+    label, probability : array_like, shape (N,)
+    weights : array_like, shape (draws, N)
+
+    Returns
+    -------
+    ndarray, shape (draws, 2)
+        Intercept and slope; nan where there is no maximum.
+    """
+    labels = np.asarray(label, dtype=float)
+    odds = log_odds(probability)
+    weight = np.atleast_2d(np.asarray(weights, dtype=float))
+    powers = np.stack([np.ones_like(odds), odds, odds**2])
+    line = np.zeros((len(weight), 2))
+    step = np.full_like(line, np.inf)
+    for _ in range(NEWTON_STEPS):
+        with np.errstate(over="ignore"):
+            expected = 1 / (1 + np.exp(-(line @ powers[:2])))
+        gradient = (weight * (labels - expected)) @ powers[:2].T
+        curvature = (weight * expected * (1 - expected)) @ powers.T
+        step = _newton_step(gradient, curvature)
+        # Halved where it would leap, which Newton's method does from far away.
+        step /= np.maximum(1, np.abs(step).max(axis=1, keepdims=True) / 2)
+        line = line + np.nan_to_num(step)
+        if np.nan_to_num(np.abs(step)).max() < 1e-9:
+            break
+    unfinished = ~(np.abs(step).max(axis=1) < 1e-6) | (np.abs(line).max(axis=1) > LARGEST_SLOPE)
+    line[unfinished] = np.nan
+    return line
+
+
+def calibration_bins(label: ArrayLike, probability: ArrayLike, bins: int = 10) -> pd.DataFrame:
+    """Mean probability and share of class 1 in bins of equal width.
+
+    Parameters
+    ----------
+    label, probability : array_like, shape (N,)
+        As for `evaluation.scores.binary_scores`.
+    bins : int
+        Number of bins between 0 and 1; the last one holds 1 itself.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a bin: low, high, count, mean_probability and share (of class 1), nan in empty bins.
+    """
+    binary_scores(label, probability)
+    labels, probabilities = np.asarray(label, dtype=float), np.asarray(probability, dtype=float)
+    number = np.minimum((probabilities * bins).astype(int), bins - 1)
+    count = np.bincount(number, minlength=bins)
+    edges = np.linspace(0, 1, bins + 1)
+    return pd.DataFrame(
+        {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "count": count,
+            "mean_probability": divided(np.bincount(number, probabilities, bins), count),
+            "share": divided(np.bincount(number, labels, bins), count),
+        }
+    )
+
+
+def expected_calibration_error(label: ArrayLike, probability: ArrayLike, bins: int = 10) -> float:
+    """Mean distance between probability and share of class 1 over bins, weighted by their counts.
+
+    Naeini et al., AAAI 2015, in its form for two classes; `bins` as for `calibration_bins`.
+    """
+    table = calibration_bins(label, probability, bins).query("count > 0")
+    distance = (table["mean_probability"] - table["share"]).abs()
+    return float((distance * table["count"]).sum() / table["count"].sum())
+
+
+def log_odds(probability: ArrayLike) -> Array:
+    """Return log(p / (1 - p)), with p kept 1e-6 away from 0 and 1."""
+    clipped = np.clip(np.asarray(probability, dtype=float), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+    return np.log(clipped) - np.log1p(-clipped)
+
+
+def _newton_step(gradient: Array, curvature: Array) -> Array:
+    """Solve the 2 x 2 systems [[c0, c1], [c1, c2]] step = gradient; nan where they have no solution."""
+    zeroth, first, second = curvature.T
+    determinant = zeroth * second - first**2
+    solvable = determinant > 1e-12 * np.maximum(zeroth * second, 1e-300)
+    whole = np.where(solvable, determinant, 0)
+    intercept = divided(second * gradient[:, 0] - first * gradient[:, 1], whole)
+    slope = divided(zeroth * gradient[:, 1] - first * gradient[:, 0], whole)
+    return np.stack([intercept, slope], axis=1)
+
+
+def _line(units: pd.DataFrame, weights: Array) -> Array:
+    return weighted_calibration_line(units["label"], units["probability"], weights)
+
+
+def _error(units: pd.DataFrame, weights: Array, bins: int = 10) -> Array:
+    """Return the expected calibration error under many weightings."""
+    probability = units["probability"].to_numpy(dtype=float)
+    member = np.eye(bins)[np.minimum((probability * bins).astype(int), bins - 1)]
+    excess = weights @ (member * (probability - units["label"].to_numpy(dtype=float))[:, None])
+    return divided(np.abs(excess).sum(axis=1), weights.sum(axis=1))

@@ -1,0 +1,193 @@
+"""Two runs side by side, on the recordings that both were tested on.
+
+Runs may be split into other folds, and may have several seeds (column ``seed``). The score of a run with
+several seeds is the mean of the AUROCs of its seeds, not the AUROC of their mean prediction: an ensemble
+of five is better than one of its members, and would beat a single run for that reason alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from evaluation.calibration import log_odds
+from evaluation.delong import delong_test
+from evaluation.scores import aggregate
+from evaluation.statistics import holm, paired_cluster_bootstrap
+from evaluation.weighted import Array, weighted_auroc
+
+SEED = "seed "
+COLUMNS = [
+    "row",
+    *("recordings", "left_out", "n_abnormal", "n_normal", "sessions", "seeds_first", "seeds_second"),
+    *("first", "second", "difference", "low", "high", "p", "p_holm"),
+    *("persons", "persons_first", "persons_second", "persons_difference", "p_delong"),
+]
+HEADS = ("", "first", "second", "difference", "95 % interval", "p", "Holm", "persons", "DeLong p")
+
+
+def compare(
+    first: pd.DataFrame, second: pd.DataFrame, *, rows: str = "input", draws: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Compare the predictions of two runs by AUROC per recording.
+
+    Parameters
+    ----------
+    first, second : pandas.DataFrame
+        Predictions as described in the text of this package, one row a sample, or recordings as
+        `evaluation.scores.aggregate` makes them; a column ``seed`` tells several seeds apart. Recordings
+        are matched by name; those that one table lacks are left out, and counted.
+    rows : str
+        Column whose values are compared one by one where both tables have it, such as the signals
+        that a model was given.
+    draws, seed : int
+        As for `evaluation.statistics.paired_cluster_bootstrap`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a value of `rows`, or one named ``all``: counts; AUROC of both and its difference with the
+        session-clustered 95 % interval, bootstrap p and Holm's p over the rows; and beside them per
+        person (nan where persons are not known) both AUROCs and DeLong's p, of the mean log-odds over
+        recordings and seeds.
+
+    Raises
+    ------
+    ValueError
+        Where no recording is in both, or one has another label or session.
+    """
+    pairs = {"all": (first, second)}
+    if rows in first and rows in second:
+        shared = sorted(set(first[rows]) & set(second[rows]), key=str)
+        pairs = {str(value): (first[first[rows] == value], second[second[rows] == value]) for value in shared}
+        if not pairs:
+            raise ValueError(f"The two runs have no value of {rows} in common.")
+    return _compared(pairs, draws, seed)
+
+
+def compare_with(
+    reference: pd.DataFrame, others: Mapping[str, pd.DataFrame], *, draws: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Compare one run (first) with each of several others (second), Holm's p over them; see `compare`."""
+    return _compared({name: (reference, other) for name, other in others.items()}, draws, seed)
+
+
+def format_comparison(table: pd.DataFrame, first: str = "first", second: str = "second") -> str:
+    """Return a comparison as plain text.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `compare` or `compare_with`.
+    first, second : str
+        Names of the runs.
+    """
+    cells = [list(HEADS)]
+    for row in table.to_dict("records"):
+        interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]" if np.isfinite(row["low"]) else "n/a"
+        persons = f"{_number(row['persons_first'])} {_number(row['persons_second'])}"
+        line = [str(row["row"]), _number(row["first"]), _number(row["second"]), f"{row['difference']:+.3f}"]
+        cells.append([*line, interval, *(_number(row[name]) for name in ("p", "p_holm"))])
+        cells[-1] += [persons if row["persons"] else "n/a", _number(row["p_delong"])]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADS))]
+    body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    counts = table.iloc[0]
+    said = [
+        f"AUROC per recording · first: {first} · second: {second}",
+        f"{counts['recordings']} recordings of {counts['sessions']} sessions in both"
+        + (f", {counts['left_out']} in one only and left out" if counts["left_out"] else "")
+        + f" · seeds {counts['seeds_first']} and {counts['seeds_second']} (mean of their AUROCs)",
+        "",
+        *(line.rstrip() for line in body),
+        "",
+        "Interval and p: whole sessions drawn, the same for both. DeLong takes persons as independent.",
+    ]
+    return "\n".join(said)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if np.isfinite(value) else "n/a"
+
+
+def _compared(pairs: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], draws: int, seed: int) -> pd.DataFrame:
+    rows = [{"row": name, **_pair(first, second, draws, seed)} for name, (first, second) in pairs.items()]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table["p_holm"] = holm(table["p"])
+    return table
+
+
+def _pair(first: pd.DataFrame, second: pd.DataFrame, draws: int, seed: int) -> dict[str, float]:
+    """Return one row of the comparison."""
+    wide = [_by_seed(table) for table in (first, second)]
+    names = [set(table["recording"]) for table in wide]
+    shared = names[0] & names[1]
+    if not shared:
+        raise ValueError("The two runs have no recording in common: were they tested on the same data?")
+    one, two = (table[table["recording"].isin(shared)] for table in wide)
+    found = paired_cluster_bootstrap(one, two, _mean_auroc, draws=draws, seed=seed)
+    scores = [float(_mean_auroc(table, np.ones((1, len(table))))[0]) for table in (one, two)]
+    abnormal = int(one["label"].sum())
+    return {
+        "recordings": len(shared),
+        "left_out": len(names[0] ^ names[1]),
+        "n_abnormal": abnormal,
+        "n_normal": len(shared) - abnormal,
+        "sessions": one["session"].nunique(),
+        "seeds_first": len(_seeds(one)),
+        "seeds_second": len(_seeds(two)),
+        "first": scores[0],
+        "second": scores[1],
+        "difference": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p_value,
+        **_persons(one, two),
+    }
+
+
+def _by_seed(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a recording with the probability of each seed in a column of its own."""
+    default: dict[str, object] = {"fold": 0, "threshold": 0.5, "seed": 0, "person": ""}
+    missing = [name for name in default if name not in predictions]
+    full = predictions.assign(**{name: default[name] for name in missing})
+    full["person"] = full["person"].fillna("")
+    tables = {seed: aggregate(rows) for seed, rows in full.groupby("seed", sort=True)}
+    wide = aggregate(full)[["recording", "session", "person", "label"]]
+    for seed, table in tables.items():
+        if len(table) != len(wide):
+            raise ValueError(
+                f"Seed {seed} has {len(table)} of {len(wide)} recordings: "
+                "evaluate the same folds with every seed."
+            )
+        wide[f"{SEED}{seed}"] = table["probability"].to_numpy()
+    return wide
+
+
+def _seeds(wide: pd.DataFrame) -> list[str]:
+    return [name for name in wide if str(name).startswith(SEED)]
+
+
+def _mean_auroc(wide: pd.DataFrame, weights: Array) -> Array:
+    """Return the mean over seeds of the AUROC, for each weighting."""
+    areas = [weighted_auroc(wide["label"], wide[name], weights) for name in _seeds(wide)]
+    return np.mean(areas, axis=0)
+
+
+def _persons(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
+    """Return both AUROCs per person and DeLong's test; nothing where persons are not known."""
+    scored = []
+    for wide in (first, second):
+        score = log_odds(wide[_seeds(wide)]).mean(axis=1)
+        person = wide["person"].astype(str) + wide["label"].map({0: " (normal)", 1: " (abnormal)"})
+        known = wide.assign(person=person, score=score)[wide["person"] != ""]
+        scored.append(
+            known.groupby("person", sort=True).agg(label=("label", "first"), score=("score", "mean"))
+        )
+    one, two = scored
+    if not one.index.equals(two.index) or one["label"].nunique() < 2 or (first["person"] == "").any():
+        return {"persons": 0} | dict.fromkeys(COLUMNS[-4:], np.nan)
+    test = delong_test(one["label"], one["score"], two["score"])
+    values = (len(one), test.first, test.second, test.difference, test.p_value)
+    return dict(zip(COLUMNS[-5:], values, strict=True))

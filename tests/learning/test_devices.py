@@ -1,0 +1,116 @@
+"""Devices and precision: which is chosen, and what is refused with which words."""
+
+import contextlib
+import os
+
+import pytest
+import torch
+
+from common.errors import UserError
+from learning.devices import (
+    autocast,
+    choose_device,
+    choose_precision,
+    computes_bfloat16,
+    describe_machine,
+    set_threads,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_without_cuda_the_cpu(no_gpu, name):
+    assert choose_device(name) == CPU
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_cuda_that_is_not_there(no_gpu, name):
+    with pytest.raises(UserError, match="no CUDA device here that torch can use: use --device cpu"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "cuda:x", "tpu:0", ""])
+def test_unknown_device(name):
+    with pytest.raises(UserError, match=rf"no device '{name}': use auto, cpu, cuda or cuda:N"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "local_rank", "chosen"),
+    [
+        ("auto", 0, "cuda:0"),
+        ("auto", 1, "cuda:1"),
+        ("cuda", 0, "cuda:0"),
+        ("cuda", 1, "cuda:1"),
+        ("cuda:1", 0, "cuda:1"),
+        ("cpu", 1, "cpu"),
+    ],
+)
+def test_with_two_gpus_each_process_has_its_own(two_gpus, name, local_rank, chosen):
+    assert choose_device(name, local_rank) == torch.device(chosen)
+
+
+def test_gpu_beyond_those_here(two_gpus):
+    with pytest.raises(UserError, match="There is no cuda:2: 2 CUDA devices are here"):
+        choose_device("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("capability", "native"), [((7, 5), False), ((8, 0), True), ((8, 6), True), ((9, 0), True)]
+)
+def test_bfloat16_from_ampere_on(monkeypatch, capability, native):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert computes_bfloat16(torch.device("cuda", 0)) is native
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "native"), [({"avx512_bf16": True}, True), ({"avx512_bf16": False}, False), ({}, False)]
+)
+def test_bfloat16_on_a_cpu_that_has_it(monkeypatch, capabilities, native):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert computes_bfloat16(CPU) is native
+    assert choose_precision("auto", CPU) == (torch.bfloat16 if native else torch.float32)
+
+
+def test_bfloat16_is_not_assumed_where_torch_cannot_say(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert computes_bfloat16(CPU) is False
+
+
+def test_precision_that_was_asked_for():
+    assert choose_precision("float32", CPU) == torch.float32
+    assert choose_precision("bfloat16", CPU) == torch.bfloat16
+
+
+def test_autocast_computes_in_that_precision():
+    layer, values = torch.nn.Linear(4, 4), torch.randn(2, 4)
+    with autocast(CPU, torch.bfloat16):
+        assert layer(values).dtype == torch.bfloat16
+    with autocast(CPU, torch.float32):
+        assert layer(values).dtype == torch.float32
+    assert isinstance(autocast(CPU, torch.float32), contextlib.nullcontext)
+    assert layer.weight.dtype == torch.float32
+
+
+def test_threads():
+    before = torch.get_num_threads()
+    try:
+        set_threads(1)
+        assert torch.get_num_threads() == 1
+        assert describe_machine(CPU).startswith("1 CPU threads, torch 2.")
+        set_threads(0)
+        assert 1 <= torch.get_num_threads() <= (os.cpu_count() or 1)
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,114 @@
+"""One process or several: each knows its place, and two learn what one learns."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from toy_learner import build, toy_run, train, untimed
+
+from learning.checkpoint import load_checkpoint
+from learning.distributed import Processes, bare, start_processes, stop_processes
+
+ROOT = Path(__file__).parents[2]
+TOY = Path(__file__).with_name("toy_learner.py")
+
+
+def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in two CPU processes and return how it ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, *launch, *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_alone(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    processes = start_processes("cpu")
+    model, value = nn.Linear(2, 2), torch.tensor([1.0, 2.0])
+    assert (processes.rank, processes.count, processes.leads) == (0, 1, True)
+    assert processes.wrap(model, torch.device("cpu")) is model
+    assert bare(model) is model
+    assert processes.share({"a": 1}) == {"a": 1}
+    assert torch.equal(processes.mean(value), value)
+    stop_processes()
+
+
+def test_only_the_first_process_leads():
+    assert [Processes(rank, 3, rank).leads for rank in range(3)] == [True, False, False]
+
+
+def train_alone(folder: Path, settings: dict[str, Any]) -> tuple[list[dict[str, float]], nn.Module]:
+    model, progress, _ = train(toy_run(folder, **settings), build(plain=True))
+    return untimed(progress.history), model
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epochs": 5},
+        # without a validation part the training loss moves the learning rate: it must be one for all
+        {
+            "epochs": 8,
+            "schedule": "plateau",
+            "plateau_patience": 0,
+            "learning_rate": 0.3,
+            "validation": False,
+        },
+    ],
+    ids=["followed", "plateau-on-the-training-loss"],
+)
+def test_two_processes_learn_what_one_learns(tmp_path, settings):
+    """A network without batch statistics or dropout, the same samples in every step."""
+    alone, model = train_alone(tmp_path / "one", settings)
+    torchrun(str(TOY), str(tmp_path), json.dumps(settings))
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first["count"] == second["count"] == 2
+    assert len(first["history"]) == len(alone)
+    for together, single in zip(first["history"], alone, strict=True):
+        for name in {"train/loss", "val/loss", "val/accuracy", "gradient_norm"} & single.keys():
+            assert together[name] == pytest.approx(single[name], abs=1e-5, rel=1e-4), name
+    assert second["norm"] == first["norm"], "both processes have the same weights"
+    saved = load_checkpoint(tmp_path / "last.pt")
+    assert saved["progress"]["epoch"] == settings["epochs"]
+    for name, weight in model.state_dict().items():
+        assert torch.allclose(saved["model"][name], weight, atol=1e-4), name
+
+
+def test_torchrun_trains_one_run(simulated_cache, tmp_path):
+    options = "--preset small --width 8 --points 100 --epochs 1 --protocol beat --folds 0 --threads 1"
+    places = ["--checkpoint-dir", str(tmp_path / "ck"), "--log-dir", str(tmp_path / "runs")]
+    done = torchrun(
+        str(ROOT / "training.py"),
+        *options.split(),
+        *("--cache", str(simulated_cache.path), "--device", "cpu", "--precision", "float32"),
+        *places,
+    )
+    assert done.stdout.count("Run ecg-pcg-pacfnet-beat-small-seed42") == 1, "only one process prints"
+    run = tmp_path / "ck" / "ecg-pcg-pacfnet-beat-small-seed42"
+    found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert found == {"settings.json", "splits.csv", "fold_0/best.pt", "fold_0/last.pt"}
+    best = load_checkpoint(run / "fold_0" / "best.pt")
+    assert best["progress"]["finished"]
+    assert 0 <= best["threshold"] <= 1
+    assert not any(name.startswith("module.") for name in best["model"]), "no trace of the wrapper"
+    events = list((tmp_path / "runs").rglob("fold_0/events*"))
+    assert len(events) == 1

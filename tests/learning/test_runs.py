@@ -1,0 +1,197 @@
+"""The folder of a run: what may be trained into it, what is refused, what is deleted, what is found."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from config import ModelSettings, TrainingSettings, preset_defaults
+from learning.checkpoint import save_checkpoint
+from learning.runs import find_checkpoints, flatten, is_finished, newest_run, open_run, run_name
+
+SETTINGS = preset_defaults("small", "session")
+
+
+def opened(root: Path, *folds: str, identity: str = "abc", settings: TrainingSettings = SETTINGS) -> None:
+    open_run(root / "ck" / "run", root / "log" / "run", "ecg-pcg", settings, identity, folds)
+
+
+def trained(root: Path, *folds: str, settings: TrainingSettings = SETTINGS) -> None:
+    """Leave what training leaves."""
+    opened(root, *folds, settings=settings)
+    for name in folds:
+        for file in ("best.pt", "last.pt"):
+            save_checkpoint(root / "ck" / "run" / name / file, {"progress": {"finished": True}})
+        (root / "log" / "run" / name).mkdir(parents=True)
+        (root / "log" / "run" / name / "events").write_text("curve")
+
+
+def files(root: Path) -> set[str]:
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+def test_name_is_made_of_what_matters_most():
+    assert run_name("ecg-pcg", SETTINGS) == "ecg-pcg-pacfnet-session-small-seed42"
+    other = replace(
+        SETTINGS, protocol="beat", preset="paper", seed=7, model=ModelSettings(model="late-fusion")
+    )
+    assert run_name("ecg-pcg", other) == "ecg-pcg-late-fusion-beat-paper-seed7"
+    assert run_name("ecg-pcg", replace(SETTINGS, run_name="mine")) == "mine"
+
+
+def test_settings_are_stored_and_read_back(tmp_path):
+    opened(tmp_path, "fold_0")
+    stored = json.loads((tmp_path / "ck" / "run" / "settings.json").read_text())
+    assert (stored["task"], stored["cache"]) == ("ecg-pcg", "abc")
+    assert stored["settings"]["optimization"]["epochs"] == 8
+
+
+def test_fold_that_is_there_is_refused_and_kept(tmp_path):
+    trained(tmp_path, "fold_0", "fold_1")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=r"holds fold_1\. Go on with --resume.*--overwrite.*--run-name"):
+        opened(tmp_path, "fold_1", "fold_2")
+    assert files(tmp_path) == before
+
+
+def test_another_fold_is_added(tmp_path):
+    trained(tmp_path, "fold_0", settings=replace(SETTINGS, folds=(0,)))
+    before = files(tmp_path)
+    opened(tmp_path, "fold_1", settings=replace(SETTINGS, folds=(1,)))
+    assert files(tmp_path) == before
+
+
+def test_resume_takes_what_is_there(tmp_path):
+    trained(tmp_path, "fold_0")
+    before = files(tmp_path)
+    opened(tmp_path, "fold_0", "fold_1", settings=replace(SETTINGS, resume=True))
+    assert files(tmp_path) == before
+
+
+def test_overwrite_deletes_the_folds_asked_for_and_their_curves_only(tmp_path):
+    trained(tmp_path, "fold_0", "fold_1", "fold_all")
+    before = files(tmp_path)
+    opened(tmp_path, "fold_1", settings=replace(SETTINGS, overwrite=True))
+    assert before - files(tmp_path) == {
+        "ck/run/fold_1/best.pt",
+        "ck/run/fold_1/last.pt",
+        "log/run/fold_1/events",
+    }
+
+
+def test_overwriting_every_fold_may_change_the_settings(tmp_path):
+    trained(tmp_path, "fold_0")
+    opened(tmp_path, "fold_0", settings=replace(SETTINGS, overwrite=True, seed=7))
+    assert json.loads((tmp_path / "ck" / "run" / "settings.json").read_text())["settings"]["seed"] == 7
+
+
+def test_overwrite_under_other_settings_than_the_folds_that_stay_deletes_nothing(tmp_path):
+    trained(tmp_path, "fold_0", "fold_1")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=r"seed: 42 then, 7 now"):
+        opened(tmp_path, "fold_1", settings=replace(SETTINGS, overwrite=True, seed=7))
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("how", ["resume", "add"])
+def test_other_settings_are_refused_and_named(tmp_path, how):
+    trained(tmp_path, "fold_0")
+    changed = replace(
+        SETTINGS,
+        seed=7,
+        model=replace(SETTINGS.model, width=24),
+        optimization=replace(SETTINGS.optimization, learning_rate=0.01),
+        resume=how == "resume",
+    )
+    before = (tmp_path / "ck" / "run" / "settings.json").read_text()
+    with pytest.raises(UserError, match="begun with other settings") as refusal:
+        opened(tmp_path, "fold_0" if how == "resume" else "fold_1", settings=changed)
+    message = str(refusal.value)
+    for difference in (
+        "seed: 42 then, 7 now",
+        "model.width: 16 then, 24 now",
+        "optimization.learning_rate: 0.002 then, 0.01 now",
+    ):
+        assert difference in message
+    assert "epochs" not in message
+    assert "--run-name" in message
+    assert (tmp_path / "ck" / "run" / "settings.json").read_text() == before
+
+
+def test_other_data_are_refused(tmp_path):
+    trained(tmp_path, "fold_0")
+    with pytest.raises(UserError, match=r"other settings \(the prepared data\)"):
+        opened(tmp_path, "fold_1", identity="def")
+
+
+def test_where_and_how_fast_may_change(tmp_path):
+    trained(tmp_path, "fold_0")
+    moved = replace(SETTINGS, device="cuda", threads=8, cache=Path("elsewhere"), folds=(1,), resume=True)
+    opened(tmp_path, "fold_1", settings=moved)
+
+
+def test_flatten():
+    assert flatten({"a": 1, "b": {"c": {"d": 2}, "e": [3]}}) == {"a": 1, "b.c.d": 2, "b.e": [3]}
+
+
+@pytest.mark.parametrize(
+    ("best", "last", "finished"),
+    [
+        ({"threshold": 0.4}, {"finished": True}, True),
+        ({"threshold": 0.4}, {"finished": False}, False),
+        ({}, {"finished": True}, False),
+        (None, {"finished": True}, False),
+        ({"threshold": 0.4}, None, False),
+    ],
+)
+def test_a_fold_is_finished_when_its_threshold_is_found(tmp_path, best, last, finished):
+    if best is not None:
+        save_checkpoint(tmp_path / "best.pt", best)
+    if last is not None:
+        save_checkpoint(tmp_path / "last.pt", {"progress": last})
+    assert is_finished(tmp_path) is finished
+
+
+def touch(path: Path, time: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (time, time))
+    return path
+
+
+def test_newest_run_is_the_one_trained_last(tmp_path):
+    touch(tmp_path / "b" / "fold_0" / "best.pt", 300)
+    touch(tmp_path / "a" / "fold_1" / "best.pt", 200)
+    touch(tmp_path / "a" / "fold_0" / "best.pt", 400)
+    touch(tmp_path / "c" / "fold_0" / "last.pt", 900)  # not finished
+    assert newest_run(tmp_path) == tmp_path / "a"
+    assert find_checkpoints(None, tmp_path, "best") == [
+        tmp_path / "a" / "fold_0" / "best.pt",
+        tmp_path / "a" / "fold_1" / "best.pt",
+    ]
+
+
+def test_no_run_at_all(tmp_path):
+    with pytest.raises(UserError, match=r"no trained run in .*Train one with training.py"):
+        newest_run(tmp_path / "nowhere")
+
+
+def test_checkpoint_by_file_by_fold_and_by_run(tmp_path):
+    best = touch(tmp_path / "run" / "fold_0" / "best.pt", 1)
+    last = touch(tmp_path / "run" / "fold_0" / "last.pt", 1)
+    everything = touch(tmp_path / "run" / "fold_all" / "best.pt", 1)
+    assert find_checkpoints(last, tmp_path, "best") == [last]
+    assert find_checkpoints(best.parent, tmp_path, "last") == [last]
+    assert find_checkpoints(tmp_path / "run", tmp_path, "best") == [best]
+    best.unlink()
+    assert find_checkpoints(tmp_path / "run", tmp_path, "best") == [everything]
+
+
+def test_missing_run_is_answered_with_those_there(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "settings.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no best.pt in .*your.*Runs in .*: mine\."):
+        find_checkpoints(tmp_path / "your", tmp_path, "best")

@@ -1,0 +1,68 @@
+"""The list of models: complete, each one works on beats, and a wrong name is answered with the right one."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import models
+from models import MODELS, build_model
+
+FOLDER = Path(models.__file__).parent
+SMALL = {"width": 8, "kernel_size": 7, "dropout": 0.0, "attention": "cascaded"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_takes_the_common_options_and_classifies_beats(name):
+    model = build_model(name, **SMALL).eval()
+    logits = model(torch.randn(3, 1, 500), torch.randn(3, 1, 500))
+    assert logits.shape == (3, 2)
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_learns_from_seeded_weights(name):
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return nn.utils.parameters_to_vector(build_model(name, **SMALL).parameters())
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_every_network_of_the_folder_is_registered():
+    """A network is a public class that takes a width; parts take channels."""
+    built = {type(module) for name in MODELS for module in build_model(name, **SMALL).modules()}
+    missing = [
+        f"{path.name}: {name}"
+        for path in FOLDER.glob("*.py")
+        if path.name != "__init__.py"
+        for name, thing in vars(importlib.import_module(f"models.{path.stem}")).items()
+        if inspect.isclass(thing)
+        and issubclass(thing, nn.Module)
+        and "width" in inspect.signature(thing).parameters
+        and thing not in built
+    ]
+    assert missing == [], "models/__init__.py does not list these networks"
+
+
+def test_models_import_nothing_of_ours_but_models():
+    ours = {path.stem for path in FOLDER.parent.glob("*.py")} | {
+        path.parent.name for path in FOLDER.parent.glob("*/__init__.py")
+    }
+    for path in FOLDER.glob("*.py"):
+        imported = {
+            line.split()[1].split(".")[0]
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.startswith(("import ", "from "))
+        }
+        assert imported & ours <= {"models"}, path.name
+
+
+def test_unknown_model_is_refused_with_the_nearest_name_and_the_list():
+    with pytest.raises(ValueError, match=r"no model 'packfnet'. Perhaps you meant pacfnet") as refusal:
+        build_model("packfnet")
+    assert all(name in str(refusal.value) for name in MODELS)

@@ -1,0 +1,303 @@
+"""Settings: the command line, the presets of the issue, the optional task word, and plain storage."""
+
+import ast
+import dataclasses
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import config
+import evaluate
+import load_data
+import training
+from common.errors import UserError
+from config import (
+    EvaluationSettings,
+    LoadDataSettings,
+    ModelSettings,
+    OptimizationSettings,
+    TrainingSettings,
+    preset_defaults,
+    read_settings,
+    read_training_settings,
+    split_task,
+    to_plain,
+    training_settings_from_plain,
+)
+
+SCRIPTS = {
+    "load_data": (load_data.main, LoadDataSettings),
+    "training": (training.main, TrainingSettings),
+    "evaluate": (evaluate.main, EvaluationSettings),
+}
+
+
+def on_cpu(preset: str, device: str) -> str:
+    return "small" if preset == "auto" else preset
+
+
+def on_cuda(preset: str, device: str) -> str:
+    return "paper" if preset == "auto" else preset
+
+
+def read(*arguments: str, resolve=on_cpu) -> TrainingSettings:
+    _, rest = split_task(arguments)
+    return read_training_settings(rest, None, resolve)
+
+
+# --- presets -------------------------------------------------------------------------------------------
+
+
+def test_paper_preset_is_as_published():
+    settings = preset_defaults("paper", "paper")
+    model, optimization = settings.model, settings.optimization
+    assert (model.model, model.width, model.points, model.kernel_size) == ("pacfnet", 64, 2000, 7)
+    assert (model.dropout, model.attention) == (0.5, "cascaded")
+    assert (optimization.batch_size, optimization.epochs) == (32, 100)
+    assert (optimization.optimizer, optimization.learning_rate) == ("adam", 1e-3)
+    assert optimization.weight_decay == 0
+    assert optimization.gradient_clip == 5
+    assert (optimization.schedule, optimization.plateau_patience) == ("plateau", 5)
+    assert optimization.early_stop == 20
+    assert optimization.class_weights
+
+
+@pytest.mark.parametrize(
+    ("protocol", "epochs"), [("paper", 12), ("beat", 12), ("recording", 12), ("session", 8)]
+)
+def test_small_preset(protocol, epochs):
+    settings = preset_defaults("small", protocol)
+    model, optimization = settings.model, settings.optimization
+    assert settings.protocol == protocol
+    assert (model.width, model.points) == (16, 500)
+    assert (optimization.batch_size, optimization.optimizer) == (64, "adamw")
+    assert (optimization.schedule, optimization.learning_rate) == ("one-cycle", 2e-3)
+    assert optimization.epochs == epochs
+    assert optimization.early_stop == 0
+    assert optimization.class_weights
+
+
+def test_unknown_preset_is_a_fault_of_the_caller():
+    with pytest.raises(ValueError, match="choose paper or small"):
+        preset_defaults("auto", "session")
+
+
+def test_defaults_of_the_project():
+    settings = read()
+    assert (settings.protocol, settings.folds, settings.fold_count) == ("session", "all", 5)
+    assert settings == preset_defaults("small", "session")
+    assert read(resolve=on_cuda) == preset_defaults("paper", "session")
+
+
+@pytest.mark.parametrize("protocol", ["paper", "beat", "recording", "session"])
+@pytest.mark.parametrize("preset", ["paper", "small"])
+def test_preset_and_protocol_are_read_before_the_other_options(preset, protocol):
+    expected = preset_defaults(preset, protocol)
+    assert read("--preset", preset, "--protocol", protocol) == expected
+    assert read(f"--protocol={protocol}", f"--preset={preset}") == expected
+
+
+def test_auto_is_resolved_by_the_device_and_the_outcome_is_stored():
+    seen = []
+
+    def resolve(preset: str, device: str) -> str:
+        seen.append((preset, device))
+        return "paper"
+
+    settings = read("--device", "cuda:1", resolve=resolve)
+    assert seen == [("auto", "cuda:1")]
+    assert settings.preset == "paper"
+    assert read("--preset", "auto").preset == "small"
+
+
+def test_options_win_over_the_preset_wherever_they_stand():
+    before = read("--epochs", "3", "--width", "24", "--preset", "small", "--protocol", "session")
+    after = read("--protocol", "session", "--preset", "small", "--width", "24", "--epochs", "3")
+    assert before == after
+    assert (before.optimization.epochs, before.model.width) == (3, 24)
+    untouched = preset_defaults("small", "session")
+    assert before.optimization == dataclasses.replace(untouched.optimization, epochs=3)
+    assert before.model == dataclasses.replace(untouched.model, width=24)
+
+
+@pytest.mark.parametrize(
+    ("words", "folds"),
+    [(("all",), "all"), (("none",), "none"), (("0",), (0,)), (("2", "0", "4"), (2, 0, 4))],
+)
+def test_folds(words, folds):
+    assert read("--folds", *words).folds == folds
+
+
+# --- the task word -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--protocol", "beat"), ("--protocol", "beat", "--epochs", "3"), ("--folds", "0", "1")],
+)
+def test_task_word_is_optional(options):
+    assert split_task(options) == ("ecg-pcg", list(options))
+    assert split_task(["ecg-pcg", *options]) == ("ecg-pcg", list(options))
+    assert read(*options) == read("ecg-pcg", *options)
+
+
+@pytest.mark.parametrize("word", ["ecgpcg", "ecg_pcg", "ecg-pgc"])
+def test_unknown_task_is_refused_with_a_suggestion(word):
+    with pytest.raises(UserError, match=rf"no task '{word}'. Perhaps you meant ecg-pcg.*Tasks: .*ecg-pcg"):
+        split_task([word, "--epochs", "3"])
+
+
+def test_task_unlike_any_other_is_refused_with_the_list():
+    with pytest.raises(UserError, match=r"There is no task 'zebra'. Tasks: .*ecg-pcg"):
+        split_task(["zebra"])
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_refuses_an_unknown_task(script):
+    with pytest.raises(UserError, match="Perhaps you meant ecg-pcg"):
+        SCRIPTS[script][0](["ecg-pgc", "--dry-run"])
+
+
+# --- help, and what is refused -------------------------------------------------------------------------
+
+
+def documented_fields(kind: type) -> dict[str, str]:
+    """Return the fields of a settings class (and of those it is made of) with the text under each."""
+    tree = ast.parse(inspect.getsource(config))
+    texts = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            for field, text in zip(node.body, node.body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                    shown = text.value if isinstance(text, ast.Expr) else None
+                    said = shown.value if isinstance(shown, ast.Constant) else None
+                    texts[node.name, field.target.id] = said if isinstance(said, str) else ""
+    found: dict[str, str] = {}
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(item.default):
+            nested = documented_fields(type(item.default))
+            prefix = f"{item.name}." if item.name == "simulation" else ""
+            found |= {prefix + name: text for name, text in nested.items()}
+        else:
+            found[item.name] = texts[kind.__name__, item.name]
+    return found
+
+
+def words(text: str) -> str:
+    """Return text without the frame, line breaks and spaces of the help page."""
+    return re.sub(r"[\s│╭╮╰╯─|+-]+", "", text)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains_every_setting(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")
+    main, kind = SCRIPTS[script]
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    page = capsys.readouterr().out
+    shown = words(page)
+    fields = documented_fields(kind)
+    assert len(fields) >= 10
+    for name, text in fields.items():
+        assert text, f"{name} has no text"
+        assert re.search(rf"--{name.replace('_', '-')}\b", page), f"{name} is not in --help"
+        assert words(text) in shown, f"the text of {name} is not in --help"
+
+
+def test_quantities_say_their_unit():
+    fields = documented_fields(LoadDataSettings)
+    for name, unit in {"simulation.duration": "seconds", "ecg_band": "hertz", "pcg_band": "hertz"}.items():
+        assert unit in fields[name]
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "meant"),
+    [
+        ("training", ["--epoch", "3"], "--epochs"),
+        ("training", ["ecg-pcg", "--learningrate", "3"], "--learning-rate"),
+        ("load_data", ["--raw-dri", "x"], "--raw-dir"),
+        ("evaluate", ["--checkpiont", "x"], "--checkpoint"),
+    ],
+)
+def test_unknown_option_is_refused_with_a_suggestion(script, given, meant, capsys):
+    with pytest.raises(SystemExit) as end:
+        SCRIPTS[script][0](given)
+    assert end.value.code == 2
+    assert re.search(rf"Perhaps you meant.*{meant}\b", capsys.readouterr().err, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--preset", "tiny"],
+        ["--protocol", "person"],
+        ["--epochs", "many"],
+        ["--folds", "first"],
+        ["--optimizer", "sgd"],
+        ["--preset"],
+    ],
+)
+def test_values_that_mean_nothing_are_refused(given, capsys):
+    with pytest.raises(SystemExit) as end:
+        training.main([*given, "--dry-run"])
+    assert end.value.code == 2
+    assert given[0] in capsys.readouterr().err
+
+
+# --- plain storage -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--preset", "paper", "--protocol", "paper"),
+        ("--folds", "2", "0", "--cache", "some/cache", "--epochs", "3", "--attention", "parallel"),
+        ("--folds", "none", "--no-class-weights", "--run-name", "mine", "--device", "cpu"),
+    ],
+)
+def test_plain_and_back(arguments, tmp_path):
+    settings = read(*arguments)
+    plain = to_plain(settings)
+    assert training_settings_from_plain(plain) == settings
+    assert training_settings_from_plain(json.loads(json.dumps(plain, allow_nan=False))) == settings
+    torch.save(plain, tmp_path / "settings.pt")
+    assert torch.load(tmp_path / "settings.pt", weights_only=True) == plain
+
+
+def test_plain_has_only_plain_types():
+    def kinds(value: object) -> set[type]:
+        if isinstance(value, dict):
+            return set().union(*(kinds(item) for item in [*value, *value.values()]))
+        if isinstance(value, list):
+            return set().union({list}, *(kinds(item) for item in value))
+        return {type(value)}
+
+    plain = to_plain(read("--folds", "0", "1", "--cache", "a/b"))
+    assert kinds(plain) <= {str, int, float, bool, list, type(None)}
+    assert (plain["cache"], plain["folds"]) == ("a/b", [0, 1])
+    assert plain["model"]["width"] == 16
+
+
+def test_settings_cannot_be_changed():
+    for settings in (ModelSettings(), OptimizationSettings(), TrainingSettings(), EvaluationSettings()):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            settings.__setattr__(dataclasses.fields(settings)[0].name, "other")
+
+
+def test_nested_settings_of_load_data():
+    settings = read_settings(
+        LoadDataSettings,
+        ["--raw-dir", "here", "--bandpass", "--ecg-band", "1", "40", "--simulation.sessions", "7"],
+        None,
+    )
+    assert settings.raw_dir == Path("here")
+    assert settings.preparation.bandpass
+    assert settings.preparation.ecg_band == (1.0, 40.0)
+    assert settings.simulation.sessions == 7
+    assert settings.preparation.pcg_band == LoadDataSettings().preparation.pcg_band

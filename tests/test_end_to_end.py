@@ -1,0 +1,455 @@
+"""The three scripts, called as a user calls them, on cohorts of virtual patients."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import evaluate
+import load_data
+import training
+from common.errors import UserError
+from common.script import run_script
+from learning.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).parents[1]
+CACHE_FILES = {
+    "beats_ecg.npy",
+    "beats_pcg.npy",
+    "waveforms_ecg.npy",
+    "waveforms_pcg.npy",
+    "recordings.csv",
+    "samples.csv",
+    "events.csv",
+    "skipped.csv",
+    "manifest.json",
+}
+TINY = [
+    *("--preset", "small", "--width", "8", "--points", "100", "--epochs", "1"),
+    *("--precision", "float32", "--device", "cpu", "--threads", "1"),
+]
+
+
+@dataclass(frozen=True)
+class House:
+    """One folder with raw recordings, caches, checkpoints, curves and results."""
+
+    root: Path
+
+    def prepare(self, *options: str) -> Path:
+        places = ["--raw-dir", str(self.root / "raw"), "--cache-dir", str(self.root / "cache"), "--jobs", "1"]
+        return load_data.main([*places, *options])
+
+    def places(self) -> list[str]:
+        return [
+            *("--cache-dir", str(self.root / "cache"), "--checkpoint-dir", str(self.root / "checkpoints")),
+            *("--log-dir", str(self.root / "runs")),
+        ]
+
+    def train(self, *options: str, tiny: bool = True) -> Path:
+        return training.main([*(TINY if tiny else ()), *self.places(), *options])
+
+    def judge(self, checkpoint: Path | None, *options: str, draws: int = 0) -> dict[str, Any]:
+        named = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+        places = ["--cache-dir", str(self.root / "cache"), "--checkpoint-dir", str(self.root / "checkpoints")]
+        results = ["--results-dir", str(self.root / "results"), "--bootstrap-draws", str(draws)]
+        return evaluate.main([*named, *places, *results, *options])
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the files under a folder with their size and time of change."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def strict_json(path: Path) -> Any:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{path.name} holds {word}, which strict readers refuse")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Keep evaluation, which takes every core, from slowing down beside other tests."""
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "set_threads", lambda count: torch.set_num_threads(1))
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> House:
+    """Return a house with a small cohort, simulated and prepared by load_data.py."""
+    house = House(tmp_path_factory.mktemp("house"))
+    cohort = {"sessions": 8, "persons": 2, "recordings": 2, "duration": 6.0}
+    house.prepare("--simulate", *(f"--simulation.{name}={value}" for name, value in cohort.items()))
+    return house
+
+
+@pytest.fixture(scope="module")
+def session_run(house) -> Path:
+    """Return a run of two folds, sessions kept apart: the defaults, but small."""
+    return house.train("--folds", "0", "1", "--run-name", "sessions")
+
+
+@pytest.fixture(scope="module")
+def session_metrics(house, session_run) -> dict[str, Any]:
+    return house.judge(session_run, draws=50)
+
+
+@pytest.fixture(scope="module")
+def paper_run(house) -> Path:
+    return house.train("--protocol", "paper", "--folds", "0", "--run-name", "published")
+
+
+# --- what is left behind -------------------------------------------------------------------------------
+
+
+def test_cache_is_complete(house):
+    (cache,) = (path for path in (house.root / "cache").iterdir() if path.is_dir())
+    assert {path.name for path in cache.iterdir()} == CACHE_FILES
+    manifest = strict_json(cache / "manifest.json")
+    assert cache.name == f"physionet2016-{manifest['identity'][:8]}"
+    assert manifest["simulated"] is True
+    samples = pd.read_csv(cache / "samples.csv")
+    assert len(samples) == manifest["counts"]["beats"] == len(np.load(cache / "beats_ecg.npy", mmap_mode="r"))
+
+
+def test_preparing_again_computes_nothing(house):
+    before = tree(house.root / "cache")
+    house.prepare()
+    after = tree(house.root / "cache")
+    del before["latest.txt"], after["latest.txt"]
+    assert after == before
+
+
+def test_run_is_complete(session_run, house):
+    files = {path.relative_to(session_run).as_posix() for path in session_run.rglob("*") if path.is_file()}
+    folds = {f"fold_{number}/{name}.pt" for number in (0, 1) for name in ("best", "last")}
+    assert files == {"settings.json", "splits.csv"} | folds
+    assert session_run == house.root / "checkpoints" / "sessions"
+    for number in (0, 1):
+        content = torch.load(session_run / f"fold_{number}" / "best.pt", weights_only=True)
+        assert (content["fold"], content["protocol"], content["task"]) == (number, "session", "ecg-pcg")
+        assert content["settings"]["model"]["width"] == 8
+        assert 0 <= content["threshold"] <= 1
+        assert list((house.root / "runs" / "sessions" / f"fold_{number}").glob("events*"))
+
+
+def test_results_are_complete(session_metrics, house):
+    folder = house.root / "results" / "sessions"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files >= {"predictions.csv", "recordings.csv", "metrics.json", "report.md"}
+    for kind in ("roc", "precision_recall", "confusion", "calibration"):
+        for unit in ("beats", "recordings"):
+            assert f"figures/{kind}_{unit}.png" in files
+    stored = strict_json(folder / "metrics.json")
+    assert stored == json.loads(json.dumps(session_metrics))
+    assert stored["counts"]["folds"] == 2
+    assert stored["run"]["settings"]["model"]["width"] == 8
+    assert len(stored["run"]["checkpoints"]) == 2
+
+
+def test_metrics_are_those_of_the_predictions(session_metrics, house):
+    table = pd.read_csv(house.root / "results" / "sessions" / "predictions.csv")
+    pooled = session_metrics["beats"]["at_half"]["pooled"]
+    right = (table["probability"] >= 0.5).astype(int) == table["label"]
+    assert pooled["accuracy"] == pytest.approx(right.mean())
+    assert pooled["n"] == len(table)
+    positive, negative = (table.loc[table["label"] == label, "probability"].to_numpy() for label in (1, 0))
+    order = positive[:, None] - negative[None]
+    assert pooled["auroc"] == pytest.approx(((order > 0) + 0.5 * (order == 0)).mean())
+    recordings = table.groupby("recording")[["label", "probability"]].mean()
+    at_half = session_metrics["recordings"]["at_half"]["pooled"]
+    assert at_half["n"] == len(recordings)
+    said = (recordings["probability"] >= 0.5) == (recordings["label"] == 1)
+    assert at_half["accuracy"] == pytest.approx(said.mean())
+
+
+# --- who is kept apart ---------------------------------------------------------------------------------
+
+
+def test_no_session_of_the_test_part_is_learned_from(session_run, session_metrics, house):
+    splits = pd.read_csv(session_run / "splits.csv")
+    predictions = pd.read_csv(house.root / "results" / "sessions" / "predictions.csv")
+    for number in (0, 1):
+        part = splits[f"fold_{number}"]
+        assert set(part) == {"train", "validation", "test"}
+        sessions = {name: set(splits.loc[part == name, "session"]) for name in set(part)}
+        assert not sessions["test"] & (sessions["train"] | sessions["validation"])
+        assert not sessions["train"] & sessions["validation"]
+        judged = predictions[predictions["fold"] == number]
+        assert set(judged["sample"]) == set(splits.loc[part == "test", "sample"])
+        content = load_checkpoint(session_run / f"fold_{number}" / "best.pt")
+        assert set(content["trained_on"]["session"]) == sessions["train"]
+        assert not set(content["trained_on"]["session"]) & set(judged["session"])
+    assert not set(splits.loc[splits["fold_0"] == "test", "session"]) & set(
+        splits.loc[splits["fold_1"] == "test", "session"]
+    )
+
+
+def test_a_fold_that_shares_a_session_is_not_judged(house, session_run, tmp_path):
+    """Evaluation asserts what the checkpoint promises; it does not take the file's word."""
+    content = load_checkpoint(session_run / "fold_0" / "best.pt")
+    parts = content["parts"].clone()
+    parts[torch.nonzero(parts == 2).flatten()[0]] = 0
+    torch.save(content | {"parts": parts}, tmp_path / "best.pt")
+    with pytest.raises(AssertionError, match="1 sessions in both train and test"):
+        house.judge(tmp_path / "best.pt")
+
+
+def test_paper_protocol_is_stamped_everywhere(house, paper_run, capsys):
+    content = load_checkpoint(paper_run / "fold_0" / "best.pt")
+    capsys.readouterr()
+    metrics = house.judge(paper_run)
+    folder = house.root / "results" / "published"
+    assert "selected on test" in metrics["stamp"]
+    assert "selected on test" in capsys.readouterr().out
+    assert "selected on test" in strict_json(folder / "metrics.json")["stamp"]
+    assert "selected on test" in (folder / "report.md").read_text()
+    for table in folder.glob("*.csv"):
+        assert pd.read_csv(table)["stamp"].str.contains("selected on test").all(), table.name
+    splits = pd.read_csv(paper_run / "splits.csv")
+    assert set(splits["fold_0"]) == {"train", "test"}
+    assert content["threshold"] == 0.5, "no threshold is chosen on the test fold"
+    train, test = (set(splits.loc[splits["fold_0"] == part, "session"]) for part in ("train", "test"))
+    assert train & test, "beats of one sitting are on both sides: that is what the stamp is about"
+
+
+def test_session_protocol_is_not_stamped_so(session_metrics, house):
+    assert session_metrics["stamp"] == "simulated data"
+    assert "selected on test" not in (house.root / "results" / "sessions" / "report.md").read_text()
+
+
+def test_final_fit_on_everything_is_not_judged(house):
+    run = house.train("--folds", "none", "--run-name", "final")
+    content = load_checkpoint(run / "fold_all" / "best.pt")
+    assert (content["parts"] == 0).all()
+    assert set(pd.read_csv(run / "splits.csv")["fold_all"]) == {"train"}
+    for checkpoint in (run, run / "fold_all", run / "fold_all" / "best.pt"):
+        with pytest.raises(UserError, match="final fit on everything: no recording of this cache is left"):
+            house.judge(checkpoint)
+    assert not (house.root / "results" / "final").exists()
+
+
+# --- again and again -----------------------------------------------------------------------------------
+
+
+def test_judging_twice_gives_the_same(session_run, session_metrics, house):
+    folder = house.root / "results" / "sessions"
+    before = {name: (folder / name).read_bytes() for name in ("metrics.json", "predictions.csv", "report.md")}
+    assert house.judge(session_run, draws=50) == session_metrics
+    assert before == {name: (folder / name).read_bytes() for name in before}
+
+
+def test_one_checkpoint_file(house, session_run, session_metrics, tmp_path):
+    options = ["--results-dir", str(tmp_path)]
+    metrics = house.judge(session_run / "fold_1" / "best.pt", *options)
+    assert metrics["counts"]["folds"] == 1
+    every = pd.read_csv(house.root / "results" / "sessions" / "predictions.csv")
+    one = pd.read_csv(tmp_path / "sessions" / "predictions.csv")
+    pd.testing.assert_frame_equal(one, every[every["fold"] == 1].reset_index(drop=True))
+
+
+def test_threshold_of_the_validation_part(house, session_run, tmp_path):
+    metrics = house.judge(session_run, "--threshold", "validation", "--results-dir", str(tmp_path))
+    table = pd.read_csv(tmp_path / "sessions" / "predictions.csv")
+    for number in (0, 1):
+        stored = load_checkpoint(session_run / f"fold_{number}" / "best.pt")["threshold"]
+        assert table.loc[table["fold"] == number, "threshold"].tolist() == pytest.approx(
+            [stored] * int((table["fold"] == number).sum())
+        )
+    said = (table["probability"] >= table["threshold"]).astype(int)
+    pooled = metrics["beats"]["at_validation_threshold"]["pooled"]
+    assert pooled["accuracy"] == pytest.approx((said == table["label"]).mean())
+
+
+def test_newest_run_is_judged_by_default(house, session_run, paper_run, tmp_path):
+    now = time.time()
+    for run, age in ((session_run, 100), (paper_run, 0)):
+        for best in run.glob("fold_*/best.pt"):
+            os.utime(best, (now + 1000 - age, now + 1000 - age))
+    assert house.judge(None, "--results-dir", str(tmp_path))["run"]["run"] == "published"
+
+
+def test_folds_trained_one_by_one(house, capsys):
+    run = house.train("--folds", "0", "--run-name", "piecemeal")
+    first = tree(run)
+    house.train("--folds", "1", "--run-name", "piecemeal")
+    after = tree(run)
+    assert all(after[name] == first[name] for name in first if name.startswith("fold_0"))
+    splits = pd.read_csv(run / "splits.csv")
+    assert {"fold_0", "fold_1"} <= set(splits), "splits.csv remembers the folds of both calls"
+    assert house.judge(run)["counts"]["folds"] == 2
+    with pytest.raises(UserError, match=r"already holds fold_0, fold_1.*--resume.*--overwrite"):
+        house.train("--folds", "0", "1", "--run-name", "piecemeal")
+    with pytest.raises(UserError, match=r"optimization.epochs: 1 then, 2 now"):
+        house.train("--folds", "1", "--run-name", "piecemeal", "--resume", "--epochs", "2")
+    capsys.readouterr()
+    house.train("--folds", "0", "1", "--run-name", "piecemeal", "--resume")
+    assert capsys.readouterr().out.count("is finished already") == 2
+    assert {name: stamp for name, stamp in tree(run).items() if name.startswith("fold_")} == {
+        name: stamp for name, stamp in after.items() if name.startswith("fold_")
+    }
+
+
+def test_same_seed_same_network_other_seed_another(house, session_run):
+    again = house.train("--folds", "0", "--run-name", "again")
+    other = house.train("--folds", "0", "--run-name", "other", "--seed", "7")
+    one, same, another = (
+        load_checkpoint(run / "fold_0" / "best.pt")["model"] for run in (session_run, again, other)
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], another[name]) for name in one)
+
+
+# --- what is refused -----------------------------------------------------------------------------------
+
+
+def test_a_cache_of_other_settings_is_refused(house, session_run, tmp_path):
+    other = house.prepare("--beat-points", "500", "--cache-dir", str(tmp_path))
+    with pytest.raises(UserError, match=r"is from another cache .* than .*Leave --cache away"):
+        house.judge(session_run, "--cache", str(other))
+    with pytest.raises(UserError, match=r"other settings \(the prepared data\)"):
+        house.train("--folds", "2", "--run-name", "sessions", "--cache", str(other))
+    with pytest.raises(UserError, match=r"No cache in .* is the one this run was trained from"):
+        house.judge(session_run, "--cache-dir", str(tmp_path))
+
+
+def test_checkpoints_of_two_runs_are_not_mixed(house, session_run, paper_run, tmp_path):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(session_run / "fold_0", mixed / "fold_0")
+    shutil.copytree(paper_run / "fold_0", mixed / "fold_1")
+    with pytest.raises(UserError, match="belongs to run published, the others to sessions"):
+        house.judge(mixed)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--width", "12"], "width must be a multiple of 8, and is 12"),
+        (["--points", "300"], "Beats of 300 points cannot be made.*choose --points that divides 2000"),
+        (["--folds", "5"], "no fold 5: --fold-count 5 numbers them 0 to 4"),
+        (["--fold-count", "9"], "cannot make 9 folds.*--fold-count"),
+        (["--batch-size", "0"], "--batch-size 0 cannot"),
+        (["--device", "cuda:99"], "CUDA"),
+        (["--cache", "nowhere"], "nowhere is no cache.*load_data.py"),
+    ],
+)
+@pytest.mark.parametrize("dry", [False, True])
+def test_training_refuses_in_one_sentence(house, options, message, dry, capsys):
+    flags = ["--run-name", "refused", *(["--dry-run"] if dry else [])]
+    with pytest.raises(UserError, match=message):
+        house.train(*flags, *options)
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda: house.train(*flags, *options))
+    assert end.value.code == 2
+    assert "Error: " in capsys.readouterr().err
+    assert not list((house.root / "checkpoints" / "refused").glob("fold_*"))
+
+
+def test_no_data_and_no_run(tmp_path):
+    empty = House(tmp_path)
+    with pytest.raises(UserError, match=r"No prepared data in .*Run load_data.py first.*--simulate"):
+        empty.train()
+    with pytest.raises(UserError, match=r"no trained run in .*Train one with training.py"):
+        empty.judge(None)
+    with pytest.raises(UserError, match=r"Looked for .*--download.*--simulate"):
+        empty.prepare()
+    assert tree(tmp_path) == {}
+
+
+# --- dry runs ------------------------------------------------------------------------------------------
+
+
+def test_dry_runs_write_nothing(house, session_run, session_metrics, tmp_path, capsys):
+    before = tree(house.root)
+    house.prepare("--dry-run")
+    house.prepare("--dry-run", "--bandpass")
+    assert "Nothing was written" in capsys.readouterr().out
+    house.train("--dry-run", "--run-name", "dry", "--batch-size", "64")
+    said = capsys.readouterr().out
+    for promised in ("fold_0, fold_1, fold_2, fold_3, fold_4", "parameters", "s an epoch", "GB of memory"):
+        assert promised in said
+    house.judge(session_run, "--dry-run", "--results-dir", str(tmp_path / "results"))
+    assert "Would evaluate" in capsys.readouterr().out
+    assert tree(house.root) == before
+    fresh = House(tmp_path / "fresh")
+    fresh.prepare("--simulate", "--raw-dir", str(house.root / "raw"), "--dry-run")
+    assert tree(tmp_path) == {}
+
+
+# --- killed, and continued -----------------------------------------------------------------------------
+
+
+def test_killed_in_mid_epoch_and_resumed_is_the_run_left_alone(house):
+    options = [*TINY, *house.places(), "--folds", "0", "--epochs", "3", "--batch-size", "4"]
+    killed = house.root / "checkpoints" / "killed" / "fold_0"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "training.py"), *options, "--run-name", "killed"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (killed / "last.pt").exists():
+            assert process.poll() is None, "training ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.3)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    stopped = load_checkpoint(killed / "last.pt")
+    assert 1 <= stopped["progress"]["epoch"] <= 2
+    assert not stopped["progress"]["finished"]
+    assert not (killed / "best.pt").exists()
+
+    training.main([*options, "--run-name", "killed", "--resume"])
+    training.main([*options, "--run-name", "undisturbed"])
+    for name in ("last.pt", "best.pt"):
+        one = load_checkpoint(killed / name)
+        other = load_checkpoint(house.root / "checkpoints" / "undisturbed" / "fold_0" / name)
+        assert one["model"].keys() == other["model"].keys()
+        assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"]), name
+        assert one["progress"]["epoch"] == other["progress"]["epoch"] == 3
+        assert one.get("threshold") == other.get("threshold")
+        for scores in (*one["progress"]["history"], *other["progress"]["history"]):
+            del scores["samples_per_second"]
+        assert one["progress"] == other["progress"]
+
+
+# --- the finding ---------------------------------------------------------------------------------------
+
+
+def test_splitting_beats_flatters_and_splitting_sessions_does_not(tmp_path):
+    """One network, one cohort of strong fingerprints: near perfect on beats, far from it on new sittings."""
+    house = House(tmp_path)
+    cohort = {"sessions": 10, "persons": 3, "recordings": 2, "duration": 8.0, "fingerprint": 2.0}
+    house.prepare("--simulate", *(f"--simulation.{name}={value}" for name, value in cohort.items()))
+    auroc = {}
+    for protocol, folds in (("beat", ["0"]), ("session", ["0", "1"])):
+        size = ["--width", "16", "--points", "500", "--epochs", "6", "--batch-size", "32"]
+        run = house.train("--protocol", protocol, "--folds", *folds, *size)
+        auroc[protocol] = house.judge(run)["beats"]["at_half"]["pooled"]["auroc"]
+    assert auroc["beat"] > 0.95
+    assert auroc["session"] < auroc["beat"] - 0.1
