@@ -211,7 +211,8 @@ class EvaluationSettings:
     checkpoint_dir: Path = Path("checkpoints")
     """Folder of checkpoints."""
     cache: Path | None = None
-    """Cache to evaluate on; default: the one the run was trained from, found by its content."""
+    """Cache to evaluate on; default: the one the run was trained from, found by its content. Any other is
+    an external test: the models of all folds judge each recording together."""
     cache_dir: Path = Path("data/cache")
     """Folder in which caches lie."""
     results_dir: Path = Path("results")
@@ -221,6 +222,19 @@ class EvaluationSettings:
     threshold: Literal["half", "validation"] = "half"
     """Probability from which a sample counts as abnormal: 0.5, or the one with the best mean of
     sensitivity and specificity on the validation part of each fold."""
+    audit: bool = False
+    """Judge no model but the data and the splits: what could be known without hearing a heart, what train
+    and test share. Exit status 1 if a protocol does not keep what it promises."""
+    compare: tuple[Path, Path] | None = None
+    """Two folders of results to compare on the recordings both were tested on, as in
+    --compare results/RUN_A results/RUN_B."""
+    without: Literal["nothing", "ecg", "pcg"] = "nothing"
+    """Signal to hide from the model, as if it had not been recorded (models trained with
+    --modality-dropout, and the linear model)."""
+    prevalence: float | None = None
+    """Share of abnormal, 0 to 1, at which scores are reported as well."""
+    compact: bool = False
+    """Write scores and one row a recording only: no figures, no row a beat."""
     bootstrap_draws: int = 2000
     """Draws of the session-clustered bootstrap behind the 95 % intervals; 0: no intervals."""
     batch_size: int = 256

@@ -1,8 +1,11 @@
-"""Judge a trained run from its checkpoints and the cache alone, again and again.
+"""Judge a trained run from its checkpoints and a cache alone, again and again.
 
     python evaluate.py                                         # the newest run
     python evaluate.py --checkpoint checkpoints/<run>          # a run, all folds that are trained
     python evaluate.py --checkpoint checkpoints/<run>/fold_0/best.pt
+    python evaluate.py --checkpoint checkpoints/<run> --cache data/cache/<other>    # external test
+    python evaluate.py --compare results/RUN_A results/RUN_B   # two runs, paired
+    python evaluate.py --audit                                 # the data and the splits themselves
 
 Scores each beat and each recording (mean over its beats) on the test parts, with 95 % intervals that
 count sessions, not beats, and writes predictions.csv, metrics.json, report.md and figures to results/<run>.
@@ -16,46 +19,64 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from common.errors import UserError
+from common.files import replacing
 from common.script import run_script
-from config import EvaluationSettings, read_settings, split_task, training_settings_from_plain
+from config import EvaluationSettings, TrainingSettings, read_settings, split_task
 from datasets.cache import Cache, find_cache
-from datasets.splits import ALL, assert_separated, fold_from_parts
+from datasets.splits import ALL
+from evaluation.audit import audit_failed, format_audit
+from evaluation.comparison import compare, format_comparison
+from evaluation.prevalence import prevalence_table
 from evaluation.report import evaluate_predictions, write_results
+from evaluation.scores import aggregate
+from evaluation.subgroups import subgroup_table
 from evaluation.tables import format_table
 from learning.checkpoint import file_digest, load_checkpoint
-from learning.devices import choose_device, set_threads
-from learning.loop import predict
+from learning.devices import set_threads
 from learning.runs import find_checkpoints
-from tasks import TASKS
+from tasks.judging import audit_data, predict_external, predict_folds, with_probe
+
+BALANCED = 0.5
+"""Share of abnormal that class weights make a model believe in."""
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Evaluate the run that the command line names; return its metrics."""
+    """Do what the command line names; return the metrics of a run that was judged."""
     _, rest = split_task(sys.argv[1:] if arguments is None else arguments)
     settings = read_settings(EvaluationSettings, rest, __doc__)
     set_threads(0)
-    checkpoints = {
-        path: load_checkpoint(path)
-        for path in find_checkpoints(settings.checkpoint, settings.checkpoint_dir, settings.which)
-    }
+    if settings.audit:
+        audit_cache(settings)
+        return {}
+    if settings.compare is not None:
+        compare_results(*settings.compare, settings)
+        return {}
+    return judge(settings)
+
+
+def judge(settings: EvaluationSettings) -> dict[str, Any]:
+    """Evaluate one run, write its results and return its metrics."""
+    paths = find_checkpoints(settings.checkpoint, settings.checkpoint_dir, settings.which)
+    checkpoints = {path: load_checkpoint(path) for path in paths}
     first = next(iter(checkpoints.values()))
     cache = find_cache(settings.cache, settings.cache_dir, first["cache"]["identity"])
-    refuse_unjudgeable(checkpoints, cache)
-    folder = settings.results_dir / first["run"]
+    external = cache.identity != first["cache"]["identity"]
+    refuse_unjudgeable(checkpoints, external)
+    folder = results_folder(first["run"], cache, external, settings)
     print(
         f"Run {first['run']}: {len(checkpoints)} of {first['settings']['fold_count']} folds, "
-        f"{settings.which} checkpoints, on {cache.path}."
+        f"{settings.which} checkpoints, on {cache.path}{' (external test)' * external}."
     )
     if settings.dry_run:
-        print(f"Would evaluate {', '.join(str(path) for path in checkpoints)} and write to {folder}.")
+        print(f"Would evaluate {', '.join(str(path) for path in paths)} and write to {folder}.")
         return {}
-    predictions = predict_folds(list(checkpoints.values()), cache, settings)
+    read = predict_external if external else predict_folds
+    predictions = read(list(checkpoints.values()), cache, settings)
     metrics = evaluate_predictions(
         predictions,
-        protocol=first["protocol"],
+        protocol="external" if external else first["protocol"],
         threshold=settings.threshold,
         draws=settings.bootstrap_draws,
         stamp="simulated data" if cache.simulated else "",
@@ -64,56 +85,80 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "checkpoints": {path.as_posix(): file_digest(path) for path in checkpoints}
     }
     print(f"\n{format_table(metrics)}\n")
-    write_results(folder, predictions, metrics)
-    print(f"Written to {folder}: predictions.csv, recordings.csv, metrics.json, report.md, figures.")
+    write_tables(folder, predictions, cache, settings)
+    written = write_results(folder, predictions, metrics, compact=settings.compact)
+    names = dict.fromkeys("figures" if path.suffix == ".png" else path.name for path in written)
+    print(f"Written to {folder}: {', '.join(names)}.")
     return metrics
 
 
-def refuse_unjudgeable(checkpoints: dict[Path, dict[str, Any]], cache: Cache) -> None:
-    """Refuse checkpoints that are not of one run, of another cache, or that have no test part."""
+def refuse_unjudgeable(checkpoints: dict[Path, dict[str, Any]], external: bool) -> None:
+    """Refuse checkpoints that are not of one run, or that have no test part."""
     first = next(iter(checkpoints.values()))
     for path, content in checkpoints.items():
-        if content["fold"] == ALL:
+        if content["fold"] == ALL and not external:
             raise UserError(
                 f"{path} is a final fit on everything: no recording of this cache is left to judge it on. "
-                "Evaluate the run's folds, trained without --folds none."
-            )
-        if content["cache"]["identity"] != cache.identity:
-            raise UserError(
-                f"{path} is from another cache ({content['cache']['identity'][:8]}) than {cache.path}: "
-                "its test part is not known there. Leave --cache away, or name the right one."
+                "Evaluate the run's folds, trained without --folds none, or name another --cache."
             )
         if content["run"] != first["run"] or content["protocol"] != first["protocol"]:
             raise UserError(f"{path} belongs to run {content['run']}, the others to {first['run']}.")
 
 
-def predict_folds(
-    checkpoints: Sequence[dict[str, Any]], cache: Cache, settings: EvaluationSettings
-) -> pd.DataFrame:
-    """Return the predictions of each fold's network on the fold's own test part, one row a sample."""
-    device = choose_device(settings.device)
-    tables = []
-    samples = None
-    for content in checkpoints:
-        trained = training_settings_from_plain(content["settings"])
-        task = TASKS[content["task"]]
-        samples = samples if samples is not None else task.samples(cache, trained, device)
-        fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
-        assert_separated(fold, cache.table("samples"), content["protocol"])
-        model = task.build(trained).to(device)
-        model.load_state_dict(content["model"])
-        _, probability = predict(
-            task,
-            model,
-            samples,
-            torch.from_numpy(fold.test),
-            batch_size=settings.batch_size,
-            device=device,
-            label=fold.name.replace("_", " "),
+def results_folder(run: str, cache: Cache, external: bool, settings: EvaluationSettings) -> Path:
+    """Return the folder of results: the run's, and what is particular to this way of judging it."""
+    hidden = f"-without-{settings.without}" if settings.without != "nothing" else ""
+    elsewhere = f"-on-{cache.path.name}" if external else ""
+    return settings.results_dir / f"{run}{hidden}{elsewhere}"
+
+
+def write_tables(folder: Path, predictions: pd.DataFrame, cache: Cache, settings: EvaluationSettings) -> None:
+    """Write subgroups.csv and, where a prevalence is given, print and write prevalence.csv."""
+    recordings = aggregate(predictions, "recording")
+    if not settings.bootstrap_draws or recordings["label"].nunique() < 2:
+        return
+    tables = {"subgroups": subgroup_table(with_probe(recordings, cache), settings.bootstrap_draws)}
+    if settings.prevalence is not None:
+        tables["prevalence"] = prevalence_table(
+            recordings, settings.prevalence, source=BALANCED, draws=settings.bootstrap_draws
         )
-        table = task.predictions(samples, fold.test, probability)
-        tables.append(table.assign(fold=fold.number, threshold=content.get("threshold", 0.5)))
-    return pd.concat(tables, ignore_index=True)
+    for name, table in tables.items():
+        print(f"{name} (recordings)\n{table.to_string(index=False, float_format='{:.3f}'.format)}\n")
+        write_table(folder / f"{name}.csv", table)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table whole or not at all."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+
+
+def compare_results(first: Path, second: Path, settings: EvaluationSettings) -> None:
+    """Print the paired comparison of two folders of results and write it to the results."""
+    tables = []
+    for folder in (first, second):
+        path = folder / "recordings.csv"
+        if not path.is_file():
+            raise UserError(f"There is no {path}: evaluate that run first, with evaluate.py --checkpoint.")
+        tables.append(pd.read_csv(path, dtype={"recording": str, "session": str, "person": str}))
+    table = compare(*tables, draws=settings.bootstrap_draws)
+    print(format_comparison(table, first.name, second.name))
+    path = settings.results_dir / "comparisons" / f"{first.name}--{second.name}.csv"
+    write_table(path, table)
+    print(f"Written to {path}.")
+
+
+def audit_cache(settings: EvaluationSettings) -> None:
+    """Print and write the audit of a cache; leave with status 1 if a promise is broken."""
+    cache = find_cache(settings.cache, settings.cache_dir)
+    default = TrainingSettings()
+    report = audit_data(cache, default.fold_count, default.validation_share, default.seed)
+    print(format_audit(report))
+    path = settings.results_dir / f"audit-{cache.path.name}.csv"
+    write_table(path, report.table())
+    print(f"Written to {path}.")
+    if audit_failed(report):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -38,11 +38,11 @@ from datasets.splits import ALL, Fold, final_fold, make_folds, splits_table
 from learning.checkpoint import BEST, load_checkpoint, provenance, save_checkpoint
 from learning.devices import choose_device, choose_precision, describe_machine, set_threads
 from learning.distributed import Processes, start_processes, stop_processes
-from learning.loop import FoldRun, Progress, check_batch_size, fit, predict, train_one_epoch
+from learning.loop import FoldRun, Progress, check_batch_size, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
 from learning.runs import flatten, is_finished, open_run, run_name
 from learning.tracking import Tracker
-from tasks import TASKS, Task
+from tasks import Task, find_task
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     set_threads(settings.threads)
     processes = start_processes(settings.device)
     try:
-        session, folds = open_session(TASKS[task_name], settings, processes)
+        session, folds = open_session(find_task(task_name, settings.model.model), settings, processes)
         if settings.dry_run:
             session.say(estimate(session, folds))
             return session.folder
@@ -120,24 +120,23 @@ def open_session(task: Task, settings: TrainingSettings, processes: Processes) -
     """Open the cache, choose the folds and bring the samples to the device."""
     device = choose_device(settings.device, processes.local_rank)
     cache = find_cache(settings.cache, settings.cache_dir)
-    table = cache.table("samples")
-    folds = choose_folds(table, settings)
     session = Session(task, settings, cache, task.samples(cache, settings, device), device, processes)
+    folds = choose_folds(session)
     session.say(
         f"Run {session.name}: preset {settings.preset}, protocol {settings.protocol}, "
-        f"{len(folds)} fold{'s' * (len(folds) != 1)}, {len(table)} samples of {cache.path}, "
+        f"{len(folds)} fold{'s' * (len(folds) != 1)}, {len(session.samples)} samples of {cache.path}, "
         f"on {describe_machine(device)}."
     )
     return session, folds
 
 
-def choose_folds(table: Any, settings: TrainingSettings) -> list[Fold]:
+def choose_folds(session: Session) -> list[Fold]:
     """Return the folds to train, separated as the protocol promises."""
+    settings, table = session.settings, session.samples.table
     if settings.folds == "none":
         return [final_fold(table)]
-    folds = make_folds(
-        table, settings.protocol, settings.fold_count, settings.validation_share, settings.seed
-    )
+    share = settings.validation_share if session.task.selects else 0.0
+    folds = make_folds(table, settings.protocol, settings.fold_count, share, settings.seed)
     if settings.folds == "all":
         return folds
     unknown = sorted(set(settings.folds) - set(range(len(folds))))
@@ -151,7 +150,7 @@ def choose_folds(table: Any, settings: TrainingSettings) -> list[Fold]:
 def write_splits(session: Session, folds: Sequence[Fold]) -> None:
     """Write ``splits.csv``: which part each sample has in each fold of this run, earlier ones included."""
     path = session.folder / "splits.csv"
-    table = splits_table(session.cache.table("samples"), folds)
+    table = splits_table(session.samples.table, folds)
     if path.exists():
         earlier = pd.read_csv(path)
         kept = [name for name in earlier if name not in table and (session.folder / name).is_dir()]
@@ -171,7 +170,7 @@ def train_fold(session: Session, fold: Fold) -> None:
     log_folder = session.log_folder / fold.name if session.processes.leads else None
     with Tracker(log_folder, finished_epochs=finished_epochs(folder)) as tracker:
         tracker.text("settings", to_plain(session.settings))
-        fit(run, model, tracker, resume=session.settings.resume)
+        session.task.fit(run, model, tracker, resume=session.settings.resume)
         if session.processes.leads:
             conclude(session, fold, run, model, tracker)
     session.processes.share(None)
@@ -207,8 +206,8 @@ def fold_run(session: Session, fold: Fold, folder: Path) -> FoldRun:
 
 def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
     """Return what a checkpoint remembers of where it comes from."""
-    table, manifest = session.cache.table("samples"), session.cache.manifest
-    learned = table.iloc[fold.train]
+    table, manifest = session.samples.table, session.cache.manifest
+    learned, content = table.iloc[fold.train], session.cache.table("recordings")
     return {
         "task": session.task.name,
         "run": session.name,
@@ -216,7 +215,11 @@ def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
         "protocol": session.settings.protocol,
         "settings": to_plain(session.settings),
         "parts": torch.from_numpy(fold.parts(len(table))),
-        "trained_on": {name: sorted(learned[name].unique().tolist()) for name in ("session", "recording")},
+        "trained_on": {
+            "session": sorted(learned["session"].unique().tolist()),
+            "recording": sorted(learned["recording"].unique().tolist()),
+            "content": content[content["recording"].isin(learned["recording"])]["sha256"].tolist(),
+        },
         "cache": {name: manifest[name] for name in ("identity", "source", "simulated", "settings")},
         "provenance": provenance(),
         "parents": [],
@@ -249,8 +252,8 @@ def conclude(session: Session, fold: Fold, run: FoldRun, model: nn.Module, track
         )
         return rows, predictions
 
-    threshold = 0.5
-    if len(fold.validation) and session.settings.protocol != "paper":
+    threshold = task.inner_threshold(run)
+    if threshold is None and len(fold.validation) and session.settings.protocol != "paper":
         threshold = task.threshold(samples, *probability(fold.validation, "validation"))
     if len(fold.test):
         rows, predictions = probability(fold.test, "test")
@@ -260,11 +263,15 @@ def conclude(session: Session, fold: Fold, run: FoldRun, model: nn.Module, track
         tracker.hyperparameters(flatten(to_plain(session.settings)), named)
         for tag, figure in task.figures(model, samples, rows, predictions, session.settings).items():
             tracker.figure(tag, figure, epoch)
-    save_checkpoint(run.folder / BEST, best | {"threshold": threshold})
+    save_checkpoint(run.folder / BEST, best | {"threshold": 0.5 if threshold is None else threshold})
 
 
 def estimate(session: Session, folds: Sequence[Fold]) -> str:
     """Return what a real call would do, from a few steps that are timed and thrown away."""
+    if not session.task.has_epochs:
+        return (
+            f"Would fit {len(folds)} folds into {session.folder}, about a second each. Nothing was written."
+        )
     size = session.settings.optimization.batch_size
     with tempfile.TemporaryDirectory() as nowhere:
         run = fold_run(session, folds[0], Path(nowhere))

@@ -86,17 +86,14 @@ def story_figure(table: pd.DataFrame) -> Figure:
     emphasized = {"pacfnet": "#D55E00", "linear": "#0072B2"}
     for model, rows in table.groupby("model", sort=False):
         rows = rows.set_index("protocol").reindex(shown)
-        style = {
-            "color": emphasized.get(str(model), "#B0B0B0"),
-            "linewidth": 2.5 if model in emphasized else 1,
-        }
-        axes.plot(
-            range(len(shown)), rows["auroc"], marker="o", **style, zorder=3 if model in emphasized else 2
-        )
+        strong = model in emphasized
+        colour = emphasized.get(str(model), "#B0B0B0")
+        width, level = (2.5, 3) if strong else (1.0, 2)
+        axes.plot(range(len(shown)), rows["auroc"], marker="o", color=colour, linewidth=width, zorder=level)
         last = rows["auroc"].last_valid_index()
-        if model in emphasized and last is not None:
+        if strong and last is not None:
             place, value = shown.index(last), rows.loc[last, "auroc"]
-            axes.vlines(place, rows.loc[last, "low"], rows.loc[last, "high"], color=style["color"], alpha=0.5)
+            axes.vlines(place, rows.loc[last, "low"], rows.loc[last, "high"], color=colour, alpha=0.5)
             text = {"pacfnet": "PACFNet", "linear": "linear, phase grid"}[str(model)]
             axes.annotate(
                 f"{text} {value:.2f}",
@@ -104,7 +101,7 @@ def story_figure(table: pd.DataFrame) -> Figure:
                 (8, 0),
                 textcoords="offset points",
                 va="center",
-                color=style["color"],
+                color=colour,
                 fontsize=11,
             )
     axes.axhline(0.5, color="#767676", linestyle=":", linewidth=1)

@@ -141,11 +141,7 @@ def _units(samples: pd.DataFrame, protocol: str) -> tuple[NDArray[np.int64], pd.
 def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArray[np.int64]:
     """Return the fold (0 to count - 1) of each unit."""
     groups = units.groupby("label")["group"].nunique()
-    if (
-        len(groups) < 2
-        or _most_folds(units) < count
-        or (protocol != "session" and groups.min() < count)
-    ):
+    if len(groups) < 2 or _most_folds(units) < count or (protocol != "session" and groups.min() < count):
         found = ", ".join(f"{number} of label {label}" for label, number in groups.items())
         raise DataError(
             f"Protocol {protocol} cannot make {count} folds: there are {found} ({UNIT[protocol]}s). "

@@ -83,7 +83,12 @@ def evaluate_predictions(
 
 
 def write_results(
-    directory: str | Path, predictions: pd.DataFrame, metrics: dict[str, Any], stamp: str = ""
+    directory: str | Path,
+    predictions: pd.DataFrame,
+    metrics: dict[str, Any],
+    stamp: str = "",
+    *,
+    compact: bool = False,
 ) -> list[Path]:
     """Write predictions, scores, tables and figures of a run, each file as a whole.
 
@@ -98,6 +103,8 @@ def write_results(
         What `evaluate_predictions` made of it.
     stamp : str
         Another warning, beside the one in the metrics.
+    compact : bool
+        Leave out figures, and tables of more or other rows than one a recording.
 
     Returns
     -------
@@ -111,12 +118,14 @@ def write_results(
         if metrics[name] is None:
             continue
         units = predictions if by is None else aggregate(predictions, by)
-        for kind, figure in _figures(units, name, metrics).items() if name != "persons" else ():
+        shown = name != "persons" and not compact
+        for kind, figure in _figures(units, name, metrics).items() if shown else ():
             written.append(folder / "figures" / f"{kind}_{name}.png")
             save_figure(figure, written[-1])
-        if by is not None:
+        if by == "recording" or (by is not None and not compact):
             written.append(_write_table(folder / f"{name}.csv", units, metrics["stamp"]))
-    written.append(_write_table(folder / "predictions.csv", predictions, metrics["stamp"]))
+    if not compact:
+        written.append(_write_table(folder / "predictions.csv", predictions, metrics["stamp"]))
     files.write_text(folder / "report.md", markdown_table(metrics) + "\n")
     write_json(folder / "metrics.json", metrics)
     return [*written, folder / "report.md", folder / "metrics.json"]

@@ -112,7 +112,7 @@ class FoldRun:
     """
 
     learner: Learner
-    samples: SampleSet
+    samples: Any
     train: Tensor
     validation: Tensor
     optimization: OptimizationSettings
@@ -332,6 +332,16 @@ def _save(
         save_checkpoint(run.folder / BEST, weights)
     learned = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
     save_checkpoint(run.folder / LAST, weights | learned)
+
+
+def save_finished(run: FoldRun, model: nn.Module) -> Progress:
+    """Write the checkpoints of a model that was fitted without epochs."""
+    progress = Progress(epoch=1, best_epoch=1, finished=True)
+    if run.processes.leads:
+        content = {"model": model.state_dict(), "progress": dataclasses.asdict(progress), **run.facts}
+        for name in (BEST, LAST):
+            save_checkpoint(run.folder / name, content)
+    return progress
 
 
 def _restore(

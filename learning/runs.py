@@ -31,7 +31,10 @@ FREE_TO_CHANGE = {
 
 def run_name(task: str, settings: TrainingSettings) -> str:
     """Return the name given, or one made of what matters most."""
-    made = f"{task}-{settings.model.model}-{settings.protocol}-{settings.preset}-seed{settings.seed}"
+    model = settings.model
+    hidden = f"-no-{model.zeroed}" if model.zeroed != "none" else ""
+    subsets = "-subsets" if model.modality_dropout else ""
+    made = f"{task}-{model.model}{hidden}{subsets}-{settings.protocol}-{settings.preset}-seed{settings.seed}"
     return settings.run_name or made
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from models.cross_attention import CrossAttentionNetwork
 from models.early_late_fusion import EarlyFusion, LateFusion
+from models.linear import PhaseGridLinear
 from models.pacfnet import PACFNet
 
 
@@ -23,7 +24,7 @@ def without_fusion_attention(network: Callable[..., nn.Module]) -> Callable[...,
     return build
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "pacfnet": PACFNet,
     "ecg-network": functools.partial(PACFNet, modalities=("ecg",)),
     "pcg-network": functools.partial(PACFNet, modalities=("pcg",)),
@@ -35,7 +36,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "late-fusion": without_fusion_attention(LateFusion),
     "cross-attention": without_fusion_attention(CrossAttentionNetwork),
 }
-"""Name to constructor; each takes ``width``, ``kernel_size``, ``dropout`` and ``attention`` by name."""
+"""Networks of beats; each constructor takes ``width``, ``kernel_size``, ``dropout``, ``attention``."""
+
+MODELS = NETWORKS | {"linear": PhaseGridLinear}
+"""All models by name; the linear one has no options."""
 
 SINGLE_MODALITY = {"ecg-network": "ecg", "pcg-network": "pcg"}
 """Models that read one modality, and which."""

@@ -8,11 +8,7 @@ Scores   accuracy, AUROC, sensitivity, specificity a beat, for the curves; evalu
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -24,82 +20,16 @@ from datasets.cache import Cache
 from datasets.signals import shorten_beats
 from datasets.splits import Fold
 from evaluation.figures import beat_attention_figure, confusion_figure, roc_figure
-from evaluation.scores import best_threshold, binary_scores
 from learning.distributed import bare
 from models import MODELS, SINGLE_MODALITY, TAKES_ABSENCE, build_model
 from models.blocks import MODALITIES
 from models.pacfnet import PACFNet
-
-CURVES = ("accuracy", "auroc", "sensitivity", "specificity")
-BATCH = ("ecg", "pcg", "label", "weight", "has_ecg", "has_pcg")
-
-
-@dataclasses.dataclass(frozen=True)
-class Beats:
-    """All beats of a cache, on a device.
-
-    Attributes
-    ----------
-    table : pandas.DataFrame
-        The cache's ``samples.csv``: one row a beat.
-    ecg, pcg : torch.Tensor, shape (N, 1, points)
-        Zeros where a recording lacks the signal.
-    label, weight : torch.Tensor, shape (N,)
-        Class, and its weight in the loss.
-    has_ecg, has_pcg : torch.Tensor of bool, shape (N,)
-        Whether the recording has the signal. Models with absence tokens are told; others get the zeros.
-    modality_dropout : float
-        Chance that training hides one signal of a beat that has both.
-    zeroed : {"none", "ecg", "pcg"}
-        Signal that is zeros and absent in every batch, whatever is stored.
-    """
-
-    table: pd.DataFrame
-    ecg: Tensor
-    pcg: Tensor
-    label: Tensor
-    weight: Tensor
-    has_ecg: Tensor
-    has_pcg: Tensor
-    modality_dropout: float = 0.0
-    zeroed: str = "none"
-
-    def __len__(self) -> int:
-        """Return the number of beats."""
-        return len(self.label)
-
-    def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the beats of these rows: the tensors above, and ``hide`` (B,), the modality dropout."""
-        here = rows.to(self.label.device)
-        batch = {name: getattr(self, name)[here] for name in BATCH}
-        if self.zeroed != "none":
-            for name in (self.zeroed, f"has_{self.zeroed}"):
-                batch[name] = torch.zeros_like(batch[name])
-        return batch | {"hide": self.modality_dropout * (batch["has_ecg"] & batch["has_pcg"])}
-
-    def without(self, modality: str) -> Beats:
-        """Return the same beats without their ``ecg`` or ``pcg``, as if it had not been recorded."""
-        signal, has = getattr(self, modality), getattr(self, f"has_{modality}")
-        absent: dict[str, Any] = {
-            modality: torch.zeros_like(signal),
-            f"has_{modality}": torch.zeros_like(has),
-        }
-        return dataclasses.replace(self, **absent)
-
-    def describe(self, rows: Tensor) -> str:
-        """Name the recordings of these rows."""
-        names = sorted(self.table["recording"].iloc[rows.numpy()].unique())
-        return f"recordings {', '.join(names)}"
-
-    def weighted(self, rows: np.ndarray) -> Beats:
-        """Return the same beats with class weights n / (2 n_class), counted on these rows only."""
-        counts = torch.bincount(self.label[torch.from_numpy(rows).to(self.label.device)], minlength=2)
-        weights = counts.sum() / (2 * counts.clamp(min=1))
-        return dataclasses.replace(self, weight=weights[self.label])
+from tasks.beats import Beats
+from tasks.binary import BinaryTask
 
 
-class EcgPcg:
-    """The task's six answers: samples, network, loss, scores, threshold, figures."""
+class EcgPcg(BinaryTask):
+    """What is particular to beats: samples, network, loss, figures."""
 
     name = "ecg-pcg"
 
@@ -154,21 +84,14 @@ class EcgPcg:
         losses = functional.cross_entropy(logits, batch["label"], reduction="none")
         return {"loss": (losses * batch["weight"]).mean()}, logits.softmax(dim=1)[:, 1]
 
-    def score(self, samples: Beats, rows: Tensor, predictions: Tensor) -> dict[str, float]:
-        """Return the scores of some beats at threshold 0.5, for the curves."""
-        label = samples.table["label"].to_numpy()[rows.numpy()]
-        scores = binary_scores(label, predictions.numpy())
-        return {name: scores[name] for name in CURVES}
-
-    def threshold(self, samples: Beats, rows: Tensor, predictions: Tensor) -> float:
-        """Return the threshold that is best on these (validation) beats."""
-        return best_threshold(samples.table["label"].to_numpy()[rows.numpy()], predictions.numpy())
-
-    def predictions(self, samples: Beats, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
-        """Return the table of predictions that evaluation reads, one row a beat."""
-        names = ["sample", "recording", "session", "person", "label", "diagnosis", "site", "start", "end"]
-        table = samples.table.iloc[rows][names].reset_index(drop=True)
-        return table.assign(probability=probability.numpy().astype(np.float64))
+    def hide(self, samples: Beats, modality: str, settings: TrainingSettings) -> Beats:
+        """Return the samples without one signal, for a network that can do without."""
+        if not needs_tokens(settings.model):
+            raise UserError(
+                f"{settings.model.model} was trained with both signals and cannot do without one: "
+                "train it with --modality-dropout 0.5."
+            )
+        return samples.without(modality)
 
     def figures(
         self, model: nn.Module, samples: Beats, rows: Tensor, probability: Tensor, settings: TrainingSettings

@@ -86,7 +86,7 @@ def test_a_settling_electrode_does_not_hide_the_beats_after_it(height, settling)
 
 
 def test_tall_t_waves_are_no_beats():
-    ecg, truth = simulated_ecg(1, t_amplitude=1.1, heart_rate=60.0)
+    ecg, truth = simulated_ecg(1, t_amplitude=2.0, heart_rate=60.0, qt_corrected=0.40)
     assert_found(r_peaks(ecg, RATE), truth, until=19.7)
 
 

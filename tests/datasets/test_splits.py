@@ -176,6 +176,7 @@ def test_beats_of_one_recording_are_shared_under_beat_and_never_under_recording(
         ("recording", [[(0, 2), (1, 2), (1, 2)]] * 4, "4 of label 0, 8 of label 1 .recordings."),
         ("beat", [[(0, 3), (1, 9)]], "3 of label 0, 9 of label 1 .samples."),
         ("session", [[(1, 2)]] * 9, "there are 9 of label 1"),
+        ("session", [[(0, 2)]] * 4 + [[(1, 2)]] * 4, "there are 4 of label 0, 4 of label 1"),
     ],
 )
 def test_too_few_units_are_told_with_the_remedy(protocol, sessions, sentence):

@@ -1,0 +1,107 @@
+"""What tasks share that tell normal from abnormal: scores, thresholds, the table of predictions."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from config import TrainingSettings
+from datasets.cache import Cache
+from datasets.splits import Fold
+from evaluation.scores import best_threshold, binary_scores
+from learning.loop import FoldRun, Progress, fit
+from learning.tracking import Tracker
+
+CURVES = ("accuracy", "auroc", "sensitivity", "specificity")
+CARRIED = ("sample", "recording", "session", "person", "label", "diagnosis", "site", "start", "end")
+
+
+class Task(Protocol):
+    """What the scripts ask of a task; its sample sets have a ``table`` of one row a sample."""
+
+    name: str
+    selects: bool
+    has_epochs: bool
+
+    def samples(self, cache: Cache, settings: TrainingSettings, device: torch.device) -> Any:
+        """Return all samples of a cache, on a device."""
+        ...
+
+    def for_fold(self, samples: Any, fold: Fold, settings: TrainingSettings) -> Any:
+        """Return the samples with what is fitted on the fold's training part."""
+        ...
+
+    def build(self, settings: TrainingSettings) -> nn.Module:
+        """Return the model."""
+        ...
+
+    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return named losses of a batch and its predictions."""
+        ...
+
+    def fit(self, run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+        """Train one fold."""
+        ...
+
+    def score(self, samples: Any, rows: Tensor, predictions: Tensor) -> dict[str, float]:
+        """Return scores for the curves."""
+        ...
+
+    def threshold(self, samples: Any, rows: Tensor, predictions: Tensor) -> float:
+        """Return the threshold that is best on these (validation) samples."""
+        ...
+
+    def inner_threshold(self, run: FoldRun) -> float | None:
+        """Return a threshold found inside the training part, or None."""
+        ...
+
+    def hide(self, samples: Any, modality: str, settings: TrainingSettings) -> Any:
+        """Return the samples without one signal, or say why the model needs it."""
+        ...
+
+    def predictions(self, samples: Any, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
+        """Return the table of predictions that evaluation reads."""
+        ...
+
+    def figures(
+        self, model: nn.Module, samples: Any, rows: Tensor, probability: Tensor, settings: TrainingSettings
+    ) -> dict[str, Figure]:
+        """Return figures of the test part for TensorBoard."""
+        ...
+
+
+class BinaryTask:
+    """Answers that do not depend on what a sample is."""
+
+    selects = True
+    """Whether a validation part is of use."""
+    has_epochs = True
+    """Whether it is trained by the shared loop."""
+
+    def fit(self, run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+        """Train one fold in the shared loop."""
+        return fit(run, model, tracker, resume=resume)
+
+    def score(self, samples: Any, rows: Tensor, predictions: Tensor) -> dict[str, float]:
+        """Return the scores of some samples at threshold 0.5, for the curves."""
+        label = samples.table["label"].to_numpy()[rows.numpy()]
+        scores = binary_scores(label, predictions.numpy())
+        return {name: scores[name] for name in CURVES}
+
+    def threshold(self, samples: Any, rows: Tensor, predictions: Tensor) -> float:
+        """Return the threshold that is best on these (validation) samples."""
+        return best_threshold(samples.table["label"].to_numpy()[rows.numpy()], predictions.numpy())
+
+    def inner_threshold(self, run: FoldRun) -> float | None:
+        """Return None: the validation part has to give the threshold."""
+        return None
+
+    def predictions(self, samples: Any, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
+        """Return the table of predictions that evaluation reads, one row a sample."""
+        table = samples.table.iloc[rows][list(CARRIED)].reset_index(drop=True)
+        return table.assign(probability=probability.numpy().astype(np.float64))

@@ -1,0 +1,130 @@
+"""Judging what was trained: predictions on test parts and on other cohorts, the audit of a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from config import EvaluationSettings, TrainingSettings, training_settings_from_plain
+from datasets.cache import Cache
+from datasets.phase_grid import phase_grid
+from datasets.splits import UNIT, assert_separated, fold_from_parts, make_folds
+from evaluation.audit import AuditReport, audit
+from learning.devices import choose_device
+from learning.linear import out_of_fold_probe
+from learning.loop import predict
+from tasks import Task, find_task
+
+Checkpoint = dict[str, Any]
+
+
+def predict_folds(
+    checkpoints: Sequence[Checkpoint], cache: Cache, settings: EvaluationSettings
+) -> pd.DataFrame:
+    """Return the predictions of each fold's model on the fold's own test part, one row a sample."""
+    task, trained, samples = _open(checkpoints[0], cache, settings)
+    tables = []
+    for content in checkpoints:
+        fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
+        assert_separated(fold, samples.table, content["protocol"])
+        probability = _predict(task, trained, content, samples, fold.test, settings)
+        table = task.predictions(samples, fold.test, probability)
+        tables.append(table.assign(fold=fold.number, threshold=content.get("threshold", 0.5)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def predict_external(
+    checkpoints: Sequence[Checkpoint], cache: Cache, settings: EvaluationSettings
+) -> pd.DataFrame:
+    """Return predictions on recordings of another cache: the mean over the models of all folds.
+
+    Raises
+    ------
+    UserError
+        If every recording was seen in training; those that were are left out.
+    """
+    task, trained, samples = _open(checkpoints[0], cache, settings)
+    rows = np.flatnonzero(~samples.table["recording"].isin(seen_in_training(checkpoints, cache)))
+    if not len(rows):
+        raise UserError(f"Every recording of {cache.path} was trained on: none is left for an external test.")
+    probability = torch.stack(
+        [_predict(task, trained, content, samples, rows, settings) for content in checkpoints]
+    ).mean(dim=0)
+    threshold = float(np.mean([content.get("threshold", 0.5) for content in checkpoints]))
+    return task.predictions(samples, rows, probability).assign(fold=0, threshold=threshold)
+
+
+def seen_in_training(checkpoints: Sequence[Checkpoint], cache: Cache) -> list[str]:
+    """Return recordings of a cache whose content any of the models was trained on."""
+    content = {digest for checkpoint in checkpoints for digest in checkpoint["trained_on"]["content"]}
+    recordings = cache.table("recordings")
+    return recordings.loc[recordings["sha256"].isin(content), "recording"].tolist()
+
+
+def _open(
+    checkpoint: Checkpoint, cache: Cache, settings: EvaluationSettings
+) -> tuple[Task, TrainingSettings, Any]:
+    """Return the task of a checkpoint, its settings, and the samples of a cache as it takes them."""
+    trained = training_settings_from_plain(checkpoint["settings"])
+    task = find_task(checkpoint["task"], trained.model.model)
+    samples = task.samples(cache, trained, choose_device(settings.device))
+    if settings.without != "nothing":
+        samples = task.hide(samples, settings.without, trained)
+    return task, trained, samples
+
+
+def _predict(
+    task: Task,
+    trained: TrainingSettings,
+    checkpoint: Checkpoint,
+    samples: Any,
+    rows: np.ndarray,
+    settings: EvaluationSettings,
+) -> Tensor:
+    """Return the probabilities of a checkpoint's model for some rows."""
+    device = choose_device(settings.device)
+    model: nn.Module = task.build(trained).to(device)
+    model.load_state_dict(checkpoint["model"])
+    _, probability = predict(
+        task,
+        model,
+        samples,
+        torch.from_numpy(rows),
+        batch_size=settings.batch_size,
+        device=device,
+        label=f"fold {checkpoint['fold']}",
+    )
+    return probability
+
+
+def with_probe(recordings: pd.DataFrame, cache: Cache) -> pd.DataFrame:
+    """Return recordings with the out-of-fold score of the recording-condition probe, where it can be had."""
+    grid = phase_grid(cache)
+    facts = cache.table("recordings").set_index("recording").loc[grid.recording]
+    if not grid.has_pcg.all():
+        return recordings
+    features = {"pcg": grid.probe_pcg} | ({"ecg": grid.probe_ecg} if grid.has_ecg.all() else {})
+    try:
+        probe = out_of_fold_probe(features, facts["label"].to_numpy(), facts["session"].to_numpy())
+    except (UserError, ValueError):  # too few sessions, or of one class, to be split
+        return recordings
+    return recordings.assign(probe=recordings["recording"].map(dict(zip(grid.recording, probe, strict=True))))
+
+
+def audit_data(cache: Cache, fold_count: int, validation_share: float, seed: int) -> AuditReport:
+    """Audit a cache and the folds that each protocol makes of it."""
+    samples = cache.table("samples")
+    parts = {
+        protocol: [
+            fold.parts(len(samples))
+            for fold in make_folds(samples, protocol, fold_count, validation_share, seed)
+        ]
+        for protocol in UNIT
+    }
+    return audit(samples, with_probe(cache.table("recordings"), cache), parts)
