@@ -37,7 +37,7 @@ class EcgPcg(BinaryTask):
         """Return the beats of a cache at the number of points the model sees."""
         table = cache.table("samples")
         signals = {
-            kind: torch.from_numpy(shorten_beats(cache.beats(kind), settings.model.points))
+            kind: torch.tensor(shorten_beats(cache.beats(kind), settings.model.points))
             .unsqueeze(1)
             .to(device)
             for kind in MODALITIES

@@ -322,14 +322,30 @@ def test_same_seed_same_network_other_seed_another(house, session_run):
 # --- what is refused -----------------------------------------------------------------------------------
 
 
-def test_a_cache_of_other_settings_is_refused(house, session_run, tmp_path):
-    other = house.prepare("--beat-points", "500", "--cache-dir", str(tmp_path))
-    with pytest.raises(UserError, match=r"is from another cache .* than .*Leave --cache away"):
-        house.judge(session_run, "--cache", str(other))
+def test_a_cache_of_other_settings_is_another_cache(house, session_run, session_metrics, tmp_path):
+    """The run cannot be continued on it; judged on it, what any fold learned from is left out."""
+    other = house.prepare("--beat-points", "500", "--cache-dir", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=r"other settings \(the prepared data\)"):
         house.train("--folds", "2", "--run-name", "sessions", "--cache", str(other))
     with pytest.raises(UserError, match=r"No cache in .* is the one this run was trained from"):
-        house.judge(session_run, "--cache-dir", str(tmp_path))
+        house.judge(session_run, "--cache-dir", str(tmp_path / "cache"))
+    before = tree(house.root / "results")
+    checkpoint, places = session_run / "fold_0" / "best.pt", ["--results-dir", str(tmp_path / "results")]
+    metrics = house.judge(checkpoint, "--cache", str(other), *places)
+    assert metrics["protocol"] == "external"
+    assert tree(house.root / "results") == before
+    judged = pd.read_csv(tmp_path / "results" / f"sessions-on-{other.name}" / "predictions.csv")
+    learned = load_checkpoint(checkpoint)["trained_on"]
+    assert set(judged["recording"]) & set(pd.read_csv(other / "recordings.csv")["recording"])
+    assert not set(judged["recording"]) & set(learned["recording"])
+    assert not set(judged["session"]) & set(learned["session"])
+
+
+def test_a_cache_that_was_all_learned_from_is_refused(house, paper_run, tmp_path):
+    """Under paper every recording has beats in the training part, so none is left for an external test."""
+    other = house.prepare("--beat-points", "500", "--cache-dir", str(tmp_path))
+    with pytest.raises(UserError, match=r"Every recording of .* was trained on: none is left"):
+        house.judge(paper_run, "--cache", str(other))
 
 
 def test_checkpoints_of_two_runs_are_not_mixed(house, session_run, paper_run, tmp_path):

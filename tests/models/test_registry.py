@@ -9,22 +9,22 @@ import torch
 from torch import nn
 
 import models
-from models import MODELS, build_model
+from models import MODELS, NETWORKS, build_model
 
 FOLDER = Path(models.__file__).parent
 SMALL = {"width": 8, "kernel_size": 7, "dropout": 0.0, "attention": "cascaded"}
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_takes_the_common_options_and_classifies_beats(name):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_takes_the_common_options_and_classifies_beats(name):
     model = build_model(name, **SMALL).eval()
     logits = model(torch.randn(3, 1, 500), torch.randn(3, 1, 500))
     assert logits.shape == (3, 2)
     assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_learns_from_seeded_weights(name):
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_learns_from_seeded_weights(name):
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
         return nn.utils.parameters_to_vector(build_model(name, **SMALL).parameters())
@@ -35,7 +35,7 @@ def test_every_model_learns_from_seeded_weights(name):
 
 def test_every_network_of_the_folder_is_registered():
     """A network is a public class that takes a width; parts take channels."""
-    built = {type(module) for name in MODELS for module in build_model(name, **SMALL).modules()}
+    built = {type(module) for name in NETWORKS for module in build_model(name, **SMALL).modules()}
     missing = [
         f"{path.name}: {name}"
         for path in FOLDER.glob("*.py")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models import MODELS, SINGLE_MODALITY, TAKES_ABSENCE, build_model
+from models import NETWORKS, SINGLE_MODALITY, TAKES_ABSENCE, build_model
 from models.blocks import Encoder
 from models.cross_attention import CrossAttentionNetwork, positions
 from models.early_late_fusion import EarlyFusion, LateFusion
@@ -25,7 +25,7 @@ PARAMETERS = {
     "cross-attention": (9_864_322, 648_442),
 }
 """Trainable parameters at width 64 and 16; 11,723,898 is the published network's."""
-BOTH = [name for name in MODELS if name not in SINGLE_MODALITY]
+BOTH = [name for name in NETWORKS if name not in SINGLE_MODALITY]
 
 
 def small(name: str, **options) -> Any:
@@ -59,8 +59,8 @@ def leaky(network: nn.Module) -> Any:
 
 
 def test_the_registry_is_what_this_table_lists():
-    assert list(MODELS) == list(PARAMETERS)
-    assert set(TAKES_ABSENCE) | set(SINGLE_MODALITY) | {"early-fusion", "late-fusion"} == set(MODELS)
+    assert list(NETWORKS) == list(PARAMETERS)
+    assert set(TAKES_ABSENCE) | set(SINGLE_MODALITY) | {"early-fusion", "late-fusion"} == set(NETWORKS)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -71,7 +71,7 @@ def test_sizes(name):
         assert sum(weight.numel() for weight in network.parameters()) == expected
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
     ("width", "kernel_size", "attention", "shape"),
     [
@@ -89,14 +89,14 @@ def test_shapes(name, width, kernel_size, attention, shape):
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_sample_gets_its_verdict_wherever_it_stands_in_the_batch(name):
     network, (ecg, pcg) = small(name).eval(), signals(5)
     order = torch.tensor([3, 0, 4, 1, 2])
     torch.testing.assert_close(network(ecg, pcg)[order], network(ecg[order], pcg[order]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_reach_every_weight(name):
     network, (ecg, pcg, label) = leaky(small(name)), toy(8)
     functional.cross_entropy(network(ecg, pcg), label).backward()
@@ -105,7 +105,7 @@ def test_gradients_reach_every_weight(name):
     assert not still
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_same_seed_same_network_and_another_seed_another(name):
     weights = []
     for seed in (0, 0, 1):
@@ -115,7 +115,7 @@ def test_same_seed_same_network_and_another_seed_another(name):
     assert not torch.equal(weights[0], weights[2])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_toy_problem_is_learned_in_a_few_steps(name):
     network, (ecg, pcg, label) = small(name), toy()
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)

@@ -17,7 +17,7 @@ from datasets.splits import final_fold
 from learning.distributed import Processes
 from learning.loop import FoldRun, Progress, fit, predict
 from learning.tracking import Tracker
-from models import MODELS, TAKES_ABSENCE
+from models import NETWORKS, TAKES_ABSENCE
 from tasks.ecg_pcg import Beats, EcgPcg, inputs
 
 TASK = EcgPcg()
@@ -127,7 +127,7 @@ def test_a_recording_without_ecg_keeps_its_heart_sound():
         assert not has_ecg[~has].any()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_build_gives_absence_tokens_where_there_is_modality_dropout(name, share):
     wanted = settings(model=name, modality_dropout=share)
