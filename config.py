@@ -241,6 +241,8 @@ class EvaluationSettings:
     """Samples of one forward pass."""
     device: str = "auto"
     """auto (CUDA if there is one), cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads of torch; 0: one a core."""
     dry_run: bool = False
     """Say what would be evaluated; write nothing."""
 

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Do what the command line names; return the metrics of a run that was judged."""
     _, rest = split_task(sys.argv[1:] if arguments is None else arguments)
     settings = read_settings(EvaluationSettings, rest, __doc__)
-    set_threads(0)
+    set_threads(settings.threads)
     if settings.audit:
         audit_cache(settings)
         return {}

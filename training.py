@@ -207,7 +207,8 @@ def fold_run(session: Session, fold: Fold, folder: Path) -> FoldRun:
 def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
     """Return what a checkpoint remembers of where it comes from."""
     table, manifest = session.samples.table, session.cache.manifest
-    learned, content = table.iloc[fold.train], session.cache.table("recordings")
+    learned = table.iloc[np.union1d(fold.train, fold.validation)]
+    content = session.cache.table("recordings")
     return {
         "task": session.task.name,
         "run": session.name,

@@ -23,13 +23,11 @@ from config import OptimizationSettings
 from learning.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from learning.devices import autocast
 from learning.distributed import Processes, bare
-from learning.optimization import Schedule, make_optimizer
+from learning.optimization import LEAST_IMPROVEMENT, Schedule, make_optimizer
 from learning.tracking import Tracker
 
 CHECK_EVERY = 20
 """Steps between two looks at the loss (a look waits for the device)."""
-LEAST_IMPROVEMENT = 1e-4
-"""Decrease of the validation loss that counts as better."""
 
 Batch = dict[str, Tensor]
 
@@ -212,7 +210,7 @@ def train_one_epoch(
         losses.append(named["loss"].detach())
         predictions.append(predicted.detach())
         if len(losses) % CHECK_EVERY == 0 or len(losses) == run.steps_per_epoch:
-            _check_finite(run, rows, losses)
+            _check_finite(run, rows, losses, norms)
             rate = len(losses) * run.optimization.batch_size / (time.perf_counter() - started)
             bar.set_postfix_str(f"loss {float(losses[-1]):.3f}, {rate:.0f} samples/s")
     seconds = time.perf_counter() - started
@@ -238,14 +236,16 @@ def _batches(run: FoldRun, epoch: int) -> Iterator[Tensor]:
         yield order[step * size : (step + 1) * size][run.processes.rank :: run.processes.count]
 
 
-def _check_finite(run: FoldRun, rows: list[Tensor], losses: list[Tensor]) -> None:
-    """Stop at the first loss that is not a finite number, and say which recordings it came from."""
-    finite = torch.isfinite(torch.stack(losses[-CHECK_EVERY:]))
+def _check_finite(run: FoldRun, rows: list[Tensor], losses: list[Tensor], norms: list[Tensor]) -> None:
+    """Stop at the first loss or gradient that is not a finite number, and name the recordings."""
+    recent = torch.stack([torch.stack(losses[-CHECK_EVERY:]), torch.stack(norms[-CHECK_EVERY:])])
+    finite = torch.isfinite(recent).all(dim=0)
     if finite.all():
         return
     first = len(losses) - len(finite) + int((~finite).nonzero()[0])
     raise NonFiniteLossError(
-        f"{run.label}: the loss is {float(losses[first])} at step {first + 1} of the epoch. "
+        f"{run.label}: the loss is {float(losses[first])} and the norm of its gradient "
+        f"{float(norms[first])} at step {first + 1} of the epoch. "
         f"The batch came from {run.samples.describe(rows[first])}. "
         "Look at these recordings, or lower --learning-rate; the last finished epoch is saved."
     )

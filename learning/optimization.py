@@ -18,6 +18,10 @@ def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.op
     )
 
 
+LEAST_IMPROVEMENT = 1e-4
+"""Decrease of the validation loss that counts as better."""
+
+
 class Schedule:
     """The learning rate over time, whether it moves by steps, by epochs, or not at all.
 
@@ -36,7 +40,14 @@ class Schedule:
             total = settings.epochs * steps_per_epoch
             self._scheduler = OneCycleLR(optimizer, max_lr=settings.learning_rate, total_steps=total)
         elif settings.schedule == "plateau":
-            self._scheduler = ReduceLROnPlateau(optimizer, factor=0.1, patience=settings.plateau_patience)
+            # torch waits for one bad epoch more than its patience; Keras, and the paper, do not
+            self._scheduler = ReduceLROnPlateau(
+                optimizer,
+                factor=0.1,
+                patience=max(settings.plateau_patience - 1, 0),
+                threshold=LEAST_IMPROVEMENT,
+                threshold_mode="abs",
+            )
         else:
             self._scheduler = LambdaLR(optimizer, lambda _: 1.0)
 

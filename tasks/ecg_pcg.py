@@ -20,12 +20,16 @@ from datasets.cache import Cache
 from datasets.signals import shorten_beats
 from datasets.splits import Fold
 from evaluation.figures import beat_attention_figure, confusion_figure, roc_figure
+from learning.devices import choose_precision
 from learning.distributed import bare
 from models import MODELS, SINGLE_MODALITY, TAKES_ABSENCE, build_model
 from models.blocks import MODALITIES
 from models.pacfnet import PACFNet
 from tasks.beats import Beats
 from tasks.binary import BinaryTask
+
+SHORTEST_BFLOAT16 = 250
+"""Points of a beat from which bfloat16 gradients on a CPU were found right (torch 2.13)."""
 
 
 class EcgPcg(BinaryTask):
@@ -35,6 +39,7 @@ class EcgPcg(BinaryTask):
 
     def samples(self, cache: Cache, settings: TrainingSettings, device: torch.device) -> Beats:
         """Return the beats of a cache at the number of points the model sees."""
+        check_precision(settings, device)
         table = cache.table("samples")
         signals = {
             kind: torch.tensor(shorten_beats(cache.beats(kind), settings.model.points))
@@ -176,4 +181,15 @@ def check_signals(samples: Beats, rows: np.ndarray, model: ModelSettings) -> Non
         raise UserError(
             f"No training sample has the {kind.upper()}, which {model.model} reads: choose "
             f"--model {other}-network, or a positive --modality-dropout, or prepare other recordings."
+        )
+
+
+def check_precision(settings: TrainingSettings, device: torch.device) -> None:
+    """Refuse bfloat16 on a CPU for very short beats, where torch 2.13 gets its gradients wrong."""
+    points = settings.model.points
+    precision = choose_precision(settings.precision, device)
+    if device.type == "cpu" and precision == torch.bfloat16 and points < SHORTEST_BFLOAT16:
+        raise UserError(
+            f"Strided convolutions of beats of {points} points have wrong bfloat16 gradients on a CPU: "
+            f"use --precision float32, or --points of {SHORTEST_BFLOAT16} or more."
         )

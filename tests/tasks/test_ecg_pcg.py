@@ -17,7 +17,7 @@ from tasks import TASKS
 from tasks.ecg_pcg import Beats, EcgPcg
 
 CPU = torch.device("cpu")
-SETTINGS = TrainingSettings(model=ModelSettings(width=8, points=100))
+SETTINGS = TrainingSettings(model=ModelSettings(width=8, points=100), precision="float32")
 TASK = EcgPcg()
 
 
@@ -225,3 +225,9 @@ def test_figures(samples):
 def test_networks_without_attention_have_no_attention_figure(samples):
     model = nn.Linear(1, 1)
     assert TASK.attention_figure(model, samples, torch.tensor(0), "") is None
+
+
+def test_bfloat16_is_refused_on_a_cpu_for_beats_too_short_for_it(simulated_cache):
+    settings = TrainingSettings(model=ModelSettings(width=8, points=100), precision="bfloat16")
+    with pytest.raises(UserError, match=r"100 points.*--precision float32"):
+        TASK.samples(simulated_cache, settings, torch.device("cpu"))

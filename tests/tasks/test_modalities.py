@@ -27,7 +27,8 @@ CPU = torch.device("cpu")
 
 
 def settings(**model) -> TrainingSettings:
-    return TrainingSettings(model=ModelSettings(**({"width": 8, "points": POINTS, "dropout": 0.0} | model)))
+    options = {"width": 8, "points": POINTS, "dropout": 0.0} | model
+    return TrainingSettings(model=ModelSettings(**options), precision="float32")
 
 
 def beats(count: int = 64, **changes) -> Beats:
