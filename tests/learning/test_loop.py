@@ -212,7 +212,7 @@ def test_without_validation_all_epochs_are_trained_and_the_last_is_kept(tmp_path
 
 
 def test_plateau_divides_the_learning_rate_by_ten(tmp_path):
-    """Best at epoch 2, patience 2, as Keras counts: the rate falls after the bad epochs 3 and 4, 5 and 6 ..."""
+    """Best at epoch 2, patience 2, as Keras counts: the rate falls after epochs 3 and 4, 5 and 6 ..."""
     learner = ToyLearner([1.0, 0.9, 0.95, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
     run = toy_run(tmp_path, learner, schedule="plateau", plateau_patience=2, epochs=9, learning_rate=0.1)
     _, _, recorder = train(run)

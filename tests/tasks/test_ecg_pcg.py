@@ -10,6 +10,7 @@ import torch
 from matplotlib.text import Text
 from torch import nn
 
+from common.errors import UserError
 from config import ModelSettings, OptimizationSettings, TrainingSettings, preset_defaults
 from datasets.splits import Fold
 from models.pacfnet import FusionLevel
