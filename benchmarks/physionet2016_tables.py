@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from common.files import replacing, write_text
 from evaluation.figures import save_figure
 
 PROTOCOLS = ("paper", "beat", "recording", "session")
+PART_NAME = re.compile(
+    r"(?P<model>.+)-(?P<protocol>paper|beat|recording|session)-seed(?P<seed>\d+)(?P<hidden>(-without-\w+)?)"
+)
 NO_MEANING = {"linear": ("paper", "beat")}
 """Protocols under which a model means nothing: it sees whole recordings, so beats cannot be split."""
 COLUMNS = ["model", "protocol", "seeds", "folds", "beat_auroc", "auroc", "low", "high", "macc", "brier"]
@@ -25,10 +29,11 @@ def collect(results_dir: Path) -> pd.DataFrame:
     rows = []
     for path in sorted(results_dir.glob("runs/*/metrics.json")):
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        name, protocol, seed = path.parent.name.rsplit("-", 2)
-        rows.append(
-            {"model": name, "protocol": protocol, "seed": int(seed.removeprefix("seed"))} | scores_of(metrics)
-        )
+        named = PART_NAME.fullmatch(path.parent.name)
+        if named is None:
+            continue
+        part = {"model": named["model"] + named["hidden"], "protocol": named["protocol"]}
+        rows.append(part | {"seed": int(named["seed"])} | scores_of(metrics))
     return pd.DataFrame(rows)
 
 
