@@ -112,6 +112,8 @@ def make_folds(
         )
     row_of_sample, units = _units(samples, protocol)
     assigned = _assign(units, protocol, fold_count, seed)
+    if len(np.unique(assigned)) < fold_count:  # the splitter may leave a fold empty when groups are few
+        raise _too_few(units, protocol, fold_count)
     folds = []
     for number in range(fold_count):
         part = np.where(assigned == number, TEST, TRAIN).astype(np.int8)
@@ -139,15 +141,10 @@ def _units(samples: pd.DataFrame, protocol: str) -> tuple[NDArray[np.int64], pd.
 
 
 def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArray[np.int64]:
-    """Return the fold (0 to count - 1) of each unit."""
+    """Return the fold (0 to count - 1) of each unit; with few sessions a fold may be empty."""
     groups = units.groupby("label")["group"].nunique()
     if len(groups) < 2 or _most_folds(units) < count or (protocol != "session" and groups.min() < count):
-        found = ", ".join(f"{number} of label {label}" for label, number in groups.items())
-        raise DataError(
-            f"Protocol {protocol} cannot make {count} folds: there are {found} ({UNIT[protocol]}s). "
-            "Choose fewer folds with --fold-count, no validation part with --validation-share 0, "
-            "or prepare more data."
-        )
+        raise _too_few(units, protocol, count)
     grouped = protocol == "session"
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(count, shuffle=True, random_state=seed)
     assigned = np.zeros(len(units), dtype=np.int64)
@@ -155,6 +152,17 @@ def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArra
     for number, (_, chosen) in enumerate(parts):
         assigned[chosen] = number
     return assigned
+
+
+def _too_few(units: pd.DataFrame, protocol: str, count: int) -> DataError:
+    """Return the error of a table that cannot be split into so many folds."""
+    groups = units.groupby("label")["group"].nunique()
+    found = ", ".join(f"{number} of label {label}" for label, number in groups.items())
+    return DataError(
+        f"Protocol {protocol} cannot make {count} folds: there are {found} ({UNIT[protocol]}s). "
+        "Choose fewer folds with --fold-count, no validation part with --validation-share 0, "
+        "or prepare more data."
+    )
 
 
 def _most_folds(units: pd.DataFrame) -> int:
@@ -179,7 +187,7 @@ def _hold_out(units: pd.DataFrame, protocol: str, share: float, seed: int) -> ND
         groups = units["group"].to_numpy()[assigned == number]
         return len(np.unique(inside)) < 2, abs(inside.mean() - label.mean()) + 1 / len(np.unique(groups))
 
-    return np.flatnonzero(assigned == min(range(count), key=unlikeness))
+    return np.flatnonzero(assigned == min(np.unique(assigned).tolist(), key=unlikeness))
 
 
 def assert_separated(fold: Fold, samples: pd.DataFrame, protocol: str) -> None:

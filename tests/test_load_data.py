@@ -89,6 +89,15 @@ def test_options_reach_the_preparation_and_the_latest_is_remembered(simulated_ra
     assert find_cache(None, path.parent).path == path
 
 
+def test_automatic_onsets_give_other_beats(simulated_raw):
+    plain, automatic = (
+        Cache(run("--raw-dir", simulated_raw, "--onsets", onsets)).table("samples")
+        for onsets in ("hand-corrected", "springer")
+    )
+    assert set(plain["recording"]) == set(automatic["recording"])
+    assert len(set(plain["start"]) & set(automatic["start"])) < 0.5 * len(plain)
+
+
 def test_strict_stops_and_nothing_is_remembered(simulated_raw, workplace):
     with pytest.raises(DataError, match="stopped by --strict"):
         run("--raw-dir", simulated_raw, "--strict")

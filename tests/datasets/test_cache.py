@@ -159,6 +159,20 @@ def test_text_survives_whatever_it_looks_like(tmp_path):
     assert cache.table("recordings")["label"].tolist() == [0, 1, 0]
 
 
+def test_names_of_digits_stay_text(tmp_path):
+    index = small_cohort(tmp_path / "raw", ("001", "010"))
+    table = index.recordings.assign(session=["007", "08"], person=["1", "02"], diagnosis="3", site="4")
+    index = dataclasses.replace(index, recordings=table)
+    cache = Cache(build_cache(index, SETTINGS, tmp_path, jobs=1, progress=False))
+    for name in ("recordings", "samples"):
+        first = cache.table(name).drop_duplicates("recording")
+        assert first["recording"].tolist() == ["001", "010"]
+        assert first["session"].tolist() == ["007", "08"]
+        assert first["person"].tolist() == ["1", "02"]
+        assert set(first["diagnosis"]) | set(first["site"]) == {"3", "4"}
+    assert set(cache.table("events")["recording"]) == {"001", "010"}
+
+
 def test_a_recording_of_sound_alone_has_zeros_for_its_ecg(tmp_path):
     index = small_cohort(tmp_path / "raw")
     without_ecg(tmp_path / "raw", "NA")

@@ -166,6 +166,21 @@ def test_beats_of_one_recording_are_shared_under_beat_and_never_under_recording(
     assert not shared("session", "session")
 
 
+def test_few_and_unequal_sessions_still_leave_a_validation_part():
+    """The splitter leaves one of eight candidates empty here; it must not be chosen, nor stop the split."""
+    labels = ["1", "0001", "0111", "00111", "0", "11", "000", "001"]
+    samples = sample_table([[(int(label), 1) for label in session] for session in labels])
+    for seed in (84, 155):
+        for fold in make_folds(samples, "session", 2, 0.1, seed):
+            assert len(fold.validation) > 0
+
+
+def test_folds_the_splitter_leaves_empty_are_refused(monkeypatch):
+    monkeypatch.setattr("datasets.splits._assign", lambda units, *_: np.zeros(len(units), dtype=int))
+    with pytest.raises(DataError, match="cannot make 5 folds"):
+        make_folds(USUAL, "session", 5, 0.0, 0)
+
+
 # Refusals -------------------------------------------------------------------------------------------
 
 
