@@ -38,6 +38,8 @@ from learning.devices import set_threads
 from learning.runs import find_checkpoints
 from tasks.judging import audit_data, predict_external, predict_folds, with_probe
 
+PLACES = ("cache", "cache_dir", "checkpoint_dir", "log_dir")
+"""Settings that say where files lie on one machine, and so do not belong into results."""
 BALANCED = 0.5
 """Share of abnormal that class weights make a model believe in."""
 
@@ -81,8 +83,9 @@ def judge(settings: EvaluationSettings) -> dict[str, Any]:
         draws=settings.bootstrap_draws,
         stamp="simulated data" if cache.simulated else "",
     )
-    metrics["run"] = {name: first[name] for name in ("run", "task", "settings", "cache", "provenance")} | {
-        "checkpoints": {path.as_posix(): file_digest(path) for path in checkpoints}
+    metrics["run"] = {name: first[name] for name in ("run", "task", "cache", "provenance")} | {
+        "settings": {key: value for key, value in first["settings"].items() if key not in PLACES},
+        "checkpoints": {f"{path.parent.name}/{path.name}": file_digest(path) for path in checkpoints},
     }
     print(f"\n{format_table(metrics)}\n")
     write_tables(folder, predictions, cache, settings)
