@@ -31,6 +31,8 @@ from datasets.sources import DataError, Problem, SourceIndex
 
 DOWNLOADED = Path("data/raw/challenge-2016")
 SIMULATED = Path("data/raw/simulated")
+SHORTEST_BEAT = 25
+"""Fewest points of a beat that a network takes."""
 SECONDS_PER_RECORDING = 0.015
 """Measured on training-a (35 s a recording), one core."""
 
@@ -44,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     if settings.dry_run and (settings.simulate or settings.download):
         print(plan_raw(settings))
         return settings.cache_dir
+    if settings.preparation.beat_points < SHORTEST_BEAT:
+        raise DataError(
+            f"--beat-points {settings.preparation.beat_points} is too few for a network: "
+            f"use {SHORTEST_BEAT} or more (2000 as published)."
+        )
     raw_dir = make_raw(settings)
     index, find = open_source(raw_dir, settings)
     print(f"{len(index.recordings)} recordings in {raw_dir} ({index.name}).")

@@ -118,7 +118,7 @@ def find_channels(
 
 def _refuse_same_channel(ecg_channel: str, pcg_channel: str) -> None:
     if ecg_channel and _folded(ecg_channel) == _folded(pcg_channel):
-        raise ValueError(f"ECG and PCG cannot both be the channel {ecg_channel!r}: name two channels.")
+        raise DataError(f"ECG and PCG cannot both be the channel {ecg_channel!r}: name two channels.")
 
 
 def _folded(name: str) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.cohort import _keep_persons_apart, find_channels, index_cohort
-from datasets.sources import INDEX_COLUMNS
+from datasets.sources import INDEX_COLUMNS, DataError
 
 
 def write_record(root: Path, name: str, channels=("ECG", "PCG"), rate=1000, file_name="") -> Path:
@@ -261,7 +261,7 @@ def test_channels_are_found_by_usual_or_given_names(names, options, found):
 
 
 def test_one_channel_cannot_be_both():
-    with pytest.raises(ValueError, match="two channels"):
+    with pytest.raises(DataError, match="two channels"):
         find_channels(SimpleNamespace(sig_name=["x"]), "x", "X")
 
 
