@@ -17,10 +17,10 @@ WORKERS ?= 2
 
 demo: $(VENV)/.installed
 	$(BIN)/python load_data.py --simulate
-	$(BIN)/python training.py --overwrite
-	$(BIN)/python evaluate.py --checkpoint checkpoints/ecg-pcg-pacfnet-session-small-seed42
-	$(BIN)/python training.py --overwrite --protocol beat --folds 0
-	$(BIN)/python evaluate.py --checkpoint checkpoints/ecg-pcg-pacfnet-beat-small-seed42
+	$(BIN)/python training.py --run-name demo-session --overwrite
+	$(BIN)/python evaluate.py --checkpoint checkpoints/demo-session
+	$(BIN)/python training.py --run-name demo-beat --overwrite --protocol beat --folds 0
+	$(BIN)/python evaluate.py --checkpoint checkpoints/demo-beat
 	@echo
 	@echo "Two tables above, one network, one cohort of virtual patients: sessions never seen (first),"
 	@echo "and beats of patients seen in training (second), which flatters."
