@@ -131,6 +131,8 @@ def test_where_and_how_fast_may_change(tmp_path):
     trained(tmp_path, "fold_0")
     moved = replace(SETTINGS, device="cuda", threads=8, cache=Path("elsewhere"), folds=(1,), resume=True)
     opened(tmp_path, "fold_1", settings=moved)
+    stored = json.loads((tmp_path / "ck" / "run" / "settings.json").read_text(encoding="utf-8"))
+    assert (stored["settings"]["device"], stored["settings"]["threads"]) == ("cuda", 8)
 
 
 def test_flatten():
