@@ -6,27 +6,22 @@ each field is what ``--help`` prints. Scripts take an optional first word, the t
     python training.py --protocol beat            # task ecg-pcg, the default
     python training.py ecg-pcg --protocol beat    # the same
 
-Training settings come in presets. ``--preset`` (and the protocol, which sets the number of
-epochs of the small preset) is read first; its values are the defaults that every other option
-then changes.
+Here are the settings that all tasks share and those of ``ecg-pcg``; those of the other tasks are in
+``settings/``. Training settings come in presets. ``--preset`` (and the protocol, which sets the number of
+epochs of the small preset) is read first; its values are the defaults that every other option then changes.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 import tyro
 
-from common.errors import UserError
-
-DEFAULT_TASK = "ecg-pcg"
 TASK_NAMES = ("ecg-pcg",)
+"""Tasks, by the first word of a command; the first is the default."""
 
 Protocol = Literal["paper", "beat", "recording", "session"]
 Preset = Literal["auto", "paper", "small"]
@@ -76,7 +71,23 @@ class PreparationSettings:
 
 
 @dataclass(frozen=True)
-class LoadDataSettings:
+class SourceSettings:
+    """Settings of load_data.py that all tasks share."""
+
+    cache_dir: Path = Path("data/cache")
+    """Folder in which prepared caches lie, each in a folder of its own."""
+    jobs: int = -1
+    """Processes that prepare recordings in parallel; -1: one a core."""
+    strict: bool = False
+    """Stop at the first recording that cannot be used instead of listing it in skipped.csv."""
+    dry_run: bool = False
+    """Say what would be read, written and how long it would take; write nothing."""
+    simulate: bool = False
+    """Write a cohort of virtual patients into raw_dir (by default a folder in data/raw) and prepare that."""
+
+
+@dataclass(frozen=True)
+class LoadDataSettings(SourceSettings):
     """Settings of load_data.py."""
 
     raw_dir: Path | None = None
@@ -88,22 +99,12 @@ class LoadDataSettings:
     """Sets of PhysioNet/CinC 2016 to read or download; only training-a has an ECG."""
     download: bool = False
     """Fetch the sets and their annotations from PhysioNet into raw_dir first (checksums, resumable)."""
-    simulate: bool = False
-    """Write a cohort of virtual patients into raw_dir (default data/raw/simulated) and prepare that."""
     preparation: tyro.conf.OmitArgPrefixes[PreparationSettings] = PreparationSettings()
     simulation: SimulationSettings = SimulationSettings()
     ecg_channel: str = ""
     """Own cohort: name of the ECG channel in the WFDB headers; empty: recognized by its name."""
     pcg_channel: str = ""
     """Own cohort: name of the heart-sound channel in the WFDB headers; empty: recognized by its name."""
-    cache_dir: Path = Path("data/cache")
-    """Folder in which prepared caches lie, each in a folder of its own."""
-    jobs: int = -1
-    """Processes that prepare recordings in parallel; -1: one a core."""
-    strict: bool = False
-    """Stop at the first recording that cannot be used instead of listing it in skipped.csv."""
-    dry_run: bool = False
-    """Say what would be read, written and how long it would take; write nothing."""
 
 
 @dataclass(frozen=True)
@@ -158,28 +159,26 @@ class OptimizationSettings:
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """Settings of training.py."""
+class RunSettings:
+    """Settings of training.py that all tasks share."""
 
     preset: Preset = "auto"
     """Named set of defaults: paper (full size, as published), small (for a CPU), or auto (paper on CUDA,
     small on a CPU). Options given beside it win."""
-    protocol: Protocol = "session"
-    """Who is kept apart between train and test: sittings (session, the default), recordings, beats,
-    or paper: beats, with selection on the test fold, to reproduce the published figures."""
+    protocol: str = "session"
+    """Who is kept apart between train and test."""
     folds: Literal["all", "none"] | tuple[int, ...] = "all"
     """Folds to train: all, some by number from 0, or none: one final fit on everything, without test."""
     fold_count: int = 5
     """Parts into which the samples are split."""
     validation_share: float = 0.1
     """Part of the training samples held out for the validation curves, stopping and threshold, 0 to 0.5
-    (whole recordings or sessions, as the protocol says; under paper the test fold is used)."""
+    (in whole units, as the protocol says; under paper the test fold is used)."""
     seed: int = 42
     """Seed of the folds, of the initial weights and of the order of samples."""
-    model: tyro.conf.OmitArgPrefixes[ModelSettings] = ModelSettings()
     optimization: tyro.conf.OmitArgPrefixes[OptimizationSettings] = OptimizationSettings()
     cache: Path | None = None
-    """Cache to learn from; default: the one that load_data.py prepared last."""
+    """Cache to learn from; default: the one that load_data.py prepared last for this task."""
     cache_dir: Path = Path("data/cache")
     """Folder in which caches lie."""
     run_name: str = ""
@@ -200,6 +199,25 @@ class TrainingSettings:
     """CPU threads of torch; 0: one a core."""
     dry_run: bool = False
     """Say what would be trained, how long an epoch takes and how much memory; train nothing."""
+
+    def variant(self) -> str:
+        """Return what a run is named after, beside task, protocol, preset and seed."""
+        return ""
+
+
+@dataclass(frozen=True)
+class TrainingSettings(RunSettings):
+    """Settings of training.py."""
+
+    protocol: Protocol = "session"
+    """Who is kept apart between train and test: sittings (session, the default), recordings, beats,
+    or paper: beats, with selection on the test fold, to reproduce the published figures."""
+    model: tyro.conf.OmitArgPrefixes[ModelSettings] = ModelSettings()
+
+    def variant(self) -> str:
+        """Return the model, and what it does about missing signals."""
+        hidden = f"-no-{self.model.zeroed}" if self.model.zeroed != "none" else ""
+        return f"{self.model.model}{hidden}{'-subsets' if self.model.modality_dropout else ''}"
 
 
 @dataclass(frozen=True)
@@ -227,10 +245,10 @@ class EvaluationSettings:
     and test share. Exit status 1 if a protocol does not keep what it promises."""
     compare: tuple[Path, Path] | None = None
     """Two folders of results to compare on the recordings both were tested on, as in
-    --compare results/RUN_A results/RUN_B."""
-    without: Literal["nothing", "ecg", "pcg"] = "nothing"
-    """Signal to hide from the model, as if it had not been recorded (models trained with
-    --modality-dropout, and the linear model)."""
+    --compare results/RUN_A results/RUN_B; a * in a name takes several seeds, as in 'results/RUN-seed*'."""
+    without: str = "nothing"
+    """What to hide from the model, as if it had not been recorded, several joined by +: ecg or pcg (models
+    trained with --modality-dropout, and the linear model); image, signal or clinical (ecg-multimodal)."""
     prevalence: float | None = None
     """Share of abnormal, 0 to 1, at which scores are reported as well."""
     compact: bool = False
@@ -260,122 +278,23 @@ SMALL_OPTIMIZATION = OptimizationSettings(
 SMALL_SESSION_EPOCHS = 8
 
 
-def preset_defaults(preset: Preset, protocol: Protocol) -> TrainingSettings:
-    """Return the training settings that a preset stands for.
+def preset_defaults(preset: Literal["paper", "small"], protocol: str = "") -> TrainingSettings:
+    """Return the training settings of ``ecg-pcg`` that a preset stands for.
 
     Parameters
     ----------
     preset : {"paper", "small"}
         ``auto`` is resolved by the caller, who knows the device.
     protocol : str
-        Under ``session`` the small preset trains for 8 epochs instead of 12.
+        Under ``session`` the small preset trains for 8 epochs instead of 12. One that does not exist counts
+        as the default: the command line refuses it.
     """
+    chosen: Protocol = next((name for name in get_args(Protocol) if name == protocol), "session")
     if preset == "paper":
-        return TrainingSettings(preset=preset, protocol=protocol)
+        return TrainingSettings(preset=preset, protocol=chosen)
     if preset != "small":
         raise ValueError(f"Unknown preset {preset!r}: choose paper or small.")
     optimization = SMALL_OPTIMIZATION
-    if protocol == "session":
+    if chosen == "session":
         optimization = dataclasses.replace(optimization, epochs=SMALL_SESSION_EPOCHS)
-    return TrainingSettings(preset=preset, protocol=protocol, model=SMALL_MODEL, optimization=optimization)
-
-
-Settings = TypeVar("Settings")
-
-
-def split_task(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the task that an optional first word names, and the other arguments.
-
-    Raises
-    ------
-    UserError
-        If the first word is no option and names no task.
-    """
-    if not arguments or arguments[0].startswith("-"):
-        return DEFAULT_TASK, list(arguments)
-    first, *rest = arguments
-    if first not in TASK_NAMES:
-        near = difflib.get_close_matches(first, TASK_NAMES, n=1, cutoff=0.4)
-        hint = f" Perhaps you meant {near[0]}." if near else ""
-        raise UserError(f"There is no task {first!r}.{hint} Tasks: {', '.join(TASK_NAMES)}.")
-    return first, rest
-
-
-def read_settings(
-    kind: type[Settings], arguments: Sequence[str], manual: str | None, default: Settings | None = None
-) -> Settings:
-    """Return settings from command-line arguments; ``--help`` and unknown options end the program.
-
-    Parameters
-    ----------
-    kind : type
-        A settings dataclass.
-    arguments : sequence of str
-        Without the task.
-    manual : str or None
-        Text above the options in ``--help``: the docstring of the script.
-    default : optional
-        Settings that the options change.
-    """
-    text = (
-        f"{manual or ''}\n\nA first word may name the task: {', '.join(TASK_NAMES)} (default {DEFAULT_TASK})."
-    )
-    return tyro.cli(
-        kind,
-        args=list(arguments),
-        description=text,
-        default=default if default is not None else tyro.MISSING_NONPROP,
-        config=(tyro.conf.HelptextFromCommentsOff,),
-    )
-
-
-def read_training_settings(
-    arguments: Sequence[str],
-    manual: str | None,
-    resolve_preset: Callable[[str, str], Literal["paper", "small"]],
-) -> TrainingSettings:
-    """Return training settings: those of the preset and protocol named, changed by the other options.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        Without the task.
-    manual : str or None
-    resolve_preset : callable
-        Given preset and device as named, returns "paper" or "small".
-    """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="auto")
-    first.add_argument("--protocol", default="session")
-    first.add_argument("--device", default="auto")
-    named, _ = first.parse_known_args(list(arguments))
-    preset = resolve_preset(named.preset, named.device)
-    known = [name for name in get_args(Protocol) if name == named.protocol]
-    default = preset_defaults(preset, known[0] if known else "session")  # tyro refuses an unknown one
-    settings = read_settings(TrainingSettings, arguments, manual, default)
-    return dataclasses.replace(settings, preset=preset)
-
-
-def to_plain(settings: Any) -> dict[str, Any]:
-    """Return settings as nested dicts of plain types, fit for JSON and for checkpoints."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return value.as_posix() if isinstance(value, Path) else value
-
-    return plain(dataclasses.asdict(settings))
-
-
-def training_settings_from_plain(content: dict[str, Any]) -> TrainingSettings:
-    """Return the training settings that `to_plain` wrote down."""
-    known = {item.name for item in dataclasses.fields(TrainingSettings)}
-    values = {key: value for key, value in content.items() if key in known}
-    for name in ("cache", "cache_dir", "checkpoint_dir", "log_dir"):
-        values[name] = None if values[name] is None else Path(values[name])
-    values["folds"] = values["folds"] if isinstance(values["folds"], str) else tuple(values["folds"])
-    values["model"] = ModelSettings(**values["model"])
-    values["optimization"] = OptimizationSettings(**values["optimization"])
-    return TrainingSettings(**values)
+    return TrainingSettings(preset=preset, protocol=chosen, model=SMALL_MODEL, optimization=optimization)

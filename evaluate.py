@@ -20,33 +20,28 @@ from typing import Any
 
 import pandas as pd
 
+from common.command_line import read_settings, split_task
 from common.errors import UserError
-from common.files import replacing
+from common.files import write_table
 from common.script import run_script
-from config import EvaluationSettings, TrainingSettings, read_settings, split_task
+from config import TASK_NAMES, EvaluationSettings, TrainingSettings
 from datasets.cache import Cache, find_cache
 from datasets.splits import ALL
 from evaluation.audit import audit_failed, format_audit
 from evaluation.comparison import compare, format_comparison
-from evaluation.prevalence import prevalence_table
-from evaluation.report import evaluate_predictions, write_results
-from evaluation.scores import aggregate
-from evaluation.subgroups import subgroup_table
-from evaluation.tables import format_table
 from learning.checkpoint import file_digest, load_checkpoint
 from learning.devices import set_threads
 from learning.runs import find_checkpoints
-from tasks.judging import audit_data, predict_external, predict_folds, with_probe
+from tasks import JUDGE
+from tasks.judging import Opened, audit_data
 
 PLACES = ("cache", "cache_dir", "checkpoint_dir", "log_dir")
 """Settings that say where files lie on one machine, and so do not belong into results."""
-BALANCED = 0.5
-"""Share of abnormal that class weights make a model believe in."""
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Do what the command line names; return the metrics of a run that was judged."""
-    _, rest = split_task(sys.argv[1:] if arguments is None else arguments)
+    _, rest = split_task(sys.argv[1:] if arguments is None else arguments, TASK_NAMES)
     settings = read_settings(EvaluationSettings, rest, __doc__)
     set_threads(settings.threads)
     if settings.audit:
@@ -74,22 +69,12 @@ def judge(settings: EvaluationSettings) -> dict[str, Any]:
     if settings.dry_run:
         print(f"Would evaluate {', '.join(str(path) for path in paths)} and write to {folder}.")
         return {}
-    read = predict_external if external else predict_folds
-    predictions = read(list(checkpoints.values()), cache, settings)
-    metrics = evaluate_predictions(
-        predictions,
-        protocol="external" if external else first["protocol"],
-        threshold=settings.threshold,
-        draws=settings.bootstrap_draws,
-        stamp="simulated data" if cache.simulated else "",
-    )
-    metrics["run"] = {name: first[name] for name in ("run", "task", "cache", "provenance")} | {
+    facts = {name: first[name] for name in ("run", "task", "cache", "provenance")} | {
         "settings": {key: value for key, value in first["settings"].items() if key not in PLACES},
         "checkpoints": {f"{path.parent.name}/{path.name}": file_digest(path) for path in checkpoints},
     }
-    print(f"\n{format_table(metrics)}\n")
-    write_tables(folder, predictions, cache, settings)
-    written = write_results(folder, predictions, metrics, compact=settings.compact)
+    opened = Opened(list(checkpoints.values()), cache, settings, external, folder, facts)
+    metrics, written = JUDGE[first["task"]](opened)
     names = dict.fromkeys("figures" if path.suffix == ".png" else path.name for path in written)
     print(f"Written to {folder}: {', '.join(names)}.")
     return metrics
@@ -115,40 +100,27 @@ def results_folder(run: str, cache: Cache, external: bool, settings: EvaluationS
     return settings.results_dir / f"{run}{hidden}{elsewhere}"
 
 
-def write_tables(folder: Path, predictions: pd.DataFrame, cache: Cache, settings: EvaluationSettings) -> None:
-    """Write subgroups.csv and, where a prevalence is given, print and write prevalence.csv."""
-    recordings = aggregate(predictions, "recording")
-    if not settings.bootstrap_draws or recordings["label"].nunique() < 2:
-        return
-    tables = {"subgroups": subgroup_table(with_probe(recordings, cache), settings.bootstrap_draws)}
-    if settings.prevalence is not None:
-        tables["prevalence"] = prevalence_table(
-            recordings, settings.prevalence, source=BALANCED, draws=settings.bootstrap_draws
-        )
-    for name, table in tables.items():
-        print(f"{name} (recordings)\n{table.to_string(index=False, float_format='{:.3f}'.format)}\n")
-        write_table(folder / f"{name}.csv", table)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table whole or not at all."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
-
-
 def compare_results(first: Path, second: Path, settings: EvaluationSettings) -> None:
-    """Print the paired comparison of two folders of results and write it to the results."""
-    tables = []
-    for folder in (first, second):
+    """Print the paired comparison of two runs, of one or several seeds, and write it to the results."""
+    table = compare(read_seeds(first), read_seeds(second), draws=settings.bootstrap_draws)
+    print(format_comparison(table, first.name, second.name))
+    name = "--".join(place.name.replace("*", "all") for place in (first, second))
+    path = settings.results_dir / "comparisons" / f"{name}.csv"
+    write_table(path, table)
+    print(f"Written to {path}.")
+
+
+def read_seeds(place: Path) -> pd.DataFrame:
+    """Return the recordings of the folders of results that a path, perhaps with ``*``, names: a seed each."""
+    folders = sorted(place.parent.glob(place.name)) if "*" in place.name else [place]
+    tables: list[pd.DataFrame] = []
+    for folder in folders or [place]:
         path = folder / "recordings.csv"
         if not path.is_file():
             raise UserError(f"There is no {path}: evaluate that run first, with evaluate.py --checkpoint.")
-        tables.append(pd.read_csv(path, dtype={"recording": str, "session": str, "person": str}))
-    table = compare(*tables, draws=settings.bootstrap_draws)
-    print(format_comparison(table, first.name, second.name))
-    path = settings.results_dir / "comparisons" / f"{first.name}--{second.name}.csv"
-    write_table(path, table)
-    print(f"Written to {path}.")
+        text = dict.fromkeys(("recording", "session", "person"), str)
+        tables.append(pd.read_csv(path, dtype=text).assign(seed=len(tables)))
+    return pd.concat(tables, ignore_index=True)
 
 
 def audit_cache(settings: EvaluationSettings) -> None:

@@ -6,6 +6,7 @@
     python training.py --resume                     # go on after a stop, exactly
     python training.py --dry-run                    # how long would it take, in how much memory
     torchrun --nproc-per-node 2 training.py         # two processes, one model
+    python training.py ecg-multimodal --help        # another task, with settings of its own
 
 Curves: tensorboard --logdir runs. Then: python evaluate.py --checkpoint checkpoints/<run>.
 """
@@ -28,10 +29,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from common.command_line import read_preset_settings, split_task, to_plain
 from common.errors import UserError
 from common.files import replacing
 from common.script import run_script
-from config import TrainingSettings, read_training_settings, split_task, to_plain
+from config import TASK_NAMES, RunSettings
 from datasets.cache import Cache, find_cache
 from datasets.sources import DataError
 from datasets.splits import ALL, Fold, final_fold, make_folds, splits_table
@@ -42,7 +44,7 @@ from learning.loop import FoldRun, Progress, check_batch_size, predict, train_on
 from learning.optimization import Schedule, make_optimizer
 from learning.runs import flatten, is_finished, open_run, run_name
 from learning.tracking import Tracker
-from tasks import Task, find_task
+from tasks import TASKS, Task, find_task
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Session:
     """What all folds of one call of this script share."""
 
     task: Task
-    settings: TrainingSettings
+    settings: RunSettings
     cache: Cache
     samples: Any
     device: torch.device
@@ -79,12 +81,12 @@ class Session:
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Train the folds that the command line names; return the folder of their checkpoints."""
-    task_name, rest = split_task(sys.argv[1:] if arguments is None else arguments)
-    settings = read_training_settings(rest, __doc__, resolve_preset)
+    task_name, rest = split_task(sys.argv[1:] if arguments is None else arguments, TASK_NAMES)
+    settings = read_preset_settings(rest, __doc__, TASKS[task_name].defaults, resolve_preset)
     set_threads(settings.threads)
     processes = start_processes(settings.device)
     try:
-        session, folds = open_session(find_task(task_name, settings.model.model), settings, processes)
+        session, folds = open_session(find_task(task_name, settings), settings, processes)
         if settings.dry_run:
             session.say(estimate(session, folds))
             return session.folder
@@ -116,10 +118,10 @@ def resolve_preset(preset: str, device: str) -> Literal["paper", "small"]:
     return "paper" if preset == "paper" else "small"
 
 
-def open_session(task: Task, settings: TrainingSettings, processes: Processes) -> tuple[Session, list[Fold]]:
+def open_session(task: Task, settings: RunSettings, processes: Processes) -> tuple[Session, list[Fold]]:
     """Open the cache, choose the folds and bring the samples to the device."""
     device = choose_device(settings.device, processes.local_rank)
-    cache = find_cache(settings.cache, settings.cache_dir)
+    cache = find_cache(settings.cache, settings.cache_dir, task=task.name)
     session = Session(task, settings, cache, task.samples(cache, settings, device), device, processes)
     folds = choose_folds(session)
     session.say(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pandas as pd
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
@@ -54,6 +55,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all; NaN is refused."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame, digits: int = 6) -> None:
+    """Write a table as CSV, numbers with so many significant digits."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format=f"%.{digits}g")
 
 
 class NpyWriter:

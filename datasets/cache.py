@@ -14,11 +14,11 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import joblib
 import numpy as np
@@ -33,8 +33,13 @@ from datasets.recordings import ChannelFinder, channels_by_name, signal_files
 from datasets.sources import DataError, Problem, SourceIndex, infer_persons
 
 FORMAT = 1
-LATEST = "latest.txt"
+LATEST = "latest-{task}.txt"
 TABLES = ("recordings", "samples", "events", "skipped")
+TEXT = ("recording", "set", "session", "person", "diagnosis", "site", "state", "reason", "remedy")
+"""Columns that are text, whatever they look like."""
+LIBRARIES = ("numpy", "scipy", "wfdb", "pandas")
+
+Prepared = TypeVar("Prepared")
 
 
 class Cache:
@@ -82,23 +87,35 @@ class Cache:
         """Whether the recordings are of virtual patients."""
         return bool(self.manifest["simulated"])
 
-    def table(self, name: Literal["recordings", "samples", "events", "skipped"]) -> pd.DataFrame:
-        """Return one of the cache's tables; names, sites and diagnoses as text, empty where unknown."""
-        text = ("recording", "set", "session", "person", "diagnosis", "site", "state", "reason", "remedy")
-        return pd.read_csv(
-            self.path / f"{name}.csv", dtype=dict.fromkeys(text, str), keep_default_na=False, na_values={}
-        )
+    def table(self, name: str, missing: Sequence[str] = ()) -> pd.DataFrame:
+        """Return a table, such as "recordings"; `TEXT` columns as text, cells in ``missing`` as NaN."""
+        kinds = dict.fromkeys(TEXT, str)
+        path = self._file(f"{name}.csv")
+        return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=list(missing))
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Return an array, memory-mapped."""
+        return np.load(self._file(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+
+    def _file(self, name: str) -> Path:
+        """Return the path of a file, which the cache of another task may lack."""
+        if not (self.path / name).is_file():
+            raise DataError(
+                f"The cache {self.path} has no {name}: it was prepared for another task, or is damaged. "
+                "Prepare one for this task with load_data.py, or name another with --cache."
+            )
+        return self.path / name
 
     def beats(self, modality: str) -> NDArray[np.float32]:
         """Return the beats of "ecg" or "pcg", shape (beats, points), memory-mapped; zeros where absent."""
-        return np.load(self.path / f"beats_{modality}.npy", mmap_mode="r", allow_pickle=False)
+        return self.array(f"beats_{modality}")
 
     def waveforms(self, modality: str) -> NDArray[np.float32]:
         """Return all continuous signals of "ecg" or "pcg", one after the other, memory-mapped.
 
         Recording ``r`` begins at ``recordings["<modality>_offset"]`` and has ``<modality>_length`` samples.
         """
-        return np.load(self.path / f"waveforms_{modality}.npy", mmap_mode="r", allow_pickle=False)
+        return self.array(f"waveforms_{modality}")
 
 
 def build_cache(
@@ -122,31 +139,70 @@ def build_cache(
         If nothing usable is left, or under ``strict`` at the first recording left out.
     """
     identity, checksums = identify(index, settings)
+
     path = cache_dir / f"{index.name}-{identity[:8]}"
+    if is_there(path, index, strict):
+        return path
+    prepare = functools.partial(prepare_recording, index.root, settings=settings, find_channels=find_channels)
+
+    def write(folder: Path, prepared: Iterable[PreparedRecording | Problem]) -> dict[str, Any]:
+        counts = _write(folder, prepared, index, settings, strict)
+        return manifest_of(index, settings, identity, checksums, simulated) | {"counts": counts}
+
+    fill_cache(path, index, prepare, write, jobs=jobs, progress=progress)
+    return path
+
+
+def is_there(path: Path, index: SourceIndex, strict: bool) -> bool:
+    """Tell whether a cache is there already; under ``strict`` refuse one, or an index, that leaves out."""
     if path.is_dir():
         skipped = Cache(path).table("skipped")
         if strict and len(skipped):
-            raise _stopped(*skipped.iloc[0])
-        return path
+            raise stopped(Problem(*skipped.iloc[0]))
+        return True
     for problem in index.problems:
         if strict and problem.left_out:
-            raise _stopped(problem.where, problem.what, problem.remedy)
+            raise stopped(problem)
+    return False
+
+
+def fill_cache(
+    path: Path,
+    index: SourceIndex,
+    prepare: Callable[[dict[str, Any]], Prepared],
+    write: Callable[[Path, Iterable[Prepared]], dict[str, Any]],
+    *,
+    jobs: int,
+    progress: bool,
+) -> None:
+    """Prepare every recording of an index, in parallel, and write the cache, whole or not at all.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        Folder of the cache.
+    index : SourceIndex
+    prepare : callable
+        Makes of one row of the index what the cache keeps of it.
+    write : callable
+        Writes arrays and tables into a folder as the recordings come, and returns the manifest.
+    jobs : int
+        Processes; -1: one a core.
+    progress : bool
+        Show a bar.
+    """
     rows = index.recordings.to_dict("records")
-    prepare = functools.partial(prepare_recording, index.root, settings=settings, find_channels=find_channels)
     prepared = joblib.Parallel(n_jobs=jobs, return_as="generator")(
         joblib.delayed(prepare)(row) for row in rows
     )
     with replacing_folder(path) as folder:
         bar = tqdm(prepared, total=len(rows), desc="Preparing", unit="recording", disable=not progress)
-        counts = _write(folder, bar, index, settings, strict)
-        manifest = _manifest(index, settings, identity, checksums, simulated) | {"counts": counts}
-        write_json(folder / "manifest.json", manifest)
-    return path
+        write_json(folder / "manifest.json", write(folder, bar))
 
 
-def _stopped(where: str, what: str, remedy: str) -> DataError:
+def stopped(problem: Problem) -> DataError:
     """Return the error with which ``strict`` stops at something left out."""
-    return DataError(f"{where}: {what} {remedy} (stopped by --strict)")
+    return DataError(f"{problem.where}: {problem.what} {problem.remedy} (stopped by --strict)")
 
 
 def identify(index: SourceIndex, settings: PreparationSettings) -> tuple[str, dict[str, str]]:
@@ -157,6 +213,14 @@ def identify(index: SourceIndex, settings: PreparationSettings) -> tuple[str, di
         with contextlib.suppress(DataError):  # a faulty header is left out when it is prepared
             files = signal_files(index.root / header, index.root)
             names += [file.relative_to(index.root).as_posix() for file in files]
+    return name_content(index, names, settings)
+
+
+def name_content(index: SourceIndex, names: Iterable[str], settings: Any) -> tuple[str, dict[str, str]]:
+    """Return the digest of settings (a dataclass), choices and files, and the checksum of each file.
+
+    The files are named relative to the root of the index, so where they lie does not count.
+    """
     unique = sorted(dict.fromkeys(names))
     with ThreadPoolExecutor() as pool:
         checksums = dict(zip(unique, pool.map(lambda name: _sha256(index.root / name), unique), strict=True))
@@ -168,7 +232,8 @@ def _sha256(path: Path) -> str:
     """Return the SHA-256 of a file, or "absent"."""
     if not path.is_file():
         return "absent"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(
@@ -188,7 +253,7 @@ def _write(
     for item in prepared:
         if isinstance(item, Problem):
             if strict:
-                raise _stopped(item.where, item.what, item.remedy)
+                raise stopped(item)
             skipped.append(item)
             continue
         offsets = {f"{kind}_offset": waves[kind].rows for kind in MODALITIES}
@@ -248,10 +313,7 @@ def _write_tables(
         if events
         else pd.DataFrame(columns=["recording", "time", "state"])
     )
-    skipped_table = pd.DataFrame(
-        [(problem.where, problem.what, problem.remedy) for problem in skipped],
-        columns=["recording", "reason", "remedy"],
-    )
+    skipped_table = skipped_rows(skipped)
     tables = (recording_table, sample_table, event_table, skipped_table)
     for name, table in zip(TABLES, tables, strict=True):
         table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
@@ -265,15 +327,21 @@ def _write_tables(
     }
 
 
-def _manifest(
+def skipped_rows(skipped: Iterable[Problem]) -> pd.DataFrame:
+    """Return what was left out as ``skipped.csv`` has it."""
+    rows = [(problem.where, problem.what, problem.remedy) for problem in skipped]
+    return pd.DataFrame(rows, columns=["recording", "reason", "remedy"])
+
+
+def manifest_of(
     index: SourceIndex,
-    settings: PreparationSettings,
+    settings: Any,
     identity: str,
     checksums: dict[str, str],
     simulated: bool,
-) -> dict[str, object]:
-    """Return what the cache was made from, and with what."""
-    libraries = ("numpy", "scipy", "wfdb", "pandas")
+    libraries: Sequence[str] = LIBRARIES,
+) -> dict[str, Any]:
+    """Return what a cache was made from, and with what: its manifest, without the counts."""
     return {
         "format": FORMAT,
         "identity": identity,
@@ -290,13 +358,13 @@ def _manifest(
     }
 
 
-def remember_latest(path: Path) -> None:
-    """Note which cache was prepared last; training takes it unless told otherwise."""
-    write_text(path.parent / LATEST, path.name + "\n")
+def remember_latest(path: Path, task: str = "ecg-pcg") -> None:
+    """Note which cache was prepared last for a task; training takes it unless told otherwise."""
+    write_text(path.parent / LATEST.format(task=task), path.name + "\n")
 
 
-def find_cache(cache: Path | None, cache_dir: Path, identity: str = "") -> Cache:
-    """Open a cache: the one named, the one of an identity, or the one prepared last.
+def find_cache(cache: Path | None, cache_dir: Path, identity: str = "", task: str = "ecg-pcg") -> Cache:
+    """Open a cache: the one named, the one of an identity, or the one prepared last for a task.
 
     Raises
     ------
@@ -315,10 +383,11 @@ def find_cache(cache: Path | None, cache_dir: Path, identity: str = "") -> Cache
             f"No cache in {cache_dir} is the one this run was trained from (identity {identity[:8]}). "
             "Prepare the same data with load_data.py, or name a cache with --cache."
         )
-    latest = cache_dir / LATEST
+    command = "python load_data.py" + (f" {task}" if task != "ecg-pcg" else "")
+    latest = cache_dir / LATEST.format(task=task)
     if not latest.is_file():
         raise DataError(
-            f"No prepared data in {cache_dir}. Run load_data.py first: python load_data.py --raw-dir PATH, "
-            "or python load_data.py --simulate to try it on virtual patients."
+            f"No prepared data in {cache_dir}. Run load_data.py first: {command} --raw-dir PATH, "
+            f"or {command} --simulate to try it on virtual patients."
         )
     return Cache(cache_dir / latest.read_text(encoding="utf-8").strip())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from evaluation.figures import (
     roc_figure,
     save_figure,
 )
+from evaluation.prevalence import decision_curve_figure
 from evaluation.scores import aggregate, check_predictions, fold_scores
 from evaluation.statistics import Interval, cluster_bootstrap
-from evaluation.tables import PROTOCOLS, markdown_table, stamped
+from evaluation.tables import PROTOCOLS, frame_to_markdown, markdown_table, stamped
 
 THRESHOLDS = {"at_half": 0.5, "at_validation_threshold": None}
 UNITS: dict[str, str | None] = {"beats": None, "recordings": "recording", "persons": "person"}
@@ -89,6 +90,7 @@ def write_results(
     stamp: str = "",
     *,
     compact: bool = False,
+    tables: Mapping[str, pd.DataFrame] | None = None,
 ) -> list[Path]:
     """Write predictions, scores, tables and figures of a run, each file as a whole.
 
@@ -105,6 +107,8 @@ def write_results(
         Another warning, beside the one in the metrics.
     compact : bool
         Leave out figures, and tables of more or other rows than one a recording.
+    tables : mapping of str to pandas.DataFrame, optional
+        Further tables, each written to <name>.csv and shown in report.md.
 
     Returns
     -------
@@ -126,7 +130,11 @@ def write_results(
             written.append(_write_table(folder / f"{name}.csv", units, metrics["stamp"]))
     if not compact:
         written.append(_write_table(folder / "predictions.csv", predictions, metrics["stamp"]))
-    files.write_text(folder / "report.md", markdown_table(metrics) + "\n")
+    sections = [markdown_table(metrics)]
+    for name, table in (tables or {}).items():
+        written.append(_write_table(folder / f"{name}.csv", table, metrics["stamp"]))
+        sections.append(f"## {name.replace('_', ' ').capitalize()}\n\n{frame_to_markdown(table)}")
+    files.write_text(folder / "report.md", "\n\n".join(sections) + "\n")
     write_json(folder / "metrics.json", metrics)
     return [*written, folder / "report.md", folder / "metrics.json"]
 
@@ -205,6 +213,8 @@ def _figures(units: pd.DataFrame, unit: str, metrics: dict[str, Any]) -> dict[st
         "confusion": lambda: confusion_figure(units, threshold=limit, **said),
         "calibration": lambda: calibration_figure(units, **said),
     }
+    if unit == "recordings" and units["label"].nunique() == 2:
+        draw["decision_curve"] = lambda: decision_curve_figure(units, **said)
     return {kind: make() for kind, make in draw.items()}
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
+from collections.abc import Iterable
 from typing import Any
+
+import pandas as pd
 
 WIDTH = 100
 PAPER_STAMP = "selected on test"
@@ -86,6 +90,22 @@ def markdown_table(metrics: dict[str, Any]) -> str:
     lines += ["", _interval_line(metrics)]
     lines += [line for note in metrics["notes"] for line in ("", note)]
     return "\n".join(lines)
+
+
+def frame_to_markdown(table: pd.DataFrame, digits: int = 3) -> str:
+    """Return any table as Markdown: numbers with so many decimals, counts as they are."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return MISSING if math.isnan(value) else f"{value:.{digits}f}"
+        return str(value).replace("|", "\\|")
+
+    def line(cells: Iterable[Any]) -> str:
+        return "| " + " | ".join(cell(value) for value in cells) + " |"
+
+    heads = [str(name).replace("_", " ") for name in table]
+    rows = table.astype(object).itertuples(index=False)
+    return "\n".join([line(heads), "|---" * len(heads) + "|", *(line(row) for row in rows)])
 
 
 def _part(metrics: dict[str, Any], unit: str) -> dict[str, Any] | None:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.command_line import to_plain
 from common.errors import UserError
 from common.files import write_json
-from config import TrainingSettings, to_plain
+from config import RunSettings
 from learning.checkpoint import BEST, LAST, load_checkpoint
 
 FREE_TO_CHANGE = {
@@ -29,17 +30,14 @@ FREE_TO_CHANGE = {
 """Settings that may differ between the sessions in which one run is trained."""
 
 
-def run_name(task: str, settings: TrainingSettings) -> str:
+def run_name(task: str, settings: RunSettings) -> str:
     """Return the name given, or one made of what matters most."""
-    model = settings.model
-    hidden = f"-no-{model.zeroed}" if model.zeroed != "none" else ""
-    subsets = "-subsets" if model.modality_dropout else ""
-    made = f"{task}-{model.model}{hidden}{subsets}-{settings.protocol}-{settings.preset}-seed{settings.seed}"
-    return settings.run_name or made
+    parts = (task, settings.variant(), settings.protocol, settings.preset, f"seed{settings.seed}")
+    return settings.run_name or "-".join(part for part in parts if part)
 
 
 def open_run(
-    folder: Path, log_folder: Path, task: str, settings: TrainingSettings, identity: str, folds: Sequence[str]
+    folder: Path, log_folder: Path, task: str, settings: RunSettings, identity: str, folds: Sequence[str]
 ) -> None:
     """Make the folder of a run, or check that these folds may be trained into it.
 
@@ -48,7 +46,7 @@ def open_run(
     folder, log_folder : pathlib.Path
         Checkpoints and curves of the run.
     task : str
-    settings : TrainingSettings
+    settings : RunSettings
     identity : str
         Digest of the cache.
     folds : sequence of str

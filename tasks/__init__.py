@@ -1,16 +1,24 @@
-"""Tasks, by the name a user types: what is learned from which data by which network."""
+"""Tasks: what is learned from which data by which network, how data is prepared and what is made of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from config import LoadDataSettings
+from tasks import ecg_pcg_data, ecg_pcg_judging
 from tasks.binary import Task
-from tasks.ecg_pcg import EcgPcg
-from tasks.ecg_pcg_linear import EcgPcgLinear
+from tasks.judging import Opened
+from tasks.registry import TASKS, find_task
 
-__all__ = ["TASKS", "Task", "find_task"]
+__all__ = ["JUDGE", "PREPARE", "TASKS", "Task", "find_task"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (EcgPcg(),)}
-
-
-def find_task(name: str, model: str) -> Task:
-    """Return the task of a name, in the form that a model needs."""
-    return EcgPcgLinear() if (name, model) == ("ecg-pcg", "linear") else TASKS[name]
+PREPARE: dict[str, tuple[type, Callable[[Any], Any]]] = {
+    "ecg-pcg": (LoadDataSettings, ecg_pcg_data.prepare),
+}
+"""For each task its settings of load_data.py, and what prepares a cache from them."""
+JUDGE: dict[str, Callable[[Opened], tuple[dict[str, Any], list[Path]]]] = {
+    "ecg-pcg": ecg_pcg_judging.judge,
+}
+"""For each task what judges an opened run, writes its results, and returns metrics and files written."""

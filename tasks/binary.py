@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from config import TrainingSettings
+from config import RunSettings
 from datasets.cache import Cache
 from datasets.splits import Fold
 from evaluation.scores import best_threshold, binary_scores
@@ -28,15 +28,24 @@ class Task(Protocol):
     selects: bool
     has_epochs: bool
 
-    def samples(self, cache: Cache, settings: TrainingSettings, device: torch.device) -> Any:
+    @property
+    def settings(self) -> type[RunSettings]:
+        """Class of the task's training settings."""
+        ...
+
+    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> RunSettings:
+        """Return the settings that a preset and a protocol (empty: the default one) stand for."""
+        ...
+
+    def samples(self, cache: Cache, settings: Any, device: torch.device) -> Any:
         """Return all samples of a cache, on a device."""
         ...
 
-    def for_fold(self, samples: Any, fold: Fold, settings: TrainingSettings) -> Any:
+    def for_fold(self, samples: Any, fold: Fold, settings: Any) -> Any:
         """Return the samples with what is fitted on the fold's training part."""
         ...
 
-    def build(self, settings: TrainingSettings) -> nn.Module:
+    def build(self, settings: Any) -> nn.Module:
         """Return the model."""
         ...
 
@@ -60,7 +69,7 @@ class Task(Protocol):
         """Return a threshold found inside the training part, or None."""
         ...
 
-    def hide(self, samples: Any, modality: str, settings: TrainingSettings) -> Any:
+    def hide(self, samples: Any, modality: str, settings: Any) -> Any:
         """Return the samples without one signal, or say why the model needs it."""
         ...
 
@@ -69,7 +78,7 @@ class Task(Protocol):
         ...
 
     def figures(
-        self, model: nn.Module, samples: Any, rows: Tensor, probability: Tensor, settings: TrainingSettings
+        self, model: nn.Module, samples: Any, rows: Tensor, probability: Tensor, settings: Any
     ) -> dict[str, Figure]:
         """Return figures of the test part for TensorBoard."""
         ...

@@ -8,6 +8,8 @@ Scores   accuracy, AUROC, sensitivity, specificity a beat, for the curves; evalu
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import UserError
-from config import ModelSettings, TrainingSettings
+from config import ModelSettings, TrainingSettings, preset_defaults
 from datasets.cache import Cache
 from datasets.signals import shorten_beats
 from datasets.splits import Fold
@@ -36,6 +38,11 @@ class EcgPcg(BinaryTask):
     """What is particular to beats: samples, network, loss, figures."""
 
     name = "ecg-pcg"
+    settings = TrainingSettings
+
+    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> TrainingSettings:
+        """Return the settings that a preset and a protocol stand for."""
+        return preset_defaults(preset, protocol)
 
     def samples(self, cache: Cache, settings: TrainingSettings, device: torch.device) -> Beats:
         """Return the beats of a cache at the number of points the model sees."""

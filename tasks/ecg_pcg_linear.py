@@ -10,7 +10,7 @@ Scores   as for the networks, one prediction a recording; has no meaning where b
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import UserError
-from config import TrainingSettings
+from config import TrainingSettings, preset_defaults
 from datasets.cache import Cache
 from datasets.phase_grid import phase_grid
 from datasets.splits import Fold
@@ -90,8 +90,13 @@ class EcgPcgLinear(BinaryTask):
     """The task's answers for the linear model."""
 
     name = "ecg-pcg"
+    settings = TrainingSettings
     selects = False
     has_epochs = False
+
+    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> TrainingSettings:
+        """Return the settings that a preset and a protocol stand for."""
+        return preset_defaults(preset, protocol)
 
     def samples(self, cache: Cache, settings: TrainingSettings, device: torch.device) -> Recordings:
         """Return the recordings that have features."""

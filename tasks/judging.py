@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,18 +12,68 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from common.command_line import from_plain
 from common.errors import UserError
-from config import EvaluationSettings, TrainingSettings, training_settings_from_plain
+from config import EvaluationSettings, RunSettings
 from datasets.cache import Cache
 from datasets.phase_grid import phase_grid
 from datasets.splits import UNIT, assert_separated, fold_from_parts, make_folds
 from evaluation.audit import AuditReport, audit
+from evaluation.report import evaluate_predictions
+from evaluation.tables import format_table
 from learning.devices import choose_device
 from learning.linear import out_of_fold_probe
 from learning.loop import predict
-from tasks import Task, find_task
+from tasks.binary import Task
+from tasks.registry import TASKS, find_task
 
 Checkpoint = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A trained run, and what it is to be judged on.
+
+    Attributes
+    ----------
+    checkpoints : list of dict
+        One a fold.
+    cache : Cache
+    settings : EvaluationSettings
+    external : bool
+        Whether the cache is another than the run was trained from.
+    folder : pathlib.Path
+        Where results are written.
+    facts : dict
+        Where the run comes from, for ``metrics.json``.
+    """
+
+    checkpoints: list[Checkpoint]
+    cache: Cache
+    settings: EvaluationSettings
+    external: bool
+    folder: Path
+    facts: dict[str, Any]
+
+
+def predict_opened(opened: Opened) -> pd.DataFrame:
+    """Return the predictions of an opened run: of each fold on its test part, or of all on another cache."""
+    read = predict_external if opened.external else predict_folds
+    return read(opened.checkpoints, opened.cache, opened.settings)
+
+
+def score_opened(opened: Opened, predictions: pd.DataFrame) -> dict[str, Any]:
+    """Return the scores of binary predictions, with the facts of the run, and print them."""
+    settings = opened.settings
+    metrics = evaluate_predictions(
+        predictions,
+        protocol="external" if opened.external else opened.checkpoints[0]["protocol"],
+        threshold=settings.threshold,
+        draws=settings.bootstrap_draws,
+        stamp="simulated data" if opened.cache.simulated else "",
+    )
+    print(f"\n{format_table(metrics)}\n")
+    return metrics | {"run": opened.facts}
 
 
 def predict_folds(
@@ -69,19 +121,19 @@ def seen_in_training(checkpoints: Sequence[Checkpoint], cache: Cache) -> list[st
 
 def _open(
     checkpoint: Checkpoint, cache: Cache, settings: EvaluationSettings
-) -> tuple[Task, TrainingSettings, Any]:
+) -> tuple[Task, RunSettings, Any]:
     """Return the task of a checkpoint, its settings, and the samples of a cache as it takes them."""
-    trained = training_settings_from_plain(checkpoint["settings"])
-    task = find_task(checkpoint["task"], trained.model.model)
+    trained = from_plain(TASKS[checkpoint["task"]].settings, checkpoint["settings"])
+    task = find_task(checkpoint["task"], trained)
     samples = task.samples(cache, trained, choose_device(settings.device))
-    if settings.without != "nothing":
-        samples = task.hide(samples, settings.without, trained)
+    for hidden in settings.without.split("+") if settings.without != "nothing" else ():
+        samples = task.hide(samples, hidden, trained)
     return task, trained, samples
 
 
 def _predict(
     task: Task,
-    trained: TrainingSettings,
+    trained: RunSettings,
     checkpoint: Checkpoint,
     samples: Any,
     rows: np.ndarray,

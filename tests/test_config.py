@@ -14,19 +14,16 @@ import config
 import evaluate
 import load_data
 import training
+from common.command_line import from_plain, read_preset_settings, read_settings, split_task, to_plain
 from common.errors import UserError
 from config import (
+    TASK_NAMES,
     EvaluationSettings,
     LoadDataSettings,
     ModelSettings,
     OptimizationSettings,
     TrainingSettings,
     preset_defaults,
-    read_settings,
-    read_training_settings,
-    split_task,
-    to_plain,
-    training_settings_from_plain,
 )
 
 SCRIPTS = {
@@ -45,8 +42,8 @@ def on_cuda(preset: str, device: str) -> str:
 
 
 def read(*arguments: str, resolve=on_cpu) -> TrainingSettings:
-    _, rest = split_task(arguments)
-    return read_training_settings(rest, None, resolve)
+    _, rest = split_task(arguments, TASK_NAMES)
+    return read_preset_settings(rest, None, preset_defaults, resolve)
 
 
 # --- presets -------------------------------------------------------------------------------------------
@@ -83,7 +80,7 @@ def test_small_preset(protocol, epochs):
 
 def test_unknown_preset_is_a_fault_of_the_caller():
     with pytest.raises(ValueError, match="choose paper or small"):
-        preset_defaults("auto", "session")
+        preset_defaults("auto", "session")  # type: ignore[arg-type]
 
 
 def test_defaults_of_the_project():
@@ -140,20 +137,20 @@ def test_folds(words, folds):
     [(), ("--protocol", "beat"), ("--protocol", "beat", "--epochs", "3"), ("--folds", "0", "1")],
 )
 def test_task_word_is_optional(options):
-    assert split_task(options) == ("ecg-pcg", list(options))
-    assert split_task(["ecg-pcg", *options]) == ("ecg-pcg", list(options))
+    assert split_task(options, TASK_NAMES) == ("ecg-pcg", list(options))
+    assert split_task(["ecg-pcg", *options], TASK_NAMES) == ("ecg-pcg", list(options))
     assert read(*options) == read("ecg-pcg", *options)
 
 
 @pytest.mark.parametrize("word", ["ecgpcg", "ecg_pcg", "ecg-pgc"])
 def test_unknown_task_is_refused_with_a_suggestion(word):
     with pytest.raises(UserError, match=rf"no task '{word}'. Perhaps you meant ecg-pcg.*Tasks: .*ecg-pcg"):
-        split_task([word, "--epochs", "3"])
+        split_task([word, "--epochs", "3"], TASK_NAMES)
 
 
 def test_task_unlike_any_other_is_refused_with_the_list():
     with pytest.raises(UserError, match=r"There is no task 'zebra'. Tasks: .*ecg-pcg"):
-        split_task(["zebra"])
+        split_task(["zebra"], TASK_NAMES)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -183,7 +180,8 @@ def documented_fields(kind: type) -> dict[str, str]:
             prefix = f"{item.name}." if item.name == "simulation" else ""
             found |= {prefix + name: text for name, text in nested.items()}
         else:
-            found[item.name] = texts[kind.__name__, item.name]
+            owner = next(base for base in kind.__mro__ if (base.__name__, item.name) in texts)
+            found[item.name] = texts[owner.__name__, item.name]
     return found
 
 
@@ -264,8 +262,8 @@ def test_values_that_mean_nothing_are_refused(given, capsys):
 def test_plain_and_back(arguments, tmp_path):
     settings = read(*arguments)
     plain = to_plain(settings)
-    assert training_settings_from_plain(plain) == settings
-    assert training_settings_from_plain(json.loads(json.dumps(plain, allow_nan=False))) == settings
+    assert from_plain(TrainingSettings, plain) == settings
+    assert from_plain(TrainingSettings, json.loads(json.dumps(plain, allow_nan=False))) == settings
     torch.save(plain, tmp_path / "settings.pt")
     assert torch.load(tmp_path / "settings.pt", weights_only=True) == plain
 

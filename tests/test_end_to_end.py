@@ -135,7 +135,7 @@ def test_preparing_again_computes_nothing(house):
     before = tree(house.root / "cache")
     house.prepare()
     after = tree(house.root / "cache")
-    del before["latest.txt"], after["latest.txt"]
+    del before["latest-ecg-pcg.txt"], after["latest-ecg-pcg.txt"]
     assert after == before
 
 
@@ -159,6 +159,11 @@ def test_results_are_complete(session_metrics, house):
     for kind in ("roc", "precision_recall", "confusion", "calibration"):
         for unit in ("beats", "recordings"):
             assert f"figures/{kind}_{unit}.png" in files
+    assert "figures/decision_curve_recordings.png" in files
+    report = (folder / "report.md").read_text()
+    for name in ("subgroups", "calibration", "labels_permuted_among_persons"):
+        assert f"{name}.csv" in files
+        assert f"## {name.replace('_', ' ').capitalize()}" in report
     stored = strict_json(folder / "metrics.json")
     assert stored == json.loads(json.dumps(session_metrics))
     assert stored["counts"]["folds"] == 2

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import load_data
 from config import PreparationSettings
 from datasets.cache import Cache, find_cache
 from datasets.simulate.layout import write_record, write_states
 from datasets.sources import DataError, Problem
 from load_data import main
+from tasks import ecg_pcg_data
 
 SIMULATION = ["--simulation.sessions", "4", "--simulation.persons", "2", "--simulation.recordings", "2"]
 SIMULATION += ["--simulation.duration", "6"]
@@ -164,7 +164,7 @@ def test_download_fetches_the_sets_first_and_tells_what_is_absent(simulated_raw,
         shutil.copytree(simulated_raw, folder)
         return [Problem("training-a/a9999.wav", "The server has no such file.", "Try again later.")]
 
-    monkeypatch.setattr(load_data, "download_physionet2016", download)
+    monkeypatch.setattr(ecg_pcg_data, "download_physionet2016", download)
     path = run("--download")
     assert asked == [(Path("data/raw/challenge-2016"), ("a",))]
     assert "The server has no such file." in capsys.readouterr().out
@@ -218,7 +218,7 @@ def test_a_dry_run_names_the_folder_that_is_then_written(simulated_raw, capsys):
     ],
 )
 def test_a_dry_run_neither_simulates_nor_downloads(workplace, capsys, monkeypatch, option, words):
-    monkeypatch.setattr(load_data, "download_physionet2016", None)
+    monkeypatch.setattr(ecg_pcg_data, "download_physionet2016", None)
     run(option, *SIMULATION, "--dry-run")
     assert words in capsys.readouterr().out
     assert list(workplace.iterdir()) == []

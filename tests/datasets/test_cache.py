@@ -367,7 +367,7 @@ def test_nothing_usable_is_an_error_with_the_first_reasons(raw, tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-@pytest.mark.parametrize("where", ["prepare_recording", "_manifest", "_write_tables"])
+@pytest.mark.parametrize("where", ["prepare_recording", "manifest_of", "_write_tables"])
 def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_works(
     simulated_raw, tmp_path, monkeypatch, error, where
 ):

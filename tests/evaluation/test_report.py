@@ -131,12 +131,12 @@ def test_paper_is_stamped_in_every_output(tmp_path, monkeypatch):
     monkeypatch.setattr("evaluation.report.save_figure", lambda figure, path: drawn.append(figure))
     predictions = simulated("beat")
     metrics = evaluate_predictions(predictions, protocol="paper", draws=20, stamp="simulated data")
-    write_results(tmp_path, predictions, metrics)
+    write_results(tmp_path, predictions, metrics, tables={"more": pd.DataFrame({"score": [0.5]})})
     expected = "simulated data; selected on test"
-    assert len(drawn) == 8
+    assert len(drawn) == 9
     assert all(expected in [text.get_text() for text in figure.texts] for figure in drawn)
     assert strict((tmp_path / "metrics.json").read_text())["stamp"] == expected
-    for name in ("predictions", "recordings", "persons"):
+    for name in ("predictions", "recordings", "persons", "more"):
         assert set(pd.read_csv(tmp_path / f"{name}.csv")["stamp"]) == {expected}
     assert expected in format_table(metrics)
     assert expected in (tmp_path / "report.md").read_text()
