@@ -169,6 +169,7 @@ def train_fold(session: Session, fold: Fold) -> None:
         return
     run = fold_run(session, fold, folder)
     model = new_model(session)
+    session.task.initialize(model, run)
     log_folder = session.log_folder / fold.name if session.processes.leads else None
     with Tracker(log_folder, finished_epochs=finished_epochs(folder)) as tracker:
         tracker.text("settings", to_plain(session.settings))
@@ -182,7 +183,8 @@ def new_model(session: Session) -> nn.Module:
     """Return the network with the initial weights of the run's seed."""
     torch.manual_seed(session.settings.seed)
     try:
-        return session.task.build(session.settings).to(session.device)
+        inputs = session.task.inputs(session.samples)
+        return session.task.build(session.settings, inputs).to(session.device)
     except ValueError as error:
         raise UserError(f"Such a network cannot be built: {error}") from None
 
@@ -217,6 +219,7 @@ def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
         "fold": fold.number,
         "protocol": session.settings.protocol,
         "settings": to_plain(session.settings),
+        "inputs": session.task.inputs(session.samples),
         "parts": torch.from_numpy(fold.parts(len(table))),
         "trained_on": {
             "session": sorted(learned["session"].unique().tolist()),
@@ -282,6 +285,7 @@ def estimate(session: Session, folds: Sequence[Fold]) -> str:
     steps = run.steps_per_epoch
     few = replace(run, train=run.train[: 4 * size])
     model = new_model(session)
+    session.task.initialize(model, run)
     optimizer = make_optimizer(model, run.optimization)
     schedule = Schedule(optimizer, replace(run.optimization, schedule="constant"), steps)
     for _ in range(2):  # the first warms up

@@ -208,12 +208,19 @@ def stopped(problem: Problem) -> DataError:
 def identify(index: SourceIndex, settings: PreparationSettings) -> tuple[str, dict[str, str]]:
     """Return the digest of settings and source content, and the checksum of each source file."""
     rows = index.recordings
-    names = [*index.files, *rows["header"], *(name for name in rows["annotation"] if name)]
-    for header in rows["header"]:
+    names = [*index.files, *(name for name in rows["annotation"] if name)]
+    return name_content(index, [*names, *record_files(index.root, rows["header"])], settings)
+
+
+def record_files(root: Path, headers: Iterable[str]) -> list[str]:
+    """Return the files of WFDB records, relative to the root: headers, and the signal files they name."""
+    names = []
+    for header in headers:
+        names.append(header)
         with contextlib.suppress(DataError):  # a faulty header is left out when it is prepared
-            files = signal_files(index.root / header, index.root)
-            names += [file.relative_to(index.root).as_posix() for file in files]
-    return name_content(index, names, settings)
+            files = signal_files(root / header, root)
+            names += [file.relative_to(root).as_posix() for file in files]
+    return names
 
 
 def name_content(index: SourceIndex, names: Iterable[str], settings: Any) -> tuple[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Folds under the four protocols, and the assertion that they keep apart what they promise.
+"""Folds under the protocols, and the assertion that they keep apart what they promise.
 
 =========== =================== ================================== ==========================
 protocol    folds over          validation part                    kept apart
@@ -7,6 +7,8 @@ paper       beats               the test fold itself               beats of trai
 beat        beats               beats of the training part         beats
 recording   recordings          recordings of the training part    recordings
 session     sessions            sessions of the training part      sessions (and so people)
+patient     patients            patients of the training part      patients
+official    as the source says  fold 9 of the source               patients
 =========== =================== ================================== ==========================
 """
 
@@ -22,8 +24,13 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from datasets.sources import DataError
 
-UNIT = {"paper": "sample", "beat": "sample", "recording": "recording", "session": "session"}
-"""Column of the sample table whose values a protocol keeps apart."""
+UNIT = {"paper": "sample", "beat": "sample", "recording": "recording"}
+UNIT |= {"session": "session", "patient": "session", "official": "session"}
+"""Column of the sample table whose values a protocol keeps apart; where no sitting is known, the patient."""
+BEAT_PROTOCOLS = ("paper", "beat", "recording", "session")
+"""Protocols of samples that are beats of recordings."""
+OFFICIAL_VALIDATION, OFFICIAL_TEST = 9, 10
+"""Folds of PTB-XL that are meant for validation and test."""
 PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 ALL = -1
@@ -90,7 +97,8 @@ def make_folds(
     ----------
     samples : pandas.DataFrame
         Columns ``sample``, ``recording``, ``session``, ``label``.
-    protocol : {"paper", "beat", "recording", "session"}
+    protocol : {"paper", "beat", "recording", "session", "patient", "official"}
+        Under ``official`` there is one fold, from the column ``official_fold``.
     fold_count : int
         At least 2.
     validation_share : float
@@ -110,6 +118,8 @@ def make_folds(
             f"Folds need --fold-count of 2 or more (given {fold_count}) "
             f"and --validation-share from 0 to 0.5 (given {validation_share})."
         )
+    if protocol == "official":
+        return [_official_fold(samples)]
     row_of_sample, units = _units(samples, protocol)
     assigned = _assign(units, protocol, fold_count, seed)
     if len(np.unique(assigned)) < fold_count:  # the splitter may leave a fold empty when groups are few
@@ -127,6 +137,20 @@ def make_folds(
     return folds
 
 
+def _official_fold(samples: pd.DataFrame) -> Fold:
+    """Return the fold that the source assigns."""
+    assigned = samples["official_fold"] if "official_fold" in samples else pd.Series(0, samples.index)
+    part = assigned.map({OFFICIAL_VALIDATION: VALIDATION, OFFICIAL_TEST: TEST}).fillna(TRAIN).astype(np.int8)
+    if set(part) != {TRAIN, VALIDATION, TEST} or (assigned == 0).any():
+        raise DataError(
+            "These data have no official folds for train, validation (9) and test (10): "
+            "use --protocol patient."
+        )
+    fold = fold_from_parts(0, part.to_numpy(), "official")
+    assert_separated(fold, samples, "official")
+    return fold
+
+
 def _units(samples: pd.DataFrame, protocol: str) -> tuple[NDArray[np.int64], pd.DataFrame]:
     """Return the unit that each sample belongs to (its row), and the units: label and group."""
     if protocol not in UNIT:
@@ -136,16 +160,20 @@ def _units(samples: pd.DataFrame, protocol: str) -> tuple[NDArray[np.int64], pd.
         return np.arange(len(samples)), units
     rows, names = pd.factorize(samples["recording"])
     first = samples.groupby("recording", sort=False)[["label", "session"]].first().loc[names]
-    group = first["session"] if protocol == "session" else first.index
+    group = first["session"] if UNIT[protocol] == "session" else first.index
     return rows, pd.DataFrame({"label": first["label"].to_numpy(), "group": np.asarray(group)})
 
 
 def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArray[np.int64]:
     """Return the fold (0 to count - 1) of each unit; with few sessions a fold may be empty."""
     groups = units.groupby("label")["group"].nunique()
-    if len(groups) < 2 or _most_folds(units) < count or (protocol != "session" and groups.min() < count):
+    if (
+        len(groups) < 2
+        or _most_folds(units) < count
+        or (UNIT[protocol] != "session" and groups.min() < count)
+    ):
         raise _too_few(units, protocol, count)
-    grouped = protocol == "session"
+    grouped = UNIT[protocol] == "session"
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(count, shuffle=True, random_state=seed)
     assigned = np.zeros(len(units), dtype=np.int64)
     parts = splitter.split(units, units["label"], units["group"] if grouped else None)
@@ -178,7 +206,7 @@ def _hold_out(units: pd.DataFrame, protocol: str, share: float, seed: int) -> ND
     """
     label = units["label"].to_numpy()
     smallest = units.groupby("label")["group"].nunique().min()
-    available = _most_folds(units) if protocol == "session" else smallest
+    available = _most_folds(units) if UNIT[protocol] == "session" else smallest
     count = max(2, int(min(round(1 / share), available)))
     assigned = _assign(units, protocol, count, seed)
 

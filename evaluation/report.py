@@ -21,7 +21,7 @@ from evaluation.figures import (
 from evaluation.prevalence import decision_curve_figure
 from evaluation.scores import aggregate, check_predictions, fold_scores
 from evaluation.statistics import Interval, cluster_bootstrap
-from evaluation.tables import PROTOCOLS, frame_to_markdown, markdown_table, stamped
+from evaluation.tables import CLUSTER, PROTOCOLS, frame_to_markdown, markdown_table, stamped
 
 THRESHOLDS = {"at_half": 0.5, "at_validation_threshold": None}
 UNITS: dict[str, str | None] = {"beats": None, "recordings": "recording", "persons": "person"}
@@ -71,7 +71,7 @@ def evaluate_predictions(
         "meaning": PROTOCOLS[protocol],
         "stamp": stamped(protocol, stamp),
         "threshold": threshold,
-        "bootstrap": {"draws": draws, "seed": seed, "cluster": "session"},
+        "bootstrap": {"draws": draws, "seed": seed, "cluster": CLUSTER.get(protocol, "session")},
         "counts": _counts(predictions),
         "notes": notes,
     }

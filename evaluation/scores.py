@@ -84,6 +84,14 @@ def one_label_a_person(recordings: pd.DataFrame) -> pd.DataFrame:
     return recordings.assign(person=recordings["person"] + kind.where(labels > 1, ""))
 
 
+def macro_auroc(label: ArrayLike, probability: ArrayLike) -> float:
+    """Mean over classes of the AUROC, (N, classes) each; of classes that have both labels, else nan."""
+    labels, probabilities = np.asarray(label), np.asarray(probability)
+    both = np.flatnonzero((labels.min(axis=0) == 0) & (labels.max(axis=0) == 1))
+    areas = [roc_auc_score(labels[:, k], probabilities[:, k]) for k in both]
+    return float(np.mean(areas)) if areas else np.nan
+
+
 def binary_scores(label: ArrayLike, probability: ArrayLike, threshold: ArrayLike = 0.5) -> dict[str, float]:
     """Score the probabilities of class 1 against labels 0 and 1.
 

@@ -17,6 +17,8 @@ PROTOCOLS = {
     "beat": "beats of one recording are in train and test: measures recognition of persons, not diagnosis",
     "recording": "recordings are kept apart, but others of the same sitting and person may be in train",
     "session": "sittings are kept apart: no session of the test part was in train or validation",
+    "patient": "patients are kept apart: nobody of the test part was in train or validation",
+    "official": "the one split that the source assigns: nobody of the test part was in train or validation",
     "external": "another set of recordings, none of which the model was trained on",
 }
 ROWS = {
@@ -30,6 +32,8 @@ ROWS = {
     "f1": "F1",
     "brier": "Brier",
 }
+CLUSTER = {"patient": "patient", "official": "patient"}
+"""What the column ``session`` holds under some protocols: a patient counts as one sitting."""
 WORDS = {"half": "0.5", "validation": "from the validation part of each fold"}
 MISSING = "n/a"
 
@@ -51,20 +55,21 @@ def format_table(metrics: dict[str, Any]) -> str:
     Returns
     -------
     str
-        Beats and recordings side by side: pooled over folds, with the 95 % interval where there is
+        Beats, where there are any, and recordings side by side: pooled over folds, with the 95 % interval where there is
         one, and mean ± standard deviation over folds. Persons have a line below.
     """
     rule, thin = "═" * WIDTH, "─" * WIDTH
     meaning = textwrap.wrap(f"protocol {metrics['protocol']}: {metrics['meaning']}", WIDTH - 2)
     lines = [rule, *(f" {line}" for line in meaning), f" {_counts_line(metrics)}"]
     lines += [f" threshold {WORDS[metrics['threshold']]}", thin]
-    lines.append(f" {'':<14}{'beats':<42}recordings")
-    heads = f"{'pooled':<8}{'95 % interval':<18}{'mean ± sd':<16}"
-    lines += [f" {'':<14}{heads}{heads}".rstrip(), thin]
+    units = ("beats", "recordings") if metrics["beats"] else ("recordings",)
+    lines.append(f" {'':<14}{''.join(f'{unit:<42}' for unit in units)}".rstrip())
+    heads = f"{'pooled':<8}{'95 % interval':<18}{'mean ± sd':<16}" * len(units)
+    lines += [f" {'':<14}{heads}".rstrip(), thin]
     for name, title in ROWS.items():
-        cells = [_text_cell(_part(metrics, unit), name) for unit in ("beats", "recordings")]
+        cells = [_text_cell(_part(metrics, unit), name) for unit in units]
         lines.append(f" {title:<14}{''.join(cells)}".rstrip())
-    counts = [f"{_confusion(_part(metrics, unit)):<42}" for unit in ("beats", "recordings")]
+    counts = [f"{_confusion(_part(metrics, unit)):<42}" for unit in units]
     lines += [f" {'TN·FP·FN·TP':<14}{''.join(counts)}".rstrip(), thin, f" {_persons_line(metrics)}"]
     lines += [f" {line}" for note in metrics["notes"] for line in textwrap.wrap(f"note: {note}", WIDTH - 2)]
     lines += [f" {line}" for line in textwrap.wrap(_interval_line(metrics), WIDTH - 2)]
@@ -167,6 +172,6 @@ def _persons_line(metrics: dict[str, Any]) -> str:
 
 def _interval_line(metrics: dict[str, Any]) -> str:
     bootstrap = metrics["bootstrap"]
-    draws = f"from {bootstrap['draws']:,} draws of whole sessions, seed {bootstrap['seed']}"
+    draws = f"from {bootstrap['draws']:,} draws of whole {bootstrap['cluster']}s, seed {bootstrap['seed']}"
     said = f"Intervals: 95 %, {draws}" if bootstrap["draws"] else "Intervals: not computed"
     return f"{said}. Mean and standard deviation: over folds. MAcc = (sensitivity + specificity) / 2."

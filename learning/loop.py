@@ -55,6 +55,10 @@ class Learner(Protocol):
         """Return named mean losses (``loss`` is minimized) and the predictions, shape (B, ...)."""
         ...
 
+    def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
+        """Change gradients before they are clipped, if the task wants to."""
+        ...
+
     def score(self, samples: Any, rows: Tensor, predictions: Tensor) -> dict[str, float]:
         """Return scores of the predictions for these rows, for the curves."""
         ...
@@ -201,6 +205,7 @@ def train_one_epoch(
             named, predicted = run.learner.step(model, run.samples.batch(batch_rows))
         optimizer.zero_grad(set_to_none=True)
         named["loss"].backward()
+        run.learner.after_backward(model, named)
         clip = run.optimization.gradient_clip or math.inf
         norms.append(nn.utils.clip_grad_norm_(model.parameters(), clip))
         optimizer.step()

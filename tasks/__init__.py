@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from config import LoadDataSettings
-from tasks import ecg_pcg_data, ecg_pcg_judging
+from tasks import ecg_multimodal_judging, ecg_pcg_data, ecg_pcg_judging
 from tasks.binary import Task
 from tasks.judging import Opened
 from tasks.registry import TASKS, find_task
@@ -20,5 +20,6 @@ PREPARE: dict[str, tuple[type, Callable[[Any], Any]]] = {
 """For each task its settings of load_data.py, and what prepares a cache from them."""
 JUDGE: dict[str, Callable[[Opened], tuple[dict[str, Any], list[Path]]]] = {
     "ecg-pcg": ecg_pcg_judging.judge,
+    "ecg-multimodal": ecg_multimodal_judging.judge,
 }
 """For each task what judges an opened run, writes its results, and returns metrics and files written."""

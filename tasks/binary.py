@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -45,8 +46,24 @@ class Task(Protocol):
         """Return the samples with what is fitted on the fold's training part."""
         ...
 
-    def build(self, settings: Any) -> nn.Module:
-        """Return the model."""
+    def inputs(self, samples: Any) -> dict[str, Any]:
+        """Return what a model must know of its inputs, in plain types."""
+        ...
+
+    def aligned(self, samples: Any, inputs: Mapping[str, Any]) -> Any:
+        """Return the samples of another cache as a model of these inputs takes them."""
+        ...
+
+    def build(self, settings: Any, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the model for such inputs."""
+        ...
+
+    def initialize(self, model: nn.Module, run: FoldRun) -> None:
+        """Set what a model takes from its training part before the first step."""
+        ...
+
+    def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
+        """Change gradients before they are clipped."""
         ...
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
@@ -91,6 +108,20 @@ class BinaryTask:
     """Whether a validation part is of use."""
     has_epochs = True
     """Whether it is trained by the shared loop."""
+
+    def inputs(self, samples: Any) -> dict[str, Any]:
+        """Return nothing: the settings say all that the model must know."""
+        return {}
+
+    def aligned(self, samples: Any, inputs: Mapping[str, Any]) -> Any:
+        """Return the samples as they are."""
+        return samples
+
+    def initialize(self, model: nn.Module, run: FoldRun) -> None:
+        """Leave the weights as the seed made them."""
+
+    def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
+        """Leave the gradients as they are."""
 
     def fit(self, run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
         """Train one fold in the shared loop."""

@@ -8,7 +8,8 @@ Scores   accuracy, AUROC, sensitivity, specificity a beat, for the curves; evalu
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class EcgPcg(BinaryTask):
         check_signals(samples, fold.train, settings.model)
         return samples.weighted(fold.train) if settings.optimization.class_weights else samples
 
-    def build(self, settings: TrainingSettings) -> nn.Module:
+    def build(self, settings: TrainingSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the network of the settings, with absence tokens where a signal may be missing."""
         model = settings.model
         check_modalities(model)

@@ -10,6 +10,7 @@ Scores   as for the networks, one prediction a recording; has no meaning where b
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -125,7 +126,7 @@ class EcgPcgLinear(BinaryTask):
         """Return the samples with the class weights of the fold's training part."""
         return samples.weighted(fold.train)
 
-    def build(self, settings: TrainingSettings) -> nn.Module:
+    def build(self, settings: TrainingSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model, not fitted yet."""
         return build_model("linear")
 

@@ -17,7 +17,7 @@ from common.errors import UserError
 from config import EvaluationSettings, RunSettings
 from datasets.cache import Cache
 from datasets.phase_grid import phase_grid
-from datasets.splits import UNIT, assert_separated, fold_from_parts, make_folds
+from datasets.splits import BEAT_PROTOCOLS, assert_separated, fold_from_parts, make_folds
 from evaluation.audit import AuditReport, audit
 from evaluation.report import evaluate_predictions
 from evaluation.tables import format_table
@@ -80,7 +80,7 @@ def predict_folds(
     checkpoints: Sequence[Checkpoint], cache: Cache, settings: EvaluationSettings
 ) -> pd.DataFrame:
     """Return the predictions of each fold's model on the fold's own test part, one row a sample."""
-    task, trained, samples = _open(checkpoints[0], cache, settings)
+    task, trained, samples = open_run(checkpoints[0], cache, settings)
     tables = []
     for content in checkpoints:
         fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
@@ -101,7 +101,7 @@ def predict_external(
     UserError
         If every recording was seen in training; those that were are left out.
     """
-    task, trained, samples = _open(checkpoints[0], cache, settings)
+    task, trained, samples = open_run(checkpoints[0], cache, settings)
     rows = np.flatnonzero(~samples.table["recording"].isin(seen_in_training(checkpoints, cache)))
     if not len(rows):
         raise UserError(f"Every recording of {cache.path} was trained on: none is left for an external test.")
@@ -119,13 +119,14 @@ def seen_in_training(checkpoints: Sequence[Checkpoint], cache: Cache) -> list[st
     return recordings.loc[recordings["sha256"].isin(content), "recording"].tolist()
 
 
-def _open(
+def open_run(
     checkpoint: Checkpoint, cache: Cache, settings: EvaluationSettings
 ) -> tuple[Task, RunSettings, Any]:
     """Return the task of a checkpoint, its settings, and the samples of a cache as it takes them."""
     trained = from_plain(TASKS[checkpoint["task"]].settings, checkpoint["settings"])
     task = find_task(checkpoint["task"], trained)
     samples = task.samples(cache, trained, choose_device(settings.device))
+    samples = task.aligned(samples, checkpoint.get("inputs", {}))
     for hidden in settings.without.split("+") if settings.without != "nothing" else ():
         samples = task.hide(samples, hidden, trained)
     return task, trained, samples
@@ -140,19 +141,26 @@ def _predict(
     settings: EvaluationSettings,
 ) -> Tensor:
     """Return the probabilities of a checkpoint's model for some rows."""
-    device = choose_device(settings.device)
-    model: nn.Module = task.build(trained).to(device)
-    model.load_state_dict(checkpoint["model"])
+    model = trained_model(task, trained, checkpoint, settings)
     _, probability = predict(
         task,
         model,
         samples,
         torch.from_numpy(rows),
         batch_size=settings.batch_size,
-        device=device,
+        device=choose_device(settings.device),
         label=f"fold {checkpoint['fold']}",
     )
     return probability
+
+
+def trained_model(
+    task: Task, trained: RunSettings, checkpoint: Checkpoint, settings: EvaluationSettings
+) -> nn.Module:
+    """Return the network of a checkpoint with its weights, on the device."""
+    model = task.build(trained, checkpoint.get("inputs", {})).to(choose_device(settings.device))
+    model.load_state_dict(checkpoint["model"])
+    return model
 
 
 def with_probe(recordings: pd.DataFrame, cache: Cache) -> pd.DataFrame:
@@ -177,6 +185,6 @@ def audit_data(cache: Cache, fold_count: int, validation_share: float, seed: int
             fold.parts(len(samples))
             for fold in make_folds(samples, protocol, fold_count, validation_share, seed)
         ]
-        for protocol in UNIT
+        for protocol in BEAT_PROTOCOLS
     }
     return audit(samples, with_probe(cache.table("recordings"), cache), parts)

@@ -65,6 +65,9 @@ class ToyLearner:
     epochs: int = 0
     at_validation: list[dict[str, Tensor]] = field(default_factory=list)
 
+    def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
+        pass
+
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         logits = model(batch["features"])
         loss = functional.cross_entropy(logits, batch["label"])

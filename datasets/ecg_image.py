@@ -1,0 +1,275 @@
+"""Draw an ECG on grid paper; `datasets.ecg_image_reading` reads such pictures.
+
+Paper runs at 25 mm/s and 10 mm/mV. A strip shows ten seconds of one lead: 250 mm x 25 mm, at 10 pixels a
+millimetre 2500 x 250 pixels. A sheet shows twelve leads in three rows of four, 2.5 s each, and a rhythm
+strip: 250 mm x 100 mm. A picture drawn from a signal holds nothing that the signal does not hold.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from common.files import replacing
+
+Picture = NDArray[np.uint8]
+
+PAPER_SECONDS = 10.0
+"""Time that the width of a picture stands for, seconds."""
+MM_PER_SECOND = 25.0
+MM_PER_MILLIVOLT = 10.0
+PAPER, GRID, INK = (255, 250, 247), (240, 150, 150), (25, 25, 35)
+"""Colours of the paper, of its grid and of the trace: red, green, blue."""
+PEN_MM, FINE_LINE_MM, BOLD_LINE_MM = 0.3, 0.1, 0.2
+"""Width of the trace, of the 1 mm lines and of the 5 mm lines, millimetres."""
+MARGIN = 0.04
+"""Share of the height, above and below, that a trace is shifted to leave free."""
+LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+SHEET = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"), ("II",))
+SMALLEST_SIDE = 16
+"""Pixels below which the shorter side of a picture cannot show an ECG."""
+
+
+def draw_ecg(
+    signal_mv: ArrayLike,
+    sampling_rate: float,
+    *,
+    width: int = 2500,
+    height: int = 250,
+    rotation: float = 0.0,
+    shadow: float = 0.0,
+    noise: float = 0.0,
+    text: str = "",
+    rng: np.random.Generator | None = None,
+    grid: bool = True,
+) -> Picture:
+    """Draw the first ten seconds of one lead as a strip of paper.
+
+    The median lies at half the height, or as near to it as the trace fits; what is taller than the paper is
+    cut off, as on paper.
+
+    Parameters
+    ----------
+    signal_mv : array_like, shape (T,)
+        Millivolts; NaN lifts the pen.
+    sampling_rate : float
+        Hertz.
+    width, height : int
+        Pixels. The width stands for ten seconds (250 mm); the same pixels a millimetre apply upwards.
+    rotation : float
+        Degrees, counterclockwise, as a sheet lies askew in a scanner.
+    shadow : float
+        Darkening at the darkest edge, 0 none to 1 black; it fades across the picture.
+    noise : float
+        Standard deviation of grey noise, as a share of full scale.
+    text : str
+        Written at the upper left.
+    rng : numpy.random.Generator, optional
+        Draws the direction of the shadow and the noise; default: seed 0.
+    grid : bool
+        Whether the paper has its 1 mm and 5 mm lines.
+
+    Returns
+    -------
+    numpy.ndarray of uint8, shape (height, width, 3)
+        Red, green, blue.
+    """
+    signal = np.asarray(signal_mv, dtype=np.float64)
+    if signal.ndim != 1 or not len(signal):
+        raise ValueError(f"The signal has shape {signal.shape}; one lead of shape (T,) is needed.")
+    picture = _paper(width, height, grid)
+    _draw_trace(picture, signal, sampling_rate, (0, 0, width, height), _pixels_per_mm(width))
+    _write(picture, text, (1.0, 1.0), _pixels_per_mm(width))
+    return _as_scanned(picture, rotation, shadow, noise, rng)
+
+
+def draw_sheet(
+    ecg_mv: ArrayLike,
+    sampling_rate: float,
+    *,
+    leads: Sequence[str] = LEADS,
+    width: int = 2500,
+    height: int = 1000,
+    rotation: float = 0.0,
+    shadow: float = 0.0,
+    noise: float = 0.0,
+    text: str = "",
+    rng: np.random.Generator | None = None,
+    grid: bool = True,
+) -> Picture:
+    """Draw twelve leads as the usual sheet: three rows of four leads, 2.5 s each, and ten seconds of lead II.
+
+    The columns follow each other in time, as printed by a cardiograph.
+
+    Parameters
+    ----------
+    ecg_mv : array_like, shape (12, T)
+        Millivolts, in the order of ``leads``.
+    leads : sequence of str
+        Names of the rows of ``ecg_mv``, in upper or lower case.
+    sampling_rate, width, height, rotation, shadow, noise, text, rng, grid
+        As in `draw_ecg`; a row is a quarter of the height.
+
+    Returns
+    -------
+    numpy.ndarray of uint8, shape (height, width, 3)
+    """
+    ecg = np.asarray(ecg_mv, dtype=np.float64)
+    by_name = {name.casefold(): number for number, name in enumerate(leads)}
+    lacking = [name for name in LEADS if name.casefold() not in by_name]
+    if ecg.ndim != 2 or len(ecg) != len(by_name) or lacking:
+        raise ValueError(f"A sheet needs {', '.join(LEADS)}, and got {ecg.shape} for {', '.join(leads)}.")
+    picture = _paper(width, height, grid)
+    scale = _pixels_per_mm(width)
+    for row, names in enumerate(SHEET):
+        top, bottom = row * height // len(SHEET), (row + 1) * height // len(SHEET)
+        for column, name in enumerate(names):
+            left, right = column * width // len(names), (column + 1) * width // len(names)
+            first, last = (round(edge / width * PAPER_SECONDS * sampling_rate) for edge in (left, right))
+            part = ecg[by_name[name.casefold()], first : last + 1]
+            if len(part):
+                _draw_trace(picture, part, sampling_rate, (left, top, right, bottom), scale)
+            _write(picture, name, (left / scale + 1, top / scale + 1), scale)
+    _write(picture, text, (width / scale / 2, 1.0), scale)
+    return _as_scanned(picture, rotation, shadow, noise, rng)
+
+
+def write_picture(path: Path, picture: Picture, quality: int = 90) -> None:
+    """Write a picture whole or not at all; the ending of the name chooses JPEG or PNG."""
+    with replacing(path) as unfinished:
+        Image.fromarray(picture).save(unfinished, quality=quality)
+
+
+def _pixels_per_mm(width: int) -> float:
+    return width / (PAPER_SECONDS * MM_PER_SECOND)
+
+
+@functools.lru_cache(maxsize=8)
+def _blank(width: int, height: int, grid: bool) -> Picture:
+    """Return empty paper; lines lie at whole millimetres from the upper left, bold ones at every fifth."""
+    strength = np.zeros((height, width), dtype=np.float32)
+    if grid:
+        scale = _pixels_per_mm(width)
+        for step, thickness, weight in ((1, FINE_LINE_MM, 0.5), (5, BOLD_LINE_MM, 1.0)):
+            rows, columns = (_lines(size, scale, step, thickness) for size in (height, width))
+            np.maximum(strength, weight * np.maximum(rows[:, None], columns[None, :]), out=strength)
+    paper, line = np.array(PAPER, dtype=np.float32), np.array(GRID, dtype=np.float32)
+    return (paper + strength[..., None] * (line - paper)).round().astype(np.uint8)
+
+
+def _paper(width: int, height: int, grid: bool) -> Picture:
+    """Return paper to draw on."""
+    if width < SMALLEST_SIDE or height < SMALLEST_SIDE:
+        raise ValueError(f"A picture of {width} x {height} pixels is too small to draw on.")
+    return _blank(width, height, grid).copy()
+
+
+def _lines(size: int, scale: float, step: int, thickness: float) -> NDArray[np.float32]:
+    """Return the share of each pixel of an axis that lines every ``step`` millimetres cover."""
+    edges = np.arange(size + 1) / scale
+    covered = np.floor(edges / step) * thickness + np.minimum(edges % step, thickness)
+    return (np.diff(covered) * scale).astype(np.float32)
+
+
+def _draw_trace(
+    picture: Picture,
+    signal: NDArray[np.float64],
+    sampling_rate: float,
+    box: tuple[int, int, int, int],
+    scale: float,
+) -> None:
+    """Draw a signal into a box (left, top, right, bottom; pixels) of a picture, from its left edge."""
+    left, top, right, bottom = box
+    if np.isnan(signal).all():
+        return
+    rows = _trace_rows(signal, sampling_rate, right - left, bottom - top, scale)
+    mask = _pen(rows, bottom - top, PEN_MM * scale / 2)
+    part = Image.fromarray(picture[top:bottom, left:right])
+    part.paste(INK, mask=Image.fromarray(mask))
+    picture[top:bottom, left:right] = np.asarray(part)
+
+
+def _trace_rows(
+    signal: NDArray[np.float64], sampling_rate: float, columns: int, height: int, scale: float
+) -> NDArray[np.float64]:
+    """Return the row of the trace at points along each column, shape (columns, points); NaN: no trace.
+
+    The last point of a column is the first of the next, so that strokes join.
+    """
+    per_column = sampling_rate / (scale * MM_PER_SECOND)
+    points = max(1, int(np.ceil(per_column)))
+    where = np.arange(columns * points + 1) / points * per_column
+    volts = np.interp(where, np.arange(len(signal)), signal, right=np.nan)
+    rise = scale * MM_PER_MILLIVOLT
+    rows = _zero_row(signal, height, rise) - volts * rise
+    return np.concatenate([rows[:-1].reshape(columns, points), rows[points::points, None]], axis=1)
+
+
+def _zero_row(signal: NDArray[np.float64], height: int, rise: float) -> float:
+    """Return the row of 0 mV: the median at half the height, unless the trace would leave the paper."""
+    margin = MARGIN * height
+    lowest, highest = height - margin + np.nanmin(signal) * rise, margin + np.nanmax(signal) * rise
+    if highest > lowest:
+        return (highest + lowest) / 2
+    return float(np.clip(height / 2 + np.nanmedian(signal) * rise, highest, lowest))
+
+
+def _pen(rows: NDArray[np.float64], height: int, radius: float) -> Picture:
+    """Return how much of each pixel a round pen covers, 0 to 255, shape (height, columns).
+
+    A column is covered from the highest to the lowest point that the pen reaches there while its centre
+    is in this column or in one nearer than its radius.
+    """
+    highest, lowest = np.fmin.reduce(rows, axis=1), np.fmax.reduce(rows, axis=1)
+    top, bottom = highest - radius, lowest + radius
+    for shift in range(1, int(radius) + 1):
+        reach = np.sqrt(radius**2 - shift**2)
+        for to, by in ((slice(shift, None), slice(None, -shift)), (slice(None, -shift), slice(shift, None))):
+            top[to] = np.fmin(top[to], highest[by] - reach)
+            bottom[to] = np.fmax(bottom[to], lowest[by] + reach)
+    pixel = np.arange(height, dtype=np.float32)[:, None]
+    covered = np.minimum(np.float32(bottom), pixel + 1) - np.maximum(np.float32(top), pixel)
+    return (255 * np.nan_to_num(np.clip(covered, 0, 1))).astype(np.uint8)
+
+
+def _write(picture: Picture, text: str, place_mm: tuple[float, float], scale: float) -> None:
+    """Write text of 3 mm height at a place (millimetres from the left, from the top)."""
+    if not text:
+        return
+    left, top = round(place_mm[0] * scale), round(place_mm[1] * scale)
+    font = ImageFont.load_default(size=max(6.0, 3 * scale))
+    right, bottom = (int(edge) + 2 for edge in font.getbbox(text)[2:])
+    part = Image.fromarray(picture[top : top + bottom, left : left + right])
+    ImageDraw.Draw(part).text((0, 0), text, fill=INK, font=font)
+    picture[top : top + bottom, left : left + right] = np.asarray(part)
+
+
+def _as_scanned(
+    picture: Picture, rotation: float, shadow: float, noise: float, rng: np.random.Generator | None
+) -> Picture:
+    """Return a picture askew, in the shade, and grainy."""
+    if not 0 <= shadow <= 1 or noise < 0:
+        raise ValueError(f"shadow is {shadow} (0 to 1 is possible), noise {noise} (0 or more).")
+    rng = rng or np.random.default_rng(0)
+    if rotation:
+        image = Image.fromarray(picture)
+        picture = np.array(image.rotate(rotation, Image.Resampling.BILINEAR, fillcolor=PAPER))
+    if not shadow and not noise:
+        return picture
+    height, width = picture.shape[:2]
+    values = picture.astype(np.float32)
+    if shadow:
+        angle = rng.uniform(0, 2 * np.pi)
+        across = np.linspace(-0.5, 0.5, width, dtype=np.float32) * np.float32(np.cos(angle))
+        down = np.linspace(-0.5, 0.5, height, dtype=np.float32)[:, None] * np.float32(np.sin(angle))
+        ramp = across + down
+        ramp = (ramp - ramp.min()) / np.ptp(ramp)
+        values *= (1 - np.float32(shadow) * ramp)[..., None]
+    if noise:
+        values += 255 * np.float32(noise) * rng.standard_normal((height, width, 1), dtype=np.float32)
+    return np.clip(values, 0, 255).astype(np.uint8)

@@ -1,0 +1,305 @@
+"""Index one's own patients: a folder of pictures, a table of signals, of clinical values, and of labels.
+
+::
+
+    images/<id>/<id as three digits>ECG_lead2.jpg    lead II on grid paper, as scanned
+    ecg_signals.csv                                  a row a patient: id, then lead II in millivolts
+    clinical.xlsx or clinical.csv                    a row a patient: IDX, then numbers
+    labels.xlsx or labels.csv                        a row a patient: index, label
+
+A patient needs a label and one view. Whatever does not fit is named in one table of problems; the rest is
+used.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from datasets.ecg_image_reading import read_ecg_image
+from datasets.labels import LABELS, plain_number
+from datasets.patient_tables import PatientTable, clinical_number, find_table, patient_id, read_patients
+from datasets.patients import PatientIndex, believable, patient_tables, require_some
+from datasets.signal_table import SignalRows, scan_signals
+from datasets.sources import DataError, Problem
+
+IMAGES, SIGNALS, CLINICAL, LABELS_TABLE = "images", "ecg_signals.csv", "clinical", "labels"
+CHECKED_HEIGHT = 64
+"""Pixels of height at which a picture is checked."""
+PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
+BORDERLINE = "borderline"
+LABEL_COLUMNS = ("label", "labels", "class", "result", "target", "ecg_label")
+SYNONYMS = {
+    "age": ("age", "age_years"),
+    "sex": ("sex", "gender"),
+    "height": ("height", "height_cm", "body_height"),
+    "weight": ("weight", "weight_kg", "body_weight"),
+    "systolic": ("systolic", "sbp", "sys", "systolic_bp", "systolic_pressure", "systolic_blood_pressure"),
+    "diastolic": (
+        "diastolic",
+        "dbp",
+        "dia",
+        "diastolic_bp",
+        "diastolic_pressure",
+        "diastolic_blood_pressure",
+    ),
+    "bmi": ("bmi", "body_mass_index"),
+    "smoking": ("smoking", "smoker", "smoke"),
+    "alcohol": ("alcohol", "drinking", "drinker"),
+    "activity": ("activity", "physical_activity", "exercise", "sport"),
+    "heart_rate": ("heart_rate", "hr", "pulse"),
+}
+"""Names of columns, in lower case and joined by ``_``, that mean the same. Others keep their own name."""
+GIVEAWAYS = (*LABEL_COLUMNS, "diagnosis", "row")
+"""Columns that are never taken for clinical values: they tell the label, or nothing."""
+EMPTY_TABLE = PatientTable("", [], {}, set())
+SIMULATION = "simulation.json"
+
+
+def index_patient_folders(root: Path, signal_rate: float = 250.0) -> PatientIndex:
+    """Index and check one's own patients.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+    signal_rate : float
+        Sampling rate of ``ecg_signals.csv``, hertz.
+
+    Returns
+    -------
+    PatientIndex
+        Every patient with a label of normal or abnormal and at least one view, and a problem for each
+        mismatch of ids, unreadable picture, faulty row and impossible value.
+
+    Raises
+    ------
+    DataError
+        If there is no table of labels, or a table cannot be read at all.
+    """
+    if signal_rate <= 0:
+        raise ValueError(f"The sampling rate is {signal_rate}; hertz are needed.")
+    problems: list[Problem] = []
+    labels, files = _table(root, LABELS_TABLE, problems)
+    if not labels.name:
+        raise DataError(f"{root} has no labels.xlsx or labels.csv, with the columns index and label.")
+    known = _labels(labels, problems)
+    clinical, clinical_files = _table(root, CLINICAL, problems)
+    values, columns = _clinical(clinical, problems)
+    signals = SignalRows({}, set())
+    if (root / SIGNALS).is_file():
+        signals = scan_signals(root / SIGNALS, signal_rate, problems)
+    images, folders = _images(root, problems)
+    listed = {
+        IMAGES: folders,
+        SIGNALS: signals.listed,
+        clinical.name or CLINICAL: clinical.listed,
+        labels.name: labels.listed,
+    }
+    problems += _mismatches(listed, labels.name)
+    rows = [
+        _row(name, label, images.get(name, ""), signals.places.get(name, ""), labels)
+        for name, label in known.items()
+        if _has_view(name, (images, signals.places, values), problems)
+    ]
+    require_some(rows, problems, root)
+    table, clinical_table = patient_tables(rows, values, columns)
+    files = [*files, *clinical_files, *([SIGNALS] if signals.listed else [])]
+    return PatientIndex(
+        "patients",
+        root,
+        table,
+        problems,
+        {"patients": "person"},
+        files,
+        {"signal_rate": f"{signal_rate:g}"},
+        clinical_table,
+        ("II",),
+        signal_rate,
+        simulated=(root / SIMULATION).is_file(),
+    )
+
+
+def _table(root: Path, stem: str, problems: list[Problem]) -> tuple[PatientTable, list[str]]:
+    """Return a table and its file; an empty one where there is none."""
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}.")
+    path = find_table(root, stem, problems)
+    if path is None:
+        return EMPTY_TABLE, []
+    return read_patients(path, problems, left_out=stem == LABELS_TABLE), [path.name]
+
+
+def _folded(name: str) -> str:
+    """Return the name of a column in lower case, without unit in brackets, joined by ``_``."""
+    plain = re.sub(r"[(\[].*?[)\]]", "", name).strip().casefold()
+    return re.sub(r"[^\w]+", "_", plain).strip("_")
+
+
+# Labels ---------------------------------------------------------------------------------------------
+
+
+def _labels(table: PatientTable, problems: list[Problem]) -> dict[str, int]:
+    """Return 0 or 1 for each patient who is normal or abnormal; name the others."""
+    named = {_folded(column): column for column in reversed(table.columns)}
+    column = next((named[name] for name in LABEL_COLUMNS if name in named), None)
+    if column is None:
+        raise DataError(f"{table.name} has no column label; its columns are: {', '.join(table.columns)}.")
+    cells = {name: plain_number(row[column]) for name, row in table.rows.items()}
+    if {"-1", "0"} <= set(cells.values()):
+        raise DataError(
+            f"The labels of {table.name} are ambiguous: both -1 and 0 occur. Write them as words."
+        )
+    for name, cell in cells.items():
+        where = f"row {table.rows[name]['row']} of {table.name}"
+        if cell == BORDERLINE:
+            problems.append(Problem(name, "The label is borderline.", "Nothing: such patients are left out."))
+        elif cell not in LABELS:
+            what = f"The label {table.rows[name][column]!r} ({where}) is not known."
+            problems.append(Problem(name, what, "Use normal, abnormal or borderline."))
+    return {name: LABELS[cell] for name, cell in cells.items() if cell in LABELS}
+
+
+# Clinical values ------------------------------------------------------------------------------------
+
+
+def _clinical(table: PatientTable, problems: list[Problem]) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Return the values of each patient, and their names."""
+    columns = _value_columns(table, problems)
+    values = {}
+    for patient, row in table.rows.items():
+        found = {}
+        for name, column in columns.items():
+            try:
+                found[name] = clinical_number(row[column], sex=name == "sex")
+            except ValueError as error:
+                what = f"The {column} {error} (row {row['row']} of {table.name}); it counts as missing."
+                problems.append(Problem(patient, what, "Correct the cell.", left_out=False))
+        values[patient] = believable(found, patient, problems)
+    return values, list(columns)
+
+
+def _value_columns(table: PatientTable, problems: list[Problem]) -> dict[str, str]:
+    """Return the column of each value, by its usual name or else its own; name columns that are not used."""
+    usual = {synonym: name for name, synonyms in SYNONYMS.items() for synonym in synonyms}
+    columns: dict[str, str] = {}
+    for column in filter(_folded, table.columns):
+        name = usual.get(_folded(column), _folded(column))
+        if name in GIVEAWAYS:
+            what = "tells the label"
+        elif name in columns:
+            what = f"repeats {columns[name]!r}"
+        elif not any(_is_number(row[column], name == "sex") for row in table.rows.values()):
+            what = "holds no number"
+        else:
+            columns[name] = column
+            continue
+        problems.append(
+            Problem(
+                table.name, f"The column {column!r} {what}; it is not used.", "Remove it.", left_out=False
+            )
+        )
+    return columns
+
+
+def _is_number(cell: str, sex: bool) -> bool:
+    """Tell whether a cell holds a value."""
+    try:
+        return not math.isnan(clinical_number(cell, sex))
+    except ValueError:
+        return False
+
+
+# Pictures -------------------------------------------------------------------------------------------
+
+
+def _images(root: Path, problems: list[Problem]) -> tuple[dict[str, str], set[str]]:
+    """Return the readable picture of each patient, relative to the root, and every patient with a folder."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    folder = root / IMAGES
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            found[patient_id(path.name)].append(path)
+        elif path.suffix.lower() in PICTURES:
+            what = "The picture lies in no patient's folder; it is not used."
+            remedy = f"Move it to {IMAGES}/<id>/."
+            problems.append(Problem(f"{IMAGES}/{path.name}", what, remedy, left_out=False))
+    images = {}
+    for name, folders in found.items():
+        try:
+            images[name] = _picture(name, folders).relative_to(root).as_posix()
+        except DataError as error:
+            problems.append(Problem(name, f"{error} It has no image.", "Mend the file.", left_out=False))
+    return images, set(found)
+
+
+def _picture(name: str, folders: list[Path]) -> Path:
+    """Return the picture of a patient, decoded once to see that it can be."""
+    if len(folders) > 1:
+        raise DataError(f"The folders {' and '.join(folder.name for folder in folders)} name one patient.")
+    expected = f"{int(name):03d}ECG_lead2" if name.isdecimal() else f"{name}ECG_lead2"
+    there = sorted(path for path in folders[0].iterdir() if path.suffix.lower() in PICTURES)
+    fitting = [path for path in there if patient_id(path.stem).casefold() == expected.casefold()]
+    if not fitting:
+        listed = ", ".join(path.name for path in there) or "no picture"
+        raise DataError(f"{IMAGES}/{folders[0].name} holds {listed} where {expected}.jpg is expected.")
+    read_ecg_image(fitting[0], CHECKED_HEIGHT)
+    return fitting[0]
+
+
+# Patients -------------------------------------------------------------------------------------------
+
+
+def _mismatches(listed: dict[str, set[str]], labels: str) -> list[Problem]:
+    """Name each patient who is in some tables only, and each table that is absent."""
+    problems = []
+    tables = {name: patients for name, patients in listed.items() if patients}
+    for name in sorted(set(listed) - set(tables)):
+        what = f"There is no {name}, or nothing in it: no patient has this view."
+        problems.append(Problem(name, what, "Add it, if there is one.", left_out=False))
+    for patient in sorted(set[str]().union(*tables.values()), key=_natural):
+        absent = [name for name, patients in tables.items() if patient not in patients]
+        if labels in absent:
+            here = ", ".join(name for name in tables if name not in absent)
+            problems.append(Problem(patient, f"It is in {here}, but not in {labels}.", "Add its label."))
+        elif absent:
+            what = f"It is not in {', '.join(absent)}."
+            problems.append(Problem(patient, what, "Add what there is; else nothing.", left_out=False))
+    return problems
+
+
+def _natural(name: str) -> tuple[int, int, str]:
+    """Sort 2 before 10, and numbers before words."""
+    return (0, int(name), "") if name.isdecimal() else (1, 0, name)
+
+
+def _has_view(
+    name: str,
+    views: tuple[dict[str, str], dict[str, str], dict[str, dict[str, float]]],
+    problems: list[Problem],
+) -> bool:
+    """Tell whether a patient has any view; name one who has none."""
+    images, places, values = views
+    known = any(not math.isnan(value) for value in values.get(name, {}).values())
+    if name in images or name in places or known:
+        return True
+    problems.append(Problem(name, "It has a label, but no usable view.", "Add one, or remove its label."))
+    return False
+
+
+def _row(name: str, label: int, image: str, place: str, labels: PatientTable) -> dict[str, object]:
+    """Return the index row of one patient."""
+    named = {_folded(column): column for column in reversed(labels.columns)}
+    diagnosis = labels.rows[name][named["diagnosis"]] if "diagnosis" in named else ""
+    return {
+        "recording": name,
+        "person": name,
+        "label": label,
+        "diagnosis": diagnosis,
+        "official_fold": 0,
+        "signal": f"{SIGNALS}@{place}" if place else "",
+        "image": image,
+    }

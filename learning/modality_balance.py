@@ -1,0 +1,190 @@
+"""Against one view that dominates: modality dropout, branch losses, and modulation of gradients.
+
+The modulation is that of Peng, Wei, Deng, Wang, Hu, "Balanced multimodal learning via on-the-fly gradient
+modulation", CVPR 2022 (OGM-GE), for two modalities; here for any number, with views that some patients lack.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def drop_views(
+    has: Mapping[str, Tensor], rate: float, generator: torch.Generator | None = None
+) -> dict[str, Tensor]:
+    """Hide views at random for training: modality dropout.
+
+    Parameters
+    ----------
+    has : mapping of str to torch.Tensor of bool, shape (B,)
+        Which rows have which view.
+    rate : float
+        Probability that a row is touched. Of a touched row a subset of its views is hidden, each subset that
+        is neither empty nor all of them with the same probability; a row with one view keeps it.
+    generator : torch.Generator, optional
+        On the device of the masks; default torch's own.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        Which views are left.
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate must be 0 to 1, and is {rate}.")
+    present = torch.stack(list(has.values()), dim=1)
+    count, device = present.shape[1], present.device
+    # every subset of views as a row of bits; the first is the empty one
+    subsets = torch.arange(2**count, device=device).unsqueeze(1) >> torch.arange(count, device=device) & 1 > 0
+    held = (subsets & ~present.unsqueeze(1)).logical_not().all(dim=2)
+    size = subsets.sum(dim=1)
+    allowed = held & (size > 0) & (size < present.sum(dim=1, keepdim=True))
+    allowed[:, 0] = ~allowed.any(dim=1)
+    chosen = torch.multinomial(allowed.float(), 1, generator=generator).squeeze(1)
+    touched = torch.rand(len(present), generator=generator, device=device) < rate
+    left = present & ~(subsets[chosen] & touched.unsqueeze(1))
+    return dict(zip(has, left.unbind(dim=1), strict=True))
+
+
+def branch_losses(
+    branch_logits: Mapping[str, Tensor],
+    label: Tensor,
+    has: Mapping[str, Tensor],
+    weight: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return each branch's binary cross-entropy, averaged over the rows that have its view.
+
+    Parameters
+    ----------
+    branch_logits : mapping of str to torch.Tensor, shape (B, classes)
+        Anything, NaN too, where the view is absent.
+    label : torch.Tensor, shape (B,) or (B, classes)
+        0 or 1.
+    has : mapping of str to torch.Tensor of bool, shape (B,)
+        Which rows have the view (after modality dropout).
+    weight : torch.Tensor, shape (B,), optional
+        What a row counts.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        0, with a gradient of 0, for a view that no row has. Their sum is the auxiliary loss.
+    """
+    losses = {}
+    for name, logits in branch_logits.items():
+        present = has[name]
+        # absent rows are set to 0 before the loss: NaN times 0 would still be NaN
+        known = torch.where(present.unsqueeze(1), logits.float(), 0.0)
+        each = functional.binary_cross_entropy_with_logits(known, _like(label, known), reduction="none")
+        counts = present.float() if weight is None else present * weight
+        losses[name] = (each.mean(dim=1) * counts).sum() / present.sum().clamp(min=1)
+    return losses
+
+
+@torch.no_grad()
+def branch_confidences(
+    branch_logits: Mapping[str, Tensor], label: Tensor, has: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the mean probability each branch gives the truth, over the rows that have its view.
+
+    Parameters are those of `branch_losses`. Of several classes the mean counts; a view that no row has gets
+    NaN. What branches say of themselves needs heads that learn: by the branch losses, or as probes.
+    """
+    confidences = {}
+    for name, logits in branch_logits.items():
+        probability = logits.float().sigmoid()
+        truth = _like(label, probability)
+        of_truth = truth * probability + (1 - truth) * (1 - probability)
+        confidences[name] = of_truth[has[name]].mean()
+    return confidences
+
+
+def discrepancy_ratios(confidences: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Return each view's confidence over the mean confidence of the others; 1 where nothing compares.
+
+    With two views these are the two ratios of the paper.
+    """
+    values = {name: float(value) for name, value in confidences.items()}
+    known = {name: value for name, value in values.items() if math.isfinite(value)}
+    ratios = dict.fromkeys(values, 1.0)
+    for name, value in known.items():
+        others = [other for rival, other in known.items() if rival != name]
+        if others and sum(others) > 0:
+            ratios[name] = value * len(others) / sum(others)
+    return ratios
+
+
+def modulation_coefficients(
+    confidences: Mapping[str, Tensor | float], strength: float = 0.1
+) -> dict[str, float]:
+    """Return what the gradients of each branch are multiplied by, 0 to 1.
+
+    ``1 - tanh(strength * ratio)`` where the ratio of `discrepancy_ratios` exceeds 1, else 1.
+
+    Parameters
+    ----------
+    confidences : mapping of str to float
+        As `branch_confidences` gives them.
+    strength : float
+        Alpha of the paper, 0 or more; 0 changes nothing.
+    """
+    if strength < 0:
+        raise ValueError(f"strength must be 0 or more, and is {strength}.")
+    return {
+        name: 1 - math.tanh(strength * ratio) if ratio > 1 else 1.0
+        for name, ratio in discrepancy_ratios(confidences).items()
+    }
+
+
+@torch.no_grad()
+def modulate_gradients(
+    branches: Mapping[str, nn.Module],
+    coefficients: Mapping[str, float],
+    *,
+    noise: bool = False,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Multiply the gradients of each branch in place, between ``backward`` and clipping.
+
+    Parameters
+    ----------
+    branches : mapping of str to torch.nn.Module
+        ``network.branches``.
+    coefficients : mapping of str to float
+        As `modulation_coefficients` gives them; several processes must use the same (their mean).
+    noise : bool
+        Add to every gradient normal noise of its own standard deviation before modulation: the paper's
+        generalization enhancement.
+    generator : torch.Generator, optional
+        On the device of the weights; default torch's own.
+
+    Notes
+    -----
+    The paper trains with SGD. Adam divides by the recent size of a gradient, so a coefficient that stays
+    the same changes nothing there; only its changes from step to step do, and clipping of the whole norm.
+    """
+    for name, branch in branches.items():
+        for weight in branch.parameters():
+            if weight.grad is None:
+                continue
+            deviation = weight.grad.std(correction=0)
+            weight.grad.mul_(coefficients[name])
+            if noise:
+                drawn = torch.empty_like(weight.grad).normal_(generator=generator)
+                weight.grad.add_(drawn * deviation)
+
+
+def _like(label: Tensor, logits: Tensor) -> Tensor:
+    """Return the label as numbers of the logits' shape (B, classes)."""
+    truth = label.to(logits.dtype)
+    truth = truth.unsqueeze(1) if truth.ndim == 1 else truth
+    if truth.shape != logits.shape:
+        raise ValueError(
+            f"label must be (batch,) for one class, or (batch, classes): {tuple(label.shape)} does not fit "
+            f"logits {tuple(logits.shape)}."
+        )
+    return truth

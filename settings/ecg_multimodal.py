@@ -1,0 +1,159 @@
+"""Settings of task ``ecg-multimodal``: normal or abnormal from ECG image, ECG signal and clinical table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import tyro
+
+from config import OptimizationSettings, RunSettings, SourceSettings
+
+Cause = Literal["clinical", "signal", "image"]
+Fusion = Literal["gate", "concatenation", "late"]
+MultimodalProtocol = Literal["patient", "official"]
+View = Literal["image", "signal", "clinical"]
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """What is done to a patient's views before a model sees them. Part of the name of the cache."""
+
+    signal_rate: float = 100.0
+    """Sampling rate of the signals, hertz; higher ones are reduced without aliases."""
+    seconds: float = 10.0
+    """Length of the signals, seconds; longer ones are cut, shorter ones go on with their last value."""
+    image_width: int = 640
+    """Width of the pictures, pixels. Their height is a tenth of it (a strip), or four tenths (a sheet)."""
+    sheet: bool = False
+    """Pictures of twelve leads, 3 x 4 and a rhythm strip, in place of a strip of lead II."""
+    rotation: float = 0.0
+    """Drawn pictures lie askew by up to so many degrees, at random."""
+    shadow: float = 0.0
+    """Drawn pictures are darkened on one side by up to this share, 0 to 1, at random."""
+    noise: float = 0.0
+    """Drawn pictures have grey noise of up to this standard deviation, a share of full scale, at random."""
+    text: str = ""
+    """Text written on drawn pictures."""
+
+    @property
+    def image_height(self) -> int:
+        """Height of the pictures, pixels."""
+        return self.image_width * 2 // 5 if self.sheet else self.image_width // 10
+
+    @property
+    def points(self) -> int:
+        """Samples of a signal."""
+        return round(self.seconds * self.signal_rate)
+
+
+@dataclass(frozen=True)
+class PatientSimulationSettings:
+    """Virtual patients whose disease shows in known views only."""
+
+    patients: int = 600
+    """Number of patients."""
+    causes: tuple[Cause, ...] = ("clinical", "signal", "image")
+    """Causes of disease that occur, each of which shows in one view only."""
+    missing: float = 0.1
+    """Share of clinical values that are missing, at random, 0 to 1."""
+    seed: int = 0
+    """Seed of the cohort; the same seed writes the same patients."""
+
+
+@dataclass(frozen=True)
+class PatientSourceSettings(SourceSettings):
+    """Settings of load_data.py ecg-multimodal."""
+
+    raw_dir: Path | None = None
+    """Folder of PTB-XL, or of one's own patients (images, ecg_signals.csv, clinical and labels tables).
+    Default: $PTBXL_DIR, then data/raw/ptb-xl."""
+    source: Literal["auto", "ptbxl", "patients"] = "auto"
+    """Layout of raw_dir; auto looks for ptbxl_database.csv, then for a table of labels."""
+    rate: Literal[100, 500] = 100
+    """PTB-XL: the files to read, hertz; where only the others are there, these are taken and resampled."""
+    mixed: Literal["leave-out", "abnormal"] = "leave-out"
+    """PTB-XL: what a record is that has NORM and another superclass."""
+    table_rate: float = 250.0
+    """Own patients: sampling rate of ecg_signals.csv, hertz."""
+    views: tyro.conf.OmitArgPrefixes[ViewSettings] = ViewSettings()
+    simulation: PatientSimulationSettings = PatientSimulationSettings()
+
+
+@dataclass(frozen=True)
+class MultimodalModelSettings:
+    """Which views are read, how they are fused, and the size of the network."""
+
+    views: tuple[View, ...] = ("image", "signal", "clinical")
+    """Views that the network reads; one alone is that branch alone."""
+    fusion: Fusion = "gate"
+    """A weight for each view of each patient (gate), features side by side (concatenation), or the mean of
+    what each branch says by itself (late)."""
+    width: int = 64
+    """Channels after the stems of image and signal branch, a multiple of 8; features of a view are four
+    times as many."""
+    dropout: float = 0.2
+    """Dropout of the branches' features and of the heads, 0 to 1."""
+    modality_dropout: float = 0.3
+    """Share of training patients from whom some of their views, chosen at random, are hidden, 0 to 1.
+    The network then takes any subset of the views."""
+    branch_loss: float = 0.3
+    """Weight of the loss of each branch's own verdict beside that of the fused one; 0: none."""
+    modulation: float = 0.0
+    """Strength with which gradients of a view that is ahead of the others are damped (OGM-GE); 0: not."""
+    image_weights: Path | None = None
+    """Weights of a ResNet18 (.pt) that the image branch starts from; default: random."""
+
+
+@dataclass(frozen=True)
+class MultimodalTrainingSettings(RunSettings):
+    """Settings of training.py ecg-multimodal."""
+
+    protocol: MultimodalProtocol = "patient"
+    """Who is kept apart between train and test: patients, in folds drawn by the seed, or the one split that
+    the source assigns (official; PTB-XL: validation 9, test 10)."""
+    target: Literal["normal", "superclasses"] = "normal"
+    """What is learned: normal or abnormal, or the five diagnostic superclasses of PTB-XL, several at once."""
+    model: tyro.conf.OmitArgPrefixes[MultimodalModelSettings] = MultimodalModelSettings()
+
+    def variant(self) -> str:
+        """Return the target where it is not the usual one, the views, and how they are fused."""
+        parts = ["superclasses"] * (self.target == "superclasses") + ["+".join(self.model.views)]
+        parts += [self.model.fusion] * (len(self.model.views) > 1)
+        return "-".join(parts)
+
+
+PUBLISHED = OptimizationSettings(
+    batch_size=16,
+    learning_rate=1e-4,
+    plateau_patience=2,
+    epochs=30,
+    early_stop=5,
+)
+SMALL_MODEL = MultimodalModelSettings(width=16)
+SMALL = OptimizationSettings(
+    batch_size=16,
+    optimizer="adamw",
+    learning_rate=2e-3,
+    weight_decay=1e-2,
+    schedule="one-cycle",
+    epochs=15,
+    early_stop=0,
+)
+
+
+def multimodal_defaults(preset: Literal["paper", "small"], protocol: str = "") -> MultimodalTrainingSettings:
+    """Return the training settings of ``ecg-multimodal`` that a preset stands for.
+
+    Parameters
+    ----------
+    preset : {"paper", "small"}
+    protocol : str
+        One that does not exist counts as the default: the command line refuses it.
+    """
+    names = get_args(MultimodalProtocol)
+    chosen: MultimodalProtocol = next((name for name in names if name == protocol), "patient")
+    if preset == "paper":
+        return MultimodalTrainingSettings(preset=preset, protocol=chosen, optimization=PUBLISHED)
+    return MultimodalTrainingSettings(preset=preset, protocol=chosen, optimization=SMALL, model=SMALL_MODEL)
