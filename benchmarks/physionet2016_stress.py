@@ -25,6 +25,7 @@ import pandas as pd
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 from benchmarks.physionet2016_tables import PART_NAME
@@ -247,11 +248,10 @@ def stress_figure(table: pd.DataFrame) -> Figure:
                 axes.set_axis_off()
         row[0].set_ylabel("AUROC", fontsize=9)
     figure.suptitle("AUROC per recording under stress", x=0.02, ha="left", fontsize=13)
-    handles = panels[0][[name in there for name in rows[0]].index(True)].get_lines()
-    labelled = [line for line in handles if not str(line.get_label()).startswith("_")]
+    seeds = table.groupby("model", sort=False)["seeds"].max()
     figure.legend(
-        labelled,
-        [str(line.get_label()) for line in labelled],
+        [Line2D([], [], color=colours[str(model)], linewidth=1.4) for model in seeds.index],
+        [f"{model} (mean of {count} seeds)" if count > 1 else model for model, count in seeds.items()],
         loc="outside lower left",
         ncols=3,
         fontsize=9,
@@ -280,13 +280,14 @@ def draw_panel(axes: Axes, table: pd.DataFrame, kind: str, signal: str, colours:
         colour = colours[str(model)]
         clean = rows.loc[rows["kind"] == CLEAN, "auroc"].mean()
         drawn = rows[(rows["kind"] == kind) & (rows["signal"] == signal)].set_index("level")
+        if drawn.empty:
+            continue
         values = [drawn["auroc"].get(level, np.nan) for level in levels]
         face = [colour if level in drawn.index and is_certain(drawn.loc[level]) else "w" for level in levels]
         values.insert(place, clean)
         face.insert(place, "w")
-        label = f"{model} (mean of {rows['seeds'].max()} seeds)" if rows["seeds"].max() > 1 else str(model)
         axes.axhline(clean, color=colour, linestyle="--", linewidth=0.7, alpha=0.7)
-        axes.plot(names, values, color=colour, linewidth=1.4, label=label)
+        axes.plot(names, values, color=colour, linewidth=1.4)
         axes.scatter(names, values, s=16, c=face, edgecolors=colour, linewidths=1, zorder=3)
     axes.tick_params(labelsize=8)
     axes.set_title(f"{kind} · {WHERE[signal]} ({KINDS[kind].unit})", fontsize=9, loc="left")

@@ -272,4 +272,4 @@ def _as_scanned(
         values *= (1 - np.float32(shadow) * ramp)[..., None]
     if noise:
         values += 255 * np.float32(noise) * rng.standard_normal((height, width, 1), dtype=np.float32)
-    return np.clip(values, 0, 255).astype(np.uint8)
+    return np.clip(values.round(), 0, 255).astype(np.uint8)

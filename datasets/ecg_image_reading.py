@@ -7,18 +7,21 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps
 from scipy import ndimage
 
 from datasets.ecg_image import SMALLEST_SIDE, Picture
 from datasets.sources import DataError
 
+RESAMPLING = Image.Resampling.HAMMING
+
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
 LARGEST_PICTURE = 80_000_000
 """Pixels above which a file is refused before it is decoded."""
-FAINT = 0.1
-"""Darkness, as a share of that of black, that is still paper: what is left of a coloured grid, and grain."""
+FAINT = 0.2
+"""Darkness, as a share of that of black, that is still paper: grain, and what JPEG leaves of a grid."""
+FINENESS = 4
+"""Ink is told from paper at up to so many times the size asked for, where a thin trace is still dark."""
 
 
 def read_ecg_image(path: Path, height: int, width: int | None = None) -> Picture:
@@ -71,11 +74,11 @@ def to_ink(picture: Image.Image | Picture, height: int, width: int | None = None
     lightest = functools.reduce(ImageChops.lighter, _on_white(image).split())
     scale = min(height / image.height, width / image.width)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    grey = np.asarray(lightest.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
-    ink = _darker_than_around(grey)
+    fine = lightest.reduce(max(1, int(1 / (FINENESS * scale))))
+    ink = _darker_than(_paper_around(lightest.resize(size, RESAMPLING)), fine).resize(size, RESAMPLING)
     box = np.zeros((height, width), dtype=np.uint8)
     top, left = (height - size[1]) // 2, (width - size[0]) // 2
-    box[top : top + size[1], left : left + size[0]] = ink
+    box[top : top + size[1], left : left + size[0]] = np.asarray(ink).round()
     return box
 
 
@@ -122,12 +125,15 @@ def _on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _darker_than_around(grey: NDArray[np.float32]) -> Picture:
-    """Return how much darker each pixel is than the paper around it, 0 to 255.
-
-    The paper is the lightest level within an eighth of the height, smoothed over the same distance.
-    """
+def _paper_around(image: Image.Image) -> Image.Image:
+    """Return how light the paper is: the lightest within an eighth of the height, smoothed over as much."""
+    grey = np.asarray(image, dtype=np.float32)
     reach = 2 * max(1, grey.shape[0] // 8) + 1
-    paper = ndimage.uniform_filter(ndimage.maximum_filter(grey, size=reach), size=reach)
-    darkness = 1 - grey / np.maximum(paper, 1)
-    return (255 * np.clip((darkness - FAINT) / (1 - FAINT), 0, 1)).round().astype(np.uint8)
+    return Image.fromarray(ndimage.uniform_filter(ndimage.maximum_filter(grey, size=reach), size=reach))
+
+
+def _darker_than(paper: Image.Image, image: Image.Image) -> Image.Image:
+    """Return how much darker each pixel of an image is than the paper, 0 to 255, as real numbers."""
+    light = np.asarray(paper.resize(image.size, Image.Resampling.BILINEAR))
+    darkness = (light - np.asarray(image, dtype=np.float32)) / np.maximum(light, 1)
+    return Image.fromarray(255 * np.clip((darkness - FAINT) / (1 - FAINT), 0, 1))

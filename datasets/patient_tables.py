@@ -139,7 +139,9 @@ def clinical_number(cell: str, sex: bool = False) -> float:
 def _id_column(path: Path, columns: list[str]) -> int:
     """Return the place of the column that holds the number of a patient."""
     folded = [re.sub(r"[ _-]+", "_", column.casefold()) for column in columns]
-    named = [folded.index(name) for name in (*ID_COLUMNS, *UNNAMED) if name in folded]
+    plain = [column.casefold() for column in columns]
+    named = [folded.index(name) for name in ID_COLUMNS if name in folded]
+    named += [plain.index(name) for name in UNNAMED if name in plain]
     twice = sorted({column for column, name in zip(columns, folded, strict=True) if folded.count(name) > 1})
     if not named:
         raise DataError(

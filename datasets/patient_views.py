@@ -17,42 +17,11 @@ from datasets.recordings import MILLIVOLTS, MINIMUM_DURATION, signal_files
 from datasets.signal_table import read_row
 from datasets.signals import fill_gaps, resample
 from datasets.sources import DataError, Problem
+from settings.ecg_multimodal import ViewSettings
 
 PLAUSIBLE_RATE = (50.0, 20_000.0)
 """Sampling rates that are believed, hertz."""
 IMAGE_LEAD = "II"
-
-
-@dataclass(frozen=True)
-class ViewSettings:
-    """What is done to a patient's views before a model sees them. Part of the name of the cache."""
-
-    signal_rate: float = 100.0
-    """Sampling rate of the signals, hertz; higher ones are reduced without aliases."""
-    seconds: float = 10.0
-    """Length of the signals, seconds; longer ones are cut, shorter ones go on with their last value."""
-    image_width: int = 640
-    """Width of the pictures, pixels. Their height is a tenth of it (a strip), or four tenths (a sheet)."""
-    sheet: bool = False
-    """Pictures of twelve leads, 3 x 4 and a rhythm strip, in place of a strip of lead II."""
-    rotation: float = 0.0
-    """Drawn pictures lie askew by up to so many degrees, at random."""
-    shadow: float = 0.0
-    """Drawn pictures are darkened on one side by up to this share, 0 to 1, at random."""
-    noise: float = 0.0
-    """Drawn pictures have grey noise of up to this standard deviation, a share of full scale, at random."""
-    text: str = ""
-    """Text written on drawn pictures."""
-
-    @property
-    def image_height(self) -> int:
-        """Height of the pictures, pixels."""
-        return self.image_width * 2 // 5 if self.sheet else self.image_width // 10
-
-    @property
-    def points(self) -> int:
-        """Samples of a signal."""
-        return round(self.seconds * self.signal_rate)
 
 
 @dataclass(frozen=True)
@@ -244,7 +213,7 @@ def _read_signal(row: dict[str, Any], root: Path, leads: tuple[str, ...], signal
         ecg = read_ecg(root / where, root, leads)
     else:
         table, place = where.rsplit("@", 1)
-        ecg = Ecg(read_row(root / table, place)[None], signal_rate)
+        ecg = Ecg(read_row(root / table, str(row["recording"]), place)[None], signal_rate)
     low, high = PLAUSIBLE_RATE
     if not low <= ecg.sampling_rate <= high:
         raise DataError(f"Its sampling rate is {ecg.sampling_rate:g} Hz; {low:g} to {high:g} are plausible.")

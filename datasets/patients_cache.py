@@ -32,9 +32,10 @@ from datasets.cache import (
     stopped,
 )
 from datasets.patient_copies import keep_together, leave_out_copies
-from datasets.patient_views import PreparedPatient, ViewSettings, prepare_patient
+from datasets.patient_views import PreparedPatient, prepare_patient
 from datasets.patients import SUPERCLASSES, VIEWS, PatientIndex
 from datasets.sources import DataError, Problem
+from settings.ecg_multimodal import ViewSettings
 
 LIBRARIES_USED = (*LIBRARIES, "pillow", "openpyxl")
 SMALLEST_WIDTH = 160

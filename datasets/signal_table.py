@@ -88,20 +88,23 @@ def scan_signals(path: Path, sampling_rate: float, problems: list[Problem]) -> S
     return SignalRows(_usable(path, rows, faults, problems), set(rows))
 
 
-def read_row(path: Path, place: str) -> NDArray[np.float64]:
-    """Return the samples of the row that begins at a place, shape (T,); NaN where a cell is empty.
+def read_row(path: Path, name: str, place: str) -> NDArray[np.float64]:
+    """Return the samples of a patient, whose row begins at a place, shape (T,); NaN where a cell is empty.
 
     Raises
     ------
     DataError
-        If there is no such row any more.
+        If the row is no longer there.
     """
     with _opened(path) as (file, delimiter):
         file.seek(int(place))
-        try:
-            return _numbers(_split(file.readline(), delimiter)[1:], delimiter != ",")
-        except ValueError as error:
-            raise DataError(f"{path.name} has changed since it was checked ({error}): start again.") from None
+        cells = _split(file.readline(), delimiter)
+    try:
+        if patient_id(cells[0] if cells else "") == name:
+            return _numbers(cells[1:], delimiter != ",")
+    except ValueError:
+        pass
+    raise DataError(f"{path.name} has changed since it was checked: start again.")
 
 
 def _usable(

@@ -17,8 +17,10 @@ from scipy import fft
 from scipy.signal.windows import hann
 
 from common.errors import UserError
-from datasets.preparation import MODALITIES
-from datasets.signals import Floats, fill_gaps, resample
+from config import PreparationSettings
+from datasets.preparation import MODALITIES, _condition
+from datasets.recordings import Signal
+from datasets.signals import Floats, cut_beats, fill_gaps, resample
 from datasets.sources import DataError
 
 SNR = (20.0, 10.0, 5.0, 0.0, -5.0)
@@ -326,6 +328,14 @@ def worsen(
             f"The {modality.upper()} of {recording}, sampled at {sampling_rate:g} Hz, "
             f"cannot hold {change} noise: leave {corruption.kind} out."
         ) from None
+
+
+def prepare_beats(
+    signal: Floats, sampling_rate: float, modality: str, spans: Floats, settings: PreparationSettings
+) -> NDArray[np.float32]:
+    """Return the beats that preparation cuts from one (worsened) signal, shape (beats, points)."""
+    ready = _condition(Signal(signal.astype(np.float32), sampling_rate, 0.0, 0.0), modality, settings)
+    return cut_beats(*ready, spans, settings.beat_points)
 
 
 def _stream(seed: int, *names: str) -> np.random.Generator:

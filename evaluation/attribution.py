@@ -68,10 +68,8 @@ def grad_cam(
         raise ValueError(f"Grad-CAM needs images (B, C, H, W), not {tuple(image.shape)}.")
     if layer.training:
         raise ValueError("The layer is in training mode: call model.eval() before Grad-CAM.")
-    # Gradients reach the layer from the image, should the weights be frozen.
-    seen = image.detach().clone().requires_grad_() if image.is_floating_point() else image
     found = LayerGradCam(forward, layer).attribute(
-        seen, target=target, additional_forward_args=tuple(others) or None, relu_attributions=True
+        image, target=target, additional_forward_args=tuple(others) or None, relu_attributions=True
     )
     if found.ndim != 4 or len(found) != len(image):
         raise ValueError(

@@ -55,8 +55,8 @@ def format_table(metrics: dict[str, Any]) -> str:
     Returns
     -------
     str
-        Beats, where there are any, and recordings side by side: pooled over folds, with the 95 % interval where there is
-        one, and mean ± standard deviation over folds. Persons have a line below.
+        Beats, where there are any, and recordings side by side: pooled over folds, with the 95 % interval
+        where there is one, and mean ± standard deviation over folds. Persons have a line below.
     """
     rule, thin = "═" * WIDTH, "─" * WIDTH
     meaning = textwrap.wrap(f"protocol {metrics['protocol']}: {metrics['meaning']}", WIDTH - 2)

@@ -93,7 +93,8 @@ class ECGEncoder(TokenEncoder):
         self.lead_embedding = nn.Parameter(torch.zeros(leads, token_width))
         self.scale_embedding = nn.Linear(1, token_width)
         self.register_buffer("time", sine_positions((self.times,), token_width), persistent=False)
-        nn.init.normal_(self.lead_embedding, std=0.02)
+        # about as large as the sines of time: with a tenth of it, training rests long on the lead's mean
+        nn.init.normal_(self.lead_embedding, std=0.5)
         initialize(self.scale_embedding)
 
     def patches(self, signal: Tensor, present: Tensor | None = None) -> Patches:

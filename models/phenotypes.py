@@ -6,6 +6,8 @@ other covariates modulate what the encoder found by FiLM (Perez et al. 2018), wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -240,10 +242,9 @@ def column_statistics(table: Tensor, name: str = "target") -> tuple[Tensor, Tens
     return mean.to(table.dtype), deviation.masked_fill(constant, 1.0).to(table.dtype)
 
 
-def masked_mean(loss: object, predicted: Tensor, target: Tensor) -> Tensor:
+def masked_mean(loss: Callable[..., Tensor], predicted: Tensor, target: Tensor) -> Tensor:
     """Return a loss averaged over the finite targets; 0, still with a gradient of zeros, where none is."""
     known = target.isfinite()
-    assert callable(loss)
     values = loss(predicted.float(), target.float().where(known, 0.0), reduction="none")
     return (values * known).sum() / known.sum().clamp(min=1)
 

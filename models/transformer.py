@@ -125,6 +125,7 @@ class Transformer(nn.Module):
         """Return what `forward` does and each block's attention (B, heads, N, N)."""
         maps = []
         for block in self.blocks:
+            assert isinstance(block, TransformerBlock)
             maps.append(block.maps(tokens, attendable))
             tokens = block(tokens, attendable)
         return self.norm(tokens), maps

@@ -25,9 +25,8 @@ def prepare(settings: PatientSourceSettings) -> Path:
     """Prepare what the settings name; return the folder of the cache."""
     if settings.simulate and settings.dry_run:
         made = settings.simulation
-        print(
-            f"Would simulate {made.patients} patients into {settings.raw_dir or SIMULATED}. Nothing was written."
-        )
+        folder = settings.raw_dir or SIMULATED
+        print(f"Would simulate {made.patients} patients into {folder}. Nothing was written.")
         return settings.cache_dir
     raw_dir = simulate(settings) if settings.simulate else find_raw(settings)
     index = open_source(raw_dir, settings)
@@ -52,7 +51,13 @@ def simulate(settings: PatientSourceSettings) -> Path:
     folder = settings.raw_dir or SIMULATED
     try:
         return write_patient_folders(
-            folder, patients=made.patients, seed=made.seed, causes=made.causes, missing=made.missing
+            folder,
+            patients=made.patients,
+            seed=made.seed,
+            causes=made.causes,
+            missing=made.missing,
+            jobs=settings.jobs,
+            progress=True,
         )
     except ValueError as error:
         raise DataError(str(error)) from None
@@ -74,7 +79,7 @@ def find_raw(settings: PatientSourceSettings) -> Path:
             return place
     looked = ", ".join(str(place) for place in places)
     raise DataError(
-        f"No patients found. Looked for ptbxl_database.csv or a table of labels (labels.xlsx, labels.csv) in: "
+        "No patients found. Looked for ptbxl_database.csv, or a table of labels (labels.xlsx or .csv), in: "
         f"{looked}{'' if settings.raw_dir or variable else ' ($PTBXL_DIR is not set)'}. "
         "PTB-XL is at physionet.org/content/ptb-xl (1.8 GB). Try everything on virtual patients with: "
         "python load_data.py ecg-multimodal --simulate. docs/data.md shows the layouts."

@@ -25,11 +25,10 @@ from common.command_line import from_plain
 from common.errors import UserError
 from config import EvaluationSettings, PreparationSettings
 from datasets.cache import Cache
-from datasets.preparation import MODALITIES, _condition
-from datasets.recordings import Signal
-from datasets.signals import Floats, cut_beats
+from datasets.preparation import MODALITIES
+from datasets.signals import Floats
 from datasets.splits import ALL
-from datasets.stress import KINDS, Corruption, corruptions, worsen
+from datasets.stress import KINDS, Corruption, corruptions, prepare_beats, worsen
 from evaluation.scores import aggregate
 from evaluation.statistics import cluster_bootstrap, paired_cluster_bootstrap
 from tasks.judging import Checkpoint, predict_folds
@@ -142,14 +141,6 @@ class StressedCache(Cache):
         for name, of_recording in zip(signals, cut, strict=True):
             beats[rows[name]] = of_recording
         return beats
-
-
-def prepare_beats(
-    signal: Floats, sampling_rate: float, modality: str, spans: Floats, settings: PreparationSettings
-) -> NDArray[np.float32]:
-    """Return the beats that preparation cuts from one continuous signal, shape (beats, points)."""
-    ready = _condition(Signal(signal.astype(np.float32), sampling_rate, 0.0, 0.0), modality, settings)
-    return cut_beats(*ready, spans, settings.beat_points)
 
 
 def stress_run(

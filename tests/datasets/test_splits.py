@@ -290,3 +290,49 @@ def test_the_table_of_splits_names_the_part_of_each_sample():
             np.testing.assert_array_equal(np.flatnonzero(table[fold.name] == part), getattr(fold, part))
     assert (table[[fold_name(number) for number in range(3)]] == "test").sum(axis=1).eq(1).all()
     assert "fold_0" not in USUAL.columns
+
+
+# --- patients, and the folds of the source -----------------------------------------------------------
+
+
+def patients(official: list[int]) -> pd.DataFrame:
+    """Return two recordings of each patient, of the official folds given."""
+    count = 2 * len(official)
+    return pd.DataFrame(
+        {
+            "sample": range(count),
+            "recording": [f"r{row:03d}" for row in range(count)],
+            "session": [f"p{row // 2:03d}" for row in range(count)],
+            "person": [f"p{row // 2:03d}" for row in range(count)],
+            "label": [row // 2 % 2 for row in range(count)],
+            "official_fold": np.repeat(official, 2),
+        }
+    )
+
+
+def test_patients_are_kept_apart():
+    table = patients([1] * 30)
+    for fold in make_folds(table, "patient", 5, 0.1, 0):
+        parts = [set(table["person"].iloc[rows]) for rows in (fold.train, fold.validation, fold.test)]
+        assert all(parts)
+        assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+
+
+def test_the_official_fold_is_the_one_of_the_source():
+    (fold,) = make_folds(patients([1, 9, 10, 3, 10]), "official", 5, 0.1, 0)
+    assert fold.train.tolist() == [0, 1, 6, 7]
+    assert fold.validation.tolist() == [2, 3]
+    assert fold.test.tolist() == [4, 5, 8, 9]
+
+
+def test_an_official_fold_that_shares_a_patient_is_refused():
+    table = patients([1, 9, 10, 3])
+    table.loc[7, "session"] = "p002"
+    with pytest.raises(LeakageError, match=r"p002"):
+        make_folds(table, "official", 5, 0.1, 0)
+
+
+@pytest.mark.parametrize("official", [[0, 0, 0], [1, 2, 10], [1, 2, 9], [0, 9, 10]])
+def test_data_without_official_folds_say_so(official):
+    with pytest.raises(DataError, match=r"no official folds.*--protocol patient"):
+        make_folds(patients(official), "official", 5, 0.1, 0)
