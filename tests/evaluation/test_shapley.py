@@ -265,9 +265,9 @@ def test_intervals_of_credits_cover_the_truth():
     label, values, group = evidence(seed=10**6, patients=100_000, rows=1)
     truth = score_contributions(label, values, group, 0.0, draws=0).set_index("view")["value"]
     hits = []
-    for seed in range(80):
+    for seed in range(60):
         label, values, group = evidence(seed=seed, patients=80, rows=2)
-        table = score_contributions(label, values, group, 0.0, draws=150, seed=seed).set_index("view")
+        table = score_contributions(label, values, group, 0.0, draws=100, seed=seed).set_index("view")
         hits.append(
             [table["low"][view] <= truth[view] <= table["high"][view] for view in ("image", "signal")]
         )

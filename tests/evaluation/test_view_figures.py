@@ -145,7 +145,7 @@ def test_quartiles_are_those_of_each_class_normal_above_abnormal():
     label = np.repeat([0, 1], 5)
     figure = contributions_figure({"image": np.array([-5.0, -4, -3, -2, -1, 2, 4, 6, 8, 10])}, label)
     drawn = [
-        (np.asarray(line.get_xdata()).tolist(), float(np.mean(line.get_ydata())))
+        (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).mean())
         for line in figure.axes[0].lines
     ]
     (normal, above), (abnormal, below) = drawn[-2:]

@@ -1,0 +1,203 @@
+"""The three scripts on virtual patients: any subset of views from one checkpoint, credit where it is due."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+import evaluate
+import load_data
+import training
+from common.errors import UserError
+
+TASK = "ecg-multimodal"
+TINY = [
+    "--width",
+    "8",
+    "--epochs",
+    "2",
+    "--fold-count",
+    "3",
+    "--folds",
+    "0",
+    "1",
+    "--validation-share",
+    "0.2",
+]
+TINY += ["--precision", "float32", "--device", "cpu", "--threads", "1", "--preset", "small"]
+SUBSETS = {
+    *("image", "signal", "clinical", "image + signal", "image + clinical", "signal + clinical"),
+    "image + signal + clinical",
+}
+
+
+class House:
+    """One folder with virtual patients, caches, checkpoints, curves and results."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self, *options: str) -> Path:
+        views = ["--image-width", "340", "--signal-rate", "50", "--jobs", "1"]
+        places = ["--raw-dir", str(self.root / "raw"), "--cache-dir", str(self.root / "cache")]
+        return load_data.main([TASK, *places, *views, *options])
+
+    def train(self, name: str, *options: str) -> Path:
+        places = ["--cache-dir", str(self.root / "cache"), "--checkpoint-dir", str(self.root / "checkpoints")]
+        logs = ["--log-dir", str(self.root / "runs"), "--run-name", name]
+        return training.main([TASK, *TINY, *places, *logs, *options])
+
+    def judge(self, checkpoint: Path, *options: str) -> tuple[dict, Path]:
+        places = ["--cache-dir", str(self.root / "cache"), "--results-dir", str(self.root / "results")]
+        words = [
+            "--checkpoint",
+            str(checkpoint),
+            *places,
+            "--bootstrap-draws",
+            "20",
+            "--threads",
+            "1",
+            *options,
+        ]
+        metrics = evaluate.main(words)
+        return metrics, self.root / "results"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> House:
+    house = House(tmp_path_factory.mktemp("patients"))
+    house.prepare("--simulate", "--simulation.patients", "45")
+    return house
+
+
+@pytest.fixture(scope="module")
+def run(house) -> Path:
+    return house.train("three-views")
+
+
+@pytest.fixture(scope="module")
+def results(house, run) -> Path:
+    _, folder = house.judge(run)
+    return folder / "three-views"
+
+
+def test_cache_has_what_the_task_reads(house):
+    (cache,) = (path for path in (house.root / "cache").iterdir() if path.is_dir())
+    names = {path.name for path in cache.iterdir()}
+    assert names >= {
+        "signals.npy",
+        "images.npy",
+        "clinical.csv",
+        "samples.csv",
+        "skipped.csv",
+        "manifest.json",
+    }
+    assert (house.root / "cache" / f"latest-{TASK}.txt").read_text().strip() == cache.name
+    before = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert house.prepare() == cache
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == before
+
+
+def test_every_subset_of_views_is_judged_from_one_checkpoint(results):
+    subsets = pd.read_csv(results / "subsets.csv")
+    assert set(subsets["views"]) == SUBSETS
+    assert subsets["value"].between(0, 1).all()
+    metrics = json.loads((results / "metrics.json").read_text())
+    whole = subsets.set_index("views").loc["image + signal + clinical", "value"]
+    assert whole == pytest.approx(metrics["recordings"]["at_half"]["pooled"]["auroc"], abs=1e-5)
+
+
+def test_credits_sum_to_what_is_above_chance(results):
+    credit = pd.read_csv(results / "credits.csv").set_index("view")["value"]
+    whole = pd.read_csv(results / "subsets.csv").set_index("views").loc["image + signal + clinical", "value"]
+    assert credit[["image", "signal", "clinical"]].sum() == pytest.approx(credit["sum"], abs=1e-5)
+    assert credit["sum"] == pytest.approx(whole - 0.5, abs=1e-5)
+
+
+def test_results_are_complete_and_stamped(results):
+    files = {path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file()}
+    assert files >= {"predictions.csv", "recordings.csv", "report.md", "shortcuts.csv", "contributions.csv"}
+    for name in (
+        "subsets",
+        "contributions",
+        "patient_surest_abnormal",
+        "patient_least_sure",
+        "roc_recordings",
+    ):
+        assert f"figures/{name}.png" in files
+    assert "simulated data" in (results / "report.md").read_text()
+    assert "draws of whole patients" in (results / "report.md").read_text()
+
+
+def test_a_hidden_view_is_judged_in_a_folder_of_its_own(house, run, results):
+    _, folder = house.judge(run, "--without", "image+clinical", "--compact")
+    alone = pd.read_csv(folder / "three-views-without-image+clinical" / "recordings.csv")
+    whole = pd.read_csv(results / "recordings.csv")
+    assert alone["recording"].tolist() == whole["recording"].tolist()
+    assert not alone["probability"].equals(whole["probability"])
+
+
+def test_no_patient_of_the_test_part_is_learned_from(run):
+    splits = pd.read_csv(run / "splits.csv")
+    for fold in ("fold_0", "fold_1"):
+        learned = set(splits.loc[splits[fold] != "test", "person"])
+        assert not learned & set(splits.loc[splits[fold] == "test", "person"])
+
+
+def test_a_stopped_run_goes_on_exactly(house, run):
+    part = house.train("stopped", "--epochs", "1", "--folds", "0", "--schedule", "constant")
+    whole = house.train("whole", "--epochs", "2", "--folds", "0", "--schedule", "constant")
+    settings = part / "settings.json"
+    settings.write_text(settings.read_text().replace('"epochs": 1', '"epochs": 2'))
+    last = torch.load(part / "fold_0" / "last.pt", weights_only=True)
+    last["progress"]["finished"] = False
+    torch.save(last, part / "fold_0" / "last.pt")
+    house.train("stopped", "--epochs", "2", "--folds", "0", "--schedule", "constant", "--resume")
+    weights = [torch.load(path / "fold_0" / "best.pt", weights_only=True)["model"] for path in (part, whole)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_one_view_alone(house):
+    run = house.train("signal-alone", "--views", "signal", "--modality-dropout", "0", "--folds", "0")
+    metrics, folder = house.judge(run)
+    assert metrics["counts"]["folds"] == 1
+    assert not (folder / "signal-alone" / "subsets.csv").exists()
+    assert (folder / "signal-alone" / "figures" / "patient_least_sure.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", "superclasses"], "no superclasses"),
+        (["--protocol", "official"], "no official folds"),
+        (["--width", "12"], "width must be a multiple of 8"),
+        (["--image-weights", "nowhere.pt"], "nowhere.pt"),
+    ],
+)
+def test_training_refuses_in_one_sentence(house, options, message):
+    with pytest.raises(UserError, match=message):
+        house.train("refused", *options)
+
+
+def test_a_cache_of_the_other_task_is_refused(house, simulated_cache):
+    with pytest.raises(UserError, match=r"prepared for another task"):
+        house.train("other", "--cache", str(simulated_cache.path))
+    with pytest.raises(UserError, match=r"prepared for another task"):
+        (cache,) = (path for path in (house.root / "cache").iterdir() if path.is_dir())
+        training.main(
+            ["--cache", str(cache), "--log-dir", "nowhere", "--checkpoint-dir", "nowhere", "--folds", "0"]
+        )
+
+
+def test_nothing_prepared_for_this_task(tmp_path):
+    with pytest.raises(UserError, match=r"load_data.py ecg-multimodal --raw-dir PATH, or .*--simulate"):
+        training.main([TASK, "--cache-dir", str(tmp_path)])
