@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from common.files import replacing, write_text
+from common.files import write_table, write_text
+from evaluation.comparison import compare_with
 from evaluation.figures import save_figure
 
 PROTOCOLS = ("paper", "beat", "recording", "session")
@@ -21,6 +22,9 @@ PART_NAME = re.compile(
 )
 NO_MEANING = {"linear": ("paper", "beat")}
 """Protocols under which a model means nothing: it sees whole recordings, so beats cannot be split."""
+REFERENCES = ("linear", "pacfnet")
+"""Models that every other one is compared with."""
+COMPARED = ["first", "second", "difference", "low", "high", "p", "p_holm", "seeds_first", "seeds_second"]
 COLUMNS = ["model", "protocol", "seeds", "folds", "beat_auroc", "auroc", "low", "high", "macc", "brier"]
 
 
@@ -119,15 +123,42 @@ def story_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def session_recordings(results_dir: Path) -> dict[str, pd.DataFrame]:
+    """Return the recordings of each model under ``session``, all its seeds below one another."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for path in sorted(results_dir.glob("runs/*/recordings.csv")):
+        named = PART_NAME.fullmatch(path.parent.name)
+        if named is not None and named["protocol"] == "session":
+            text = dict.fromkeys(("recording", "session", "person"), str)
+            table = pd.read_csv(path, dtype=text).assign(seed=int(named["seed"]))
+            found.setdefault(named["model"] + named["hidden"], []).append(table)
+    return {name: pd.concat(tables, ignore_index=True) for name, tables in found.items()}
+
+
+def comparisons(results_dir: Path, draws: int = 2000) -> pd.DataFrame:
+    """Return each reference against every other model under ``session``: paired, sittings drawn together.
+
+    Holm's correction is over the comparisons of one reference.
+    """
+    runs = session_recordings(results_dir)
+    tables = []
+    for reference in REFERENCES:
+        others = {name: table for name, table in runs.items() if name != reference}
+        if reference in runs and others:
+            tables.append(compare_with(runs[reference], others, draws=draws).assign(reference=reference))
+    shown = ["reference", "row", *COMPARED]
+    return pd.concat(tables, ignore_index=True)[shown] if tables else pd.DataFrame(columns=shown)
+
+
 def write_tables(results_dir: Path, models: Sequence[str]) -> str:
-    """Write parts.csv, table.csv, table.md and auroc_by_protocol.png; return the table as text."""
+    """Write parts.csv, table.csv, comparisons.csv, table.md and the figure; return the table as text."""
     parts = collect(results_dir)
     if parts.empty:
         return f"No part is done in {results_dir}."
     table = over_seeds(parts)
-    for name, content in (("parts", parts), ("table", table)):
-        with replacing(results_dir / f"{name}.csv") as temporary:
-            content.to_csv(temporary, index=False)
+    contents = {"parts": parts, "table": table, "comparisons": comparisons(results_dir)}
+    for name, content in contents.items():
+        write_table(results_dir / f"{name}.csv", content)
     text = markdown(table, models)
     write_text(results_dir / "table.md", text)
     save_figure(story_figure(table), results_dir / "auroc_by_protocol.png")
