@@ -220,6 +220,7 @@ def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
         "protocol": session.settings.protocol,
         "settings": to_plain(session.settings),
         "inputs": session.task.inputs(session.samples),
+        "label_share": float(learned["label"].mean()),
         "parts": torch.from_numpy(fold.parts(len(table))),
         "trained_on": {
             "session": sorted(learned["session"].unique().tolist()),

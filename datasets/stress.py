@@ -32,7 +32,7 @@ HARMONIC = 0.2
 LONGEST_PERIOD = 40.0
 """Noise is drawn for at least so many seconds and cut, so that short recordings get slow noise as well."""
 SILENT = -100.0
-"""Gain of what is left out of a noise, decibels."""
+"""Gain, decibels, that stands for nothing at all."""
 WANDER_GAINS = ((0.02, 6.0), (0.1, 3.0), (0.3, 0.0), (0.45, -20.0), (0.5, SILENT))
 MUSCLE_GAINS = ((18.0, SILENT), (22.0, -6.0), (50.0, 0.0), (90.0, 0.0), (145.0, -6.0), (155.0, SILENT))
 AMBIENT_GAINS = ((20.0, -30.0), (60.0, 0.0), (600.0, -10.0), (780.0, -20.0), (850.0, SILENT))
@@ -93,7 +93,8 @@ def _shaped(
     length = fft.next_fast_len(max(count, round(LONGEST_PERIOD * sampling_rate)), real=True)
     frequency = np.maximum(fft.rfftfreq(length, 1 / sampling_rate), 1e-3)
     corners, decibels = zip(*gains, strict=True)
-    factor = 10 ** (np.interp(np.log(frequency), np.log(corners), decibels) / 20)
+    gain = np.interp(np.log(frequency), np.log(corners), decibels)
+    factor = np.where(gain > SILENT, 10 ** (gain / 20), 0.0)
     return fft.irfft(factor * fft.rfft(random.normal(size=length)), length)[:count]
 
 

@@ -66,7 +66,7 @@ def patient_figure(
     contributions : mapping of str to float
         Shapley value of each view, in log-odds (`evaluation.shapley.shapley_values`); NaN: not there.
     empty : float
-        Log-odds before anything is known: of the training prevalence.
+        Log-odds before anything is known: of the training prevalence, or 0 where classes weigh the same.
     image : array_like, shape (H, W) or (H, W, 3), optional
         Picture as it is to be shown.
     image_map : array_like, shape (H, W), optional
@@ -270,7 +270,7 @@ def _coloured(axes: Axes, time: Array, trace: Array, values: Array | None, limit
 
 
 def _draw_steps(axes: Axes, contributions: Mapping[str, float], empty: float, outcome: str) -> None:
-    """Draw the way from the prevalence to the prediction, a bar a view."""
+    """Draw the way from the odds when nothing is known to the prediction, a bar a view."""
     start, ends = empty, [empty]
     for row, (view, value) in enumerate(contributions.items(), start=1):
         if np.isfinite(value):
@@ -287,7 +287,7 @@ def _draw_steps(axes: Axes, contributions: Mapping[str, float], empty: float, ou
     _beside(axes, start, last, f"{expit(start):.3f}", fontweight="bold")
     room = 0.12 * (max(ends) - min(ends)) + 0.3
     axes.set(xlim=(min(ends) - room, max(ends) + 2 * room), ylim=(last + 0.6, -0.6))
-    axes.set_yticks(range(last + 1), labels=["prevalence", *contributions, "all together"])
+    axes.set_yticks(range(last + 1), labels=["nothing known", *contributions, "all together"])
     axes.set_xlabel(f"log-odds of {outcome}")
     _plain(axes)
     _probability_axis(axes, outcome)

@@ -142,7 +142,7 @@ def modulation_coefficients(
 
 @torch.no_grad()
 def modulate_gradients(
-    branches: Mapping[str, nn.Module],
+    branches: Mapping[str, nn.Module] | nn.ModuleDict,
     coefficients: Mapping[str, float],
     *,
     noise: bool = False,

@@ -81,9 +81,7 @@ def judge_views(
         view: samples.loc[predictions["recording"], f"has_{view}"].to_numpy(bool)
         for view in content["model"]["views"]
     }
-    empty = 0.0  # balanced by class weights: before anything is known both classes are as likely
-    if not content["optimization"]["class_weights"]:
-        empty = float(log_odds(predictions["label"].mean()))
+    empty = float(log_odds(believed_share(opened)))
     draws = opened.settings.bootstrap_draws
     about = (predictions["label"], values, predictions["session"], empty, present)
     subsets, credits = subset_scores(*about, draws=draws), score_contributions(*about, draws=draws)
@@ -102,6 +100,13 @@ def judge_views(
     if not opened.settings.compact:
         write_table(opened.folder / "contributions.csv", of_patients)
     return tables, figures
+
+
+def believed_share(opened: Opened) -> float:
+    """Return the share of abnormal that the networks believe in before they know anything of a patient."""
+    if opened.checkpoints[0]["settings"]["optimization"]["class_weights"]:
+        return 0.5
+    return float(np.mean([content["label_share"] for content in opened.checkpoints]))
 
 
 def subset_log_odds(

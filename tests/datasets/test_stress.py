@@ -73,9 +73,10 @@ def test_flat_and_empty_signals_stay_as_they_are(kind):
         assert not np.isinf(worse).any()
 
 
-def test_noise_that_a_rate_cannot_hold_is_refused():
-    with pytest.raises(DataError, match=r"ECG of a0001, sampled at 100 Hz, cannot hold mains-60 noise"):
-        worsen(recording(rate=100.0), 100.0, "ecg", Corruption("mains-60", "ecg", 0.0), "a0001")
+@pytest.mark.parametrize(("kind", "rate"), [("mains-60", 100.0), ("muscle", 30.0)])
+def test_noise_that_a_rate_cannot_hold_is_refused(kind, rate):
+    with pytest.raises(DataError, match=rf"ECG of a0001, sampled at {rate:g} Hz, cannot hold {kind} noise"):
+        worsen(recording(rate=rate), rate, "ecg", Corruption(kind, "ecg", 0.0), "a0001")
 
 
 # Spectra -------------------------------------------------------------------------------------------------
@@ -104,6 +105,12 @@ def test_mains_hum_is_a_line_and_its_third_harmonic(frequency):
 )
 def test_noise_lies_where_it_should(name, low, high, share):
     assert share_within(noise_of(name), low, high) > share
+
+
+def test_baseline_wander_is_slow_in_a_short_recording_too():
+    for seed in range(5):
+        drift = noise_of("wander", 1.0, seed=seed)
+        assert np.abs(np.diff(drift)).max() < 0.02 * np.ptp(drift)
 
 
 def test_white_noise_is_flat():

@@ -1,6 +1,7 @@
 """Modality dropout, branch losses and modulation of gradients, worked by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -50,10 +51,10 @@ def test_branch_losses_of_several_classes_are_their_mean():
 
 
 def test_gradients_of_branch_losses_are_zero_where_a_view_is_absent():
-    logits = torch.randn(4, 1, requires_grad=True)
-    nowhere = torch.randn(4, 1, requires_grad=True)
+    logits: Any = torch.randn(4, 1, requires_grad=True)
+    nowhere: Any = torch.randn(4, 1, requires_grad=True)
     losses = branch_losses({"image": logits, "signal": nowhere}, LABEL, {"image": ROWS, "signal": ~full()})
-    sum(losses.values()).backward()
+    torch.stack(list(losses.values())).sum().backward()
     assert torch.equal(logits.grad[:, 0] != 0, ROWS)
     assert nowhere.grad is not None and not nowhere.grad.any()
 
@@ -96,9 +97,9 @@ def test_coefficients_worked_by_hand():
     assert set(modulation_coefficients({"image": 0.9, "signal": 0.1}, strength=0).values()) == {1.0}
 
 
-def branches() -> tuple[nn.ModuleDict, dict[str, torch.Tensor]]:
+def branches() -> tuple[Any, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
-    modules = nn.ModuleDict({"image": nn.Linear(50, 40), "signal": nn.Linear(3, 1)})
+    modules: Any = nn.ModuleDict({"image": nn.Linear(50, 40), "signal": nn.Linear(3, 1)})
     for weight in modules.parameters():
         weight.grad = torch.randn_like(weight)
     return modules, {key: weight.grad.clone() for key, weight in modules.named_parameters()}
@@ -133,7 +134,7 @@ def test_noise_has_the_deviation_of_the_gradient_and_comes_from_the_generator():
 
 
 def test_the_view_that_dominates_is_slowed_from_losses_to_gradients():
-    modules = nn.ModuleDict({"image": nn.Linear(1, 1), "signal": nn.Linear(1, 1)})
+    modules: Any = nn.ModuleDict({"image": nn.Linear(1, 1), "signal": nn.Linear(1, 1)})
     label = torch.tensor([1, 0, 1, 0])
     features = {"image": 2.0 * label[:, None] - 1, "signal": torch.zeros(4, 1)}
     with torch.no_grad():
@@ -142,7 +143,7 @@ def test_the_view_that_dominates_is_slowed_from_losses_to_gradients():
         modules["signal"].bias.zero_()
     logits = {name: module(features[name]) for name, module in modules.items()}
     has = {name: full() for name in modules}
-    sum(branch_losses(logits, label, has).values()).backward()
+    torch.stack(list(branch_losses(logits, label, has).values())).sum().backward()
     before = modules["image"].weight.grad.clone()
     coefficients = modulation_coefficients(branch_confidences(logits, label, has), strength=1.0)
     modulate_gradients(modules, coefficients)

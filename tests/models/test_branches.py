@@ -1,5 +1,7 @@
 """The branches of the three views: shapes, what scalers and imputers compute, and weights from a file."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,7 +23,8 @@ TABLE = torch.tensor(
 
 def image_branch(**options) -> ImageBranch:
     torch.manual_seed(0)
-    return ImageBranch(12, **({"channels": 8, "image_size": (33, 40)} | options))
+    given: dict[str, Any] = {"channels": 8, "image_size": (33, 40)} | options
+    return ImageBranch(12, **given)
 
 
 def signal_branch(leads: int = 2, **options) -> SignalBranch:
@@ -259,7 +262,7 @@ def test_a_file_of_weights_that_is_absent_or_foreign_is_named(tmp_path):
         (lambda: clinical_branch().fit(torch.randn(4, 3)), r"\(patients, 5\)"),
         (lambda: clinical_branch().fit(torch.randn(0, 5)), "at least one row"),
         (lambda: ImageBranch(8, 8, (32, 640)), "image_size must be"),
-        (lambda: ImageBranch(8, 8, (64,)), "image_size must be"),
+        (lambda: image_branch(image_size=(64,)), "image_size must be"),
         (lambda: SignalBranch(8, 0), "leads must be at least 1"),
         (lambda: SignalBranch(8, 2, 12), "multiple of 8"),
         (lambda: SignalBranch(8, 2, 8, 4), "kernel_size must be odd"),
