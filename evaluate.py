@@ -8,7 +8,8 @@
     python evaluate.py --audit                                 # the data and the splits themselves
 
 Scores each beat and each recording (mean over its beats) on the test parts, with 95 % intervals that
-count sessions, not beats, and writes predictions.csv, metrics.json, report.md and figures to results/<run>.
+count sessions, not beats, and writes predictions.csv, metrics.json, figures, and a report to read
+(report.html, report.md) to results/<run>.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from datasets.cache import Cache, find_cache
 from datasets.splits import ALL
 from evaluation.audit import audit_failed, format_audit
 from evaluation.comparison import compare, format_comparison
-from learning.checkpoint import file_digest, load_checkpoint
+from evaluation.html_report import write_html_report
+from learning.checkpoint import changed_since, file_digest, load_checkpoint
 from learning.devices import set_threads
 from learning.runs import find_checkpoints
 from tasks import JUDGE
@@ -74,7 +76,11 @@ def judge(settings: EvaluationSettings) -> dict[str, Any]:
         "checkpoints": {f"{path.parent.name}/{path.name}": file_digest(path) for path in checkpoints},
     }
     opened = Opened(list(checkpoints.values()), cache, settings, external, folder, facts)
+    for line in changed_since(first["provenance"]):
+        print(line)
     metrics, written = JUDGE[first["task"]](opened)
+    if not settings.compact:
+        written.append(write_html_report(folder, metrics, written))
     names = dict.fromkeys("figures" if path.suffix == ".png" else path.name for path in written)
     print(f"Written to {folder}: {', '.join(names)}.")
     return metrics

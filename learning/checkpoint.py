@@ -74,3 +74,19 @@ def provenance() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         commit = "unknown"
     return found | {"commit": commit}
+
+
+def changed_since(before: dict[str, str]) -> list[str]:
+    """Return a line for each version, and the commit, that differs from those a checkpoint was made with.
+
+    Parameters
+    ----------
+    before : dict of str to str
+        What `provenance` said then.
+    """
+    now = provenance()
+    return [
+        f"Note: trained with {name} {before[name]}, judged with {now[name]}; last digits may differ."
+        for name in now
+        if name in before and before[name] != now[name]
+    ]

@@ -155,7 +155,7 @@ def test_run_is_complete(session_run, house):
 def test_results_are_complete(session_metrics, house):
     folder = house.root / "results" / "sessions"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert files >= {"predictions.csv", "recordings.csv", "metrics.json", "report.md"}
+    assert files >= {"predictions.csv", "recordings.csv", "metrics.json", "report.md", "report.html"}
     for kind in ("roc", "precision_recall", "confusion", "calibration"):
         for unit in ("beats", "recordings"):
             assert f"figures/{kind}_{unit}.png" in files

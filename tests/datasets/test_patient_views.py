@@ -177,7 +177,8 @@ def test_a_view_that_is_spoilt_meanwhile_is_named_and_the_other_used(make_patien
 def test_a_missing_picture_is_never_drawn_from_the_signal(make_patients):
     root = make_patients()
     row = index_patient_folders(root).recordings.to_dict("records")[0]
-    assert prepare_row(root, row | {"image": ""}).image is None
+    patient = prepare_row(root, row | {"image": ""})
+    assert (patient.image, patient.problems) == (None, [])
 
 
 RECORD = {"recording": "17", "signal": "x.hea", "image": ""}

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from learning.checkpoint import CheckpointError, file_digest, load_checkpoint, provenance, save_checkpoint
+from learning.checkpoint import (
+    CheckpointError,
+    changed_since,
+    file_digest,
+    load_checkpoint,
+    provenance,
+    save_checkpoint,
+)
 
 CONTENT: dict[str, Any] = {
     "model": {"weight": torch.arange(6.0).reshape(2, 3)},
@@ -128,3 +135,12 @@ def test_provenance_names_libraries_and_code():
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
     assert set(found) >= {"numpy", "scipy", "scikit-learn", "commit"}
     assert all(isinstance(value, str) and value for value in found.values())
+
+
+def test_what_has_changed_since_is_said(monkeypatch):
+    now = {"torch": "2.13.0", "numpy": "2.4.0", "commit": "abc"}
+    monkeypatch.setattr("learning.checkpoint.provenance", lambda: now)
+    assert changed_since(now) == []
+    (line,) = changed_since(now | {"commit": "def"})
+    assert "trained with commit def, judged with abc" in line
+    assert changed_since({"torch": "2.13.0"}) == []

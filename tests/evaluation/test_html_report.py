@@ -1,0 +1,116 @@
+"""The HTML report: complete, self-contained, and safe whatever names the data bring."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from evaluation.html_report import LONGEST_TABLE, write_html_report
+
+EVIL = '<script>alert("x")</script>&"\''
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Reader(HTMLParser):
+    """Collects tags, checks that they are closed in order, and keeps the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.tags, self.sources, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def metrics(**changed):
+    part = {
+        "pooled": {"auroc": 0.8123, "macc": None},
+        "intervals": {"auroc": {"low": 0.7, "high": 0.9}, "macc": {"low": None, "high": None}},
+    }
+    return {
+        "protocol": "session",
+        "meaning": "sittings are kept apart",
+        "stamp": "simulated data",
+        "threshold": "half",
+        "notes": ["one note"],
+        "counts": {"recordings": 30},
+        "beats": None,
+        "recordings": {"at_half": part},
+        "persons": None,
+        "run": {"run": "a run", "settings": {"model": {"width": 16}}, "provenance": {"torch": "2.13"}},
+    } | changed
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Leave a short table, a long one and a figure."""
+    pd.DataFrame({"group": ["all", EVIL], "value": [0.81234, None]}).to_csv(
+        tmp_path / "subgroups.csv", index=False
+    )
+    pd.DataFrame({"row": range(LONGEST_TABLE + 1)}).to_csv(tmp_path / "recordings.csv", index=False)
+    figure = Figure(figsize=(1, 1))
+    figure.savefig(tmp_path / "roc_recordings.png")
+    return [
+        tmp_path / name for name in ("subgroups.csv", "recordings.csv", "roc_recordings.png", "metrics.json")
+    ]
+
+
+def read(folder, content, written):
+    page = write_html_report(folder, content, written).read_text(encoding="utf-8")
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    return page, reader, " ".join(" ".join(reader.text).split())
+
+
+def test_report_says_all_there_is(tmp_path, results):
+    _, _, text = read(tmp_path, metrics(), results)
+    for expected in ("a run", "Protocol session: sittings are kept apart.", "simulated data", "one note"):
+        assert expected in text
+    assert "0.812 [0.700, 0.900]" in text
+    assert "Subgroups" in text
+    assert "0.812 " in text
+    assert f"Recordings: {LONGEST_TABLE + 1} rows, in recordings.csv." in text
+    for fact in ("model.width 16", "torch 2.13", "counts.recordings 30", "no medical device"):
+        assert fact in text
+
+
+def test_report_needs_nothing_from_elsewhere(tmp_path, results):
+    page, reader, _ = read(tmp_path, metrics(), results)
+    assert len(reader.sources) == 1
+    kind, content = reader.sources[0].split(",")
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(content) == (tmp_path / "roc_recordings.png").read_bytes()
+    assert not re.search(r"(https?:)?//", re.sub(r"base64,[^\"]+", "", page))
+    assert {"script", "link", "iframe"}.isdisjoint(reader.tags)
+
+
+def test_what_data_bring_is_text_and_nothing_else(tmp_path, results):
+    content = metrics(
+        stamp=EVIL,
+        meaning=EVIL,
+        notes=[EVIL],
+        run={"run": EVIL, "settings": {EVIL: EVIL}, "cache": {"source": EVIL}},
+    )
+    _, reader, text = read(tmp_path, content, results)
+    assert "script" not in reader.tags
+    assert text.count(" ".join(EVIL.split())) >= 6
+
+
+def test_other_tasks_have_a_report_without_scores_of_beats(tmp_path, results):
+    _, _, text = read(tmp_path, {"protocol": "patient", "meaning": "x", "run": {}}, results)
+    assert "Scores" not in text
+    assert "Subgroups" in text
