@@ -37,7 +37,7 @@ class MultimodalStudySettings:
 
     ptbxl: Path | None = None
     """Folder of PTB-XL, or of a part of it; default: $PTBXL_DIR."""
-    patients: int = 600
+    patients: int = 400
     """Virtual patients of each cohort."""
     list: bool = False
     """List the parts and whether they are done; run nothing."""
@@ -60,7 +60,8 @@ def parts(settings: MultimodalStudySettings, caches: dict[str, str]) -> list[Par
     ----------
     settings : MultimodalStudySettings
     caches : dict of str to str
-        Prepared caches by name: ``ptbxl``, and ``only-<view>`` of the virtual cohorts.
+        Prepared caches by name: ``ptbxl``, ``ptbxl-mixed`` (records of NORM and another superclass too), and
+        ``only-<view>`` of the virtual cohorts.
     """
 
     def part(name: str, cache: str, *options: str) -> Part:
@@ -85,7 +86,7 @@ def parts(settings: MultimodalStudySettings, caches: dict[str, str]) -> list[Par
         part("all-late", "ptbxl", "--fusion", "late"),
         part("all-no-balance", "ptbxl", "--branch-loss", "0", "--modality-dropout", "0"),
         part("all-modulation", "ptbxl", "--modulation", "0.3"),
-        part("superclasses", "ptbxl", "--target", "superclasses"),
+        part("superclasses", "ptbxl-mixed", "--target", "superclasses"),
         *(part(f"simulated-{view}", f"only-{view}") for view in VIEWS),
     ]
 
@@ -93,7 +94,9 @@ def parts(settings: MultimodalStudySettings, caches: dict[str, str]) -> list[Par
 def prepare_caches(settings: MultimodalStudySettings) -> dict[str, str]:
     """Prepare PTB-XL and the virtual cohorts, where that is not done yet; return their folders by name."""
     given = ["--raw-dir", str(settings.ptbxl)] if settings.ptbxl else []
-    caches = {"ptbxl": str(load_data.main([TASK, "--source", "ptbxl", *given]))}
+    ptbxl = [TASK, "--source", "ptbxl", *given]
+    caches = {"ptbxl-mixed": str(load_data.main([*ptbxl, "--mixed", "abnormal"]))}
+    caches["ptbxl"] = str(load_data.main(ptbxl))
     for view in VIEWS:
         folder = f"data/raw/virtual-{view}-{settings.patients}"
         made = ["--simulation.causes", view, "--simulation.patients", str(settings.patients)]

@@ -177,8 +177,10 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 
 def mean_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a model and corruption: means over the seeds, interval bounds too."""
-    grouped = rows.assign(model=rows["run"].map(model_of)).groupby(
+    """Return one row a model and corruption, by kind: means over the seeds, interval bounds too."""
+    order = {name: place for place, name in enumerate([CLEAN, *KINDS, "", *WHERE])}
+    ordered = rows.sort_values(["kind", "signal"], key=lambda names: names.map(order), kind="stable")
+    grouped = ordered.assign(model=ordered["run"].map(model_of)).groupby(
         ["model", *KEY, "unit"], sort=False, dropna=False
     )
     return grouped[SCORES].mean().assign(seeds=grouped.size()).reset_index()

@@ -251,15 +251,17 @@ def test_the_study_writes_table_and_figure_and_judges_nothing_twice(command, tmp
 
 def test_seeds_of_a_model_are_shown_as_their_mean():
     rows = [
-        {"run": f"linear-session-seed{seed}", "kind": "rub", "signal": "pcg", "level": level, "unit": "dB"}
-        | dict.fromkeys(study.SCORES, value)
+        {"run": f"linear-session-seed{seed}", "kind": kind, "signal": "pcg", "level": level, "unit": "dB"}
+        | dict.fromkeys(study.SCORES, value - 0.001 * level)
         for seed, value in ((0, 0.8), (1, 0.6))
+        for kind in ("white", "rub")
         for level in (20.0, 0.0)
     ]
     table = study.mean_over_seeds(pd.DataFrame(rows))
-    assert table["model"].tolist() == ["linear", "linear"]
-    assert table["auroc"].tolist() == pytest.approx([0.7, 0.7])
-    assert table["seeds"].tolist() == [2, 2]
+    assert table["kind"].tolist() == ["rub", "rub", "white", "white"], "in the order of the kinds"
+    assert set(table["model"]) == {"linear"}
+    assert table["auroc"].tolist() == pytest.approx([0.68, 0.7] * 2)
+    assert set(table["seeds"]) == {2}
     assert study.model_of("pacfnet-dropout-beat-seed3") == "pacfnet-dropout, beat"
     assert study.model_of("mine") == "mine"
 
