@@ -192,10 +192,11 @@ def new_model(session: Session) -> nn.Module:
 def fold_run(session: Session, fold: Fold, folder: Path) -> FoldRun:
     """Gather what the loop needs for one fold."""
     settings = session.settings
+    learned = session.task.limited(session.samples, fold, settings)
     return FoldRun(
         learner=session.task,
-        samples=session.task.for_fold(session.samples, fold, settings),
-        train=torch.from_numpy(fold.train),
+        samples=session.task.for_fold(session.samples, learned, settings),
+        train=torch.from_numpy(learned.train),
         validation=torch.from_numpy(fold.validation),
         optimization=settings.optimization,
         seed=settings.seed,
@@ -229,7 +230,7 @@ def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
         },
         "cache": {name: manifest[name] for name in ("identity", "source", "simulated", "settings")},
         "provenance": provenance(),
-        "parents": [],
+        "parents": session.task.describe_parents(),
     }
 
 
@@ -287,7 +288,7 @@ def estimate(session: Session, folds: Sequence[Fold]) -> str:
     few = replace(run, train=run.train[: 4 * size])
     model = new_model(session)
     session.task.initialize(model, run)
-    optimizer = make_optimizer(model, run.optimization)
+    optimizer = make_optimizer(model, run.optimization, session.task.parameter_groups(model))
     schedule = Schedule(optimizer, replace(run.optimization, schedule="constant"), steps)
     for _ in range(2):  # the first warms up
         started = time.perf_counter()

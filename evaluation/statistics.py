@@ -63,7 +63,8 @@ def cluster_bootstrap(
     ----------
     units : pandas.DataFrame
         Predictions or what `evaluation.scores.aggregate` makes of them: ``label``, ``probability``,
-        ``threshold`` (for scores that need one) and the column named by `cluster`.
+        ``threshold`` (for scores that need one) and the column named by `cluster`. Without ``label`` the
+        draws need not hold both classes.
     statistic : str or callable
         A name in `evaluation.weighted.STATISTICS`, or a function of the table of N rows and of weights
         ``(draws, N)`` (how often each row was drawn) that returns ``(draws,)``, nan where not defined.
@@ -168,8 +169,8 @@ def _bootstrap(
     if (codes < 0).any():
         raise ValueError(f"{int((codes < 0).sum())} rows have no {cluster}, which is the unit to draw.")
     estimate = float(score(np.ones((1, len(units))))[0])
-    labels = units["label"].to_numpy()
-    possible = len(names) > 1 and len(np.unique(labels)) > 1
+    labels = units["label"].to_numpy() if "label" in units else None
+    possible = len(names) > 1 and (labels is None or len(np.unique(labels)) > 1)
     values, redrawn = _drawn(codes, labels, score, draws if possible else 0, seed)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (np.nan, np.nan)
     interval = Interval(estimate, float(low), float(high), len(values), redrawn, level, len(names))
@@ -177,12 +178,13 @@ def _bootstrap(
 
 
 def _drawn(
-    codes: Array, labels: Array, score: Callable[[Array], Array], draws: int, seed: int
+    codes: Array, labels: Array | None, score: Callable[[Array], Array], draws: int, seed: int
 ) -> tuple[Array, float]:
     """Return the score in the first `draws` usable draws of clusters, and the share that was not usable."""
     random = np.random.default_rng(seed)
     clusters = int(codes.max()) + 1
-    holds = np.stack([np.bincount(codes, labels == kind, clusters) for kind in (0, 1)], axis=1)
+    parts = [np.ones(len(codes), dtype=bool)] if labels is None else [labels == kind for kind in (0, 1)]
+    holds = np.stack([np.bincount(codes, part, clusters) for part in parts], axis=1)
     at_once = max(1, min(draws, ELEMENTS_AT_ONCE // len(codes)))
     kept, used, tried = [np.empty(0)], 0, 0
     while used < draws:
@@ -214,7 +216,7 @@ def _aligned(first: pd.DataFrame, second: pd.DataFrame, cluster: str) -> tuple[p
             f"The two tables differ in {differing} {key}s: evaluate both models on the same ones."
         )
     first, second = (table.sort_values(key).reset_index(drop=True) for table in (first, second))
-    for column in ("label", cluster):
+    for column in ("label", cluster) if "label" in first else (cluster,):
         if not first[column].equals(second[column]):
             raise ValueError(
                 f"The two tables give the same {key} another {column}: were they split from one?"

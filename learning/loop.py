@@ -55,6 +55,10 @@ class Learner(Protocol):
         """Return named mean losses (``loss`` is minimized) and the predictions, shape (B, ...)."""
         ...
 
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]] | None:
+        """Return groups of parameters with learning rates of their own, or None: all alike."""
+        ...
+
     def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
         """Change gradients before they are clipped, if the task wants to."""
         ...
@@ -150,7 +154,7 @@ def fit(run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = Fals
         Naming the recordings of the batch.
     """
     check_batch_size(run)
-    optimizer = make_optimizer(model, run.optimization)
+    optimizer = make_optimizer(model, run.optimization, run.learner.parameter_groups(model))
     schedule = Schedule(optimizer, run.optimization, run.steps_per_epoch)
     progress = Progress()
     if resume and (run.folder / LAST).exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
@@ -9,10 +11,21 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 from config import OptimizationSettings
 
 
-def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.optim.Optimizer:
-    """Return the optimizer of all trainable weights."""
+def make_optimizer(
+    model: nn.Module, settings: OptimizationSettings, groups: list[dict[str, Any]] | None = None
+) -> torch.optim.Optimizer:
+    """Return the optimizer of all trainable weights.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    settings : OptimizationSettings
+    groups : list of dict, optional
+        Parameters in groups with a learning rate ``lr`` and a ``weight_decay`` each; default: all alike.
+    """
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    weights: Any = groups or trainable
     return kinds[settings.optimizer](
         weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
@@ -38,7 +51,8 @@ class Schedule:
         self._scheduler: LRScheduler
         if settings.schedule == "one-cycle":
             total = settings.epochs * steps_per_epoch
-            self._scheduler = OneCycleLR(optimizer, max_lr=settings.learning_rate, total_steps=total)
+            peaks = [group["lr"] for group in optimizer.param_groups]
+            self._scheduler = OneCycleLR(optimizer, max_lr=peaks, total_steps=total)
         elif settings.schedule == "plateau":
             # torch waits for one bad epoch more than its patience; Keras, and the paper, do not
             self._scheduler = ReduceLROnPlateau(

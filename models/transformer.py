@@ -141,17 +141,24 @@ def initialize(module: nn.Module) -> None:
 def sine_positions(grid: Sequence[int], channels: int) -> Tensor:
     """Return sine and cosine positions (N, channels) of the N cells of a grid, last axis fastest.
 
-    The channels are shared out evenly over the axes longer than one; what is left over stays zero.
+    The channels are shared out evenly over the axes longer than one; what is left over stays zero. Waves are
+    from 2 pi to 8 pi lengths of the axis long, and each channel has mean 0 and deviation 1 over the cells: the
+    waves of sentences, up to 10,000 words long, are all but constant over 25 patches, and a network that sees
+    mostly what patches have in common is slow to tell them apart.
     """
-    axes = [axis for axis, length in enumerate(grid) if length > 1] or [0]
-    pairs = channels // (2 * len(axes))
+    axes = [axis for axis, length in enumerate(grid) if length > 1]
+    pairs = channels // (2 * max(len(axes), 1))
     if pairs < 1:
         raise ValueError(f"{channels} channels are too few for the positions of a grid {tuple(grid)}.")
-    frequencies = 10_000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
     cells = torch.cartesian_prod(*[torch.arange(length, dtype=torch.float64) for length in grid])
     cells = cells.reshape(-1, len(grid))
-    angles = [cells[:, axis, None] * frequencies for axis in axes]
-    table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    waves = [cells.new_zeros(len(cells), 0)]
+    for axis in axes:
+        frequencies = (4.0 * grid[axis]) ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+        angles = cells[:, axis, None] * frequencies
+        waves += [angles.sin(), angles.cos()]
+    table = torch.cat(waves, dim=1)
+    table = (table - table.mean(dim=0)) / table.std(dim=0, unbiased=False)
     return functional.pad(table, (0, channels - table.shape[1])).float()
 
 

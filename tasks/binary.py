@@ -62,6 +62,18 @@ class Task(Protocol):
         """Set what a model takes from its training part before the first step."""
         ...
 
+    def limited(self, samples: Any, fold: Fold, settings: Any) -> Fold:
+        """Return the fold with the part of its training samples that is learned from."""
+        ...
+
+    def describe_parents(self) -> list[dict[str, Any]]:
+        """Return what a checkpoint remembers of the runs that it started from."""
+        ...
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]] | None:
+        """Return groups of parameters with learning rates of their own, or None."""
+        ...
+
     def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
         """Change gradients before they are clipped."""
         ...
@@ -119,6 +131,18 @@ class BinaryTask:
 
     def initialize(self, model: nn.Module, run: FoldRun) -> None:
         """Leave the weights as the seed made them."""
+
+    def limited(self, samples: Any, fold: Fold, settings: Any) -> Fold:
+        """Return the fold as it is."""
+        return fold
+
+    def describe_parents(self) -> list[dict[str, Any]]:
+        """Return nothing: the weights start at random."""
+        return []
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]] | None:
+        """Return None: all parameters alike."""
+        return None
 
     def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
         """Leave the gradients as they are."""

@@ -177,7 +177,7 @@ def outline(heart: Heart, phases: Floats, levels: Floats, count: int = 120) -> O
     scar = _scar_profile(heart, angles, levels)
     shape = _cross_section(heart, phases, angles)
     endocardium = np.sqrt(_moved(shape, resting, cavity, _mobility(heart, scar)))
-    thickness = _wall_profile(heart, angles, scar, shape[:1], wall)
+    thickness = _wall_profile(heart, angles) * _scarred(heart, scar, wall)
     epicardium = endocardium + _conserving(endocardium, thickness, ring)
     right, right_wall = _right_ventricle(heart, phases, angles, levels, epicardium, length)
     return Outline(endocardium, epicardium, right, right_wall, length, wall)
@@ -251,28 +251,30 @@ def _moved(shape: Floats, resting: Floats, cavity: Floats, mobility: Floats) -> 
     return np.asarray(np.maximum(shape * (resting[:, :, None] - inward * mobility), 0.0))
 
 
-def _wall_profile(heart: Heart, angles: Floats, scar: Floats, shape: Floats, wall: Floats) -> Floats:
-    """Return the thickness of the wall that each place would have, mm, before muscle is conserved.
+def _wall_profile(heart: Heart, angles: Floats) -> Floats:
+    """Return the thickness of the wall at end-diastole and mid-level, a scar's thinning aside, mm.
 
-    At end-diastole and mid-level it is exact: the septum as thick as stated, unless a scar thins it, and
-    all else as thick as the mass leaves it.
+    The septum is as thick as stated, and all else as thick as the mass then leaves it.
     """
-    thinning, akinesia = (heart.scar.thinning, heart.scar.akinesia) if heart.scar else (0.0, 0.0)
+    start, middle = np.zeros(1), np.full((1, 1), MID_LEVEL)
+    cavity, ring = _areas(heart, *_half_ellipsoid(heart, start), middle)
+    endocardium = np.sqrt(cavity * _cross_section(heart, start, angles)[0])[0]
+    thinned = 1 - (heart.scar.thinning if heart.scar else 0.0) * _scar_profile(heart, angles, middle)[0, 0]
     septum = _lobe(angles, SEPTUM_CENTER, *SEPTAL_EDGES)
-    middle = np.full((1, 1), MID_LEVEL)
-    thinned = 1 - thinning * _scar_profile(heart, angles, middle)[0, 0]
-    radius, length, mean = (np.array([value]) for value in (heart.lv_radius, heart.lv_length, wall[0]))
-    mean = shell_thickness(radius, length, heart.lv_mass)
-    cavity, ring = _areas(heart, radius, length, mean, middle)
-    endocardium = np.sqrt(cavity * shape[0])[0]
     fixed, free = thinned * septum * heart.wall_thickness, thinned * (1 - septum)
-    linear = 2 * (free * (endocardium + fixed)).mean()
-    constant = float((fixed**2 + 2 * endocardium * fixed).mean() - ring[0, 0])
-    square = (free**2).mean()
-    other = (-linear + np.sqrt(max(linear**2 - 4 * square * constant, 0.0))) / (2 * square)
-    place = max(other, THINNEST) * (1 - septum) + heart.wall_thickness * septum
-    still = 1 - akinesia * scar * (1 - (mean / wall)[:, None, None])  # a scar does not thicken
-    return np.asarray(place * (1 - thinning * scar) * still)
+    # muscle is the mean of 2 r t + t ** 2; with t = fixed + other * free that is quadratic in other
+    square, linear = (free**2).mean(), (free * (endocardium + fixed)).mean()
+    constant = (fixed**2 + 2 * endocardium * fixed).mean() - ring[0, 0]
+    other = (-linear + np.sqrt(max(linear**2 - square * constant, 0.0))) / square
+    return np.asarray(max(other, THINNEST) * (1 - septum) + heart.wall_thickness * septum)
+
+
+def _scarred(heart: Heart, scar: Floats, wall: Floats) -> Floats:
+    """Return the factor on the thickness of each place: a scar is thin, and thickens less while it contracts."""
+    if heart.scar is None:
+        return np.ones((1, 1, 1))
+    thickening = (heart.mean_wall / wall)[:, None, None]
+    return np.asarray((1 - heart.scar.thinning * scar) * (1 - heart.scar.akinesia * scar * (1 - thickening)))
 
 
 def _conserving(endocardium: Floats, thickness: Floats, ring: Floats) -> Floats:
@@ -293,5 +295,6 @@ def _right_ventricle(
     crescent = np.maximum(1 - (away / RV_SPAN) ** 2, 0.0)
     right = np.sqrt(epicardium**2 + (area / (np.pi * crescent.mean()))[:, :, None] * crescent)
     around = _lobe(angles, SEPTUM_CENTER, RV_SPAN - 6, RV_SPAN + 6)
-    contracted = 1 + 0.35 * (1 - filled_share(heart, phases))[:, None, None]
-    return right, np.asarray(right + heart.rv_wall * contracted * around)
+    contracted = 1 + 0.35 * (1 - filled_share(heart, phases))[:, None]
+    wall = heart.rv_wall * contracted * np.clip((RV_LENGTH - levels) / 0.08, 0.0, 1.0)
+    return right, np.asarray(right + wall[:, :, None] * around)

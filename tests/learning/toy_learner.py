@@ -65,6 +65,9 @@ class ToyLearner:
     epochs: int = 0
     at_validation: list[dict[str, Tensor]] = field(default_factory=list)
 
+    def parameter_groups(self, model: nn.Module) -> None:
+        return None
+
     def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
         pass
 
