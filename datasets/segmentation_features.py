@@ -1,4 +1,4 @@
-"""Envelopes of a heart sound at 50 frames a second, from which its states are told, and the beats they repeat in.
+"""Envelopes of a heart sound at 50 frames a second, from which its states are told, and how they repeat.
 
 After Schmidt et al., Physiological Measurement 31:513 (2010), and Springer, Tarassenko and Clifford, IEEE
 Transactions on Biomedical Engineering 63:822 (2016), with more bands than theirs. At 1000 Hz, band-passed
@@ -81,8 +81,8 @@ def check_heart_sound(pcg: Floats, sampling_rate: float) -> None:
     present = ~interruptions(pcg, sampling_rate)
     if present.sum() < SHORTEST_DURATION * sampling_rate:
         raise DataError(
-            f"Only {present.sum() / sampling_rate:.2f} s of the heart sound hold a signal (the rest is missing "
-            f"or constant), and {SHORTEST_DURATION:g} s or more are needed to find the heart states."
+            f"Only {present.sum() / sampling_rate:.2f} s of the heart sound hold a signal, the rest is missing "
+            f"or constant, and {SHORTEST_DURATION:g} s or more are needed to find the heart states."
         )
 
 
@@ -192,7 +192,7 @@ def autocorrelation(envelope: Floats) -> NDArray[np.float64]:
 
 
 def peaks_between(correlation: Floats, first: float, last: float, count: int) -> NDArray[np.float64]:
-    """Return the lags (seconds) of the highest peaks of an autocorrelation between two lags, highest first."""
+    """Return the lags of the highest peaks of an autocorrelation between two lags, seconds, highest first."""
     start = max(round(first * FRAME_RATE), 1)
     stop = min(round(last * FRAME_RATE), len(correlation) - 2)
     lags = np.arange(start, stop + 1)
