@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.files import write_table, write_text
@@ -25,6 +26,8 @@ NO_MEANING = {"linear": ("paper", "beat")}
 REFERENCES = ("linear", "pacfnet")
 """Models that every other one is compared with."""
 COMPARED = ["first", "second", "difference", "low", "high", "p", "p_holm", "seeds_first", "seeds_second"]
+EMPHASIZED = {"pacfnet": ("PACFNet", "#D55E00"), "linear": ("linear, phase grid", "#0072B2")}
+BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 11}
 COLUMNS = ["model", "protocol", "seeds", "folds", "beat_auroc", "auroc", "low", "high", "macc", "brier"]
 
 
@@ -87,40 +90,42 @@ def cell(rows: pd.DataFrame, model: str, protocol: str) -> str:
     return f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]{seeds}"
 
 
-def story_figure(table: pd.DataFrame) -> Figure:
+def story_figure(table: pd.DataFrame, models: Sequence[str]) -> Figure:
     """Draw AUROC per recording by protocol, one line a model; intervals under ``session``."""
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     axes = figure.subplots()
     shown = [protocol for protocol in PROTOCOLS if (table["protocol"] == protocol).any()]
-    emphasized = {"pacfnet": "#D55E00", "linear": "#0072B2"}
-    for model, rows in table.groupby("model", sort=False):
-        rows = rows.set_index("protocol").reindex(shown)
-        strong = model in emphasized
-        colour = emphasized.get(str(model), "#B0B0B0")
-        width, level = (2.5, 3) if strong else (1.0, 2)
-        axes.plot(range(len(shown)), rows["auroc"], marker="o", color=colour, linewidth=width, zorder=level)
-        last = rows["auroc"].last_valid_index()
-        if strong and last is not None:
-            place, value = shown.index(last), rows.loc[last, "auroc"]
-            axes.vlines(place, rows.loc[last, "low"], rows.loc[last, "high"], color=colour, alpha=0.5)
-            text = {"pacfnet": "PACFNet", "linear": "linear, phase grid"}[str(model)]
-            axes.annotate(
-                f"{text} {value:.2f}",
-                (place, value),
-                (8, 0),
-                textcoords="offset points",
-                va="center",
-                color=colour,
-                fontsize=11,
-            )
+    table = table[table["model"].isin(models)].assign(place=table["protocol"].map(shown.index))
+    others = table[~table["model"].isin(EMPHASIZED)]
+    for _, rows in others.groupby("model", sort=False):
+        rows = rows.sort_values("place")
+        axes.plot(rows["place"], rows["auroc"], marker="o", color="#B0B0B0", linewidth=1.0, zorder=2)
+    for model, (text, colour) in EMPHASIZED.items():
+        rows = table[table["model"] == model].sort_values("place")
+        if len(rows):
+            _draw_emphasized(axes, rows, text, colour)
+    if len(others):
+        last = others[others["place"] == others["place"].max()]["auroc"]
+        said = f"{others['model'].nunique()} other networks {last.min():.2f} to {last.max():.2f}"
+        axes.annotate(said, (others["place"].max(), last.min()), (8, -16), color="#767676", **BESIDE)
     axes.axhline(0.5, color="#767676", linestyle=":", linewidth=1)
-    axes.set_xticks(
-        range(len(shown)), [f"{name}s kept apart" if name != "paper" else "paper" for name in shown]
-    )
-    axes.set(ylabel="AUROC per recording", ylim=(0.4, 1.02), xlim=(-0.2, len(shown) - 0.25))
+    axes.annotate("chance", (0, 0.5), (0, 4), textcoords="offset points", color="#767676")
+    words = {name: f"{name}s kept apart" for name in shown} | {"paper": "as published"}
+    axes.set_xticks(range(len(shown)), [words[name] for name in shown])
+    axes.set(ylabel="AUROC per recording", ylim=(0.4, 1.02), xlim=(-0.2, len(shown) - 0.2))
     axes.set_title("The same models, by what train and test share", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _draw_emphasized(axes: Axes, rows: pd.DataFrame, text: str, colour: str) -> None:
+    """Draw one model in colour, with its name and its last interval."""
+    last = rows.iloc[-1]
+    axes.plot(rows["place"], rows["auroc"], marker="o", color=colour, linewidth=2.5, zorder=3)
+    axes.vlines(last["place"], last["low"], last["high"], color=colour, alpha=0.5)
+    axes.annotate(
+        f"{text} {last['auroc']:.2f}", (last["place"], last["auroc"]), (8, 0), color=colour, **BESIDE
+    )
 
 
 def session_recordings(results_dir: Path) -> dict[str, pd.DataFrame]:
@@ -161,5 +166,5 @@ def write_tables(results_dir: Path, models: Sequence[str]) -> str:
         write_table(results_dir / f"{name}.csv", content)
     text = markdown(table, models)
     write_text(results_dir / "table.md", text)
-    save_figure(story_figure(table), results_dir / "auroc_by_protocol.png")
+    save_figure(story_figure(table, models), results_dir / "auroc_by_protocol.png")
     return text

@@ -29,11 +29,11 @@ SEPTUM_CENTER = 180.0
 """Degrees; angles as in `datasets.simulate.heart.Scar`."""
 SEPTAL_EDGES = (25.0, 65.0)
 """Degrees from the middle of the septum up to which it is thick, and from which it no longer is."""
-RV_SPAN = 68.0
+RV_SPAN = 84.0
 """Degrees from the middle of the septum to where the right ventricle is attached."""
 THINNEST = 2.0
 """Millimetres that a wall outside the septum has at least."""
-SOFTNESS = (12.0, 0.08)
+SOFTNESS = (40.0, 0.12)
 """Degrees and share of the long axis over which a scar fades out."""
 LARGEST_AKINESIA = 0.85
 """Share of a scar's room for standing still that is used at most: the rest of the wall has to move for it."""
