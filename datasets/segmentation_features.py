@@ -81,8 +81,8 @@ def check_heart_sound(pcg: Floats, sampling_rate: float) -> None:
     present = ~interruptions(pcg, sampling_rate)
     if present.sum() < SHORTEST_DURATION * sampling_rate:
         raise DataError(
-            f"Only {present.sum() / sampling_rate:.2f} s of the heart sound hold a signal, the rest is missing "
-            f"or constant, and {SHORTEST_DURATION:g} s or more are needed to find the heart states."
+            f"Only {present.sum() / sampling_rate:.2f} s of the heart sound hold a signal, as the rest is "
+            f"missing or constant; {SHORTEST_DURATION:g} s or more are needed to find the heart states."
         )
 
 

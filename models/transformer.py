@@ -142,9 +142,9 @@ def sine_positions(grid: Sequence[int], channels: int) -> Tensor:
     """Return sine and cosine positions (N, channels) of the N cells of a grid, last axis fastest.
 
     The channels are shared out evenly over the axes longer than one; what is left over stays zero. Waves are
-    from 2 pi to 8 pi lengths of the axis long, and each channel has mean 0 and deviation 1 over the cells: the
-    waves of sentences, up to 10,000 words long, are all but constant over 25 patches, and a network that sees
-    mostly what patches have in common is slow to tell them apart.
+    from 2 pi cells to about 8 pi axes long, and each channel has mean 0 and deviation 1 over the cells: the
+    usual waves (Vaswani et al. 2017), long enough for sentences, are half of them all but constant over 25
+    patches, and a network that mostly sees what patches have in common is slow to tell them apart.
     """
     axes = [axis for axis, length in enumerate(grid) if length > 1]
     pairs = channels // (2 * max(len(axes), 1))

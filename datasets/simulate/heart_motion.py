@@ -29,7 +29,7 @@ SEPTUM_CENTER = 180.0
 """Degrees; angles as in `datasets.simulate.heart.Scar`."""
 SEPTAL_EDGES = (25.0, 65.0)
 """Degrees from the middle of the septum up to which it is thick, and from which it no longer is."""
-RV_SPAN = 84.0
+RV_SPAN = 88.0
 """Degrees from the middle of the septum to where the right ventricle is attached."""
 THINNEST = 2.0
 """Millimetres that a wall outside the septum has at least."""
@@ -292,9 +292,9 @@ def _right_ventricle(
     volume = 1000 * rv_volume_curve(heart, phases)[:, None]
     area = 1.5 * volume / (RV_LENGTH * length[:, None]) * np.maximum(1 - (levels / RV_LENGTH) ** 2, 0.0)
     away = np.abs((angles - SEPTUM_CENTER + 180) % 360 - 180)
-    crescent = np.maximum(1 - (away / RV_SPAN) ** 2, 0.0)
+    crescent = np.maximum(1 - (away / RV_SPAN) ** 2, 0.0) ** 1.5
     right = np.sqrt(epicardium**2 + (area / (np.pi * crescent.mean()))[:, :, None] * crescent)
-    around = _lobe(angles, SEPTUM_CENTER, RV_SPAN - 6, RV_SPAN + 6)
+    around = _lobe(angles, SEPTUM_CENTER, RV_SPAN - 14, RV_SPAN)
     contracted = 1 + 0.35 * (1 - filled_share(heart, phases))[:, None]
     wall = heart.rv_wall * contracted * np.clip((RV_LENGTH - levels) / 0.08, 0.0, 1.0)
     return right, np.asarray(right + wall[:, :, None] * around)

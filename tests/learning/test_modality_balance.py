@@ -31,7 +31,7 @@ def full(rows: int = 4) -> torch.Tensor:
 
 def test_branch_losses_worked_by_hand():
     logits = {
-        "image": torch.tensor([[logit(0.8)], [logit(0.4)], [NAN], [NAN]]),
+        "image": torch.tensor([[logit(0.8)], [logit(0.4)], [NAN], [50.0]]),
         "signal": torch.zeros(4, 1),
         "clinical": torch.full((4, 1), NAN),
     }
@@ -61,7 +61,7 @@ def test_gradients_of_branch_losses_are_zero_where_a_view_is_absent():
 
 def test_confidences_worked_by_hand():
     logits = {
-        "image": torch.tensor([[logit(0.8)], [logit(0.4)], [NAN], [NAN]]),
+        "image": torch.tensor([[logit(0.8)], [logit(0.4)], [NAN], [50.0]]),
         "signal": torch.full((4, 1), NAN),
     }
     found = branch_confidences(logits, LABEL, {"image": ROWS, "signal": ~full()})

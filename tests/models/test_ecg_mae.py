@@ -247,27 +247,28 @@ def test_same_seed_same_weights_other_seed_others():
 
 
 def waves(count: int, seed: int) -> Tensor:
-    """Sines of a lead's own phase, upright or upside down by patient."""
-    time, phase = torch.arange(80) / 80, torch.arange(4)[:, None] / 7
-    sign = torch.randint(2, (count, 1, 1), generator=generator(seed)) * 2 - 1
-    return sign * torch.sin(2 * torch.pi * (3.7 * time + phase))
+    """One sine in all leads, whose phase differs by patient: only what is visible can tell the rest."""
+    phase = torch.rand(count, 1, 1, generator=generator(seed))
+    return torch.sin(2 * torch.pi * (3 * torch.arange(80) / 80 + phase)).expand(-1, 4, -1)
 
 
 def test_it_learns_to_reconstruct_unseen_patients():
-    model = autoencoder(token_width=32, decoder_width=32, decoder_heads=4)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    model = autoencoder(depth=1, token_width=32, decoder_width=32, mask_ratio=0.5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=200, pct_start=0.2)
     unseen = waves(64, 99)
     with torch.no_grad():
-        before = float(model(unseen, generator=generator(1))["loss"])
-    for step in range(100):
+        before = model(unseen, generator=generator(1))["loss"].item()
+    for step in range(200):
         loss = model(waves(16, 1000 + step))["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
     with torch.no_grad():
         found = model(unseen, generator=generator(1))
     assert before > 0.9, "untrained it misses by the signal's own variance"
-    assert float(found["loss"]) < 0.1
+    assert found["loss"] < 0.2
     mask = found["mask"]
     agreement = torch.corrcoef(torch.stack([found["reconstruction"][mask], unseen[mask]]))[0, 1]
-    assert agreement > 0.95
+    assert agreement > 0.9

@@ -70,10 +70,12 @@ def test_dropout_is_for_training_only():
 
 
 def test_positions_of_a_line():
-    table = sine_positions((5,), 4)
-    assert table.shape == (5, 4)
-    expected = [math.sin(3), math.sin(3 / 100), math.cos(3), math.cos(3 / 100)]
-    assert torch.allclose(table[3], torch.tensor(expected), atol=1e-6)
+    """Five cells, two waves: of one radian a cell, and of one over the square root of four times five."""
+    cells = torch.arange(5, dtype=torch.float64)
+    slow = cells / math.sqrt(20)
+    waves = torch.stack([cells.sin(), slow.sin(), cells.cos(), slow.cos()], dim=1)
+    expected = (waves - waves.mean(dim=0)) / waves.std(dim=0, unbiased=False)
+    assert torch.allclose(sine_positions((5,), 4), expected.float(), atol=1e-6)
 
 
 def test_positions_of_a_grid_tell_cells_apart_and_run_with_the_last_axis_fastest():
@@ -83,6 +85,15 @@ def test_positions_of_a_grid_tell_cells_apart_and_run_with_the_last_axis_fastest
     assert torch.equal(table[:4, :4], table[:1, :4].expand(4, -1)), "the first four cells share a row"
     assert torch.equal(table[::4, 4:8], table[:1, 4:8].expand(3, -1)), "every fourth shares a column"
     assert (table[:, 8:] == 0).all(), "what cannot be shared out stays empty"
+    assert (sine_positions((1, 1), 4) == 0).all(), "one cell needs no position"
+
+
+@pytest.mark.parametrize("grid", [(25,), (1, 8, 8), (4, 8, 8), (2,)])
+def test_every_channel_of_the_positions_tells_something(grid):
+    table = sine_positions(grid, 128)[:, : 128 // len(grid) // 2 * 2]
+    assert table.isfinite().all()
+    assert torch.allclose(table.mean(dim=0), torch.zeros(table.shape[1]), atol=1e-4)
+    assert torch.allclose(table.std(dim=0, unbiased=False), torch.ones(table.shape[1]), atol=1e-3)
 
 
 def test_mean_and_pooling_leave_out_what_is_not_usable():
