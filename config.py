@@ -249,6 +249,9 @@ class EvaluationSettings:
     without: str = "nothing"
     """What to hide from the model, as if it had not been recorded, several joined by +: ecg or pcg (models
     trained with --modality-dropout, and the linear model); image, signal or clinical (ecg-multimodal)."""
+    stress: bool = False
+    """Judge the run again under noise, clipping, shifts and lower sampling rates: 82 ways to make recordings
+    worse, on one CPU core about 15 minutes for a small network (ecg-pcg)."""
     prevalence: float | None = None
     """Share of abnormal, 0 to 1, at which scores are reported as well."""
     compact: bool = False

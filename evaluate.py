@@ -5,6 +5,7 @@
     python evaluate.py --checkpoint checkpoints/<run>/fold_0/best.pt
     python evaluate.py --checkpoint checkpoints/<run> --cache data/cache/<other>    # external test
     python evaluate.py --compare results/RUN_A results/RUN_B   # two runs, paired
+    python evaluate.py --checkpoint checkpoints/<run> --stress # under noise, clipping, shifts, lower rates
     python evaluate.py --audit                                 # the data and the splits themselves
 
 Scores each beat and each recording (mean over its beats) on the test parts, with 95 % intervals that
@@ -36,6 +37,7 @@ from learning.devices import set_threads
 from learning.runs import find_checkpoints
 from tasks import JUDGE
 from tasks.judging import Opened, audit_data
+from tasks.stress import stress_run
 
 PLACES = ("cache", "cache_dir", "checkpoint_dir", "log_dir")
 """Settings that say where files lie on one machine, and so do not belong into results."""
@@ -78,12 +80,26 @@ def judge(settings: EvaluationSettings) -> dict[str, Any]:
     opened = Opened(list(checkpoints.values()), cache, settings, external, folder, facts)
     for line in changed_since(first["provenance"]):
         print(line)
+    if settings.stress:
+        return judge_stressed(opened)
     metrics, written = JUDGE[first["task"]](opened)
     if not settings.compact:
         written.append(write_html_report(folder, metrics, written))
     names = dict.fromkeys("figures" if path.suffix == ".png" else path.name for path in written)
     print(f"Written to {folder}: {', '.join(names)}.")
     return metrics
+
+
+def judge_stressed(opened: Opened) -> dict[str, Any]:
+    """Judge a run on ever worse signals, and print and write the table; there are no metrics to return."""
+    task = opened.facts["task"]
+    if task != "ecg-pcg":
+        raise UserError(f"--stress is for runs of ecg-pcg, and this one is of {task}.")
+    table = stress_run(opened.checkpoints, opened.cache, opened.settings)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+    write_table(opened.folder / "stress.csv", table)
+    print(f"Written to {opened.folder / 'stress.csv'}.")
+    return {}
 
 
 def refuse_unjudgeable(checkpoints: dict[Path, dict[str, Any]], external: bool) -> None:

@@ -13,6 +13,7 @@ Curves: tensorboard --logdir runs. Then: python evaluate.py --checkpoint checkpo
 
 from __future__ import annotations
 
+import contextlib
 import math
 import resource
 import sys
@@ -42,7 +43,7 @@ from learning.devices import choose_device, choose_precision, describe_machine, 
 from learning.distributed import Processes, start_processes, stop_processes
 from learning.loop import FoldRun, Progress, check_batch_size, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
-from learning.runs import flatten, is_finished, open_run, run_name
+from learning.runs import flatten, is_finished, lock_run, open_run, run_name
 from learning.tracking import Tracker
 from tasks import TASKS, Task, find_task
 
@@ -90,19 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         if settings.dry_run:
             session.say(estimate(session, folds))
             return session.folder
-        if processes.leads:
-            open_run(
-                session.folder,
-                session.log_folder,
-                task_name,
-                settings,
-                session.cache.identity,
-                [fold.name for fold in folds],
-            )
-            write_splits(session, folds)
-        processes.share(None)  # nobody reads the folder before it is ready
-        for fold in folds:
-            train_fold(session, fold)
+        with lock_run(session.folder) if processes.leads else contextlib.nullcontext():
+            train_folds(session, folds)
         session.say(f"\nCurves:   tensorboard --logdir {settings.log_dir}")
         if folds[0].number != ALL:
             session.say(f"Judge it: python evaluate.py --checkpoint {session.folder}")
@@ -147,6 +137,23 @@ def choose_folds(session: Session) -> list[Fold]:
             f"There is no fold {unknown[0]}: --fold-count {len(folds)} numbers them 0 to {len(folds) - 1}."
         )
     return [folds[number] for number in dict.fromkeys(settings.folds)]
+
+
+def train_folds(session: Session, folds: Sequence[Fold]) -> None:
+    """Open the folder of the run and train its folds, one after the other."""
+    if session.processes.leads:
+        open_run(
+            session.folder,
+            session.log_folder,
+            session.task.name,
+            session.settings,
+            session.cache.identity,
+            [fold.name for fold in folds],
+        )
+        write_splits(session, folds)
+    session.processes.share(None)  # nobody reads the folder before it is ready
+    for fold in folds:
+        train_fold(session, fold)
 
 
 def write_splits(session: Session, folds: Sequence[Fold]) -> None:

@@ -43,7 +43,7 @@ from evaluation.cycle import (
 from evaluation.figures import BLUE, GREY, INK, VERMILLION, new_figure, save_figure, set_text_sizes
 from evaluation.tables import stamped
 from learning.checkpoint import load_checkpoint
-from learning.devices import choose_device, set_threads
+from learning.devices import set_threads
 from learning.runs import find_checkpoints
 from tasks.explanation import check_checkpoints, explain_folds, linear_coefficients
 
@@ -160,7 +160,7 @@ def explain(
         beats=settings.beats,
         steps=settings.steps,
         batch_size=settings.batch_size,
-        device=choose_device(settings.device),
+        device=settings.device,
     )
     means = over_cycle(beats, axis)
     error = beats.table["completeness_error"].abs()

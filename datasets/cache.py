@@ -35,6 +35,8 @@ from datasets.sources import DataError, Problem, SourceIndex, infer_persons
 FORMAT = 1
 LATEST = "latest-{task}.txt"
 TABLES = ("recordings", "samples", "events", "skipped")
+COUNTED = {"recordings": "recordings", "samples": "beats", "skipped": "skipped"}
+"""Tables whose number of rows stands in the manifest, and its name there."""
 TEXT = ("recording", "set", "session", "person", "diagnosis", "site", "state", "reason", "remedy")
 """Columns that are text, whatever they look like."""
 LIBRARIES = ("numpy", "scipy", "wfdb", "pandas")
@@ -91,11 +93,28 @@ class Cache:
         """Return a table, such as "recordings"; `TEXT` columns as text, cells in ``missing`` as NaN."""
         kinds = dict.fromkeys(TEXT, str)
         path = self._file(f"{name}.csv")
-        return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=list(missing))
+        try:
+            table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=list(missing))
+        except (ValueError, OSError) as error:  # those of pandas are ValueErrors
+            raise self._damaged(path, error) from error
+        rows = self.manifest.get("counts", {}).get(COUNTED.get(name), len(table))
+        if len(table) != rows:
+            raise self._damaged(path, f"it has {len(table)} rows of {rows}")
+        return table
 
     def array(self, name: str) -> NDArray[Any]:
         """Return an array, memory-mapped."""
-        return np.load(self._file(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+        path = self._file(f"{name}.npy")
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:  # cut short, or not an array
+            raise self._damaged(path, error) from error
+
+    def _damaged(self, path: Path, reason: object) -> DataError:
+        """Return the error for a file that is not what preparation wrote."""
+        return DataError(
+            f"{path} is damaged ({reason}). Delete the folder {self.path} and run load_data.py again."
+        )
 
     def _file(self, name: str) -> Path:
         """Return the path of a file, which the cache of another task may lack."""
@@ -236,11 +255,14 @@ def name_content(index: SourceIndex, names: Iterable[str], settings: Any) -> tup
 
 
 def _sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, or "absent"."""
+    """Return the SHA-256 of a file, or "absent", or "unreadable"."""
     if not path.is_file():
         return "absent"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:  # whoever prepares the recording will say so
+        return "unreadable"
 
 
 def _write(
@@ -381,7 +403,7 @@ def find_cache(cache: Path | None, cache_dir: Path, identity: str = "", task: st
     if cache is not None:
         return Cache(cache)
     if identity:
-        for manifest in sorted(cache_dir.glob("*/manifest.json")):
+        for manifest in sorted(cache_dir.glob("[!.]*/manifest.json")):
             with contextlib.suppress(DataError):  # another cache may be damaged, or of another format
                 found = Cache(manifest.parent)
                 if found.identity == identity:

@@ -1,4 +1,4 @@
-"""Find and read recordings of one's own, one at a time: WFDB records, and .wav heart sounds with or without ECG.
+"""Find and read recordings of one's own: WFDB records, and .wav heart sounds with or without an ECG.
 
 Nothing outside the folder of a recording is read on the word of its header. A signal that cannot be used is
 left out with a remark, as long as the other one can.
@@ -81,16 +81,17 @@ def find_recordings(given: Iterable[Path]) -> list[Place]:
     """Return the recordings that paths name: records, .wav files, and all of both in folders, recursively.
 
     Names are those of the files without ending, with their folders where a folder was given; equal names
-    get a number. Hidden files and folders are left out, and so is a .wav that belongs to a record.
+    get a number. Hidden files and folders are left out, and so is a .wav that belongs to a record. Whether
+    a file is there shows when it is read.
 
     Raises
     ------
     DataError
-        If a path names nothing, or a folder holds no recording.
+        If a folder holds no recording.
     """
     found: list[Place] = []
     for path in given:
-        found += _of_folder(path) if path.is_dir() else [Place(_stem(path), resolve_recording(path))]
+        found += _of_folder(path) if path.is_dir() else [Place(_name(Path(path.name)), path)]
     named: list[Place] = []
     taken: set[str] = set()
     for place in found:
@@ -123,28 +124,26 @@ def resolve_recording(path: Path) -> Path:
 def _of_folder(folder: Path) -> list[Place]:
     """Return the recordings in a folder and its subfolders, sorted by name."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    shown = [path for path in files if not any(_hidden(part) for part in path.relative_to(folder).parts)]
+    shown = [
+        path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
     headers = [path for path in shown if path.suffix == ".hea"]
     parts = {path.with_suffix("") for path in headers}
     for header in headers:
         with contextlib.suppress(DataError):  # a faulty header is refused when it is read
-            parts |= {file.with_suffix("") for file in signal_files(header, header.parent)}
-    sounds = [path for path in shown if path.suffix.lower() == ".wav" and path.with_suffix("") not in parts]
-    places = [Place(_stem(path, folder), path) for path in sorted(headers + sounds)]
+            parts.update(signal_files(header, header.parent))
+    sounds = [
+        path for path in shown if path.suffix.lower() == ".wav" and not {path, path.with_suffix("")} & parts
+    ]
+    places = [Place(_name(path.relative_to(folder)), path) for path in sorted(headers + sounds)]
     if not places:
         raise DataError(f"{folder} holds no recording: no WFDB header (.hea) and no .wav file.")
     return places
 
 
-def _hidden(part: str) -> bool:
-    return part.startswith(".")
-
-
-def _stem(path: Path, folder: Path | None = None) -> str:
-    """Return the name of a recording, relative to a folder, without the ending."""
-    shown = path if folder is None else path.relative_to(folder)
-    ending = shown.suffix if shown.suffix.lower() in (".hea", ".wav") else ""
-    return shown.as_posix().removesuffix(ending) if folder is not None else shown.name.removesuffix(ending)
+def _name(path: Path) -> str:
+    """Return the name of a recording: its path without the ending."""
+    return (path.with_suffix("") if path.suffix.lower() in (".hea", ".wav") else path).as_posix()
 
 
 def read_own_recording(place: Place, options: ReadingOptions | None = None) -> OwnRecording:
@@ -156,18 +155,17 @@ def read_own_recording(place: Place, options: ReadingOptions | None = None) -> O
         If nothing usable is in it. The message says why.
     """
     chosen = options or ReadingOptions()
-    is_sound = place.path.suffix.lower() == ".wav"
+    found = Place(place.name, resolve_recording(place.path))
+    is_sound = found.path.suffix.lower() == ".wav"
     if not is_sound and chosen.ecg is not None:
-        raise DataError(f"--ecg belongs to a .wav; {place.path.name} is a WFDB record with its own channels.")
-    own = (_read_sound if is_sound else _read_record)(place, chosen)
+        raise DataError(f"--ecg belongs to a .wav; {found.path.name} is a WFDB record with its own channels.")
+    own = (_read_sound if is_sound else _read_record)(found, chosen)
     return _believable(own)
 
 
 def _read_record(place: Place, options: ReadingOptions) -> OwnRecording:
     """Read a WFDB record; where one of two signals is unusable, the other one."""
-    find = functools.partial(
-        find_channels, ecg_channel=options.ecg_channel, pcg_channel=options.pcg_channel
-    )
+    find = functools.partial(find_channels, ecg_channel=options.ecg_channel, pcg_channel=options.pcg_channel)
     recording, remarks = _read_usable(place.path, find)
     header = wfdb.rdheader(str(place.path.with_suffix("")))
     channels = {
@@ -251,7 +249,8 @@ def read_wav(path: Path) -> tuple[Signal, list[Remark]]:
 def _share_of_full_scale(stored: NDArray[Any]) -> tuple[NDArray[np.float64], float, float]:
     """Return the samples of a .wav as a share of full scale, and the lowest and highest value stored."""
     if stored.dtype.kind == "f":
-        return stored.astype(np.float64), -1.0, 1.0
+        limit = 1.0 if np.abs(stored[np.isfinite(stored)]).max(initial=0) <= 1 else np.inf
+        return stored.astype(np.float64), -limit, limit
     bits = 8 * stored.dtype.itemsize
     if stored.dtype.kind == "u":  # 8 bits and fewer are stored without a sign
         return (stored.astype(np.float64) - 2 ** (bits - 1)) / 2 ** (bits - 1), 0.0, 2.0**bits - 1

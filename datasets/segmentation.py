@@ -130,7 +130,9 @@ def shipped_parameters() -> Parameters:
             "Take the file that belongs to this version, or run python -m benchmarks.segmentation."
         )
     values = {field.name: content[field.name] for field in dataclasses.fields(Parameters)}
-    return Parameters(**{name: np.array(value) if isinstance(value, list) else value for name, value in values.items()})
+    return Parameters(
+        **{name: np.array(value) if isinstance(value, list) else value for name, value in values.items()}
+    )
 
 
 def segment_heart_sound(

@@ -7,7 +7,7 @@ to look at before a probability is believed; they do not say which probabilities
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal as scipy_signal
 
-from datasets.recordings import Signal
+from datasets.beats import r_peaks
+from datasets.recordings import Recording, Signal
 from datasets.signals import Floats, bandpass, fill_gaps, resample
 
 NAMES = {"ecg": "ECG", "pcg": "heart sound"}
@@ -39,8 +40,19 @@ SMALLEST_AGREEMENT = {"ecg": 0.7, "pcg": 0.5}
 NO_HEART = 0.3
 """Agreement below which a signal shows no heart beat."""
 FEWEST_BEATS = 3
+LARGEST_DIFFERENCE = 1.0
+"""Seconds by which ECG and heart sound may differ in length."""
 HEART_RATES = (35.0, 180.0)
 """Heart rates at rest that are believed, beats a minute; another rate suggests a wrong sampling rate."""
+IN_STEP = (-0.03, 0.13)
+"""When S1 is loudest after the R-peak, seconds: on training-a 0.005 to 0.085 for 95 of 100 recordings."""
+STEP_MARGIN, STEP_LIKENESS = 0.1, 0.6
+"""Correlation that a pattern out of step must have more than any in step; agreement of the heart sound over
+the R-to-R beats from which a step can be measured."""
+SYSTOLES = np.arange(0.22, 0.42, 0.02)
+"""Times from S1 to S2 that are tried, seconds."""
+LONGEST_SYSTOLE = 0.55
+"""Share of the cycle that systole takes at most."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,83 @@ class Remark:
     code: str
     signal: str
     text: str
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a recording is.
+
+    Attributes
+    ----------
+    signals : dict of str to dict
+        For each signal what `measure` says, and its ``agreement`` where there are beats enough.
+    sound_delay : float or None
+        Seconds from the R-peak to where S1 is loudest; None where it cannot be told.
+    remarks : list of Remark
+    """
+
+    signals: dict[str, dict[str, float]]
+    sound_delay: float | None
+    remarks: list[Remark]
+
+    def shows_no_heart(self, used: Iterable[str]) -> bool:
+        """Whether none of these signals repeats from beat to beat."""
+        agreed = [self.signals[kind].get("agreement", 1.0) for kind in used]
+        return bool(agreed) and max(agreed) < NO_HEART
+
+
+def examine(recording: Recording, spans: Floats) -> Quality:
+    """Return how good the signals of a recording are, and whether they fit each other.
+
+    Parameters
+    ----------
+    recording : Recording
+    spans : numpy.ndarray, shape (beats, 2)
+        Start and end of its beats, seconds; by them the beats of the heart sound are compared.
+    """
+    present = {kind: signal for kind in NAMES if (signal := getattr(recording, kind)) is not None}
+    facts = {kind: measure(signal, kind) for kind, signal in present.items()}
+    peaks = np.zeros(0)
+    if recording.ecg is not None:
+        ecg = fill_gaps(recording.ecg.samples.astype(np.float64))
+        peaks = r_peaks(ecg, recording.ecg.sampling_rate)
+    starts = {"ecg": peaks, "pcg": np.asarray(spans)[:, 0] if len(spans) else peaks}
+    for kind, signal in present.items():
+        agreed = agreement(signal, kind, starts[kind])
+        if np.isfinite(agreed):
+            facts[kind]["agreement"] = agreed
+    duration = min(signal.duration for signal in present.values())
+    remarks = [remark for kind in present for remark in remarks_of_signal(facts[kind], kind)]
+    remarks += remarks_of_length(duration) + remarks_of_rhythm(spans)
+    delay = None
+    if len(present) == 2:
+        remarks += _remarks_of_ends(present)
+        if facts["ecg"].get("agreement", 0.0) >= SMALLEST_AGREEMENT["ecg"]:
+            delay, doubts = _step(present["pcg"], peaks)
+            remarks += doubts
+    return Quality(facts, delay, remarks)
+
+
+def _step(pcg: Signal, peaks: Floats) -> tuple[float | None, list[Remark]]:
+    """Return the delay of the heart sound after the R-peaks, and the doubt it raises."""
+    measured = sound_delay(pcg, peaks)
+    if measured is None:
+        return None, []
+    delay, in_step = measured
+    text = (
+        f"ECG and heart sound are out of step: S1 is loudest {1000 * delay:+.0f} ms from the R-peak, and a "
+        f"heart takes {1000 * IN_STEP[0]:.0f} to {1000 * IN_STEP[1]:.0f} ms. Did both start together?"
+    )
+    return delay, [] if in_step else [Remark("out-of-step", "", text)]
+
+
+def _remarks_of_ends(present: Mapping[str, Signal]) -> list[Remark]:
+    """Return the doubt about signals of which one goes on when the other has ended."""
+    ecg, pcg = present["ecg"].duration, present["pcg"].duration
+    if abs(ecg - pcg) <= LARGEST_DIFFERENCE:
+        return []
+    text = f"The ECG lasts {ecg:.1f} s and the heart sound {pcg:.1f} s: were they recorded together?"
+    return [Remark("lengths", "", text)]
 
 
 def measure(signal: Signal, kind: str) -> dict[str, float]:
@@ -117,7 +206,7 @@ def in_band_share(samples: Floats, sampling_rate: float, kind: str) -> float:
     return float(power[(frequency >= low) & (frequency <= high)].sum() / above) if above > 0 else 0.0
 
 
-def loudness(pcg: Signal) -> NDArray[np.float64]:
+def loudness(pcg: Signal) -> Floats:
     """Return the envelope of a heart sound at 200 Hz: 25-400 Hz, squared, below 20 Hz, root."""
     rate = min(1000.0, pcg.sampling_rate)
     slow = resample(fill_gaps(pcg.samples.astype(np.float64)), pcg.sampling_rate, rate)
@@ -214,7 +303,9 @@ def remarks_of_rhythm(spans: Floats) -> list[Remark]:
     rate = 60 / float(np.median(spans[:, 1] - spans[:, 0]))
     if HEART_RATES[0] <= rate <= HEART_RATES[1]:
         return []
-    text = f"The heart rate would be {rate:.0f} a minute: is the sampling rate right, were beats found rightly?"
+    text = (
+        f"The heart rate would be {rate:.0f} a minute: is the sampling rate right, were beats found rightly?"
+    )
     return [Remark("heart-rate", "", text)]
 
 
@@ -224,15 +315,6 @@ def remarks_of_length(seconds: float) -> list[Remark]:
         return []
     text = f"It lasts {seconds:.1f} s; {SHORT:g} s or more give a steadier answer."
     return [Remark("short", "", text)]
-
-
-IN_STEP = (-0.03, 0.13)
-"""When S1 is loudest after the R-peak, seconds: on training-a 0.005 to 0.085 for 95 of 100 recordings."""
-STEP_MARGIN, STEP_LIKENESS = 0.1, 0.6
-"""Correlation that a pattern out of step must have more than any in step; agreement of the heart sound over
-the R-to-R beats from which a step can be measured."""
-SYSTOLES = np.arange(0.22, 0.42, 0.02)
-"""Times from S1 to S2 that are tried, seconds."""
 
 
 def sound_delay(pcg: Signal, peaks: Floats) -> tuple[float, bool] | None:
@@ -273,7 +355,9 @@ def _two_sounds(cycle: NDArray[np.float64], rate: float) -> tuple[NDArray[np.flo
     time = np.arange(count) / rate
     spectrum = np.fft.rfft(_standard(cycle))
     fits = []
-    for systole in SYSTOLES[SYSTOLES < 0.55 * count / rate]:
+    for systole in SYSTOLES:
+        if systole >= LONGEST_SYSTOLE * count / rate:
+            break
         first, second = (_circular(time - centre, count / rate) for centre in (0.0, systole))
         pattern = np.exp(-((first / 0.03) ** 2) / 2) + 0.8 * np.exp(-((second / 0.025) ** 2) / 2)
         fits.append(np.fft.irfft(spectrum * np.conj(np.fft.rfft(_standard(pattern))), count) / count)

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.command_line import from_plain
 from common.errors import UserError
-from config import ModelSettings, TrainingSettings
+from config import EvaluationSettings, ModelSettings, TrainingSettings
 from datasets.cache import Cache
 from datasets.spectral import GRID_SHAPE
 from datasets.splits import ALL, assert_separated, fold_from_parts
@@ -33,9 +32,8 @@ from models.blocks import MODALITIES
 from models.pacfnet import PACFNet
 from tasks.beats import Beats
 from tasks.ecg_pcg import inputs
-from tasks.registry import find_task
+from tasks.judging import Checkpoint, open_run, trained_model
 
-Checkpoint = dict[str, Any]
 BEATS_AT_ONCE = 32
 """Beats between two steps of the progress bar."""
 
@@ -47,7 +45,7 @@ def explain_folds(
     beats: int = 4,
     steps: int = 48,
     batch_size: int = 128,
-    device: torch.device | None = None,
+    device: str = "cpu",
 ) -> BeatMaps:
     """Explain the network of each fold on beats of the fold's own test part.
 
@@ -63,8 +61,8 @@ def explain_folds(
         Steps of the integral over gradients.
     batch_size : int
         Inputs of one forward pass: beats times steps.
-    device : torch.device, optional
-        Default: the CPU.
+    device : str
+        auto, cpu, cuda or cuda:N.
 
     Returns
     -------
@@ -79,16 +77,15 @@ def explain_folds(
         If the model has no attributions, a checkpoint no test part in this cache, or no beat can be used.
     """
     check_checkpoints(checkpoints, cache)
-    settings = from_plain(TrainingSettings, checkpoints[0]["settings"])
-    task = find_task(checkpoints[0]["task"], settings)
-    samples = task.samples(cache, settings, device or torch.device("cpu"))
+    judging = EvaluationSettings(device=device)
+    task, settings, samples = open_run(checkpoints[0], cache, judging)
+    assert isinstance(settings, TrainingSettings)  # else the checks above had refused
     read = signals_read(settings.model)
     onsets = beat_onsets(samples.table, cache.table("events"))
     chosen = choose_beats(checkpoints, samples, explainable(samples, onsets, read), beats)
     parts = []
     for content in checkpoints:
-        model = task.build(settings).to(samples.label.device)
-        model.load_state_dict(content["model"])
+        model = trained_model(task, settings, content, judging)
         rows = chosen.loc[chosen["fold"] == content["fold"], "row"].to_numpy(copy=True)
         parts.append(explain_rows(model, samples, rows, read, steps, batch_size, f"fold {content['fold']}"))
     values = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
@@ -98,6 +95,8 @@ def explain_folds(
 def check_checkpoints(checkpoints: Sequence[Checkpoint], cache: Cache) -> None:
     """Refuse checkpoints of no network of beats, of a final fit, or of another cache."""
     for content in checkpoints:
+        if content["task"] != "ecg-pcg":
+            raise UserError(f"{content['run']} is of task {content['task']}: name a run of task ecg-pcg.")
         if content["settings"]["model"]["model"] == "linear":
             raise UserError(
                 f"{content['run']} is a linear model, which its coefficients explain: name it with --linear."

@@ -173,9 +173,7 @@ def fat_thickness(heart: Heart) -> float:
 # Short axis -----------------------------------------------------------------------------------------
 
 
-def cut_short_axis(
-    heart: Heart, pose: Pose, phases: Floats, size: int, spacing: float, level: float
-) -> Cut:
+def cut_short_axis(heart: Heart, pose: Pose, phases: Floats, size: int, spacing: float, level: float) -> Cut:
     """Return the heart cut across, at a level of the long axis (the slice moves with it)."""
     levels = np.clip(level + pose.slip / heart.lv_length, 0.0, 2.0)[:, None]
     shape = outline(heart, phases, levels, SHORT_AXIS_ANGLES)
@@ -258,7 +256,7 @@ def cut_long_axis(heart: Heart, pose: Pose, phases: Floats, size: int, spacing: 
 
 
 def _around(sides: Floats, heights: Floats) -> Floats:
-    """Return radii by angle (frames, angles) of a border given as its two sides at each height above the base.
+    """Return radii by angle, shape (frames, angles), of a border given by its two sides above the base.
 
     Parameters
     ----------

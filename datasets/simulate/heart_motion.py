@@ -146,7 +146,7 @@ def shell_thickness(radius: Floats, length: Floats, mass: float) -> Floats:
         outer = radius + wall
         excess = outer**2 * (length + wall) - radius**2 * length - cubic
         wall = wall - excess / (2 * outer * (length + wall) + outer**2)
-    return np.asarray(wall)
+    return np.asarray(wall, np.float64)
 
 
 # Outlines -------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def _wall_profile(heart: Heart, angles: Floats) -> Floats:
 
 
 def _scarred(heart: Heart, scar: Floats, wall: Floats) -> Floats:
-    """Return the factor on the thickness of each place: a scar is thin, and thickens less while it contracts."""
+    """Return the factor on the thickness of each place: a scar is thin, and hardly thickens."""
     if heart.scar is None:
         return np.ones((1, 1, 1))
     thickening = (heart.mean_wall / wall)[:, None, None]

@@ -12,6 +12,7 @@ from torch import nn
 
 import benchmarks.physionet2016_explanation as benchmark
 import tasks.explanation as explanation
+import tasks.judging as judging
 from common.command_line import to_plain
 from common.errors import UserError
 from config import ModelSettings, TrainingSettings
@@ -89,10 +90,10 @@ def systole_task(monkeypatch):
     """Let every checkpoint be of a network that reads systole of the heart sound alone."""
 
     class Task(EcgPcg):
-        def build(self, settings):
+        def build(self, settings, inputs=None):
             return SystoleOnly()
 
-    monkeypatch.setattr(explanation, "find_task", lambda *_: Task())
+    monkeypatch.setattr(judging, "find_task", lambda *_: Task())
 
 
 def test_gradients_of_a_linear_network_are_exact():
@@ -227,6 +228,7 @@ def test_only_beats_with_known_states_and_all_signals_are_explained(simulated_ca
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"task": "ecg-multimodal"}, "name a run of task ecg-pcg"),
         ({"settings": to_plain(settings(model="linear"))}, "name it with --linear"),
         ({"fold": -1}, "final fit on everything"),
         ({"cache": {"identity": "0" * 64}}, "not trained from"),
