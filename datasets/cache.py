@@ -29,6 +29,7 @@ from tqdm import tqdm
 from common.files import NpyWriter, replacing_folder, write_json, write_text
 from config import PreparationSettings
 from datasets.preparation import MODALITIES, PreparedRecording, prepare_recording
+from datasets.record_checks import is_inside
 from datasets.recordings import ChannelFinder, channels_by_name, signal_files
 from datasets.sources import DataError, Problem, SourceIndex, infer_persons
 
@@ -227,14 +228,17 @@ def stopped(problem: Problem) -> DataError:
 def identify(index: SourceIndex, settings: PreparationSettings) -> tuple[str, dict[str, str]]:
     """Return the digest of settings and source content, and the checksum of each source file."""
     rows = index.recordings
-    names = [*index.files, *(name for name in rows["annotation"] if name)]
-    return name_content(index, [*names, *record_files(index.root, rows["header"])], settings)
+    onsets = [name for name in rows["annotation"] if name and is_inside(index.root / name, index.root)]
+    names = [*index.files, *onsets, *record_files(index.root, rows["header"])]
+    return name_content(index, names, settings)
 
 
 def record_files(root: Path, headers: Iterable[str]) -> list[str]:
     """Return the files of WFDB records, relative to the root: headers, and the signal files they name."""
     names = []
     for header in headers:
+        if not is_inside(root / header, root):  # left out when it is prepared
+            continue
         names.append(header)
         with contextlib.suppress(DataError):  # a faulty header is left out when it is prepared
             files = signal_files(root / header, root)

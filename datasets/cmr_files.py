@@ -149,22 +149,17 @@ def _read_nifti(path: Path, spacing: float) -> Cine:
     """Return the cine of a NIfTI file, in the usual display."""
     if not path.name.lower().endswith(ENDINGS):
         raise DataError(f"The file {path.name} is neither NIfTI (.nii, .nii.gz) nor NumPy (.npy).")
+    image = _opened(path)
+    shape = _shape(path, image)
+    slice_axis, slices = _slice_axis(shape), 1
+    where: list[slice | int] = [slice(None)] * len(shape) + [0] * (len(image.shape) - len(shape))
+    if slice_axis is not None:
+        slices = shape[slice_axis]
+        where[slice_axis] = slices // 2
     try:
-        image = nibabel.load(path)
-        shape = _shape(path, image)
-        slice_axis, slices = _slice_axis(shape), 1
-        where: list[slice | int] = [slice(None)] * len(image.shape)
-        if slice_axis is not None:
-            slices = shape[slice_axis]
-            where[slice_axis] = slices // 2
-        where[len(shape) :] = [0] * (len(image.shape) - len(shape))
         data = np.asarray(image.dataobj[tuple(where)], dtype=np.float32)
-    except DataError:
-        raise
     except Exception as error:  # nibabel raises many kinds for damaged files
-        raise DataError(
-            f"The file {path.name} cannot be read: it is damaged or cut short ({error})."
-        ) from error
+        raise _damaged(path, error) from error
     remarks = _remarks_of_axes(shape, slice_axis)
     plane = [axis for axis in range(3) if axis != slice_axis][:2]
     sizes, doubt = _voxel_sizes(image, plane)
@@ -174,10 +169,24 @@ def _read_nifti(path: Path, spacing: float) -> Cine:
     return Cine(np.ascontiguousarray(data), sizes, slices, (*remarks, *doubt))
 
 
-def _shape(path: Path, image: nibabel.Nifti1Image) -> tuple[int, ...]:
-    """Return the lengths of three or four axes, those of length 1 at the end left out."""
+def _opened(path: Path) -> nibabel.Nifti1Image:
+    """Return a NIfTI whose values are not read yet."""
+    try:
+        image = nibabel.load(path)
+    except Exception as error:  # nibabel raises many kinds for damaged files
+        raise _damaged(path, error) from error
     if not isinstance(image, nibabel.Nifti1Image):
         raise DataError(f"The file {path.name} is {type(image).__name__}, not NIfTI.")
+    return image
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    """Return what is said of a file that cannot be read."""
+    return DataError(f"The file {path.name} cannot be read: it is damaged or cut short ({error}).")
+
+
+def _shape(path: Path, image: nibabel.Nifti1Image) -> tuple[int, ...]:
+    """Return the lengths of three or four axes, those of length 1 at the end left out."""
     shape = tuple(int(length) for length in image.shape)
     while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]

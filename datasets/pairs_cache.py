@@ -74,17 +74,12 @@ def build_pairs_cache(
     """
     check_pair_settings(settings)
     identity, checksums = identify_pairs(index, settings)
-    index = leave_out_copies(index, checksums)
+    kept = leave_out_copies(index, checksums)
+    assert isinstance(kept, PairIndex)  # of the kind it was given
     prepare = functools.partial(prepare_pair, root=index.root, settings=settings)
+    identified = (identity, checksums)
     return fill_pairs_cache(
-        index,
-        settings,
-        cache_dir,
-        prepare,
-        (identity, checksums),
-        jobs=jobs,
-        strict=strict,
-        progress=progress,
+        kept, settings, cache_dir, prepare, identified, jobs=jobs, strict=strict, progress=progress
     )
 
 

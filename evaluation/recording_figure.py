@@ -37,6 +37,8 @@ DRAWN_POINTS = 4000
 """Points to which a long signal is thinned, the lowest and the highest of each stretch kept."""
 PANEL = {"signal": 1.15, "probability": 1.35, "attention": 1.3, "contributions": 3.3}
 """Heights, inches."""
+LONGEST_TITLE = 60
+"""Signs of a title; of a longer one the end is shown."""
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, SKY, "#FFFFFF", ORANGE, VERMILLION])
 NAMES = {"ecg": "ECG", "pcg": "heart sound"}
 
@@ -155,7 +157,9 @@ def thin(samples: Array, sampling_rate: float, points: int = DRAWN_POINTS) -> tu
 
 
 def _sized(height: float, title: str, subtitle: str, stamp: str) -> Figure:
-    figure = new_figure(title, subtitle, "", stamp)
+    figure = new_figure(
+        title if len(title) <= LONGEST_TITLE else f"…{title[1 - LONGEST_TITLE :]}", subtitle, "", stamp
+    )
     figure.set_figheight(height)
     for text in figure.texts[:1] if stamp else []:
         text.set_y(1 - 0.29 / height)
@@ -245,9 +249,9 @@ def _draw_looked(part: SubFigure, looked: Looked) -> None:
         image = axes.imshow(row, extent=(0, 1, low, high), aspect="auto", interpolation="nearest", **style)
         axes.plot(np.arange(len(beat)) / len(beat), beat, color=INK, linewidth=1.2)
         axes.set_ylim(low, high)
-        _plain(axes, f"mean {NAMES[kind]}")
+        _plain(axes, NAMES[kind])
         axes.yaxis.set_major_locator(NullLocator())
-    panels[-1].set(xlim=(0, 1), xlabel="phase of the cardiac cycle")
+    panels[-1].set(xlim=(0, 1), xlabel="phase of the cardiac cycle, mean of all beats")
     part.colorbar(image, ax=list(panels), label="mean attention", fraction=0.035, pad=0.02)
 
 
@@ -283,18 +287,12 @@ def _draw_parts(axes: Axes, parts: Mapping[str, float]) -> None:
     axes.barh(range(len(rows)), values, color=[VERMILLION if value > 0 else BLUE for value in values])
     axes.axvline(0, color=GREY, linewidth=1)
     for place, value in enumerate(values):
-        axes.annotate(
-            f"{value:+.2f}",
-            (value, place),
-            (4 if value >= 0 else -4, 0),
-            textcoords="offset points",
-            ha="left" if value >= 0 else "right",
-            va="center",
-            fontsize=9.5,
-        )
-    reach = 1.6 * max(float(np.abs(values).max()), 0.1)
+        side = -1 if value >= 0 else 1  # beyond zero, where no bar is
+        style: dict[str, Any] = {"ha": "right" if side < 0 else "left", "va": "center", "fontsize": 9.5}
+        axes.annotate(f"{value:+.2f}", (0, place), (5 * side, 0), textcoords="offset points", **style)
+    reach = 1.15 * max(float(np.abs(values).max()), 0.1)
     axes.set(yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.4, -0.6))
-    axes.set(xlim=(-reach, reach), xlabel="log-odds of abnormal")
+    axes.set(xlim=(-reach, reach), xlabel="log-odds")
     _plain(axes, "")
 
 

@@ -499,10 +499,9 @@ class EcgPcgPrediction:
     def _subtitle(self) -> str:
         believed, wanted = self.predictor.believed, self.predictor.settings.prevalence
         text = f"probability of abnormal {self.probability:.2f}"
-        text += "" if believed is None else f" if {believed:.0%} are abnormal"
+        text += "" if believed is None else f" if a share of {believed:.2g} is abnormal"
         shifted = self._shifted(self.probability)
-        text += "" if shifted is None else f", {shifted:.2f} if {wanted:.1%} are"
-        return f"{text} · from {' and '.join(NAMES[kind] for kind in self.ready.used)}"
+        return text + ("" if shifted is None else f", {shifted:.2f} if {wanted:.2g} is")
 
     @torch.no_grad()
     def _contributions(self) -> Contributions:

@@ -154,7 +154,7 @@ def shell_thickness(radius: Floats, length: Floats, mass: float) -> Floats:
 
 def angles_of(count: int) -> Floats:
     """Return evenly spaced angles of a full circle, degrees, from 0."""
-    return np.arange(count) * (360.0 / count)
+    return np.arange(count, dtype=np.float64) * (360.0 / count)
 
 
 def outline(heart: Heart, phases: Floats, levels: Floats, count: int = 120) -> Outline:

@@ -130,15 +130,18 @@ def test_each_ecg_hides_the_share_of_its_own_leads():
 
 
 def test_hidden_values_do_not_leak():
-    """Two hidden values of a lead change places: its mean and deviation stay, so must what is predicted."""
-    model, ecg = autoencoder(), ecgs()
-    first = model(ecg, generator=generator())
+    """Hidden values of a lead change places: its mean and deviation stay, so must what is predicted.
+
+    Rows with fewer leads have slots left over, and what these hold must not leak either.
+    """
+    model, ecg, present = autoencoder(), ecgs(), some_leads()
+    first = model(ecg, present, generator())
     swapped = ecg.clone()
     for row in range(len(ecg)):
         for lead in range(4):
             hidden = first["mask"][row, lead].nonzero().flatten()
             swapped[row, lead, hidden] = ecg[row, lead, hidden.flip(0)]
-    second = model(swapped, generator=generator())
+    second = model(swapped, present, generator())
     mask = first["mask"]
     assert torch.equal(mask, second["mask"])
     assert not torch.allclose(ecg[mask], swapped[mask])
@@ -178,6 +181,7 @@ def test_flat_leads_give_finite_gradients():
     model, ecg = autoencoder(), ecgs()
     ecg[0] = 0.0
     ecg[1, 2] = -5.0
+    ecg[2, 1] = math.nan
     ecg.requires_grad_(True)
     loss = model(ecg)["loss"]
     loss.backward()
@@ -238,6 +242,8 @@ def test_every_weight_learns():
     model = autoencoder()
     model(ecgs())["loss"].backward()
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    assert model.mask_token.grad is not None
+    assert model.mask_token.grad.any(), "it stands for what is hidden"
 
 
 def test_same_seed_same_weights_other_seed_others():

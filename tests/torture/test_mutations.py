@@ -42,6 +42,6 @@ def test_the_sample_holds_every_kind():
     assert [str(case) for case in cases(1000)][:SAMPLE] == [str(case) for case in cases(SAMPLE)]
 
 
-@pytest.mark.parametrize("case", cases(SAMPLE), ids=str)
+@pytest.mark.parametrize("case", list(cases(SAMPLE)), ids=str)
 def test_bad_input_is_named_and_harms_nothing_else(case, houses, good, tmp_path):
     run_case(case, houses[case.layout], good[case.layout], tmp_path / "case")
