@@ -80,7 +80,6 @@ def parts(settings: StudySettings | None = None) -> list[Part]:
         part("pacfnet", "session", 0, "--zeroed", "pcg", suffix="-ecg-only"),
         part("pacfnet", "session", 0, "--zeroed", "ecg", suffix="-pcg-only"),
         *(part("pacfnet", "session", seed) for seed in (1, 2)),
-        part("pacfnet", "paper"),
     ]
 
 

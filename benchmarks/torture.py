@@ -1,15 +1,15 @@
-"""Interrupt, starve and mislead the software, and write down what it did: the table of faults and bad input.
+"""Interrupt, starve and mislead the software, and write down what became of it.
 
     python -m benchmarks.torture                                  # all of it
     python -m benchmarks.torture --mutations 100 --kills 12 --disks 12      # a quick look
 
-Mutated recordings and tables (`tests.torture.mutations`): each is prepared as ``load_data.py`` does. What must
-hold: no traceback, nothing outside the folder read, the bad recording named in skipped.csv or used as is
+Mutated recordings and tables (`tests.torture.mutations`): each is prepared as ``load_data.py`` does. What
+must hold: no traceback, nothing outside the folder read, the bad recording named in skipped.csv or used as is
 promised, every other recording with the very beats it has without the bad one, --strict stops. Faults
 (`tests.torture.faults`): preparation, training and evaluation of a tiny cohort are killed, or refused the
 disk, then begun again with the same command. What must hold: nothing half written can be read, the end is
-bit for bit that of a run never disturbed. Prints a table, writes results/benchmarks/torture.csv, and leaves with
-status 1 if a case failed. About 20 minutes on one core.
+bit for bit that of a run never disturbed. Prints a table, writes results/benchmarks/torture.csv, and leaves
+with status 1 if a case failed.
 """
 
 from __future__ import annotations

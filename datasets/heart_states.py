@@ -55,8 +55,11 @@ def read_heart_states(path: Path, sampling_rate: float) -> HeartStates:
     names = [str(_plain(cell)).strip() for cell in table[:, 1]]
     unknown = sorted(set(names) - set(STATES))
     if unknown:
-        raise DataError(f"{path.name} names heart states that are not known: {', '.join(unknown)}.")
+        words = ", ".join(name[:40] for name in unknown)
+        raise DataError(f"{path.name} names heart states that are not known: {words}.")
     try:
+        if any(isinstance(value, complex) for value in samples):
+            raise TypeError
         first = samples.astype(np.float64) - 1
     except (TypeError, ValueError):
         raise DataError(f"{path.name} holds an onset that is not a number.") from None

@@ -20,7 +20,7 @@ class PairSettings:
     """Height and width of a cine, pixels."""
     pixel_spacing: float = 2.2
     """Millimetres a pixel of the short axis; other spacings are resampled."""
-    long_axis_spacing: float = 3.0
+    long_axis_spacing: float = 3.2
     """Millimetres a pixel of the long axis."""
     long_axis: bool = False
     """Keep the long axis too, where there is one."""

@@ -19,7 +19,7 @@ from datasets.simulate.patient import Floats
 
 Pixels = NDArray[np.float32]
 
-SHORT_AXIS_SPACING, LONG_AXIS_SPACING = 2.2, 3.0
+SHORT_AXIS_SPACING, LONG_AXIS_SPACING = 2.2, 3.2
 """Millimetres a pixel at which 64 pixels show the heart and what is around it."""
 STRUCTURES = ("rv", "myocardium", "lv")
 """Order of the masks; their places counted from 1 are the labels of ACDC."""

@@ -18,7 +18,7 @@ Pixels = NDArray[np.float32]
 
 SHORT_AXIS_ANGLES, LONG_AXIS_ANGLES = 180, 72
 LONG_AXIS_LEVELS = 33
-CENTERS = {False: (15.0, 0.0), True: (10.0, -4.0)}
+CENTERS = {False: (15.0, 0.0), True: (10.0, -5.0)}
 """Millimetres to the right and up from the middle of the picture: axis of the LV in the short axis, and
 middle of the heart in the long axis."""
 TILT = -18.0

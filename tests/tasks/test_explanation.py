@@ -194,6 +194,44 @@ def test_each_beat_is_explained_by_the_fold_that_did_not_see_it(simulated_cache,
     assert "attention" not in beats.looks
 
 
+def test_each_fold_has_weights_of_its_own(simulated_cache, monkeypatch):
+    """Fold k adds up the ECG k + 1 times, so the log-odds of its beats change by that."""
+
+    class Task(EcgPcg):
+        def build(self, settings, inputs=None):
+            return Weighted(torch.zeros(POINTS), torch.zeros(POINTS))
+
+    monkeypatch.setattr(judging, "find_task", lambda *_: Task())
+    content = [
+        checkpoint_of(
+            simulated_cache,
+            Weighted(torch.full([POINTS], fold.number + 1), torch.zeros(POINTS)),
+            fold,
+            settings(),
+        )
+        for fold in folds_of(simulated_cache)
+    ]
+    beats = explanation.explain_folds(content, simulated_cache, beats=2, steps=2)
+    expected = (beats.table["fold"] + 1) * beats.signals["ecg"].sum(axis=1)
+    assert beats.table["change"].tolist() == pytest.approx(expected.tolist(), abs=1e-2)
+    assert beats.table["fold"].nunique() == 2
+
+
+def test_a_network_is_explained_as_it_judges(simulated_cache):
+    """Fixed statistics, no dropout: the same again, for a beat alone as among others, nothing learned."""
+    samples = TASK.samples(simulated_cache, settings(), CPU)
+    torch.manual_seed(0)
+    model = build_model("pacfnet", width=8, kernel_size=7, dropout=0.5).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    rows = np.arange(4)
+    found = explanation.explain_rows(model, samples, rows, ("ecg", "pcg"), 4, 16, "toy")
+    alone = explanation.explain_rows(model.train(), samples, rows[2:3], ("ecg", "pcg"), 4, 16, "toy")
+    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(found, 4)
+    for name, values in alone.items():
+        assert torch.allclose(values, found[name][2:3], atol=1e-5), name
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 def test_beats_are_evenly_spaced():
     rows = np.arange(100, 112)
     assert explanation.evenly_spaced(rows, 3).tolist() == [102, 106, 110]

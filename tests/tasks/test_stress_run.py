@@ -82,9 +82,12 @@ def test_beats_are_cut_from_the_worsened_signal_at_the_clean_spans(simulated_cac
 
 
 def test_what_is_made_comes_from_the_seed_and_not_from_the_number_of_workers(simulated_cache):
-    with StressedCache(simulated_cache, LOUD) as one, StressedCache(simulated_cache, LOUD, jobs=2) as two:
-        with joblib.parallel_config(backend="threading"):  # processes would take seconds to start
-            assert np.array_equal(one.beats("pcg"), two.beats("pcg"))
+    with (
+        joblib.parallel_config(backend="threading"),  # processes would take seconds to start
+        StressedCache(simulated_cache, LOUD) as one,
+        StressedCache(simulated_cache, LOUD, jobs=2) as two,
+    ):
+        assert np.array_equal(one.beats("pcg"), two.beats("pcg"))
     with StressedCache(simulated_cache, LOUD, seed=1) as other:
         assert not np.array_equal(one.beats("pcg"), other.beats("pcg"))
 

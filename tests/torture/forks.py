@@ -116,6 +116,7 @@ def _child(request: dict[str, Any], output: int) -> None:
         signal.alarm(PATIENCE)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
         code = _run(request["script"], request["arguments"], Fault(**request["fault"]))
         sys.stdout.flush()
         sys.stderr.flush()
