@@ -31,7 +31,7 @@ def image_of(data, affine=None, spacing=(1.4, 1.4, 9.0, 0.03)):
     if affine is None:
         affine = display_affine(1.4, 9.0)
     image = nibabel.Nifti1Image(data, affine)
-    image.header.set_zooms(spacing[: data.ndim])
+    image.header.set_zooms((*spacing, 1.0)[: data.ndim])
     image.header.set_xyzt_units("mm", "sec")
     return image
 
@@ -266,7 +266,6 @@ def zipped(path):
         (broken(np.inf), "holds 1 values that are no numbers"),
         (image_of(stack(np.zeros_like(SHOWN))), "shows nothing"),
         (image_of(stack(SHOWN[:3])), "has 3 frames; a cine has at least 4"),
-        (image_of(stack()[..., 0]), "3 axes|shows nothing|5 frames"),
         (image_of(stack()[:, :, 2, 0]), "2 axes"),
         (image_of(np.stack([stack()] * 2, axis=-1)), "5 axes"),
         (image_of(stack(), display_affine(0.05), (0.05, 0.05, 9, 1)), "measure 0.05 x 0.05 mm; 0.2 to 10"),
@@ -274,13 +273,8 @@ def zipped(path):
     ],
 )
 def test_what_is_no_cine_is_told(tmp_path, image, sentence):
-    path = save(tmp_path, image)
-    try:
-        cine = read_cine(path)
-    except DataError as error:
-        assert __import__("re").search(sentence, str(error))
-    else:
-        assert "three axes" in cine.remarks[0]  # a stack of slices looks like frames: it is said
+    with pytest.raises(DataError, match=sentence):
+        read_cine(save(tmp_path, image))
 
 
 @pytest.mark.parametrize(("count", "unusual"), [(8, True), (12, False), (50, False), (90, True)])

@@ -19,7 +19,10 @@ class Reader(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.open, self.tags, self.sources, self.text = [], [], [], []
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.sources: list[str | None] = []
+        self.text: list[str] = []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -91,7 +94,7 @@ def test_report_says_all_there_is(tmp_path, results):
 def test_report_needs_nothing_from_elsewhere(tmp_path, results):
     page, reader, _ = read(tmp_path, metrics(), results)
     assert len(reader.sources) == 1
-    kind, content = reader.sources[0].split(",")
+    kind, content = str(reader.sources[0]).split(",")
     assert kind == "data:image/png;base64"
     assert base64.b64decode(content) == (tmp_path / "roc_recordings.png").read_bytes()
     assert not re.search(r"(https?:)?//", re.sub(r"base64,[^\"]+", "", page))

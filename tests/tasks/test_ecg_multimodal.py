@@ -2,6 +2,7 @@
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ class FakeCache:
 
     def __init__(self, **changed) -> None:
         generator = np.random.default_rng(0)
-        columns = {
+        columns: dict[str, Any] = {
             "sample": range(COUNT),
             "recording": [f"r{row}" for row in range(COUNT)],
             "session": [f"p{row // 2}" for row in range(COUNT)],
@@ -44,7 +45,7 @@ class FakeCache:
             **{f"has_{view}": 1 for view in ("image", "signal", "clinical")},
         }
         self.samples = pd.DataFrame(columns | changed)
-        self.arrays = {
+        self.arrays: dict[str, Any] = {
             "images": generator.integers(0, 256, (COUNT, 64, 160)).astype(np.uint8),
             "signals": generator.normal(size=(COUNT, 2, 200)).astype(np.float32),
         }
@@ -62,16 +63,22 @@ def task_of(**changed) -> EcgMultimodal:
     return EcgMultimodal(dataclasses.replace(SETTINGS, model=dataclasses.replace(SMALL, **changed)))
 
 
-def samples_of(cache=None, task=None, target="normal") -> Patients:
+def samples_of(cache: Any = None, task: Any = None, target: str = "normal") -> Patients:
     chosen = (task or task_of()).chosen
-    return read_patients(cache or FakeCache(), target, chosen.model.views, CPU)
+    place: Any = cache or FakeCache()
+    return read_patients(place, target, chosen.model.views, CPU)
 
 
-def network_of(task: EcgMultimodal, samples: Patients, seed: int = 0):
+def run_of(samples: Patients, count: int) -> Any:
+    """Return what a fold is initialized from: it learns from the first samples."""
+    return SimpleNamespace(samples=samples, train=torch.arange(count), label="fold 0")
+
+
+def network_of(task: EcgMultimodal, samples: Patients, seed: int = 0) -> Any:
     """Return a network with its scalers fitted on all samples."""
     torch.manual_seed(seed)
     model = task.build(task.chosen, task.inputs(samples))
-    task.initialize(model, SimpleNamespace(samples=samples, train=torch.arange(len(samples)), label="fold 0"))
+    task.initialize(model, run_of(samples, len(samples)))
     return model
 
 
@@ -149,7 +156,7 @@ def test_scalers_are_fitted_on_the_training_part_alone():
     for each in (samples, changed):
         torch.manual_seed(0)
         model = task.build(task.chosen, task.inputs(each))
-        task.initialize(model, SimpleNamespace(samples=each, train=torch.arange(4), label="fold 0"))
+        task.initialize(model, run_of(each, 4))
         models.append(model.state_dict())
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
@@ -195,8 +202,8 @@ def test_modulation_damps_the_view_that_is_ahead():
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight)
     task.after_backward(model, named)
-    network = as_network(model)
-    of_view = {name: next(iter(branch.parameters())).grad for name, branch in network.branches.items()}
+    network: Any = as_network(model)
+    of_view: Any = {name: next(iter(branch.parameters())).grad for name, branch in network.branches.items()}
     assert of_view["signal"].unique().tolist() == [0.5]
     assert of_view["image"].unique().tolist() == [1.0]
     assert network.head[0].weight.grad.unique().tolist() == [1.0]

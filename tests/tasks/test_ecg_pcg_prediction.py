@@ -105,7 +105,7 @@ def evaluated(checkpoints, cache, **options):
     return aggregate(predictions, "recording").set_index("recording")["probability"]
 
 
-def long_enough(cache, **needs: bool) -> list[str]:
+def long_enough(cache) -> list[str]:
     table = cache.table("recordings")
     table = table[
         (table["duration"] >= 5) & (table["ecg_length"] > 0) & (table["beat_source"] == "annotation")
@@ -153,7 +153,7 @@ def test_all_models_speak_when_all_were_trained_on_the_recording_and_it_is_said(
     name = long_enough(cache)[0]
     digest = cache.table("recordings").set_index("recording").loc[name, "sha256"]
     folds = [
-        checkpoint(cache, LINEAR, fold, trained_on={"content": [digest]}, cache=_real(cache))
+        checkpoint(cache, LINEAR, fold, trained_on={"content": [digest]}) | {"cache": _real(cache)}
         for fold in range(FOLDS)
     ]
     facts = predictor(folds, simulated_raw).predict(place(simulated_raw, name)).facts()
