@@ -192,11 +192,11 @@ def test_what_moves_comes_to_the_middle(center):
     frames = disc((1.4, 1.4), shape=(240, 260), center=center) + 0.0
     frames[:, 20:60, 20:60] = 2.0  # bright, and still
     cut = prepare_cine(Cine(frames, (1.4, 1.4), 1), 16, 64, 2.2, percentiles=(0, 100))
-    rows, columns = np.nonzero(np.abs(cut[0].astype(float) - 127) < 20)
+    rows, columns = np.nonzero(cut[0] > 100)
     assert np.mean(rows) == pytest.approx(31.5, abs=1.5)
     assert np.mean(columns) == pytest.approx(31.5, abs=1.5)
     still = prepare_cine(Cine(frames, (1.4, 1.4), 1), 16, 64, 2.2, "image", percentiles=(0, 100))
-    rows, _ = np.nonzero(np.abs(still[0].astype(float) - 127) < 20)
+    rows, _ = np.nonzero(still[0] > 100)
     assert np.mean(rows) == pytest.approx(31.5 + center[0] / 2.2, abs=2)
 
 
