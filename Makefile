@@ -1,6 +1,7 @@
 # make demo   a fresh machine: environment, simulated cohort, the three scripts, scores
 # make test   a fresh machine: environment, lint, all tests
 # make lint   ruff and mypy
+# make torture   1,000 mutated recordings, 160 interruptions: results/benchmarks/torture.csv
 #
 # PYTHON   interpreter of the environment, 3.11 or later
 # TORCH    what pip installs first; torch==2.13.0 is the CUDA build on Linux. CPU only, anywhere:
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint torture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python load_data.py --simulate
@@ -35,6 +36,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
+
+torture: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture
 
 $(VENV)/.installed: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

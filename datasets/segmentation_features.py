@@ -14,6 +14,8 @@ loud stretch moves them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
@@ -32,9 +34,6 @@ SOUND_BAND = (25.0, 400.0)
 BANDS = ((25.0, 40.0), (40.0, 60.0), (60.0, 100.0), (100.0, 180.0), (180.0, 400.0))
 """Bands whose power is followed, hertz."""
 ENVELOPES = 2 + len(BANDS)
-LAGS = (-4, -2, 0, 2, 4)
-"""Frames around each frame that tell its state together with it."""
-FEATURES = ENVELOPES * len(LAGS)
 HOMOMORPHIC_EDGE, HILBERT_EDGE, POWER_EDGE = 8.0, 20.0, 12.0
 """Edges of the low-passes, hertz."""
 QUIET = 1e-3
@@ -52,8 +51,6 @@ LONGEST_BRIDGED = 0.1
 """Longest run of missing samples that interpolation makes good, seconds."""
 LONGEST_CONSTANT = 2.0
 """A signal that stays the same for longer than any diastole was interrupted, seconds."""
-PLAUSIBLE_CYCLE = (1 / 3, 2.0)
-"""Shortest and longest cardiac cycle that is looked for, seconds (180 to 30 beats a minute)."""
 
 
 def check_heart_sound(pcg: Floats, sampling_rate: float) -> None:
@@ -104,8 +101,27 @@ def runs(marked: NDArray[np.bool_]) -> NDArray[np.intp]:
     return np.flatnonzero(edges).reshape(-1, 2)
 
 
-def envelopes(pcg: Floats, sampling_rate: float) -> NDArray[np.float64]:
-    """Return the standardized envelopes of a heart sound.
+@dataclass(frozen=True)
+class Envelopes:
+    """The envelopes of one heart sound.
+
+    Attributes
+    ----------
+    levels : numpy.ndarray, shape (frames, 7)
+        Homomorphic and Hilbert envelope, then the bands; standardized.
+    heard : numpy.ndarray of bool, shape (frames,)
+        Where the heart sound is not interrupted; elsewhere levels are zero.
+    interruptions : numpy.ndarray, shape (n, 2)
+        First and last second of each interruption.
+    """
+
+    levels: NDArray[np.float64]
+    heard: NDArray[np.bool_]
+    interruptions: NDArray[np.float64]
+
+
+def envelopes(pcg: Floats, sampling_rate: float) -> Envelopes:
+    """Return the envelopes of a heart sound.
 
     Parameters
     ----------
@@ -114,18 +130,13 @@ def envelopes(pcg: Floats, sampling_rate: float) -> NDArray[np.float64]:
     sampling_rate : float
         Hertz.
 
-    Returns
-    -------
-    numpy.ndarray, shape (frames, 7)
-        Homomorphic and Hilbert envelope, then the bands; zero where the signal is interrupted.
-
     Raises
     ------
     DataError
         If the heart sound cannot be segmented (`check_heart_sound`), or is flat after the filter.
     """
     check_heart_sound(pcg, sampling_rate)
-    lost = interruptions(pcg, sampling_rate)
+    lost = runs(interruptions(pcg, sampling_rate)) / sampling_rate
     sound = fill_gaps(np.where(np.isfinite(pcg), pcg, np.nan).astype(np.float64))
     sound = resample(sound, sampling_rate, SOUND_RATE)
     filtered = bandpass(sound, SOUND_RATE, SOUND_BAND)
@@ -134,18 +145,13 @@ def envelopes(pcg: Floats, sampling_rate: float) -> NDArray[np.float64]:
             "The heart sound is flat between 25 and 400 Hz, so no heart states can be found in it: "
             "check the microphone and the channel."
         )
-    filtered = remove_spikes(filtered / filtered.std(), SOUND_RATE)
-    levels = _levels(filtered)
-    usable = ~frames_of(lost, sampling_rate, len(levels))
-    return np.where(usable[:, None], _standardized(levels, usable), 0.0)
-
-
-def frames_of(marked: NDArray[np.bool_], sampling_rate: float, frames: int) -> NDArray[np.bool_]:
-    """Return which frames lie in, or beside, marked samples, shape (frames,)."""
-    found = np.zeros(frames, dtype=bool)
-    for start, stop in runs(marked) * (FRAME_RATE / sampling_rate):
-        found[max(int(start) - 1, 0) : int(np.ceil(stop)) + 2] = True
-    return found
+    levels = _levels(remove_spikes(filtered / filtered.std(), SOUND_RATE))
+    heard = np.ones(len(levels), dtype=bool)
+    for start, stop in lost * FRAME_RATE:
+        heard[max(int(start) - 1, 0) : int(np.ceil(stop)) + 2] = False
+    if not heard.any():
+        raise DataError("The heart sound is interrupted too often: no stretch of it is long enough to judge.")
+    return Envelopes(np.where(heard[:, None], _standardized(levels, heard), 0.0), heard, lost)
 
 
 def _levels(sound: Floats) -> NDArray[np.float64]:
@@ -174,12 +180,6 @@ def _standardized(levels: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDA
     low, middle, high = np.percentile(levels[usable], (10, 50, 90), axis=0)
     spread = np.maximum((high - low) / SPREAD, SMALLEST_SPREAD)
     return np.clip((levels - middle) / spread, *RANGE)
-
-
-def with_context(found: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the envelopes of each frame and of those around it, shape (frames, 35)."""
-    place = np.arange(len(found))[:, None] + np.array(LAGS)
-    return found.astype(np.float32)[np.clip(place, 0, len(found) - 1)].reshape(len(found), -1)
 
 
 def autocorrelation(envelope: Floats) -> NDArray[np.float64]:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 300
-"""Seconds after which a script is taken to hang."""
+PATIENCE = 1800
+"""Seconds after which a script is taken to hang, on a machine that has other things to do."""
 CRASHED = 70
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
 """Audit events, besides opening for writing, by which a process changes files."""
@@ -183,7 +183,7 @@ class Forker:
     """Starts scripts through a server; a context manager."""
 
     def __enter__(self) -> Forker:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", "from tests.torture.forks import serve; serve()"]
         self._server = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -193,7 +193,11 @@ class Forker:
     def __exit__(self, *error: object) -> None:
         assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.wait(timeout=60)
+        try:
+            self._server.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
 
     def _ask(self, what: str, given: object) -> Any:
         assert self._server.stdin is not None

@@ -34,8 +34,8 @@ WITH_ONSETS = ("a0001", "a0003")
 """Recordings of one's own cohort that have heart-state onsets; beats of the others are found in the ECG."""
 SECRET = "secret"
 """Folder beside the raw recordings in which good files lie that nothing may read."""
-LONGEST = 20
-"""Seconds after which a preparation of four recordings is taken to hang."""
+LONGEST = 120
+"""Seconds after which a preparation of four recordings is taken to hang; alone on a machine it takes 0.1."""
 MEMORY = 2 * 2**30
 """Bytes that a preparation may allocate beyond what the process has already."""
 

@@ -1,5 +1,7 @@
 """Bad input: 100 of the thousand mutated recordings and tables of ``make torture``."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.torture.houses import COHORT, LAYOUTS, PHYSIONET, build_houses, prepare
@@ -40,6 +42,25 @@ def test_the_sample_holds_every_kind():
     assert {case.kind.name for case in cases(SAMPLE)} == set(KINDS)
     assert {case.layout for case in cases(SAMPLE)} == set(LAYOUTS)
     assert [str(case) for case in cases(1000)][:SAMPLE] == [str(case) for case in cases(SAMPLE)]
+
+
+@pytest.mark.parametrize("ending", [".hea", ".dat", ".wav"])
+def test_a_file_that_may_not_be_read_is_named(houses, good, tmp_path, monkeypatch, ending):
+    house = houses[PHYSIONET]
+    closed = house.header("a0002").with_suffix(ending)
+    original = Path.open
+
+    def refusing(path, *arguments, **options):
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    prepared = prepare(house, tmp_path)
+    skipped = prepared.cache.table("skipped")
+    assert skipped["recording"].tolist() == ["a0002"]
+    assert "Permission denied" in skipped["reason"][0]
+    assert prepared.beats() == {name: good[PHYSIONET][name] for name in ("a0001", "a0003", "a0004")}
 
 
 @pytest.mark.parametrize("case", list(cases(SAMPLE)), ids=str)
