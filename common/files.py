@@ -41,18 +41,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if not path.exists():
-            _take_place(temporary, path)
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _take_place(temporary: Path, path: Path) -> None:
-    """Rename a folder, unless another process was faster by a moment."""
-    try:
-        temporary.replace(path)
-    except OSError:
-        if not path.is_dir():
-            raise
 
 
 def write_text(path: Path, text: str) -> None:

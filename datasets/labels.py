@@ -85,10 +85,7 @@ def record_name(cell: str) -> str:
 
 def _cells(path: Path) -> list[tuple[int, list[str]]]:
     """Return number and cells of each row that is not empty."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    content = path.read_bytes()
     utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = content.decode("utf-16" if utf16 else "utf-8-sig")
