@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ class Tracker:
         self._writer = None
         if folder is not None:
             purge = finished_epochs + 1 if finished_epochs else None
+            _wait_for_a_later_second(folder)
             self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
 
     def __enter__(self) -> Tracker:
@@ -67,3 +69,13 @@ class Tracker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._writer.add_hparams(plain, dict(scores), run_name="hparams")
+
+
+def _wait_for_a_later_second(folder: Path) -> None:
+    """Wait until a new event file sorts behind those of the folder.
+
+    TensorBoard reads a folder's event files in the order of their names, which start with the whole second of
+    their creation: two writers within one second may be read in the wrong order, and the purge with them.
+    """
+    while list(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.05)

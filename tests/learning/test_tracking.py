@@ -5,6 +5,7 @@ import json
 import matplotlib.pyplot as plt
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 import training
 from learning.tracking import Tracker
@@ -92,8 +93,10 @@ def test_values_and_steps(tmp_path):
     assert points(tmp_path, "val/loss") == [(1, 1.0), (2, 0.25)]
 
 
-def test_a_resumed_run_keeps_the_finished_epochs_and_drops_what_came_after(tmp_path):
+def test_a_resumed_run_keeps_the_finished_epochs_and_drops_what_came_after(tmp_path, monkeypatch):
     """Killed after writing epoch 3 to the curves but before saving it: two epochs are finished."""
+    # names of one second are ordered by process number and a counter, as text: 10 before 9
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(9))
     with Tracker(tmp_path) as tracker:
         for step, value in ((1, 0.1), (2, 0.2), (3, 99.0)):
             tracker.scalars({"val/loss": value}, step)
