@@ -1,0 +1,47 @@
+"""Settings of what is done to a patient's ECG and cine before a model sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """What is done to ECG and cine before a model sees them. Part of the name of the cache."""
+
+    ecg_rate: float = 250.0
+    """Sampling rate of the ECGs, hertz; higher ones are reduced without aliases."""
+    seconds: float = 10.0
+    """Length of the ECGs, seconds; longer ones are cut, shorter ones go on with their last value."""
+    frames: int = 16
+    """Frames of a cine over one cycle, the first at the R wave; others are interpolated in time."""
+    size: int = 64
+    """Height and width of a cine, pixels."""
+    pixel_spacing: float = 2.2
+    """Millimetres a pixel of the short axis; other spacings are resampled."""
+    long_axis_spacing: float = 3.2
+    """Millimetres a pixel of the long axis."""
+    long_axis: bool = False
+    """Keep the long axis too, where there is one."""
+    center: Literal["motion", "image"] = "motion"
+    """Where a cine is cut out of a larger picture: around what moves, or around its middle."""
+    percentiles: tuple[float, float] = (1.0, 99.0)
+    """Percentiles of brightness that become black and white."""
+
+    @property
+    def points(self) -> int:
+        """Samples of an ECG."""
+        return round(self.seconds * self.ecg_rate)
+
+
+@dataclass(frozen=True)
+class PairSimulationSettings:
+    """Virtual patients of whom ECG and cine are drawn from the same heart."""
+
+    patients: int = 2000
+    """Number of patients."""
+    seed: int = 0
+    """Seed of the cohort; the same seed draws the same patients."""
+    ecg_noise: float = 1.0
+    """Factor on baseline wander, muscle noise and mains hum of the ECG; 0: none."""
