@@ -40,6 +40,7 @@ class Stage(BinaryTask):
     name: ClassVar[str]
     settings: ClassVar[type[StageSettings]]
     needs: ClassVar[tuple[str, ...]]
+    labelled = False
     columns: ClassVar[tuple[str, ...]] = ()
     """Names of the columns that `step` predicts, where they do not depend on the data."""
 
