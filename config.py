@@ -20,7 +20,10 @@ from typing import Literal, get_args
 
 import tyro
 
-TASK_NAMES = ("ecg-pcg", "ecg-multimodal", "ecg-mae", "cmr-mae", "ecg-cmr-contrast", "ecg-phenotypes")
+TASK_NAMES = (
+    *("ecg-pcg", "ecg-multimodal"),
+    *("ecg-mae", "cmr-mae", "ecg-cmr-contrast", "ecg-phenotypes", "ecg-to-cmr"),
+)
 """Tasks, by the first word of a command; the first is the default."""
 
 Protocol = Literal["paper", "beat", "recording", "session"]

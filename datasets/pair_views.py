@@ -16,16 +16,23 @@ from numpy.typing import NDArray
 from datasets.cmr_files import ENDINGS, read_cine
 from datasets.cmr_frames import prepare_cine
 from datasets.ecg_image import LEADS
-from datasets.pair_settings import PairSettings
 from datasets.patient_views import PLAUSIBLE_RATE, Ecg, flat_leads, prepare_signal, read_ecg
 from datasets.recordings import MINIMUM_DURATION
 from datasets.sources import DataError, Problem
+from settings.ecg_cmr_data import PairSettings
 
 LARGEST_MILLIVOLTS = 30.0
 """What 99 in 100 samples of an ECG stay below."""
 FILE_REMEDY = "Mend the file, then prepare again."
+NOT_GIVEN = "Add the file, if there is one."
+"""Remedy where the table of pairs leaves a cell empty, which it may."""
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class MissingView(Problem):
+    """An ECG or a cine that a patient is used without; ``skipped.csv`` has a row for it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class PreparedPair:
     cmr, long_axis : numpy.ndarray of uint8, shape (frames, size, size), or None
         Brightness.
     problems : list of Problem
-        Warnings.
+        Views that the patient is used without, and warnings.
     """
 
     row: dict[str, Any]
@@ -93,7 +100,7 @@ def _tried(
     try:
         return read(*arguments)
     except DataError as error:
-        problems.append(Problem(name, f"{error} It is used without {view}.", FILE_REMEDY, left_out=False))
+        problems.append(MissingView(name, f"{error} It is used without {view}.", FILE_REMEDY))
         return None
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import pandas as pd
 
-from datasets.pair_views import cine_file, ecg_file
+from datasets.pair_views import NOT_GIVEN, MissingView, cine_file, ecg_file
 from datasets.patient_folders import SIMULATION, SYNONYMS
 from datasets.patient_tables import MISSING, PatientTable, clinical_number, find_table, read_patients
 from datasets.patients import SUPERCLASSES, PatientIndex, believable, patient_tables, require_some
@@ -253,23 +253,25 @@ def _row(
             value = math.nan
         numbers[name] = usual if math.isnan(value) else value
     find: dict[str, Callable[[Path, str], str]] = {"ecg": ecg_file, "cmr": cine_file, "long_axis": cine_file}
-    files, reasons = dict.fromkeys(PLACES, ""), []
+    files, reasons, absent = dict.fromkeys(PLACES, ""), list[str](), list[MissingView]()
     for place in PLACES:
         cell = cells[columns[place]] if place in columns else ""
+        given = cell.casefold() not in MISSING
         try:
-            files[place] = "" if cell.casefold() in MISSING else find[place](root, cell)
+            files[place] = find[place](root, cell) if given else ""
             lacking = "" if files[place] or place == "long_axis" else f"It has no {VIEW[place]}."
         except DataError as error:
             lacking = str(error)
         if lacking:
-            reasons.append((place, lacking))
+            what = f"{lacking} It is used without {VIEW[place]}."
+            remedy = "Correct the cell, or add the file." if given else NOT_GIVEN
+            absent.append(MissingView(patient, what, remedy, left_out=given))
+            reasons.append(lacking)
     if not files["ecg"] and not files["cmr"]:
-        what = f"{' '.join(text for _, text in reasons)} Nothing of it can be used."
+        what = f"{' '.join(reasons)} Nothing of it can be used."
         problems.append(Problem(patient, what, "Add a file, or remove the row."))
         return None
-    for place, text in reasons:
-        what = f"{text} It is used without {VIEW[place]}."
-        problems.append(Problem(patient, what, "Add the file, if there is one.", left_out=False))
+    problems += absent
     return pair_row(
         patient,
         diagnosis=cells[columns["diagnosis"]] if "diagnosis" in columns else "",
@@ -288,7 +290,8 @@ def _row(
 def ecg_only(index: PatientIndex) -> PairIndex:
     """Return the patients of another source, such as PTB-XL, as patients without a cine.
 
-    Its superclasses become diseases. The folds that the source assigns stay.
+    Its superclasses become diseases. The folds that the source assigns stay. Its patients are named after
+    the source as well: a number alone may be that of somebody else in another source.
 
     Raises
     ------
@@ -303,7 +306,8 @@ def ecg_only(index: PatientIndex) -> PairIndex:
     rows = [
         pair_row(
             row["recording"],
-            **{name: row[name] for name in ("person", "diagnosis", "official_fold", "signal")},
+            person=f"{index.name}-{row['person']}",
+            **{name: row[name] for name in ("diagnosis", "official_fold", "signal")},
             ecg_rate=index.signal_rate,
         )
         for row in index.recordings.to_dict("records")

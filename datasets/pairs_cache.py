@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from common.files import NpyWriter
 from datasets.cache import (
     LIBRARIES,
+    Cache,
     fill_cache,
     is_there,
     manifest_of,
@@ -37,12 +38,12 @@ from datasets.cache import (
     stopped,
 )
 from datasets.ecg_image import LEADS
-from datasets.pair_settings import PairSettings
-from datasets.pair_views import PreparedPair, prepare_pair
+from datasets.pair_views import NOT_GIVEN, MissingView, PreparedPair, prepare_pair
 from datasets.pairs import PairIndex
 from datasets.patient_copies import keep_together, leave_out_copies
-from datasets.patients_cache import _ByteWriter
+from datasets.patients_cache import ByteWriter
 from datasets.sources import DataError, Problem
+from settings.ecg_cmr_data import PairSettings
 
 LIBRARIES_USED = (*LIBRARIES, "nibabel")
 SMALLEST_CINE = 16
@@ -106,8 +107,9 @@ def fill_pairs_cache(
         Digest of settings and source, and the checksum of each source file.
     """
     path = cache_dir / f"{index.name}-{identified[0][:8]}"
-    if is_there(path, index, strict):
-        return path
+    if path.is_dir():
+        return _agreed(path, strict)
+    is_there(path, index, strict)  # not, but under strict the index has to be without fault
 
     def write(folder: Path, prepared: Iterable[PreparedPair | Problem]) -> dict[str, Any]:
         kept = _write_arrays(folder, prepared, index, settings, strict)
@@ -117,6 +119,15 @@ def fill_pairs_cache(
         return manifest | _contents(index) | {"counts": counts}
 
     fill_cache(path, index, prepare, write, jobs=jobs, progress=progress)
+    return path
+
+
+def _agreed(path: Path, strict: bool) -> Path:
+    """Return the folder of a cache; under ``strict`` refuse one for which something was left out."""
+    skipped = Cache(path).table("skipped")
+    faults = skipped[skipped["remedy"] != NOT_GIVEN]
+    if strict and len(faults):
+        raise stopped(Problem(*faults.iloc[0]))
     return path
 
 
@@ -188,25 +199,31 @@ def _write_arrays(
     cine = (settings.frames, settings.size, settings.size)
     writers: dict[str, NpyWriter] = {
         "ecg": NpyWriter(folder / "ecg.npy", (len(LEADS), settings.points)),
-        "lead_present": _ByteWriter(folder / "lead_present.npy", (len(LEADS),)),
-        "cmr": _ByteWriter(folder / "cmr.npy", cine),
+        "lead_present": ByteWriter(folder / "lead_present.npy", (len(LEADS),)),
+        "cmr": ByteWriter(folder / "cmr.npy", cine),
     }
     if settings.long_axis:
-        writers["long_axis"] = _ByteWriter(folder / "long_axis.npy", cine)
-    kept = _Kept(skipped=[problem for problem in index.problems if problem.left_out])
+        writers["long_axis"] = ByteWriter(folder / "long_axis.npy", cine)
+    listed = [problem for problem in index.problems if problem.left_out or isinstance(problem, MissingView)]
+    kept = _Kept(skipped=listed)
     for item in prepared:
+        faults = [item] if isinstance(item, Problem) else [item for item in item.problems if item.left_out]
+        if strict and faults:
+            raise stopped(faults[0])
+        kept.skipped.extend(faults)
         if isinstance(item, Problem):
-            if strict:
-                raise stopped(item)
-            kept.skipped.append(item)
             continue
         has = {f"has_{view}": int(getattr(item, view) is not None) for view in VIEWS}
         kept.rows.append(item.row | has)
-        kept.warnings.extend(item.problems)
+        kept.warnings.extend(problem for problem in item.problems if not problem.left_out)
         for name, writer in writers.items():
             _append(writer, getattr(item, name))
     for writer in writers.values():
         writer.close()
+    used = {row["recording"] for row in kept.rows}
+    kept.skipped[:] = [
+        item for item in kept.skipped if not isinstance(item, MissingView) or item.where in used
+    ]
     if not kept.rows:
         reasons = "; ".join(f"{problem.where}: {problem.what}" for problem in kept.skipped[:3])
         raise DataError(f"No patient of {index.root} can be used. The first reasons: {reasons}")

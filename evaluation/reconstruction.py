@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evaluation.statistics import cluster_bootstrap
-from evaluation.weighted import Array, divided
+from evaluation.weighted import Array, Statistic, divided
 
 
 def masked_correlation(truth: Tensor, found: Tensor, mask: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _relative_error(units: pd.DataFrame, weights: Array) -> Array:
     return divided(_mean_of("error", units, weights), _mean_of("error_of_mean", units, weights))
 
 
-_STATISTICS = {
+_STATISTICS: dict[str, Statistic] = {
     "ncc": functools.partial(_mean_of, "ncc"),
     "relative_error": _relative_error,
     "better_than_mean": functools.partial(_mean_of, "better_than_mean"),

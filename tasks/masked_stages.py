@@ -114,10 +114,12 @@ class EcgMae(MaskedStage):
         """Return the mean of each lead."""
         return truth.mean(dim=-1, keepdim=True)
 
-    def figures(self, model: nn.Module, samples: Pairs, rows: Tensor, *_: object) -> dict[str, Figure]:
+    def figures(
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+    ) -> dict[str, Figure]:
         """Return the first ECG of the test part with its hidden stretches put back."""
         parts = self.reconstructed(model, samples, int(rows[0]))
-        figure = reconstruction_figure(*parts.values(), LEADS, samples.ecg_rate)
+        figure = reconstruction_figure(parts["truth"], parts["found"], parts["mask"], LEADS, samples.ecg_rate)
         return {"test/reconstruction": figure}
 
 
@@ -156,7 +158,9 @@ class CmrMae(MaskedStage):
         """Return the mean of each cine."""
         return truth.mean(dim=(1, 2, 3), keepdim=True)
 
-    def figures(self, model: nn.Module, samples: Pairs, rows: Tensor, *_: object) -> dict[str, Figure]:
+    def figures(
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+    ) -> dict[str, Figure]:
         """Return the first cine of the test part: as it is, what was seen of it, and put back."""
         parts = self.reconstructed(model, samples, int(rows[0]))
         seen = parts["truth"].where(parts["mask"] == 0, 0.5)

@@ -16,9 +16,8 @@ from tasks.stages import Stage
 
 STAGES: tuple[type[Stage], ...] = (EcgMae, CmrMae, EcgCmrContrast, EcgPhenotypes)
 """The chain that learns from pairs of ECG and cardiac MRI, first to last."""
-TASKS: dict[str, Task] = {
-    task.name: task for task in (EcgPcg(), EcgMultimodal(), *(stage() for stage in STAGES))
-}
+_EVERY: tuple[Task, ...] = (EcgPcg(), EcgMultimodal(), *(stage() for stage in STAGES))
+TASKS: dict[str, Task] = {task.name: task for task in _EVERY}
 """Every task, as it is without settings of a run."""
 
 

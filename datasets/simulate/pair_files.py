@@ -30,7 +30,6 @@ from common.files import replacing_folder
 from datasets.cmr_files import DOWN, LEFT
 from datasets.ecg_image import LEADS
 from datasets.pairs import DISEASE
-from datasets.patient_folders import SIMULATION
 from datasets.simulate.cine import LONG_AXIS_SPACING, SHORT_AXIS_SPACING, render_cine
 from datasets.simulate.heart_population import draw_heart
 from datasets.simulate.pairs import (
@@ -45,8 +44,8 @@ from datasets.simulate.pairs import (
     truth_of,
 )
 from datasets.simulate.patient import stream
+from datasets.simulate.patient_folders import SIMULATION, holds_cohort
 from datasets.simulate.vectorcardiogram import render_ecg
-from datasets.sources import DataError
 
 FILE_RATE, FILE_SECONDS = 500.0, 10.0
 """Hertz and seconds of the ECGs."""
@@ -70,13 +69,14 @@ def write_pairs(
     patients: int = 12,
     seed: int = 0,
     *,
+    ecg_noise: float = 1.0,
     kind: Literal["standard", "npy"] = "standard",
     missing: float = 0.0,
     long_axis: bool = True,
     jobs: int = 1,
     progress: bool = False,
 ) -> Path:
-    """Write a small cohort in the layout of one's own pairs and return its folder.
+    """Write a small cohort in the layout of one's own pairs and return its folder; at once if it is there.
 
     Parameters
     ----------
@@ -84,6 +84,8 @@ def write_pairs(
         Folder to make; the files appear in it all together.
     patients, seed : int
         The same patients as `build_simulated_pairs` draws, with finer cines and faster ECGs.
+    ecg_noise : float
+        Factor on the noise of the ECGs.
     kind : {"standard", "npy"}
         WFDB records and NIfTI, or arrays.
     missing : float
@@ -98,19 +100,25 @@ def write_pairs(
     Raises
     ------
     DataError
-        If the folder holds something already.
+        If the folder holds something else.
     ValueError
         If a setting is out of range.
     """
-    if patients < 1 or not 0 <= missing <= 1 or kind not in ("standard", "npy"):
-        raise ValueError(f"{patients} patients of kind {kind!r} with {missing} missing cannot be written.")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root} is not empty: delete it, or choose another folder for the simulated pairs.")
+    if patients < 1 or ecg_noise < 0 or not 0 <= missing <= 1 or kind not in ("standard", "npy"):
+        raise ValueError(
+            f"{patients} patients of kind {kind!r}, with {missing} missing and an ECG noise of {ecg_noise}, "
+            "cannot be written."
+        )
+    settings: dict[str, Any] = {"pairs": PAIRS_VERSION, "patients": patients, "seed": seed, "kind": kind}
+    settings |= {"ecg_noise": ecg_noise, "missing": missing, "long_axis": long_axis, "ceilings": ceilings()}
+    identity = json.dumps(settings, indent=2) + "\n"
+    if holds_cohort(root, identity):
+        return root
     with replacing_folder(root) as folder:
         (folder / "ecg").mkdir()
         (folder / "cmr").mkdir()
         work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-            joblib.delayed(_write_patient)(folder, seed, number, kind, long_axis)
+            joblib.delayed(_write_patient)(folder, seed, number, ecg_noise, kind, long_axis)
             for number in range(patients)
         )
         found = list(tqdm(work, total=patients, desc="virtual patients", disable=not progress))
@@ -118,11 +126,7 @@ def write_pairs(
         _with_gaps(rows, missing, seed).to_csv(folder / "pairs.csv", index=False, lineterminator="\n")
         truth = pd.DataFrame([truth for _, truth in found])
         truth.to_csv(folder / "truth.csv", index=False, lineterminator="\n")
-        settings: dict[str, Any] = {"pairs": PAIRS_VERSION, "patients": patients, "seed": seed, "kind": kind}
-        settings |= {"missing": missing, "long_axis": long_axis, "ceilings": ceilings()}
-        (folder / SIMULATION).write_text(
-            json.dumps(settings, indent=2) + "\n", encoding="utf-8", newline="\n"
-        )
+        (folder / SIMULATION).write_text(identity, encoding="utf-8", newline="\n")
         (folder / "README.txt").write_text(README, encoding="utf-8", newline="\n")
         if root.exists():
             root.rmdir()  # it was empty; the finished one takes its place
@@ -138,11 +142,11 @@ def _with_gaps(table: pd.DataFrame, missing: float, seed: int) -> pd.DataFrame:
 
 
 def _write_patient(
-    root: Path, seed: int, number: int, kind: str, long_axis: bool
+    root: Path, seed: int, number: int, ecg_noise: float, kind: str, long_axis: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the files of one patient; return the rows of ``pairs.csv`` and of ``truth.csv``."""
     heart, name = draw_heart(seed, number), patient_name(number)
-    ecg = render_ecg(heart, FILE_SECONDS, FILE_RATE, stream(seed, PAIR, number, ECG))
+    ecg = render_ecg(heart, FILE_SECONDS, FILE_RATE, stream(seed, PAIR, number, ECG), noise=ecg_noise)
     row: dict[str, Any] = {"patient": name, "ecg": _write_ecg(root, name, ecg, kind)}
     row |= {"ecg_rate": FILE_RATE} if kind == "npy" else {}
     views = [("cmr", "sa", SHORT_AXIS, SHORT_AXIS_SPACING)]

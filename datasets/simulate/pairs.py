@@ -17,7 +17,6 @@ import numpy as np
 from datasets.cache import name_content
 from datasets.cmr_frames import to_bytes
 from datasets.ecg_image import LEADS
-from datasets.pair_settings import PairSettings, PairSimulationSettings
 from datasets.pair_views import PreparedPair
 from datasets.pairs import COVARIATES, DISEASE, PairIndex, pair_row, target_tables
 from datasets.pairs_cache import check_pair_settings, fill_pairs_cache
@@ -28,6 +27,7 @@ from datasets.simulate.patient import stream
 from datasets.simulate.physiology import CEILINGS, CONDITIONS
 from datasets.simulate.vectorcardiogram import render_ecg
 from datasets.sources import DataError
+from settings.ecg_cmr_data import PairSettings, PairSimulationSettings
 
 PAIRS_VERSION = 1
 """Raised when the same settings would give other patients."""

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from datasets.acdc import DISEASES, INDICATORS, index_acdc
-from datasets.pair_settings import PairSettings
 from datasets.pair_views import prepare_pair
 from datasets.sources import DataError
+from settings.ecg_cmr_data import PairSettings
 
 SPACING = (1.5, 1.25, 10.0)
 VOXEL = 1.5 * 1.25 * 10 / 1000

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from datasets.cmr_files import read_cine
-from datasets.pair_settings import PairSettings
-from datasets.pair_views import prepare_pair, read_leads
+from datasets.pair_views import MissingView, prepare_pair, read_leads
 from datasets.pairs import ecg_only, index_pairs
 from datasets.pairs_cache import check_pairs
 from datasets.patient_folders import index_patient_folders
@@ -18,6 +17,7 @@ from datasets.ptbxl import index_ptbxl
 from datasets.simulate.pair_files import write_pairs
 from datasets.simulate.physiology import CEILINGS
 from datasets.sources import DataError, Problem
+from settings.ecg_cmr_data import PairSettings
 
 SETTINGS = PairSettings(long_axis=True)
 INDICATORS = ("lv_edv", "lv_mass", "wall_thickness", "la_volume", "ejection_fraction", "rv_edv",
@@ -185,7 +185,9 @@ def test_everything_that_is_wrong_is_named_in_one_table_and_the_rest_is_used(roo
     change(root, 4, cmr="cmr/nothing.nii.gz", lv_edv="large")
     index = index_pairs(root)
     problems = check_pairs(index, SETTINGS, jobs=1)
-    assert not any(problem.left_out for problem in problems)
+    assert [problem.where for problem in problems if not problem.left_out] == ["v00004"]  # the number
+    views = [problem.where for problem in problems if isinstance(problem, MissingView)]
+    assert sorted(views) == [f"v0000{number}" for number in range(5)]
     assert "'ecg/v00000.hea' does not exist. It is used without ECG." in told(problems, "v00000")
     assert "v00001" in told(problems, "v00001")
     assert "used without ECG" in told(problems, "v00001")
@@ -409,7 +411,7 @@ def test_ptbxl_is_a_source_of_patients_without_cine(make_ptbxl):
     ]
     index = ecg_only(index_ptbxl(make_ptbxl(rows)))
     assert index.name == "ptbxl-ecg"
-    assert index.recordings["person"].tolist() == ["7", "8"]
+    assert index.recordings["person"].tolist() == ["ptbxl-7", "ptbxl-8"]
     assert index.recordings["signal"].tolist() == ["records100/00001_lr.hea", "records100/00002_lr.hea"]
     assert index.recordings["official_fold"].tolist() == [9, 3]
     assert set(index.recordings["image"]) == {""}

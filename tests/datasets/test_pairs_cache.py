@@ -11,13 +11,13 @@ import pytest
 
 from datasets import pairs_cache as cache_module
 from datasets.cache import Cache
-from datasets.pair_settings import PairSettings
 from datasets.pair_views import prepare_pair
 from datasets.pairs import ecg_only, index_pairs
 from datasets.pairs_cache import build_pairs_cache, identify_pairs
 from datasets.ptbxl import index_ptbxl
 from datasets.simulate.pair_files import write_pairs
 from datasets.sources import DataError
+from settings.ecg_cmr_data import PairSettings
 
 SETTINGS = PairSettings()
 WITH_LONG_AXIS = PairSettings(long_axis=True)
@@ -115,7 +115,7 @@ def test_the_manifest_says_what_was_done_and_what_an_ecg_can_know(cached):
     assert manifest["ceilings"]["blood_contrast"] == 0
     assert set(manifest["ceilings"]) == set(manifest["targets"]["indicators"])
     assert manifest["counts"] == {
-        **{"recordings": 6, "sessions": 6, "persons": 6, "skipped": 0, "pairs": 4},
+        **{"recordings": 6, "sessions": 6, "persons": 6, "skipped": 2, "pairs": 4},
         **{"has_ecg": 5, "has_cmr": 5, "has_long_axis": 5},
     }
     assert manifest["leads"][6] == "V1"
@@ -144,7 +144,7 @@ def test_ptbxl_becomes_a_cache_of_ecgs(make_ptbxl, tmp_path):
     samples = cache.table("samples")
     assert samples["has_ecg"].tolist() == [1, 1]
     assert samples["has_cmr"].tolist() == [0, 0]
-    assert samples["session"].tolist() == ["7", "8"]
+    assert samples["session"].tolist() == ["ptbxl-7", "ptbxl-8"]
     assert samples["official_fold"].tolist() == [9, 1]
     assert cache.array("cmr").shape == (2, 16, 64, 64)
     assert cache.array("lead_present").all()
@@ -238,12 +238,15 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_used(root, tmp_path):
     samples = cache.table("samples")
     assert samples["recording"].tolist() == ["v00001", "v00002", "v00003", "v00004", "v00005"]
     assert samples["has_cmr"].tolist() == [0, 1, 1, 0, 1]
-    skipped = cache.table("skipped")
-    assert skipped["recording"].tolist() == ["v00000"]
-    assert "v00000_sa.nii.gz cannot be read" in skipped["reason"][0]
-    told = [text for text in cache.manifest["warnings"] if text.startswith("v00004")]
-    assert len(told) == 1
-    assert "It is used without cine." in told[0]
+    reasons = cache.table("skipped").set_index("recording")["reason"]
+    assert sorted(reasons.index) == ["v00000", "v00001", "v00004"]
+    assert reasons["v00000"].startswith("Neither ECG nor cine can be used.")
+    assert "v00000_sa.nii.gz cannot be read" in reasons["v00000"]
+    assert reasons["v00001"] == "It has no cine. It is used without cine."
+    assert "v00004_sa.nii.gz cannot be read" in reasons["v00004"]
+    assert "It is used without cine." in reasons["v00004"]
+    assert not any("v00004_sa" in text for text in cache.manifest["warnings"])
+    assert cache.manifest["counts"]["skipped"] == 3
     assert len(cache.array("ecg")) == len(cache.array("cmr")) == len(cache.table("targets")) == 5
 
 
@@ -252,6 +255,21 @@ def test_strict_stops_at_what_would_be_left_out_and_leaves_nothing(root, tmp_pat
     with pytest.raises(DataError, match=r"v00000: Neither ECG nor cine.*stopped by --strict"):
         make(index_pairs(root), tmp_path / "cache", strict=True)
     assert names(tmp_path / "cache") == []
+
+
+def test_strict_minds_a_damaged_view_and_no_empty_cell(root, tmp_path):
+    index = index_pairs(root)  # two cells of it are empty
+    assert make(index, tmp_path / "cache", strict=True).path == make(index, tmp_path / "cache").path
+    assert make(index, tmp_path / "cache", strict=True).manifest["counts"]["skipped"] == 2
+    (root / "cmr/v00004_sa.nii.gz").write_bytes(b"?")
+    with pytest.raises(DataError, match=r"v00004: .*used without cine.*stopped by --strict"):
+        make(index_pairs(root), tmp_path / "cache", strict=True)
+    make(index_pairs(root), tmp_path / "cache")
+    with pytest.raises(DataError, match=r"v00004: .*used without cine.*stopped by --strict"):
+        make(index_pairs(root), tmp_path / "cache", strict=True)
+    (root / "cmr/v00004_sa.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"v00004: .*does not exist.*stopped by --strict"):
+        make(index_pairs(root), tmp_path / "cache", strict=True)
 
 
 def test_nothing_usable_is_an_error_and_leaves_nothing(root, tmp_path):

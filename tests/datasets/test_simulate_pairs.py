@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from datasets.cache import Cache
-from datasets.pair_settings import PairSettings, PairSimulationSettings
 from datasets.pairs import index_pairs
 from datasets.simulate import pairs as pairs_module
 from datasets.simulate.heart_population import IMPLIED_CEILINGS, draw_heart
@@ -22,6 +21,7 @@ from datasets.simulate.pairs import (
 )
 from datasets.simulate.physiology import CEILINGS
 from datasets.sources import DataError
+from settings.ecg_cmr_data import PairSettings, PairSimulationSettings
 
 SETTINGS = PairSettings()
 COHORT = PairSimulationSettings(patients=24, seed=2)

@@ -1,5 +1,7 @@
 """Figures of the stages: drawn from what they are given, with what they must say."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +21,7 @@ LEADS = ("I", "II", "V1")
 RANDOM = np.random.default_rng(0)
 
 
-def texts(figure) -> str:
+def texts(figure: Any) -> str:
     """Return all that is written on a figure."""
     found = [text.get_text() for text in figure.texts] + [figure.get_suptitle()]
     for axes in figure.axes:
@@ -30,7 +32,7 @@ def texts(figure) -> str:
 def test_retrieval_bars_are_as_high_as_the_recall(tmp_path):
     ecg = np.eye(20)
     table = retrieval_table(ecg, np.roll(ecg, 1, axis=0), np.arange(20), draws=20)
-    figure = retrieval_figure(table, stamp="simulated data")
+    figure: Any = retrieval_figure(table, stamp="simulated data")
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == pytest.approx(table["recall"][:3].tolist())
     assert "simulated data" in texts(figure) and "20 unseen pairs" in texts(figure)
@@ -43,7 +45,7 @@ def test_indicators_name_their_ceiling_where_there_is_one():
     truth.loc[0, "mass"] = np.nan
     found = truth.fillna(0) + 0.1
     table = indicator_table(truth, found, list(range(30)), {"lv_edv": 0.6}, draws=20)
-    figure = indicators_figure(truth, found, table)
+    figure: Any = indicators_figure(truth, found, table)
     assert "of 0.60" in figure.axes[0].get_title(loc="left")
     assert "of" not in figure.axes[1].get_title(loc="left")
     assert [len(axes.collections[0].get_offsets()) for axes in figure.axes[:2]] == [30, 29]
@@ -64,7 +66,7 @@ def test_relevance_is_drawn_behind_its_own_lead():
 def test_only_hidden_stretches_are_drawn_over_the_ecg():
     truth, mask = np.zeros((3, 100)), np.zeros((3, 100), dtype=bool)
     mask[0, 10:20], mask[0, 50:60], mask[2] = True, True, True
-    figure = reconstruction_figure(truth, truth + 1, mask, LEADS, 100.0)
+    figure: Any = reconstruction_figure(truth, truth + 1, mask, LEADS, 100.0)
     drawn = [[len(part) for part in axes.collections[0].get_segments()] for axes in figure.axes]
     assert drawn == [[10, 10], [], [100]]
     assert "40% hidden" in texts(figure)

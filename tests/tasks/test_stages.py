@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from datasets.cache import Cache
 from datasets.splits import Fold
 from settings.ecg_cmr import (
     CmrMaeSettings,
@@ -30,7 +32,7 @@ CPU = torch.device("cpu")
 COUNT, LEADS, POINTS, FRAMES, SIZE = 12, 12, 200, 4, 16
 SIZES = EncoderSettings(width=16, depth=1, heads=2, patch_seconds=0.4, patch_pixels=8)
 MASKING = MaskingSettings(mask_ratio=0.5, decoder_width=16, decoder_depth=1)
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "ecg-mae": EcgMaeSettings(encoder=SIZES, masking=MASKING),
     "cmr-mae": CmrMaeSettings(encoder=SIZES, masking=MASKING),
     "ecg-cmr-contrast": ContrastSettings(encoder=SIZES, dimension=8),
@@ -39,8 +41,8 @@ SETTINGS = {
 ROWS = torch.arange(COUNT)
 
 
-def table(**changed) -> pd.DataFrame:
-    columns = {
+def table(**changed: Any) -> pd.DataFrame:
+    columns: dict[str, Any] = {
         "sample": np.arange(COUNT),
         "recording": [f"r{row}" for row in range(COUNT)],
         "session": [f"p{row}" for row in range(COUNT)],
@@ -52,14 +54,14 @@ def table(**changed) -> pd.DataFrame:
     return pd.DataFrame(columns | changed)
 
 
-def pairs(**changed) -> Pairs:
+def pairs(**changed: Any) -> Pairs:
     generator = torch.Generator().manual_seed(0)
     targets = {
         "indicators": torch.randn(COUNT, 2, generator=generator) * 10 + 60,
         "diseases": (torch.arange(COUNT) % 2).float().unsqueeze(1),
         "covariates": torch.randn(COUNT, 1, generator=generator),
     }
-    content = {
+    content: dict[str, Any] = {
         "table": table(),
         "ecg": torch.randn(COUNT, LEADS, POINTS, generator=generator),
         "lead_present": torch.ones(COUNT, LEADS, dtype=torch.bool),
@@ -76,7 +78,7 @@ def fold(train=range(8), validation=(8, 9), test=(10, 11)) -> Fold:
     return Fold(0, *(np.array(rows, dtype=np.int64) for rows in (train, validation, test)))
 
 
-def new(name: str, samples: Pairs, settings=None):
+def new(name: str, samples: Pairs, settings: Any = None) -> tuple[Any, Any]:
     """Return a task and a network of it, the same each time."""
     settings = settings or SETTINGS[name]
     task = find_task(name, settings)
@@ -84,13 +86,12 @@ def new(name: str, samples: Pairs, settings=None):
     return task, task.build(settings, task.inputs(samples))
 
 
-class FakeCache:
+class FakeCache(Cache):
     """Serves what a prepared cache of pairs would."""
 
-    path = "somewhere"
-
-    def __init__(self, **changed) -> None:
+    def __init__(self, **changed: Any) -> None:
         targets = {"indicators": ["lv_edv"], "diseases": [], "covariates": []}
+        self.path = Path("somewhere")
         self.manifest = {"targets": targets, "settings": {"ecg_rate": 50.0}}
         self.samples = table(**changed)
 
@@ -188,7 +189,7 @@ def test_the_mean_of_the_lead_has_the_error_that_is_worked_out_by_hand():
 def test_a_cine_that_is_reconstructed_is_drawn_beside_what_was_seen():
     samples = pairs()
     task, model = new("cmr-mae", samples)
-    figures = task.figures(model, samples, ROWS[-2:])
+    figures = task.figures(model, samples, ROWS[-2:], torch.zeros(2, 3), None)
     shown = [np.asarray(axes.images[0].get_array()) for axes in figures["test/reconstruction"].axes]
     assert np.array_equal(shown[0], samples.batch(ROWS[-2:-1])["cmr"][0, 0].numpy())
     assert (shown[8] == 0.5).any() and (shown[8] == shown[0]).any()
@@ -204,7 +205,7 @@ def test_recall_of_pairs_that_are_alike_is_one_and_its_multiple_of_chance_is_sta
 
 def test_shuffled_pairs_leave_no_training_pair_and_do_not_touch_the_test_part():
     samples, parts = pairs(), fold()
-    settings = dataclasses.replace(SETTINGS["ecg-cmr-contrast"], shuffle_pairs=True)
+    settings: Any = dataclasses.replace(SETTINGS["ecg-cmr-contrast"], shuffle_pairs=True)
     task = EcgCmrContrast(settings)
     shuffled = task.for_fold(samples, parts, settings)
     same = (shuffled.cmr == samples.cmr).flatten(1).all(dim=1)
@@ -219,7 +220,9 @@ def test_shuffled_pairs_leave_no_training_pair_and_do_not_touch_the_test_part():
 def test_indicators_come_back_in_their_units_and_the_truth_lies_beside():
     samples = pairs()
     task, model = new("ecg-phenotypes", samples)
-    run = SimpleNamespace(samples=samples, train=ROWS[:8], facts={"parts": np.zeros(COUNT)}, label="fold 0")
+    run: Any = SimpleNamespace(
+        samples=samples, train=ROWS[:8], facts={"parts": np.zeros(COUNT)}, label="fold 0"
+    )
     task.initialize(model, run)
     _, predicted = task.step(model.eval(), samples.batch(ROWS))
     known = samples.targets["indicators"][:8]
@@ -236,7 +239,7 @@ def test_what_is_not_known_of_a_patient_is_not_learned_from():
     model.eval()
     alone, _ = task.step(model, samples.batch(torch.tensor([0, 1])))
     beside, _ = task.step(model, samples.batch(torch.tensor([0, 1, 2])))
-    assert float(alone["indicator_loss"]) == pytest.approx(float(beside["indicator_loss"]), rel=1e-5)
+    assert alone["indicator_loss"].item() == pytest.approx(beside["indicator_loss"].item(), rel=1e-5)
 
 
 def test_a_label_fraction_keeps_whole_patients_of_the_training_part_only():
@@ -274,6 +277,7 @@ def test_layers_learn_slower_the_deeper_they_lie_only_when_they_start_from_a_par
     assert task.parameter_groups(model) is None
     settings = dataclasses.replace(SETTINGS["ecg-phenotypes"], init_ecg=tmp_path)
     groups = find_task("ecg-phenotypes", settings).parameter_groups(model)
+    assert groups is not None
     rates = sorted({group["lr"] for group in groups})
     assert len(rates) > 1 and rates[-1] == pytest.approx(settings.optimization.learning_rate)
 
@@ -329,7 +333,7 @@ def test_an_encoder_of_the_other_kind_or_another_size_is_refused():
 def test_a_parent_that_knows_a_test_patient_is_refused_through_all_generations():
     samples = pairs()
     parts = fold().parts(COUNT)
-    run = SimpleNamespace(samples=samples, facts={"parts": torch.from_numpy(parts)})
+    run: Any = SimpleNamespace(samples=samples, facts={"parts": torch.from_numpy(parts)})
     _, model = new("ecg-mae", samples)
     refuse_known(checkpoint_of("ecg-mae", model, known=["p0", "p9"]), Path("there"), run)
     for guilty in (
@@ -375,7 +379,7 @@ def test_patches_must_divide_a_lead():
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("preset", ["paper", "small"])
 def test_every_stage_has_both_presets(name, preset):
-    settings = TASKS[name].defaults(preset, "")
+    settings: Any = TASKS[name].defaults(preset, "")
     assert settings.preset == preset and settings.folds == (0,)
     assert (settings.encoder.width < 384) == (preset == "small")
 
@@ -384,4 +388,4 @@ def test_stages_do_not_ask_for_labels_and_refuse_to_hide_what_they_read():
     for stage in (EcgMae, CmrMae, EcgCmrContrast, EcgPhenotypes):
         assert not stage.labelled
         with pytest.raises(UserError, match="cannot do without"):
-            stage().hide(None, "ecg", None)
+            stage().hide(pairs(), "ecg", None)

@@ -1,9 +1,14 @@
-"""Settings of what is done to a patient's ECG and cine before a model sees them."""
+"""Settings of load_data.py for the tasks that learn from pairs of ECG and cardiac MRI (CMR)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from config import SourceSettings
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,35 @@ class PairSettings:
         """Samples of an ECG."""
         return round(self.seconds * self.ecg_rate)
 
+    @property
+    def bytes_a_patient(self) -> int:
+        """Bytes of a patient's arrays in the cache."""
+        return 12 * (4 * self.points + 1) + (1 + self.long_axis) * self.frames * self.size**2
+
 
 @dataclass(frozen=True)
 class PairSimulationSettings:
     """Virtual patients of whom ECG and cine are drawn from the same heart."""
 
-    patients: int = 2000
+    patients: Annotated[int, tyro.conf.arg(aliases=("--patients",))] = 2000
     """Number of patients."""
     seed: int = 0
     """Seed of the cohort; the same seed draws the same patients."""
     ecg_noise: float = 1.0
     """Factor on baseline wander, muscle noise and mains hum of the ECG; 0: none."""
+
+
+@dataclass(frozen=True)
+class PairSourceSettings(SourceSettings):
+    """Settings of load_data.py for the ECG-CMR tasks, which share one cache."""
+
+    simulate: bool = False
+    """Draw virtual patients straight into a cache. With --raw-dir, they are first written there as files,
+    in the layout of one's own pairs."""
+    raw_dir: Path | None = None
+    """Folder with one's own pairs.csv, or that of ACDC (cines alone) or PTB-XL (ECGs alone). Default:
+    data/raw/pairs; for ecg-mae then $PTBXL_DIR and data/raw/ptb-xl, for cmr-mae then data/raw/acdc."""
+    source: Literal["auto", "pairs", "acdc", "ptbxl"] = "auto"
+    """Layout of raw_dir; auto looks for pairs.csv, ptbxl_database.csv, then training/patient001."""
+    preparation: tyro.conf.OmitArgPrefixes[PairSettings] = PairSettings()
+    simulation: PairSimulationSettings = PairSimulationSettings()
