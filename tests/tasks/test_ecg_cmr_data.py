@@ -115,6 +115,24 @@ def test_ecgs_alone_become_the_newest_of_the_task_they_are_for(ptbxl, workplace)
     assert samples.table["session"].tolist() == ["ptbxl-0", "ptbxl-1", "ptbxl-1"]
 
 
+def test_what_a_task_does_not_need_takes_no_memory(root):
+    (root / "ecg/v00002.hea").unlink()
+    cache = Cache(run("ecg-mae", "--raw-dir", root))
+    device = torch.device("cpu")
+    both, ecgs = (read_pairs(cache, needs, device) for needs in (("ecg", "cmr"), ("ecg",)))
+    assert (len(both), len(ecgs)) == (6, 6)
+    torch.testing.assert_close(both.ecg, ecgs.ecg)
+    assert ecgs.describe_inputs() == both.describe_inputs()
+    assert ecgs.cmr.untyped_storage().nbytes() == 1
+    batch = ecgs.batch(torch.tensor([0, 5]))
+    assert batch["cmr"].shape == (2, 16, 64, 64)
+    assert not batch["cmr"].any()
+    cines = read_pairs(cache, ("cmr",), device)
+    assert len(cines) == 7
+    assert cines.ecg.untyped_storage().nbytes() == 4
+    torch.testing.assert_close(cines.cmr[[0, 1, 3, 4, 5, 6]], both.cmr)
+
+
 def test_cines_alone_are_read_from_acdc(workplace, capsys):
     folder = workplace / "acdc" / "training" / "patient001"
     folder.mkdir(parents=True)
