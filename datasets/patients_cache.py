@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,8 +138,10 @@ class ByteWriter(NpyWriter):
         self.rows += len(rows)
 
     def append_zeros(self, count: int) -> None:
-        """Write so many rows of zeros."""
-        self.append(np.zeros((count, *self.row_shape), dtype=np.uint8))
+        """Append rows of zeros as a hole, which takes no space where the file system knows holes."""
+        self.rows += count
+        self._file.seek(count * int(np.prod(self.row_shape, dtype=int)), os.SEEK_CUR)
+        self._file.truncate()
 
 
 def _write_arrays(

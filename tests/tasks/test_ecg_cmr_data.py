@@ -115,6 +115,24 @@ def test_ecgs_alone_become_the_newest_of_the_task_they_are_for(ptbxl, workplace)
     assert samples.table["session"].tolist() == ["ptbxl-0", "ptbxl-1", "ptbxl-1"]
 
 
+def test_what_a_task_does_not_need_takes_no_memory(root):
+    (root / "ecg/v00002.hea").unlink()
+    cache = Cache(run("ecg-mae", "--raw-dir", root))
+    device = torch.device("cpu")
+    both, ecgs = (read_pairs(cache, needs, device) for needs in (("ecg", "cmr"), ("ecg",)))
+    assert (len(both), len(ecgs)) == (6, 6)
+    torch.testing.assert_close(both.ecg, ecgs.ecg)
+    assert ecgs.describe_inputs() == both.describe_inputs()
+    assert ecgs.cmr.untyped_storage().nbytes() == 1
+    batch = ecgs.batch(torch.tensor([0, 5]))
+    assert batch["cmr"].shape == (2, 16, 64, 64)
+    assert not batch["cmr"].any()
+    cines = read_pairs(cache, ("cmr",), device)
+    assert len(cines) == 7
+    assert cines.ecg.untyped_storage().nbytes() == 4
+    torch.testing.assert_close(cines.cmr[[0, 1, 3, 4, 5, 6]], both.cmr)
+
+
 def test_cines_alone_are_read_from_acdc(workplace, capsys):
     folder = workplace / "acdc" / "training" / "patient001"
     folder.mkdir(parents=True)
@@ -275,6 +293,37 @@ def test_damaged_pairs_are_named_and_skipped_and_unusual_ones_are_used(root, cap
     assert apart > 25  # another patient
     with pytest.raises(DataError, match=r"v00002: .*stopped by --strict"):
         run("ecg-cmr-contrast", "--raw-dir", root, "--strict")
+
+
+def test_the_example_of_the_documentation_is_read_as_it_says(root, workplace):
+    text = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    table = re.search(r"^patient,ecg,.*?(?=^```)", text, re.MULTILINE | re.DOTALL)
+    assert table is not None
+    mine = workplace / "mine"
+    for folder in ("ecg", "cmr"):
+        (mine / folder).mkdir(parents=True)
+    (mine / "pairs.csv").write_text(table[0], encoding="utf-8")
+    for number, name in ((1, "p001"), (3, "p003")):
+        shutil.copy(root / f"ecg/v0000{number}.dat", mine / f"ecg/{name}.dat")
+        header = (root / f"ecg/v0000{number}.hea").read_text().replace(f"v0000{number}", name)
+        (mine / f"ecg/{name}.hea").write_text(header)
+    shutil.copy(root / "cmr/v00001_sa.nii.gz", mine / "cmr/p001_sa.nii.gz")
+    np.save(mine / "ecg/p002.npy", np.random.default_rng(0).normal(0, 0.3, (12, 5000)))
+    np.save(mine / "cmr/p002_sa.npy", np.random.default_rng(0).uniform(0, 9, (25, 90, 80)))
+    cache = Cache(run("ecg-phenotypes", "--raw-dir", mine))
+    assert cache.manifest["targets"] == {
+        "indicators": ["lvef (%)", "lv_edv"],
+        "diseases": ["disease_dcm"],
+        "covariates": ["age", "sex", "height", "weight"],
+    }
+    targets = cache.table("targets", missing=("",)).drop(columns="recording").to_numpy()
+    missing = np.nan
+    expected = [[34, 228, 1, 61, 0, 178, 84], [missing, 151, 0, 47, 1, 165, missing]]
+    expected += [[58, missing, 0, 70, 0, missing, missing]]
+    np.testing.assert_array_equal(targets, expected)
+    assert cache.table("samples")["has_cmr"].tolist() == [1, 1, 0]
+    assert cache.table("samples")["has_ecg"].tolist() == [1, 1, 1]
+    assert cache.table("skipped")["recording"].tolist() == ["p003"]
 
 
 def test_help_names_every_source(capsys):
