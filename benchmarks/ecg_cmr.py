@@ -83,8 +83,8 @@ def waves(settings: PairsStudySettings, cache: str) -> list[list[Part]]:
     parents = (*child("ecg", settings, "ecg-mae"), *child("cmr", settings, "cmr-mae"))
     return [
         [
-            part(settings, cache, "ecg-mae", "ecg-mae", "--epochs", "40"),
-            part(settings, cache, "cmr-mae", "cmr-mae", "--epochs", "60"),
+            part(settings, cache, "ecg-mae", "ecg-mae", "--epochs", "30"),
+            part(settings, cache, "cmr-mae", "cmr-mae", "--epochs", "30"),
             *arms("scratch"),
         ],
         [

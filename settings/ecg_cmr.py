@@ -138,7 +138,7 @@ def stage_defaults(kind: type[StageSettings], preset: Literal["paper", "small"])
     """
     if preset == "paper":
         return kind(preset=preset, optimization=PUBLISHED)
-    settings = kind(preset=preset, optimization=SMALL, encoder=SMALL_ENCODER)
-    if isinstance(settings, EcgMaeSettings | CmrMaeSettings):
-        settings = replace(settings, masking=replace(settings.masking, decoder_width=64))
-    return settings
+    # masked autoencoders need many steps more than they need large batches, contrast needs its negatives
+    masked = issubclass(kind, EcgMaeSettings | CmrMaeSettings)
+    optimization = replace(SMALL, batch_size=32) if masked else SMALL
+    return kind(preset=preset, optimization=optimization, encoder=SMALL_ENCODER)
