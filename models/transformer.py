@@ -71,8 +71,8 @@ class SelfAttention(nn.Module):
 
         Alike are those of the same time in other leads, or of the same lead at other times, as positions are
         what fresh tokens share. Attention that starts at random rests at the mean of all: with queries and
-        keys apart a masked autoencoder of ECGs still does no better than the lead's mean after 500 steps; tied,
-        it has 0.91 of that error after 400. After Trockman and Kolter (arXiv 2305.09828).
+        keys apart a masked autoencoder of ECGs still does no better than the lead's mean after 500 steps;
+        tied, it has 0.91 of that error after 400. After Trockman and Kolter (arXiv 2305.09828).
         """
         query, key, _ = self.project.weight.chunk(3)
         query.mul_(START)

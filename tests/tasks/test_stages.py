@@ -126,11 +126,17 @@ def test_each_stage_takes_the_patients_who_have_what_it_reads():
 
 
 def test_rows_that_are_left_keep_their_own_signals_and_targets():
-    samples = read_pairs(FakeCache(has_ecg=[0, 1] * 6), ("ecg",), CPU)
+    samples = read_pairs(FakeCache(has_ecg=[0, 1] * 6), ("ecg", "cmr"), CPU)
     batch = samples.batch(torch.tensor([0, 2]))
     assert batch["ecg"][:, 0, 0].tolist() == [1, 5]
     assert batch["indicators"][:, 0].tolist() == [10, 50]
     assert batch["cmr"][:, 0, 0, 0].tolist() == pytest.approx([1 / 255, 5 / 255])
+
+
+def test_what_a_stage_does_not_read_takes_no_memory():
+    samples = read_pairs(FakeCache(), ("ecg",), CPU)
+    assert samples.cmr.shape == (COUNT, FRAMES, SIZE, SIZE) and not samples.cmr.any()
+    assert samples.cmr.untyped_storage().nbytes() == 1
 
 
 def test_nobody_with_a_cine_is_said():
