@@ -13,6 +13,7 @@ Curves: tensorboard --logdir runs. Then: python evaluate.py --checkpoint checkpo
 
 from __future__ import annotations
 
+import contextlib
 import math
 import resource
 import sys
@@ -42,7 +43,7 @@ from learning.devices import choose_device, choose_precision, describe_machine, 
 from learning.distributed import Processes, start_processes, stop_processes
 from learning.loop import FoldRun, Progress, check_batch_size, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
-from learning.runs import flatten, is_finished, open_run, run_name
+from learning.runs import flatten, is_finished, lock_run, open_run, run_name
 from learning.tracking import Tracker
 from tasks import TASKS, Task, find_task
 
@@ -90,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         if settings.dry_run:
             session.say(estimate(session, folds))
             return session.folder
-        train_folds(session, folds)
+        with lock_run(session.folder) if processes.leads else contextlib.nullcontext():
+            train_folds(session, folds)
         session.say(f"\nCurves:   tensorboard --logdir {settings.log_dir}")
         if folds[0].number != ALL:
             session.say(f"Judge it: python evaluate.py --checkpoint {session.folder}")

@@ -22,9 +22,21 @@ class CheckpointError(UserError):
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint to a temporary file and put it in place."""
-    with replacing(path) as temporary:
-        torch.save({"format": FORMAT} | content, temporary)
+    """Write a checkpoint to a temporary file and put it in place.
+
+    Raises
+    ------
+    CheckpointError
+        If the disk refuses; the checkpoint that was there before stays.
+    """
+    try:
+        with replacing(path) as temporary:
+            torch.save({"format": FORMAT} | content, temporary)
+    except (OSError, RuntimeError) as error:  # torch's own word for a disk that is full is RuntimeError
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be written ({str(error).splitlines()[0]}). Make room, or allow "
+            "writing there; what was saved before is kept, and the same command with --resume goes on."
+        ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
