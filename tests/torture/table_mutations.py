@@ -1,207 +1,30 @@
-"""Onsets, tables of labels and folders that are wrong."""
+"""Tables of labels that are wrong."""
 
 from __future__ import annotations
 
-import io
-import os
 import shutil
 import unicodedata
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy.io
-import scipy.sparse
 from numpy.random import Generator
 
 from datasets.cache import Cache
-from datasets.heart_states import read_heart_states
-from datasets.simulate.layout import write_states
-from tests.torture.houses import COHORT, LAYOUTS, PHYSIONET
+from tests.torture.houses import COHORT, PHYSIONET
 from tests.torture.mutations import LEFT_OUT, REFUSED, SAFE, USED, Expect, Victim, kind
 
 APPENDIX = "annotations/Online_Appendix_training_set.csv"
-RATE = 2000
-
-# Onsets ---------------------------------------------------------------------------------------------
-
-States = list[tuple[int, str]]
 
 
-def _states(victim: Victim) -> States:
-    """Return the onsets of the victim, or of a good neighbour where it has none."""
-    path = victim.onsets if victim.has_onsets else next(victim.house.raw.rglob("*_StateAns.mat"))
-    states = read_heart_states(path, RATE)
-    return [(round(time * RATE) + 1, str(name)) for time, name in zip(states.time, states.state, strict=True)]
-
-
-def _write(victim: Victim, states: States) -> None:
-    write_states(victim.onsets, "state_ans", states)
-
-
-def _save(victim: Victim, **variables: Any) -> None:
-    scipy.io.savemat(victim.onsets, variables)
-
-
-@kind("onsets in the wrong order or place")
-def onsets_unsorted(victim: Victim, rng: Generator) -> Expect:
-    states = _states(victim)
-    first, second = sorted(rng.choice(len(states), size=2, replace=False))
-    states[first], states[second] = states[second], states[first]
-    _write(victim, states)
-    return Expect(LEFT_OUT, "not in order")
-
-
-@kind("onsets in the wrong order or place")
-def onset_negative(victim: Victim, rng: Generator) -> Expect:
-    states = _states(victim)
-    _write(victim, [(-int(rng.integers(0, 10**6)), "S1"), *states])
-    return Expect(LEFT_OUT, "negative or missing onset")
-
-
-@kind("onsets in the wrong order or place")
-def onset_past_the_end(victim: Victim, rng: Generator) -> Expect:
-    count = len(victim.samples("pcg"))
-    _write(victim, [*_states(victim), (count + int(rng.integers(2, 10**6)), "S1")])
-    return Expect(LEFT_OUT, "after the end")
-
-
-@kind("missing or unknown states")
-def states_missing(victim: Victim, rng: Generator) -> Expect:
-    """Beats run from S1 to S1: the other states are not needed for them."""
-    states = _states(victim)
-    gone = {"systole", "S2", "diastole"} - set(rng.choice(["systole", "S2", "diastole"], size=1))
-    _write(victim, [state for state in states if state[1] not in gone])
-    return Expect(USED, changed=not victim.has_onsets or victim.house.layout == COHORT)
-
-
-@kind("missing or unknown states")
-def one_s1_missing(victim: Victim, rng: Generator) -> Expect:
-    """Two cycles without the S1 between them are not taken for one."""
-    states = _states(victim)
-    onsets = [row for row, state in enumerate(states) if state[1] == "S1"]
-    gone = onsets[int(rng.integers(1, len(onsets) - 1))]
-    longest = max(np.diff([states[row][0] for row in onsets])) / RATE
-    _write(victim, [state for row, state in enumerate(states) if row != gone])
-
-    def check(cache: Cache) -> None:
-        samples = cache.table("samples")
-        samples = samples[samples["recording"] == victim.name]
-        assert (samples["end"] - samples["start"]).max() <= longest + 1e-4
-        assert len(samples) == len(onsets) - 3
-
-    return Expect(USED, changed=True, check=check)
-
-
-@kind("missing or unknown states")
-def unknown_state(victim: Victim, rng: Generator) -> Expect:
-    states = _states(victim)
-    place = int(rng.integers(len(states)))
-    name = str(rng.choice(["S3", "s1", "", "murmur", "心音", "S1S2", "x" * 5000]))
-    states[place] = (states[place][0], name)
-    _write(victim, states)
-    return Expect(LEFT_OUT, "not known|cannot be read")
-
-
-@kind("missing or unknown states")
-def no_states_at_all(victim: Victim, rng: Generator) -> Expect:
-    _write(victim, _states(victim)[: int(rng.integers(2))])
-    return Expect(LEFT_OUT, "No complete beat|no table")
-
-
-@kind("wrong MATLAB type")
-def another_matlab_type(victim: Victim, rng: Generator) -> Expect:
-    table = np.array([[1.0, 1.0], [500.0, 2.0]])
-    cells = np.empty((3, 2), dtype=object)
-    cells[:] = [[1, "S1"], [2, "S2"], [3, "S1"]]
-    contents: list[dict[str, Any]] = [
-        {"state_ans": table},
-        {"state_ans": scipy.sparse.csc_matrix(table)},
-        {"state_ans": {"onset": table[:, 0], "state": "S1"}},
-        {"state_ans": np.array(["ab", "cd"])},
-        {"state_ans": cells[:, :1]},
-        {"state_ans": np.concatenate([cells, cells[:, :1]], axis=1)},
-        {"state_ans": np.empty((0, 2), dtype=object)},
-        {"state_ans": cells[None]},
-        {"state_ans": np.array([[1 + 2j, 2], [3, 4]])},
-        {},
-    ]
-    _save(victim, **contents[int(rng.integers(len(contents)))])
-    return Expect(LEFT_OUT, "no table|No complete beat|not known")
-
-
-@kind("wrong MATLAB type")
-def another_type_in_a_cell(victim: Victim, rng: Generator) -> Expect:
-    values: list[Any] = [np.nan, np.inf, 1 + 2j, "x", np.zeros((0, 0)), np.arange(4.0), {"a": 1}, True]
-    cells = np.empty((3, 2), dtype=object)
-    cells[:] = [[1, "S1"], [2000, "S2"], [4000, "S1"]]
-    cells[int(rng.integers(3)), 0] = values[int(rng.integers(len(values) - 1))]
-    _save(victim, state_ans=cells)
-    return Expect(LEFT_OUT, "not a number|missing onset|cannot be read")
-
-
-@kind("wrong MATLAB type")
-def names_and_onsets_exchanged(victim: Victim, rng: Generator) -> Expect:
-    cells = np.empty((2, 2), dtype=object)
-    cells[:] = [["S1", 1], ["S1", 2000]]
-    _save(victim, state_ans=cells)
-    return Expect(LEFT_OUT, "not known")
-
-
-@kind("damaged onsets")
-def onsets_cut_short(victim: Victim, rng: Generator) -> Expect:
-    _write(victim, _states(victim))
-    content = victim.onsets.read_bytes()
-    victim.onsets.write_bytes(content[: int(rng.integers(len(content)))])
-    return Expect(LEFT_OUT, "cannot be read|no table")
-
-
-@kind("damaged onsets")
-def onsets_that_are_another_file(victim: Victim, rng: Generator) -> Expect:
-    contents = [
-        b"",
-        b"onset,state\n1,S1\n",
-        rng.bytes(2000),
-        b"\x89HDF\r\n\x1a\n" + bytes(600),
-        b"MATLAB 7.3 MAT-file".ljust(512),
-    ]
-    victim.onsets.write_bytes(contents[int(rng.integers(len(contents)))])
-    return Expect(LEFT_OUT, "cannot be read|no table")
-
-
-@kind("damaged onsets")
-def onsets_of_a_huge_declared_size(victim: Victim, rng: Generator) -> Expect:
-    cells = np.empty((3, 2), dtype=object)
-    cells[:] = [[1, "S1"], [2, "S2"], [3, "S1"]]
-    buffer = io.BytesIO()
-    scipy.io.savemat(buffer, {"state_ans": cells})
-    content = buffer.getvalue()
-    place = content.index((8).to_bytes(4, "little") + (3).to_bytes(4, "little") + (2).to_bytes(4, "little"))
-    huge = int(rng.choice([2**24, 2**28, 2**31 - 1]))
-    victim.onsets.write_bytes(content[: place + 4] + huge.to_bytes(4, "little") + content[place + 8 :])
-    return Expect(LEFT_OUT, "no table")
-
-
-@kind("damaged onsets")
-def onsets_linked_from_outside(victim: Victim, rng: Generator) -> Expect:
-    victim.onsets.unlink(missing_ok=True)
-    victim.onsets.symlink_to(victim.house.secret / "a0001_StateAns.mat")
-    return Expect(LEFT_OUT, "outside the data folder")
-
-
-# Tables ---------------------------------------------------------------------------------------------
-
-
-def _rows(victim: Victim) -> list[list[str]]:
+def rows_of(victim: Victim) -> list[list[str]]:
     return [line.split(",") for line in victim.house.table.read_text().splitlines()]
 
 
-def _write_rows(victim: Victim, rows: list[list[str]], **options: Any) -> None:
+def write_rows(victim: Victim, rows: list[list[str]], **options: Any) -> None:
     victim.house.table.write_text("".join(",".join(row) + "\n" for row in rows), newline="", **options)
 
 
-def _own(victim: Victim, rows: list[list[str]]) -> list[str]:
+def own_row(victim: Victim, rows: list[list[str]]) -> list[str]:
     return next(row for row in rows if row[0] == victim.name)
 
 
@@ -216,29 +39,29 @@ def _text(victim: Victim, change: Callable[[str], str | bytes]) -> None:
 
 @kind("label or quality that is none")
 def label_that_is_none(victim: Victim, rng: Generator) -> Expect:
-    rows = _rows(victim)
-    _own(victim, rows)[_label(victim)] = str(
+    rows = rows_of(victim)
+    own_row(victim, rows)[_label(victim)] = str(
         rng.choice(["", "2", "-2", "sick", "nan", "1;", "\u0661", "x" * 3000, '"1,\n1"'])
     )
-    _write_rows(victim, rows)
+    write_rows(victim, rows)
     return Expect(LEFT_OUT, "label")
 
 
 @kind("label or quality that is none")
 def quality_that_is_none(victim: Victim, rng: Generator) -> Expect:
-    rows = _rows(victim)
+    rows = rows_of(victim)
     quality = 6 if victim.house.layout == COHORT else 2
-    _own(victim, rows)[quality] = str(rng.choice(["2", "poor", "-", "0.5", "x" * 3000]))
-    _write_rows(victim, rows)
+    own_row(victim, rows)[quality] = str(rng.choice(["2", "poor", "-", "0.5", "x" * 3000]))
+    write_rows(victim, rows)
     return Expect(LEFT_OUT, "quality")
 
 
 @kind("duplicate names")
 def name_listed_twice(victim: Victim, rng: Generator) -> Expect:
     """PhysioNet 2016: the first row counts, with a warning. One's own: neither can be trusted."""
-    rows = _rows(victim)
-    rows.insert(int(rng.integers(1, len(rows) + 1)), list(_own(victim, rows)))
-    _write_rows(victim, rows)
+    rows = rows_of(victim)
+    rows.insert(int(rng.integers(1, len(rows) + 1)), list(own_row(victim, rows)))
+    write_rows(victim, rows)
     return Expect(LEFT_OUT, "occurs 2 times") if victim.house.layout == COHORT else Expect(SAFE)
 
 
@@ -260,9 +83,9 @@ def name_in_two_sets(victim: Victim, rng: Generator) -> Expect:
 @kind("duplicate names", (COHORT,))
 def name_in_two_spellings(victim: Victim, rng: Generator) -> Expect:
     """é in one letter and in two: for a table of labels that is one name."""
-    rows = _rows(victim)
-    _own(victim, rows)[0] = "caf\u00e9"
-    _write_rows(victim, rows)
+    rows = rows_of(victim)
+    own_row(victim, rows)[0] = "caf\u00e9"
+    write_rows(victim, rows)
     for form in ("NFC", "NFD"):
         victim.house.header(unicodedata.normalize(form, "caf\u00e9")).write_bytes(victim.header.read_bytes())
     return Expect(LEFT_OUT, "Two records have this name|no row in", names=(victim.name, "caf\u00e9"))
@@ -270,7 +93,7 @@ def name_in_two_spellings(victim: Victim, rng: Generator) -> Expect:
 
 @kind("name that is none")
 def name_that_is_none(victim: Victim, rng: Generator) -> Expect:
-    rows = _rows(victim)
+    rows = rows_of(victim)
     names = [
         "",
         " ",
@@ -284,15 +107,15 @@ def name_that_is_none(victim: Victim, rng: Generator) -> Expect:
         "a\x00b",
         "C:a",
     ]
-    _own(victim, rows)[0] = str(rng.choice(names))
-    _write_rows(victim, rows, encoding="utf-8")
+    own_row(victim, rows)[0] = str(rng.choice(names))
+    write_rows(victim, rows, encoding="utf-8")
     return Expect(LEFT_OUT, "no row in")
 
 
 @kind("name that is none", (COHORT,))
 def annotation_that_leads_away(victim: Victim, rng: Generator) -> Expect:
     """Beats are then found without it, with a warning."""
-    rows = _rows(victim)
+    rows = rows_of(victim)
     names = [
         "../secret/a0001_StateAns.mat",
         "{secret}/a0001_StateAns.mat",
@@ -301,8 +124,8 @@ def annotation_that_leads_away(victim: Victim, rng: Generator) -> Expect:
         "a\x00b",
         "..\\secret\\x",
     ]
-    _own(victim, rows)[7] = str(rng.choice(names)).format(secret=victim.house.secret)
-    _write_rows(victim, rows)
+    own_row(victim, rows)[7] = str(rng.choice(names)).format(secret=victim.house.secret)
+    write_rows(victim, rows)
     return Expect(SAFE)
 
 
@@ -334,12 +157,12 @@ def spaces_and_quotes(victim: Victim, rng: Generator) -> Expect:
 @kind("spelling of the table")
 def quoted_line_break(victim: Victim, rng: Generator) -> Expect:
     """In a note it does no harm."""
-    rows = _rows(victim)
+    rows = rows_of(victim)
     if victim.house.layout == COHORT:
-        _own(victim, rows)[4] = '"aortic\nstenosis, ""mild"""'
+        own_row(victim, rows)[4] = '"aortic\nstenosis, ""mild"""'
     else:
-        _own(victim, rows).append('"first\nsecond, ""third"""')
-    _write_rows(victim, rows)
+        own_row(victim, rows).append('"first\nsecond, ""third"""')
+    write_rows(victim, rows)
     return Expect(USED)
 
 
@@ -382,29 +205,29 @@ def table_of_random_bytes(victim: Victim, rng: Generator) -> Expect:
 
 @kind("table that is none")
 def a_cell_beyond_all_measure(victim: Victim, rng: Generator) -> Expect:
-    rows = _rows(victim)
-    _own(victim, rows).append('"' + "x" * 200_000 + '"')
-    _write_rows(victim, rows)
+    rows = rows_of(victim)
+    own_row(victim, rows).append('"' + "x" * 200_000 + '"')
+    write_rows(victim, rows)
     return Expect(REFUSED, "cannot be read as a table")
 
 
 @kind("table cut short")
 def table_cut_after_a_line(victim: Victim, rng: Generator) -> Expect:
-    rows = _rows(victim)
+    rows = rows_of(victim)
     first = 1 if victim.house.layout == COHORT else 0
     kept = int(rng.integers(first + 1, len(rows)))
-    _write_rows(victim, rows[:kept])
+    write_rows(victim, rows[:kept])
     lost = tuple(row[0] for row in rows[kept:])
     return Expect(LEFT_OUT, "no row in", names=lost)
 
 
 @kind("table cut short")
 def a_quote_that_is_never_closed(victim: Victim, rng: Generator) -> Expect:
-    rows = _rows(victim)
-    place = rows.index(_own(victim, rows))
+    rows = rows_of(victim)
+    place = rows.index(own_row(victim, rows))
     first = 1 if victim.house.layout == COHORT else 0
     rows[place][_label(victim)] = '"' + rows[place][_label(victim)]
-    _write_rows(victim, rows)
+    write_rows(victim, rows)
     names = tuple(row[0] for row in rows[place:])
     return Expect(REFUSED if place == first else LEFT_OUT, names=names)
 
@@ -424,26 +247,26 @@ def columns_wrong(victim: Victim, rng: Generator) -> Expect:
 
 @kind("columns of the table", (COHORT,))
 def labels_of_two_conventions(victim: Victim, rng: Generator) -> Expect:
-    rows = _rows(victim)
+    rows = rows_of(victim)
     for row, label in zip(rows[1:], rng.permutation(["-1", "0", "1", "1"]), strict=True):
         row[3] = str(label)
-    _write_rows(victim, rows)
+    write_rows(victim, rows)
     return Expect(REFUSED, "ambiguous")
 
 
 @kind("columns of the table", (COHORT,))
 def session_missing(victim: Victim, rng: Generator) -> Expect:
-    rows = _rows(victim)
-    _own(victim, rows)[1] = str(rng.choice(["", "  "]))
-    _write_rows(victim, rows)
+    rows = rows_of(victim)
+    own_row(victim, rows)[1] = str(rng.choice(["", "  "]))
+    write_rows(victim, rows)
     return Expect(LEFT_OUT, "session is missing")
 
 
 @kind("columns of the table", (COHORT,))
 def too_many_cells(victim: Victim, rng: Generator) -> Expect:
-    rows = _rows(victim)
-    _own(victim, rows).append("extra")
-    _write_rows(victim, rows)
+    rows = rows_of(victim)
+    own_row(victim, rows).append("extra")
+    write_rows(victim, rows)
     return Expect(LEFT_OUT, "no row in")
 
 
@@ -478,66 +301,3 @@ def appendix_without_a_session(victim: Victim, rng: Generator) -> Expect:
         assert any(victim.name in warning and "session" in warning for warning in cache.manifest["warnings"])
 
     return Expect(USED, check=check)
-
-
-# Folders --------------------------------------------------------------------------------------------
-
-FOLDERS = [
-    "Gr\u00fc\u00dfe \u5fc3\u97f3",
-    "a b",
-    "x" * 200,
-    "%20",
-    "a,b",
-    "[x]*?",
-    "#1",
-    "a::b",
-    "quote'\"s",
-    "line\nbreak",
-    "d.hea",
-]
-
-
-@kind("odd folders", (COHORT,))
-def records_in_an_odd_folder(victim: Victim, rng: Generator) -> Expect:
-    folder = str(rng.choice(FOLDERS))
-    name = f"{folder}/{victim.header.name.removesuffix('.hea')}"
-    for path in [*victim.header.parent.glob(f"{victim.header.stem}.*"), victim.onsets]:
-        if path.exists():
-            (victim.house.raw / folder).mkdir(exist_ok=True)
-            shutil.move(path, victim.house.raw / folder / path.name)
-    rows = _rows(victim)
-    _own(victim, rows)[0] = '"' + name.replace('"', '""') + '"'
-    _write_rows(victim, rows, encoding="utf-8")
-    # wfdb takes :: for a chain of addresses
-    return Expect(LEFT_OUT if "::" in folder else USED, names=(name,))
-
-
-@kind("odd folders", LAYOUTS)
-def whole_house_in_an_odd_folder(victim: Victim, rng: Generator) -> Expect:
-    """Where the recordings lie does not count."""
-    folder = victim.house.base / str(rng.choice([name for name in FOLDERS if "::" not in name])) / ("y" * 250)
-    shutil.move(victim.house.raw, folder)
-    victim.house.raw.symlink_to(folder, target_is_directory=True)
-    return Expect(USED)
-
-
-@kind("odd folders", LAYOUTS)
-def name_in_no_encoding(victim: Victim, rng: Generator) -> Expect:
-    """Beside good files: it is named, as well as can be, and left out."""
-    path = os.fsencode(victim.header.parent) + b"/b\xff\xfe.hea"
-    Path(os.fsdecode(path)).write_bytes(victim.header.read_bytes())
-
-    def check(cache: Cache) -> None:
-        assert any("b??" in name for name in cache.table("skipped")["recording"])
-
-    return Expect(USED, check=check, lost=True)
-
-
-@kind("odd folders", LAYOUTS)
-def files_that_belong_to_nothing(victim: Victim, rng: Generator) -> Expect:
-    folder = victim.header.parent
-    (folder / "Thumbs.db").write_bytes(rng.bytes(300))
-    (folder / "._a0001.hea").write_bytes(rng.bytes(300))
-    (folder / ".hidden").mkdir()
-    (folder / "notes.txt").write_text("none")
-    return Expect(USED, lost=True)

@@ -8,11 +8,24 @@ import shutil
 from pathlib import Path
 
 from common.errors import UserError
-from tests.torture import header_mutations, table_mutations  # registers its kinds
+from tests.torture import (  # each registers its kinds
+    folder_mutations,
+    header_mutations,
+    onset_mutations,
+    signal_mutations,
+    table_mutations,
+)
 from tests.torture.houses import House, Prepared, prepare
 from tests.torture.mutations import LEFT_OUT, REFUSED, SAFE, USED, Case, Expect, Victim
 
-__all__ = ["header_mutations", "run_case", "table_mutations"]
+__all__ = [
+    "folder_mutations",
+    "header_mutations",
+    "onset_mutations",
+    "run_case",
+    "signal_mutations",
+    "table_mutations",
+]
 
 Digests = dict[str, str]
 
