@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import wfdb
 
 from datasets.labels import LABELS, QUALITIES, plain_number, read_labels
+from datasets.record_checks import read_header
 from datasets.recordings import signal_files
 from datasets.sources import DataError, Problem, SourceIndex, index_table, readable
 
@@ -181,7 +182,7 @@ def _check_record(root: Path, path: str, wanted: tuple[str, str]) -> list[Proble
     try:
         _check_file_names(root / path)
         signal_files(root / path, root)
-        header = wfdb.rdheader(str((root / path).with_suffix("")))
+        header = read_header(root / path)
     except (DataError, OSError) as error:
         raise _UnusableError(str(error), "Mend the header or add the file.") from error
     names = ", ".join(_channel_names(header)) or "none"

@@ -11,6 +11,10 @@ from wfdb.io._signal import BYTES_PER_SAMPLE
 
 from datasets.sources import DataError
 
+LONGEST_LINE = 2_000
+"""Bytes in a line of a header beyond which it is not parsed: wfdb's patterns take the square of it."""
+MOST_LINES = 10_000
+
 
 def is_inside(path: Path, root: Path) -> bool:
     """Tell whether a file lies inside a folder once links are followed."""
@@ -18,6 +22,27 @@ def is_inside(path: Path, root: Path) -> bool:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError):  # links that lead in a circle
         return False
+
+
+def read_header(header: Path) -> wfdb.Record:
+    """Read a header.
+
+    Raises
+    ------
+    DataError
+        If it is absent, no file, or no header; or holds a line so long that parsing it would take minutes.
+    """
+    try:
+        if header.exists() and not header.is_file():  # a pipe would never end
+            raise ValueError("it is no file")
+        lines = header.read_bytes().splitlines()
+        if max(map(len, lines), default=0) > LONGEST_LINE or len(lines) > MOST_LINES:
+            raise ValueError(f"it has more than {MOST_LINES} lines, or {LONGEST_LINE} letters in a line")
+        return wfdb.rdheader(str(header.with_suffix("")))
+    except FileNotFoundError:
+        raise DataError(f"The header {header.name} does not exist.") from None
+    except Exception as error:  # wfdb raises many kinds for a damaged header
+        raise DataError(f"The header {header.name} cannot be read: {error}") from error
 
 
 def check_declared(content: wfdb.Record, header: Path) -> None:
@@ -90,10 +115,12 @@ def check_checksums(record: wfdb.Record) -> None:
     ------
     DataError
     """
+    whole = record.e_d_signal is not None  # else samples of one frame are averaged
     for number, stated in enumerate(record.checksum):
-        if not stated or record.skew[number]:
+        if not stated or record.skew[number] or not (whole or record.samps_per_frame[number] == 1):
             continue
-        if (int(record.e_d_signal[number].sum(dtype="int64")) - stated) % 2**16:
+        samples = record.e_d_signal[number] if whole else record.d_signal[:, number]
+        if (int(samples.sum(dtype="int64")) - stated) % 2**16:
             raise DataError(
                 f"The samples of channel {record.sig_name[number]} of {record.record_name} do not have the "
                 f"checksum of their header ({stated}): the file is damaged, or belongs to another header."

@@ -13,7 +13,7 @@ import wfdb
 from numpy.typing import NDArray
 from wfdb.io._signal import INVALID_SAMPLE_VALUE
 
-from datasets.record_checks import check_checksums, check_declared, check_sound_file, is_inside
+from datasets.record_checks import check_checksums, check_declared, check_sound_file, is_inside, read_header
 from datasets.signals import Floats, tell_saturation_from_gaps
 from datasets.sources import DataError
 
@@ -79,12 +79,7 @@ def signal_files(header: Path, root: Path) -> list[Path]:
     """
     if not is_inside(header, root):
         raise DataError(f"The header {header.name} is a link that leads outside the data folder.")
-    try:
-        content = wfdb.rdheader(str(header.with_suffix("")))
-    except FileNotFoundError:
-        raise DataError(f"The header {header.name} does not exist.") from None
-    except Exception as error:  # wfdb raises many kinds for a damaged header
-        raise DataError(f"The header {header.name} cannot be read: {error}") from error
+    content = read_header(header)
     names = dict.fromkeys(getattr(content, "file_name", None) or [])
     if not names:
         raise DataError(f"The header {header.name} names no signal file.")

@@ -136,6 +136,18 @@ def test_records_that_cannot_be_used_are_named(tmp_path):
         read_ecg(header, tmp_path, ("II",))
 
 
+def test_a_record_that_is_damaged_inside_does_not_have_its_checksum(tmp_path):
+    counts = np.arange(1000)[:, None]
+    header = write_record(tmp_path, ["II"], counts=counts)
+    stated = int(counts.sum()) % 2**16
+    header.write_text(header.read_text().replace(" 16 0 0 0 0 ", f" 16 0 0 {stated} 0 "))
+    assert read_ecg(header, tmp_path, ("II",)).samples[0, 999] == 0.999
+    counts[500] += 1
+    (tmp_path / "x.dat").write_bytes(counts.astype("<i2").tobytes())
+    with pytest.raises(DataError, match="channel II of x do not have the checksum of their header"):
+        read_ecg(header, tmp_path, ("II",))
+
+
 # Patients -------------------------------------------------------------------------------------------
 
 
