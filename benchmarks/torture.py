@@ -1,15 +1,17 @@
 """Interrupt, starve and mislead the software, and write down what became of it.
 
     python -m benchmarks.torture                                  # all of it
+    python -m benchmarks.torture --resume                                   # go on with one that was stopped
     python -m benchmarks.torture --mutations 100 --kills 12 --disks 12      # a quick look
 
 Mutated recordings and tables (`tests.torture.mutations`): each is prepared as ``load_data.py`` does. What
 must hold: no traceback, nothing outside the folder read, the bad recording named in skipped.csv or used as is
 promised, every other recording with the very beats it has without the bad one, --strict stops. Faults
 (`tests.torture.faults`): preparation, training and evaluation of a tiny cohort are killed, or refused the
-disk, then begun again with the same command. What must hold: nothing half written can be read, the end is
-bit for bit that of a run never disturbed. Prints a table, writes results/benchmarks/torture.csv, and leaves
-with status 1 if a case failed.
+disk, then begun again with the same command; two are run at once, and caches and checkpoints are swapped,
+cut short or of another version (`tests.torture.strangers`). What must hold: a sentence says what is wrong,
+nothing half written can be read, the end is bit for bit that of a run never disturbed. Prints a table, writes
+results/benchmarks/torture.csv, and leaves with status 1 if a case failed.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import random
 import sys
 import tempfile
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,6 +40,7 @@ from tests.torture.faults import STAGES, Bench
 from tests.torture.forks import Ended, Fault, Forker
 from tests.torture.houses import build_houses, prepare
 from tests.torture.mutations import cases
+from tests.torture.strangers import planned_strangers
 from tests.torture.trial import run_case
 
 TOLD = "full|No space|cannot be written|larger than is allowed|read-only|Read-only|not allowed|denied"
@@ -53,12 +57,18 @@ class TortureSettings:
     """Moments at which a stage is killed, over the three stages."""
     disks: int = 60
     """Disks that are full, filling up or read-only, over the three stages."""
+    strangers: int = 40
+    """Runs two at a time, and caches and checkpoints that are damaged or of something else."""
     figures: bool = True
     """Let evaluation draw its figures too."""
     seed: int = 0
     """Seed of the moments."""
     output: Path = Path("results/benchmarks/torture.csv")
     """Table to write."""
+    journal: Path = Path("data/torture.jsonl")
+    """Where each case is noted when it is done, for --resume."""
+    resume: bool = False
+    """Keep what the journal says of cases that passed, and try the others."""
 
 
 @dataclass
@@ -69,22 +79,57 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
-Tallies = dict[str, Tally]
+@dataclass
+class Trials:
+    """All cases so far by class, and the journal that remembers them."""
+
+    journal: Path
+    passed: dict[str, str] = field(default_factory=dict)
+    tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+
+    @classmethod
+    def open(cls, journal: Path, resume: bool) -> Trials:
+        """Begin a journal, or read what passed by one that was begun."""
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            journal.unlink(missing_ok=True)
+        lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+        noted = [json.loads(line) for line in lines if line.endswith("}")]
+        return cls(journal, {row["case"]: row["outcome"] for row in noted})
+
+    def attempt(self, group: str, name: str, case: Callable[[], str]) -> None:
+        """Count the outcome of a case; keep what went wrong and go on."""
+        tally = self.tallies[group]
+        if name in self.passed:
+            tally.outcomes[self.passed[name]] += 1
+            return
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                outcome = case()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a script that hangs raises none of the ordinary kinds
+            tally.faults.append(f"{group}, {name}\n{traceback.format_exc()}")
+            return
+        tally.outcomes[outcome] += 1
+        with self.journal.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"case": name, "outcome": outcome}) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Run all cases and write the table; leave with status 1 if one of them failed."""
     settings = tyro.cli(TortureSettings, args=arguments, description=__doc__)
-    tallies: Tallies = defaultdict(Tally)
+    trials = Trials.open(settings.journal, settings.resume)
     with tempfile.TemporaryDirectory() as folder:
-        mutate(settings, Path(folder) / "mutations", tallies)
-        if settings.kills or settings.disks:
-            disturb(settings, Path(folder) / "faults", tallies)
-    table = table_of(tallies)
+        mutate(settings, Path(folder) / "mutations", trials)
+        if settings.kills or settings.disks or settings.strangers:
+            disturb(settings, Path(folder) / "faults", trials)
+    table = table_of(trials.tallies)
     print(table.to_string(index=False))
     write_table(settings.output, table)
     print(f"Written to {settings.output}.")
-    faults = [fault for tally in tallies.values() for fault in tally.faults]
+    faults = [fault for tally in trials.tallies.values() for fault in tally.faults]
     for fault in faults[:20]:
         print(f"\n{fault}", file=sys.stderr)
     if faults:
@@ -92,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     return table
 
 
-def table_of(tallies: Tallies) -> pd.DataFrame:
+def table_of(tallies: Mapping[str, Tally]) -> pd.DataFrame:
     """Return a row a class: cases, what came of them, and what was lost."""
     rows = []
     for name, tally in tallies.items():
@@ -103,41 +148,32 @@ def table_of(tallies: Tallies) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def attempt(tally: Tally, name: str, case: Callable[[], str]) -> None:
-    """Count the outcome of a case; keep what went wrong and go on."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            outcome = case()
-        tally.outcomes[outcome] += 1
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a script that hangs raises none of the ordinary kinds
-        tally.faults.append(f"{name}\n{traceback.format_exc()}")
-
-
-def mutate(settings: TortureSettings, folder: Path, tallies: Tallies) -> None:
+def mutate(settings: TortureSettings, folder: Path, trials: Trials) -> None:
     """Prepare mutated recordings and tables."""
     folder.mkdir()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         houses = build_houses(folder)
         good = {layout: prepare(house, folder / "good").beats() for layout, house in houses.items()}
     for case in tqdm(list(cases(settings.mutations)), "mutations", unit="case"):
-        attempt(
-            tallies[f"input: {case.kind.group}"],
+        trials.attempt(
+            f"input: {case.kind.group}",
             str(case),
             partial(run_case, case, houses[case.layout], good[case.layout], folder / "case"),
         )
 
 
-def disturb(settings: TortureSettings, folder: Path, tallies: Tallies) -> None:
+def disturb(settings: TortureSettings, folder: Path, trials: Trials) -> None:
     """Kill the three stages, and refuse them the disk."""
     with Forker() as forker:
         bench = Bench(forker, folder, settings.figures)
         rng = random.Random(settings.seed)
-        planned = [*planned_kills(bench, settings.kills, rng), *planned_disks(bench, settings.disks, rng)]
-        for name, case in tqdm(planned, "faults", unit="case"):
-            attempt(tallies[f"fault: {name}"], name, case)
+        planned = [
+            *planned_kills(bench, settings.kills, rng),
+            *planned_disks(bench, settings.disks, rng),
+            *planned_strangers(bench, settings.strangers, rng),
+        ]
+        for number, (name, case) in enumerate(tqdm(planned, "faults", unit="case")):
+            trials.attempt(f"fault: {name}", f"{name}, {number}", case)
 
 
 Planned = Iterator[tuple[str, Callable[[], str]]]
