@@ -218,7 +218,7 @@ def fold_run(session: Session, fold: Fold, folder: Path) -> FoldRun:
 
 def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
     """Return what a checkpoint remembers of where it comes from."""
-    table, manifest = session.samples.table, session.cache.manifest
+    table = session.samples.table
     learned = table.iloc[np.union1d(fold.train, fold.validation)]
     content = session.cache.table("recordings")
     return {
@@ -235,7 +235,7 @@ def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
             "recording": sorted(learned["recording"].unique().tolist()),
             "content": content[content["recording"].isin(learned["recording"])]["sha256"].tolist(),
         },
-        "cache": {name: manifest[name] for name in ("identity", "source", "simulated", "settings")},
+        "cache": session.cache.describe(),
         "provenance": provenance(),
         "parents": session.task.describe_parents(),
     }

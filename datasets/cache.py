@@ -90,6 +90,20 @@ class Cache:
         """Whether the recordings are of virtual patients."""
         return bool(self.manifest["simulated"])
 
+    def describe(self) -> dict[str, Any]:
+        """Return what a run remembers of the cache, in plain types.
+
+        That is its identity, source and settings, whether it is simulated, the versions it was prepared with,
+        and checksums: of each table as it is now, and one of the checksums of all raw files.
+        """
+        names = ("identity", "source", "simulated", "settings", "versions")
+        sources = json.dumps(self.manifest["source_files"], sort_keys=True)
+        tables = {path.name: _sha256(path) for path in sorted(self.path.glob("*.csv"))}
+        return {name: self.manifest[name] for name in names} | {
+            "source_files": hashlib.sha256(sources.encode()).hexdigest(),
+            "tables": tables,
+        }
+
     def table(self, name: str, missing: Sequence[str] = ()) -> pd.DataFrame:
         """Return a table, such as "recordings"; `TEXT` columns as text, cells in ``missing`` as NaN."""
         kinds = dict.fromkeys(TEXT, str)

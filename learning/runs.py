@@ -140,12 +140,12 @@ def read_stored(path: Path) -> dict[str, Any]:
 
 def check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to go on with a run under other settings than it was begun with, naming them."""
-    old, new = (flatten(content) for content in (before, now))
     differing = [
-        f"{key.removeprefix('settings.')}: {old.get(key)} then, {new.get(key)} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key.removeprefix("settings.").split(".")[0] not in FREE_TO_CHANGE
+        f"{key}: {old} then, {new} now"
+        for key, old, new in differing_settings(before.get("settings", {}), now["settings"])
     ]
+    if before.get("task") != now["task"]:
+        differing.append(f"task: {before.get('task')} then, {now['task']} now")
     if before.get("cache") != now.get("cache"):
         differing.append("the prepared data")
     if differing:
@@ -153,6 +153,16 @@ def check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
             f"{path.parent} was begun with other settings ({'; '.join(differing)}). "
             "Use the same, or another --run-name."
         )
+
+
+def differing_settings(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return name and both values of each setting that decides a result and is not the same."""
+    old, new = flatten(before), flatten(now)
+    return [
+        (key, old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key.split(".")[0] not in FREE_TO_CHANGE
+    ]
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -61,6 +61,7 @@ def two_at_once(bench: Bench, stage: Stage, share: float) -> str:
         assert ended.code == 0, ended.output
         assert_readable(workplace)
         bench.assert_right(stage, workplace)
+        assert not list((workplace.root / "checkpoints").glob("run/.lock"))
         refused = second.code != 0
         return f"{'the second told, ' if refused else ''}same result"
     finally:
