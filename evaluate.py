@@ -32,9 +32,9 @@ from datasets.splits import ALL
 from evaluation.audit import audit_failed, format_audit
 from evaluation.comparison import compare, format_comparison
 from evaluation.html_report import write_html_report
-from learning.checkpoint import changed_since, file_digest, load_checkpoint
+from learning.checkpoint import changed_data, changed_since, file_digest, load_checkpoint
 from learning.devices import set_threads
-from learning.runs import find_checkpoints
+from learning.runs import differing_settings, find_checkpoints
 from tasks import JUDGE
 from tasks.judging import Opened, audit_data
 from tasks.stress import stress_run
@@ -76,9 +76,10 @@ def judge(settings: EvaluationSettings) -> dict[str, Any]:
     facts = {name: first[name] for name in ("run", "task", "cache", "provenance")} | {
         "settings": {key: value for key, value in first["settings"].items() if key not in PLACES},
         "checkpoints": {f"{path.parent.name}/{path.name}": file_digest(path) for path in checkpoints},
+        "changed": what_changed(list(checkpoints.values()), cache),
     }
     opened = Opened(list(checkpoints.values()), cache, settings, external, folder, facts)
-    for line in changed_since(first["provenance"]):
+    for line in facts["changed"]:
         print(line)
     if settings.stress:
         return judge_stressed(opened)
@@ -88,6 +89,19 @@ def judge(settings: EvaluationSettings) -> dict[str, Any]:
     names = dict.fromkeys("figures" if path.suffix == ".png" else path.name for path in written)
     print(f"Written to {folder}: {', '.join(names)}.")
     return metrics
+
+
+def what_changed(checkpoints: list[dict[str, Any]], cache: Cache) -> list[str]:
+    """Return a line for each way in which folds differ from one another, or code and data from what was."""
+    now, first = cache.describe(), checkpoints[0]
+    lines = []
+    for content in checkpoints:
+        lines += [*changed_since(content["provenance"]), *changed_data(content["cache"], now)]
+        lines += [
+            f"Note: fold {content['fold']} was trained with {name} {own}, fold {first['fold']} with {other}."
+            for name, own, other in differing_settings(content["settings"], first["settings"])
+        ]
+    return list(dict.fromkeys(lines))
 
 
 def judge_stressed(opened: Opened) -> dict[str, Any]:

@@ -13,6 +13,7 @@ Curves: tensorboard --logdir runs. Then: python evaluate.py --checkpoint checkpo
 
 from __future__ import annotations
 
+import contextlib
 import math
 import resource
 import sys
@@ -42,7 +43,7 @@ from learning.devices import choose_device, choose_precision, describe_machine, 
 from learning.distributed import Processes, start_processes, stop_processes
 from learning.loop import FoldRun, Progress, check_batch_size, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
-from learning.runs import flatten, is_finished, open_run, run_name
+from learning.runs import flatten, is_finished, lock_run, open_run, run_name
 from learning.tracking import Tracker
 from tasks import TASKS, Task, find_task
 
@@ -90,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         if settings.dry_run:
             session.say(estimate(session, folds))
             return session.folder
-        train_folds(session, folds)
+        with lock_run(session.folder) if processes.leads else contextlib.nullcontext():
+            train_folds(session, folds)
         session.say(f"\nCurves:   tensorboard --logdir {settings.log_dir}")
         if folds[0].number != ALL:
             session.say(f"Judge it: python evaluate.py --checkpoint {session.folder}")
@@ -223,7 +225,7 @@ def fold_run(session: Session, fold: Fold, folder: Path) -> FoldRun:
 
 def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
     """Return what a checkpoint remembers of where it comes from."""
-    table, manifest = session.samples.table, session.cache.manifest
+    table = session.samples.table
     learned = table.iloc[np.union1d(fold.train, fold.validation)]
     content = session.cache.table("recordings")
     return {
@@ -240,7 +242,7 @@ def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
             "recording": sorted(learned["recording"].unique().tolist()),
             "content": content[content["recording"].isin(learned["recording"])]["sha256"].tolist(),
         },
-        "cache": {name: manifest[name] for name in ("identity", "source", "simulated", "settings")},
+        "cache": session.cache.describe(),
         "provenance": provenance(),
         "parents": session.task.describe_parents(),
     }

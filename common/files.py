@@ -41,9 +41,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if not path.exists():
-            temporary.replace(path)
+            _take_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(temporary: Path, path: Path) -> None:
+    """Rename a folder, unless another process was faster by a moment."""
+    try:
+        temporary.replace(path)
+    except OSError:
+        if not path.is_dir():
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 import textwrap
 from collections.abc import Callable
+from typing import NoReturn
 
 from common.errors import UserError
+
+DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is used up",
+    errno.EFBIG: "the file is larger than is allowed",
+    errno.EROFS: "the folder is read-only",
+    errno.EACCES: "it is not allowed",
+    errno.EPERM: "it is not allowed",
+}
+"""What a disk may refuse, and the user can mend."""
 
 
 def run_script(main: Callable[[], object]) -> None:
     """Call ``main`` and leave with 0, with 2 for a user's error, or with 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no name of a file is a reason to stop
     try:
         main()
     except UserError as error:
-        text = textwrap.fill(f"Error: {error}", 100, break_long_words=False, break_on_hyphens=False)
-        print(f"\n{text}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        what = f"{error.filename} cannot be read or written" if error.filename else "A file cannot be written"
+        fail(
+            f"{what}: {DISK[error.errno]}. Make room, or choose other folders (--help names them). What was "
+            "finished is kept: the same command goes on, training with --resume."
+        )
     except KeyboardInterrupt:
         print(
             "\nStopped. What was finished is kept; the same command with --resume goes on.", file=sys.stderr
         )
         sys.exit(130)
+
+
+def fail(message: str) -> NoReturn:
+    """Print an error as one sentence and leave with 2."""
+    text = textwrap.fill(f"Error: {message}", 100, break_long_words=False, break_on_hyphens=False)
+    print(f"\n{text}", file=sys.stderr)
+    sys.exit(2)

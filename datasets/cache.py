@@ -29,12 +29,15 @@ from tqdm import tqdm
 from common.files import NpyWriter, replacing_folder, write_json, write_text
 from config import PreparationSettings
 from datasets.preparation import MODALITIES, PreparedRecording, prepare_recording
+from datasets.record_checks import is_inside
 from datasets.recordings import ChannelFinder, channels_by_name, signal_files
 from datasets.sources import DataError, Problem, SourceIndex, infer_persons
 
 FORMAT = 1
 LATEST = "latest-{task}.txt"
 TABLES = ("recordings", "samples", "events", "skipped")
+COUNTED = {"recordings": "recordings", "samples": "beats", "skipped": "skipped"}
+"""Tables whose number of rows stands in the manifest, and its name there."""
 TEXT = ("recording", "set", "session", "person", "diagnosis", "site", "state", "reason", "remedy")
 """Columns that are text, whatever they look like."""
 LIBRARIES = ("numpy", "scipy", "wfdb", "pandas")
@@ -87,15 +90,46 @@ class Cache:
         """Whether the recordings are of virtual patients."""
         return bool(self.manifest["simulated"])
 
+    def describe(self) -> dict[str, Any]:
+        """Return what a run remembers of the cache, in plain types.
+
+        That is its identity, source and settings, whether it is simulated, the versions it was prepared with,
+        and checksums: of each table as it is now, and one of the checksums of all raw files.
+        """
+        names = ("identity", "source", "simulated", "settings", "versions")
+        sources = json.dumps(self.manifest["source_files"], sort_keys=True)
+        tables = {path.name: _sha256(path) for path in sorted(self.path.glob("*.csv"))}
+        return {name: self.manifest[name] for name in names} | {
+            "source_files": hashlib.sha256(sources.encode()).hexdigest(),
+            "tables": tables,
+        }
+
     def table(self, name: str, missing: Sequence[str] = ()) -> pd.DataFrame:
         """Return a table, such as "recordings"; `TEXT` columns as text, cells in ``missing`` as NaN."""
         kinds = dict.fromkeys(TEXT, str)
         path = self._file(f"{name}.csv")
-        return pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=list(missing))
+        try:
+            table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=list(missing))
+        except (ValueError, OSError) as error:  # those of pandas are ValueErrors
+            raise self._damaged(path, error) from error
+        rows = self.manifest.get("counts", {}).get(COUNTED.get(name), len(table))
+        if len(table) != rows:
+            raise self._damaged(path, f"it has {len(table)} rows of {rows}")
+        return table
 
     def array(self, name: str) -> NDArray[Any]:
         """Return an array, memory-mapped."""
-        return np.load(self._file(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+        path = self._file(f"{name}.npy")
+        try:
+            return np.lib.format.open_memmap(path, mode="r")  # unlike np.load: no archives, no objects
+        except (ValueError, EOFError, OSError) as error:  # cut short, or not an array
+            raise self._damaged(path, error) from error
+
+    def _damaged(self, path: Path, reason: object) -> DataError:
+        """Return the error for a file that is not what preparation wrote."""
+        return DataError(
+            f"{path} is damaged ({reason}). Delete the folder {self.path} and run load_data.py again."
+        )
 
     def _file(self, name: str) -> Path:
         """Return the path of a file, which the cache of another task may lack."""
@@ -208,14 +242,17 @@ def stopped(problem: Problem) -> DataError:
 def identify(index: SourceIndex, settings: PreparationSettings) -> tuple[str, dict[str, str]]:
     """Return the digest of settings and source content, and the checksum of each source file."""
     rows = index.recordings
-    names = [*index.files, *(name for name in rows["annotation"] if name)]
-    return name_content(index, [*names, *record_files(index.root, rows["header"])], settings)
+    onsets = [name for name in rows["annotation"] if name and is_inside(index.root / name, index.root)]
+    names = [*index.files, *onsets, *record_files(index.root, rows["header"])]
+    return name_content(index, names, settings)
 
 
 def record_files(root: Path, headers: Iterable[str]) -> list[str]:
     """Return the files of WFDB records, relative to the root: headers, and the signal files they name."""
     names = []
     for header in headers:
+        if not is_inside(root / header, root):  # left out when it is prepared
+            continue
         names.append(header)
         with contextlib.suppress(DataError):  # a faulty header is left out when it is prepared
             files = signal_files(root / header, root)
@@ -236,11 +273,14 @@ def name_content(index: SourceIndex, names: Iterable[str], settings: Any) -> tup
 
 
 def _sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, or "absent"."""
+    """Return the SHA-256 of a file, or "absent", or "unreadable"."""
     if not path.is_file():
         return "absent"
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:  # whoever prepares the recording will say so
+        return "unreadable"
 
 
 def _write(
@@ -381,7 +421,7 @@ def find_cache(cache: Path | None, cache_dir: Path, identity: str = "", task: st
     if cache is not None:
         return Cache(cache)
     if identity:
-        for manifest in sorted(cache_dir.glob("*/manifest.json")):
+        for manifest in sorted(cache_dir.glob("[!.]*/manifest.json")):
             with contextlib.suppress(DataError):  # another cache may be damaged, or of another format
                 found = Cache(manifest.parent)
                 if found.identity == identity:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import unicodedata
@@ -16,8 +17,9 @@ from pathlib import Path, PurePosixPath
 import wfdb
 
 from datasets.labels import LABELS, QUALITIES, plain_number, read_labels
+from datasets.record_checks import read_header
 from datasets.recordings import signal_files
-from datasets.sources import DataError, Problem, SourceIndex, index_table
+from datasets.sources import DataError, Problem, SourceIndex, index_table, readable
 
 LABELS_FILE = "labels.csv"
 ECG_NAME = re.compile(r".*(ecg|ekg).*|(lead[ _-]*)?(i{1,3}|av[rlf]|v[1-9]r?|mli{1,3}|mcl[1-6])")
@@ -63,7 +65,7 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
     table = read_labels(root / LABELS_FILE)
     unit = next((column for column in ("session", "person") if column in table.columns), "recording")
     problems = [*table.problems, *([NO_GROUPS] if unit == "recording" else [])]
-    headers = _find_headers(root)
+    headers = _find_headers(root, problems)
     rows = []
     for name, row in table.rows.items():
         try:
@@ -129,11 +131,21 @@ def _channel_names(header: wfdb.Record) -> list[str]:
     return [name or "" for name in getattr(header, "sig_name", None) or []]
 
 
-def _find_headers(root: Path) -> dict[str, str]:
+def _find_headers(root: Path, problems: list[Problem]) -> dict[str, str]:
     """Return the relative path of each header by the name of its record, hidden folders left out."""
     paths = [path.relative_to(root) for path in root.rglob("*.hea") if path.is_file()]
     shown = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
-    return {unicodedata.normalize("NFC", path.removesuffix(".hea")): path for path in shown}
+    spelled: dict[str, list[str]] = defaultdict(list)
+    for path in shown:
+        spelled[unicodedata.normalize("NFC", path.removesuffix(".hea"))].append(path)
+    for name, same in spelled.items():
+        if len(same) > 1:
+            what = "Two records have this name, their accents spelled in different ways."
+            problems.append(Problem(name, what, "Rename one of them."))
+        elif readable(name) != name:
+            what = "The name of the record is in no encoding that is known."
+            problems.append(Problem(readable(name), what, "Rename it, and its folder, in UTF-8."))
+    return {name: same[0] for name, same in spelled.items() if len(same) == 1 and readable(name) == name}
 
 
 def _is_inside(name: str) -> bool:
@@ -170,7 +182,7 @@ def _check_record(root: Path, path: str, wanted: tuple[str, str]) -> list[Proble
     try:
         _check_file_names(root / path)
         signal_files(root / path, root)
-        header = wfdb.rdheader(str((root / path).with_suffix("")))
+        header = read_header(root / path)
     except (DataError, OSError) as error:
         raise _UnusableError(str(error), "Mend the header or add the file.") from error
     names = ", ".join(_channel_names(header)) or "none"
@@ -240,8 +252,9 @@ def _annotation(root: Path, row: dict[str, str], header: str, problems: list[Pro
     if not given:
         beside = header.removesuffix(".hea") + "_StateAns.mat"
         return beside if (root / beside).is_file() else ""
-    if _is_inside(given) and (root / given).is_file():
-        return given
+    with contextlib.suppress(OSError):  # a name no file can have
+        if _is_inside(given) and (root / given).is_file():
+            return given
     what = (
         f"The annotation {row['annotation']!r} is absent or outside the folder; beats are found without it."
     )

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
+from scipy.io import loadmat, whosmat
 
 from datasets.sources import DataError
 
 STATES = ("S1", "systole", "S2", "diastole", "(N", "N)")
 NOISE_MARKS = ("(N", "N)")
+LONGEST_TABLE = 1_000_000
+"""Onsets in one file beyond which its declared size is not believed, nor allocated."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,11 @@ def read_heart_states(path: Path, sampling_rate: float) -> HeartStates:
     names = [str(_plain(cell)).strip() for cell in table[:, 1]]
     unknown = sorted(set(names) - set(STATES))
     if unknown:
-        raise DataError(f"{path.name} names heart states that are not known: {', '.join(unknown)}.")
+        words = ", ".join(name[:40] for name in unknown)
+        raise DataError(f"{path.name} names heart states that are not known: {words}.")
     try:
+        if any(isinstance(value, complex) for value in samples):
+            raise TypeError
         first = samples.astype(np.float64) - 1
     except (TypeError, ValueError):
         raise DataError(f"{path.name} holds an onset that is not a number.") from None
@@ -70,12 +75,11 @@ def _cells(path: Path) -> NDArray[np.object_]:
     if not path.is_file():
         raise DataError(f"The annotation file {path.name} does not exist.")
     try:
-        content = loadmat(path)
+        for name, shape, kind in whosmat(path, appendmat=False):
+            if kind == "cell" and len(shape) == 2 and shape[1] == 2 and shape[0] <= LONGEST_TABLE:
+                return np.asarray(loadmat(path, appendmat=False, variable_names=[name])[name], dtype=object)
     except Exception as error:  # scipy raises many kinds for a damaged file
         raise DataError(f"The annotation file {path.name} cannot be read: {error}") from error
-    for name, value in content.items():
-        if not name.startswith("__") and getattr(value, "ndim", 0) == 2 and value.shape[1] == 2:
-            return np.asarray(value, dtype=object)
     raise DataError(f"{path.name} holds no table of two columns (onset and heart state).")
 
 
@@ -89,9 +93,13 @@ def _plain(cell: object) -> object:
 
 
 def complete_cycles(states: HeartStates) -> Iterator[tuple[int, int]]:
-    """Yield (row of an S1, row of the next S1) for cycles without a noise mark between them."""
+    """Yield (row of an S1, row of the next S1) for cycles without a noise mark between them.
+
+    A state that occurs twice in a cycle tells that an S1 is missing in it: that is no cycle.
+    """
     onsets = np.flatnonzero(states.state == "S1")
     noisy = np.isin(states.state, NOISE_MARKS)
     for first, following in itertools.pairwise(onsets):
-        if not noisy[first:following].any():
+        within = states.state[first:following]
+        if not noisy[first:following].any() and len(set(within)) == len(within):
             yield int(first), int(following)

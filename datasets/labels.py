@@ -85,7 +85,10 @@ def record_name(cell: str) -> str:
 
 def _cells(path: Path) -> list[tuple[int, list[str]]]:
     """Return number and cells of each row that is not empty."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = content.decode("utf-16" if utf16 else "utf-8-sig")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from datasets.ecg_image import draw_ecg, draw_sheet
 from datasets.ecg_image_reading import read_ecg_image, to_ink
+from datasets.record_checks import check_checksums
 from datasets.recordings import MILLIVOLTS, MINIMUM_DURATION, signal_files
 from datasets.signal_table import read_row
 from datasets.signals import fill_gaps, resample
@@ -120,9 +121,11 @@ def read_ecg(header: Path, root: Path, leads: tuple[str, ...]) -> Ecg:
     """
     signal_files(header, root)
     try:
-        record = wfdb.rdrecord(str(header.with_suffix("")), return_res=64)
+        record = wfdb.rdrecord(str(header.with_suffix("")), physical=False, return_res=64)
+        physical = record.dac(return_res=64)
     except Exception as error:  # wfdb raises many kinds for damaged files
         raise DataError(f"The recording {header.stem} cannot be read: {error}") from error
+    check_checksums(record)
     numbers = {name.strip().casefold(): number for number, name in enumerate(record.sig_name)}
     lacking = [lead for lead in leads if lead.casefold() not in numbers]
     if lacking:
@@ -133,7 +136,7 @@ def read_ecg(header: Path, root: Path, leads: tuple[str, ...]) -> Ecg:
     if set(units) - set(MILLIVOLTS):
         raise DataError(f"The recording {header.stem} is not in V, mV or uV, but in {', '.join(set(units))}.")
     scale = np.array([MILLIVOLTS[unit] for unit in units])
-    return Ecg((record.p_signal[:, wanted] * scale).T, float(record.fs))
+    return Ecg((physical[:, wanted] * scale).T, float(record.fs))
 
 
 def prepare_patient(

@@ -14,14 +14,15 @@ from pathlib import Path
 import pandas as pd
 
 from config import PreparationSettings
-from datasets.sources import DataError, Problem, SourceIndex, index_table
+from datasets.sources import DataError, Problem, SourceIndex, index_table, readable
 
 APPENDIX = "annotations/Online_Appendix_training_set.csv"
 LABELS = {"-1": 0, "1": 1}
 WITH_ECG = ("training-a",)
 SESSION_UNIT = {"training-a": "session", "training-b": "person", "training-e": "raw recording"}
 """What the appendix lets each set keep apart; elsewhere a recording is all that is known."""
-ORIGINAL_NAME = re.compile(r"C(?P<session>\d+)S(?P<index>\d+)(?P<suffix>\w*)$")
+ORIGINAL_NAME = re.compile(r"C(?P<session>\d{1,9})S(?P<index>\d{1,9})(?P<suffix>\w*)$")
+RECORDING_NAME = re.compile(r"\w[\w-]{,99}")
 ANNOTATIONS = {
     "hand-corrected": "annotations/hand_corrected/{set}_StateAns/{recording}_StateAns.mat",
     "springer": "annotations/springer_alg/{set}-Aut/{recording}_StateAns0.mat",
@@ -63,8 +64,11 @@ def index_physionet2016(
             raise DataError(f"There is no folder {name} in {root}. {_fetch_hint(root, name)}")
         table = reference_table(root, name)
         files.append(table.relative_to(root).as_posix())
-        for reference in _read_reference(table, problems):
-            rows.append(_row(root, name, reference, appendix, settings))
+        references = _listed_once(_read_reference(table, problems), rows, table, problems)
+        problems += _unlisted(root / name, table, references, problems)
+        own = [_row(root, name, reference, appendix, settings) for reference in references]
+        problems += _without_session(name, own, appendix)
+        rows += own
     if files[0] != APPENDIX:
         problems.append(
             Problem(
@@ -104,35 +108,73 @@ def _fetch_hint(root: Path, name: str) -> str:
 def _read_reference(table: Path, problems: list[Problem]) -> list[tuple[str, int, int]]:
     """Return (recording, label, quality) for each valid row; name every other row as a problem."""
     good: dict[str, tuple[str, int, int]] = {}
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        for number, cells in enumerate(csv.reader(file), start=1):
-            row = [cell.strip() for cell in cells]
-            if not any(row):
-                continue
-            where = f"{table.name}, line {number}"
-            name, label, quality = row[0], *(row[1:3] + ["", "1"][len(row) - 1 :])[:2]
-            if not re.fullmatch(r"\w[\w-]*", name):
-                problems.append(Problem(where, f"{name!r} is no recording name.", "Correct the row."))
-            elif label not in LABELS:
-                problems.append(
-                    Problem(name, f"The label {label!r} ({where}) is neither -1 nor 1.", "Correct it.")
-                )
-            elif quality not in ("0", "1"):
-                problems.append(
-                    Problem(name, f"The quality {quality!r} ({where}) is neither 0 nor 1.", "Correct it.")
-                )
-            elif name in good:
-                problems.append(
-                    Problem(
-                        name,
-                        f"Listed again at {where}; the first row is used.",
-                        "Remove one.",
-                        left_out=False,
-                    )
-                )
-            else:
-                good[name] = (name, LABELS[label], int(quality))
+    for number, cells in enumerate(_table_cells(table), start=1):
+        row = [cell.strip() for cell in cells]
+        if not any(row):
+            continue
+        where = f"{table.name}, line {number}"
+        name, label, quality = row[0], *(row[1:3] + ["", "1"][len(row) - 1 :])[:2]
+        if not RECORDING_NAME.fullmatch(name):
+            problems.append(Problem(where, f"{name[:60]!r} is no recording name.", "Correct the row."))
+        elif label not in LABELS:
+            problems.append(
+                Problem(name, f"The label {label[:60]!r} ({where}) is neither -1 nor 1.", "Correct it.")
+            )
+        elif quality not in ("0", "1"):
+            problems.append(
+                Problem(name, f"The quality {quality[:60]!r} ({where}) is neither 0 nor 1.", "Correct it.")
+            )
+        elif name in good:
+            what = f"Listed again at {where}; the first row is used."
+            problems.append(Problem(name, what, "Remove one.", left_out=False))
+        else:
+            good[name] = (name, LABELS[label], int(quality))
     return list(good.values())
+
+
+def _table_cells(table: Path) -> list[list[str]]:
+    """Return the cells of a table of labels."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.reader(file))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise DataError(f"{table} cannot be read as a table ({error}): save it as CSV UTF-8.") from error
+
+
+def _listed_once(
+    references: list[tuple[str, int, int]],
+    earlier: list[dict[str, object]],
+    table: Path,
+    problems: list[Problem],
+) -> list[tuple[str, int, int]]:
+    """Return the rows of a set whose names no earlier set has; the others are problems."""
+    taken = {row["recording"]: row["set"] for row in earlier}
+    for name in (name for name, _, _ in references if name in taken):
+        what = f"{table.parent.name} lists a recording of this name too; that of {taken[name]} is used."
+        problems.append(Problem(name, what, "Give it a name of its own."))
+    return [reference for reference in references if reference[0] not in taken]
+
+
+def _unlisted(
+    folder: Path, table: Path, references: list[tuple[str, int, int]], problems: list[Problem]
+) -> list[Problem]:
+    """Name the recordings of a folder that its table does not list."""
+    listed = {name for name, _, _ in references} | {problem.where for problem in problems}
+    found = sorted(readable(path.stem) for path in folder.glob("*.hea"))
+    what, remedy = f"The record has no row in {table.name}.", "Add a row, or remove it."
+    return [Problem(name, what, remedy) for name in found if name not in listed]
+
+
+def _without_session(name: str, rows: list[dict[str, object]], appendix: pd.DataFrame) -> list[Problem]:
+    """Warn of recordings whose session the appendix should name, and does not."""
+    lone = [str(row["recording"]) for row in rows if row["session"] == row["recording"]]
+    if appendix.empty or name not in SESSION_UNIT or not lone:
+        return []
+    what = (
+        f"It names no {SESSION_UNIT[name]} for {len(lone)} recordings of {name} ({', '.join(lone[:3])}"
+        f"{' ...' * (len(lone) > 3)}); each counts as a session of its own."
+    )
+    return [Problem(APPENDIX, what, "Fetch the file again.", left_out=False)]
 
 
 def _read_appendix(root: Path) -> pd.DataFrame:
@@ -148,7 +190,10 @@ def _read_appendix(root: Path) -> pd.DataFrame:
     path = root / APPENDIX
     if not path.is_file():
         return pd.DataFrame(columns=list(columns.values())).set_index("recording")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, OSError) as error:  # those of pandas and of decoding are ValueErrors
+        raise DataError(f"{APPENDIX} cannot be read ({error}): fetch the file again.") from error
     absent = sorted(set(columns) - set(table.columns))
     if absent:
         raise DataError(f"{APPENDIX} lacks the columns {', '.join(absent)}; fetch the file again.")

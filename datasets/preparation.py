@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config import PreparationSettings
-from datasets.beats import annotated_spans, r_peak_spans
+from datasets.beats import PLAUSIBLE_CYCLE, annotated_spans, r_peak_spans
 from datasets.heart_states import HeartStates, read_heart_states
+from datasets.record_checks import is_inside
 from datasets.recordings import ChannelFinder, Recording, Signal, channels_by_name, read_recording
 from datasets.signals import bandpass, cut_beats, fill_gaps, resample, standardize
 from datasets.sources import DataError, Problem
@@ -98,6 +99,11 @@ def _prepare(
         return Problem(
             name, "No complete beat was found in it.", "Check its annotations, or try --onsets ecg."
         )
+    usual = float(np.median(spans[:, 1] - spans[:, 0]))
+    if not PLAUSIBLE_CYCLE[0] <= usual <= PLAUSIBLE_CYCLE[1]:
+        return Problem(
+            name, f"Its beats last {usual:.3g} s, as no heart's do.", "Check the sampling rate in its header."
+        )
     beats = {kind: cut_beats(*ready[kind], spans, settings.beat_points) for kind in ready}
     facts = _facts(row, recording, len(spans), duration, "annotation" if states is not None else "ecg")
     waveforms = {kind: signal.samples for kind, signal in signals.items()}
@@ -132,6 +138,8 @@ def _states(
     """Read the annotated onsets, where there are any and they are wanted."""
     if settings.onsets == "ecg" or not row["annotation"]:
         return None
+    if not is_inside(root / str(row["annotation"]), root):
+        raise DataError(f"{row['annotation']} is a link that leads outside the data folder.")
     states = read_heart_states(root / str(row["annotation"]), recording.header_rate)
     longest = max(signal.duration for signal in (recording.ecg, recording.pcg) if signal is not None)
     if len(states.time) and states.time[-1] > longest:

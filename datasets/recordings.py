@@ -13,12 +13,15 @@ import wfdb
 from numpy.typing import NDArray
 from wfdb.io._signal import INVALID_SAMPLE_VALUE
 
+from datasets.record_checks import check_checksums, check_declared, check_sound_file, is_inside, read_header
 from datasets.signals import Floats, tell_saturation_from_gaps
 from datasets.sources import DataError
 
 MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
 MINIMUM_DURATION = 1.0
 """Shortest recording that is read, seconds."""
+COARSEST = 0.01
+"""Largest error of storing a signal in single precision that is let pass, in its standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,12 @@ def signal_files(header: Path, root: Path) -> list[Path]:
     Raises
     ------
     DataError
-        If the header is unreadable, or names a file that is absent or lies outside ``root``.
+        If the header is unreadable, lies outside ``root``, names a file that is absent or lies outside, or
+        declares more than its files hold.
     """
-    try:
-        content = wfdb.rdheader(str(header.with_suffix("")))
-    except FileNotFoundError:
-        raise DataError(f"The header {header.name} does not exist.") from None
-    except Exception as error:  # wfdb raises many kinds for a damaged header
-        raise DataError(f"The header {header.name} cannot be read: {error}") from error
+    if not is_inside(header, root):
+        raise DataError(f"The header {header.name} is a link that leads outside the data folder.")
+    content = read_header(header)
     names = dict.fromkeys(getattr(content, "file_name", None) or [])
     if not names:
         raise DataError(f"The header {header.name} names no signal file.")
@@ -87,11 +88,12 @@ def signal_files(header: Path, root: Path) -> list[Path]:
         if re.search(r"(^[/\\~]|^[A-Za-z]:|://)", name) or ".." in Path(name.replace("\\", "/")).parts:
             raise DataError(f"The header {header.name} names {name!r}, a path outside the data folder.")
         file = header.parent / name
-        if not file.resolve().is_relative_to(root.resolve()):
+        if not is_inside(file, root):
             raise DataError(f"The header {header.name} names {name!r}, which leads outside the data folder.")
         if not file.is_file():
             raise DataError(f"The signal file {name} named by {header.name} is absent.")
         files.append(file)
+    check_declared(content, header)
     return files
 
 
@@ -101,7 +103,7 @@ ChannelFinder = Callable[[wfdb.Record], tuple[int | None, int | None]]
 
 def channels_by_name(record: wfdb.Record) -> tuple[int | None, int | None]:
     """Return the channels named ``ECG`` and ``PCG``, as PhysioNet 2016 names them."""
-    names = [name.upper() for name in record.sig_name]
+    names = [(name or "").upper() for name in record.sig_name]
     ecg, pcg = (names.index(name) if name in names else None for name in ("ECG", "PCG"))
     return ecg, pcg
 
@@ -125,12 +127,16 @@ def read_recording(header: Path, root: Path, find_channels: ChannelFinder = chan
     """
     files = signal_files(header, root)
     digest = hashlib.sha256()
-    for file in [header, *files]:
-        digest.update(file.read_bytes())
     try:
+        for file in [header, *files]:
+            digest.update(file.read_bytes())
         record = wfdb.rdrecord(str(header.with_suffix("")), physical=False, smooth_frames=False)
     except Exception as error:  # wfdb raises many kinds for damaged files
         raise DataError(f"The recording {header.stem} cannot be read: {error}") from error
+    for file in files:
+        if file.suffix.lower() == ".wav":
+            check_sound_file(record, file)
+    check_checksums(record)
     ecg_number, pcg_number = find_channels(record)
     ecg = None if ecg_number is None else _channel(record, ecg_number, _millivolts)
     pcg = None if pcg_number is None else _channel(record, pcg_number, _share_of_full_scale)
@@ -143,6 +149,8 @@ def _channel(record: wfdb.Record, number: int, convert: Callable[[wfdb.Record, i
     """Return one channel in its physical unit, with saturation told from gaps."""
     digital = np.asarray(record.e_d_signal[number])
     rate = float(record.fs * record.samps_per_frame[number])
+    if not rate > 0:
+        raise DataError(f"The header of {record.record_name} gives a sampling rate of {rate:g} Hz.")
     if len(digital) < MINIMUM_DURATION * rate:
         raise DataError(
             f"Channel {record.sig_name[number]} of {record.record_name} lasts "
@@ -155,10 +163,23 @@ def _channel(record: wfdb.Record, number: int, convert: Callable[[wfdb.Record, i
     present = digital[~missing]
     if present.min() == present.max():
         raise DataError(f"Channel {record.sig_name[number]} of {record.record_name} is constant.")
-    samples = convert(record, number).astype(np.float32)
+    samples = _single_precision(convert(record, number), record, number)
     samples[missing] = np.nan
     at_rails = saturated.mean() + (digital == -lowest - 1).mean()
     return Signal(samples, rate, saturated=float(at_rails), missing=float(missing.mean()))
+
+
+def _single_precision(samples: Floats, record: wfdb.Record, number: int) -> NDArray[np.float32]:
+    """Return a channel as it is stored; refuse a gain or baseline with which nothing of it would be left."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored = samples.astype(np.float32)
+        near = np.abs(stored - samples).max() <= COARSEST * samples.std()
+    if not (near and np.isfinite(stored).all()):
+        raise DataError(
+            f"The gain or baseline of channel {record.sig_name[number]} of {record.record_name} cannot be "
+            f"right: its samples would be around {np.median(samples):.3g}."
+        )
+    return stored
 
 
 def _lowest_code(record: wfdb.Record, number: int) -> int:

@@ -93,6 +93,11 @@ def index_table(rows: list[dict[str, object]]) -> pd.DataFrame:
     return table.sort_values("recording", ignore_index=True)
 
 
+def readable(name: str) -> str:
+    """Return a file's name with letters that no text can hold (it is in no known encoding) replaced."""
+    return name.encode("utf-8", errors="replace").decode("utf-8")
+
+
 def infer_persons(recordings: pd.DataFrame) -> pd.Series:
     """Return the person of each recording, inferring those that the source does not name.
 

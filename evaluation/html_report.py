@@ -82,6 +82,9 @@ def _heading(title: str, metrics: Mapping[str, Any]) -> str:
     if metrics.get("stamp"):
         lines.append(f'<p class="stamp"><strong>{html.escape(str(metrics["stamp"]))}</strong></p>')
     lines += [f'<p class="note">{html.escape(str(note))}</p>' for note in metrics.get("notes", [])]
+    changed = [f"<li>{html.escape(str(line))}</li>" for line in metrics.get("run", {}).get("changed", [])]
+    if changed:
+        lines.append(f'<ul class="note">{"".join(changed)}</ul>')
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +23,21 @@ class CheckpointError(UserError):
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint to a temporary file and put it in place."""
-    with replacing(path) as temporary:
-        torch.save({"format": FORMAT} | content, temporary)
+    """Write a checkpoint to a temporary file and put it in place.
+
+    Raises
+    ------
+    CheckpointError
+        If the disk refuses; the checkpoint that was there before stays.
+    """
+    try:
+        with replacing(path) as temporary:
+            torch.save({"format": FORMAT} | content, temporary)
+    except (OSError, RuntimeError) as error:  # torch's own word for a disk that is full is RuntimeError
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be written ({str(error).splitlines()[0]}). Make room, or allow "
+            "writing there; what was saved before is kept, and the same command with --resume goes on."
+        ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -59,8 +72,9 @@ def file_digest(path: Path) -> str:
 
 
 def provenance() -> dict[str, str]:
-    """Return versions of the libraries and the commit of the code, where it is a git checkout."""
-    found = {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
+    """Return versions of Python and the libraries, and the commit of the code in a git checkout."""
+    found = {"python": platform.python_version()}
+    found |= {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
     try:
         here = Path(__file__).parent
         commit = subprocess.run(
@@ -85,8 +99,39 @@ def changed_since(before: dict[str, str]) -> list[str]:
         What `provenance` said then.
     """
     now = provenance()
-    return [
+    lines = [
         f"Note: trained with {name} {before[name]}, judged with {now[name]}; last digits may differ."
-        for name in now
-        if name in before and before[name] != now[name]
+        for name in _differing(before, now)
     ]
+    commit = before.get("commit", "")
+    if commit.endswith("-dirty"):
+        code = f"code changed after commit {commit.removesuffix('-dirty')}"
+        lines.append(f"Note: trained with {code}; which changes is not stored.")
+    return lines
+
+
+def changed_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return a line for each way in which prepared data differ from those a checkpoint was made from.
+
+    Parameters
+    ----------
+    before, now : dict
+        ``Cache.describe()`` then and now; what was not written down then is not compared.
+    """
+    if before.get("source_files", now["source_files"]) != now["source_files"]:
+        lines = [f"Note: judged on other raw files (of {now['source']}) than trained on."]
+    else:
+        changed = _differing(before.get("tables", {}), now["tables"])
+        lines = [f"Note: {name} of the prepared data is not the one trained on." for name in changed]
+    for part in ("settings", "versions"):
+        old, new = before.get(part, {}), now[part]
+        lines += [
+            f"Note: judged on data prepared with {name} {new[name]}, trained on {old[name]}."
+            for name in _differing(old, new)
+        ]
+    return lines
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return the names of what is in both, and not the same."""
+    return [name for name in before if name in now and before[name] != now[name]]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from common.command_line import to_plain
 from common.errors import UserError
@@ -14,6 +18,7 @@ from common.files import write_json
 from config import RunSettings
 from learning.checkpoint import BEST, LAST, load_checkpoint
 
+LOCK = ".lock"
 FREE_TO_CHANGE = {
     "folds",
     "resume",
@@ -34,6 +39,53 @@ def run_name(task: str, settings: RunSettings) -> str:
     """Return the name given, or one made of what matters most."""
     parts = (task, settings.variant(), settings.protocol, settings.preset, f"seed{settings.seed}")
     return settings.run_name or "-".join(part for part in parts if part)
+
+
+@contextlib.contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Keep every other process from training into the folder of a run while the block lasts.
+
+    The system takes the lock from a process that ends, however it ends, so none is left behind. Where the
+    file system knows no locks there is none.
+
+    Raises
+    ------
+    UserError
+        If another process is training into it.
+    """
+    path = folder / LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(_busy(folder, file)) from None
+        except OSError:  # a file system without locks
+            break
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            break  # else its last owner has just removed it
+        file.close()
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+        with contextlib.suppress(OSError):  # nothing came of it
+            folder.rmdir()
+
+
+def _busy(folder: Path, file: IO[str]) -> str:
+    """Say who is training into a folder."""
+    with file:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+    return (
+        f"{folder} is being trained by {owner}. Wait for it, or give this run another name with --run-name."
+    )
 
 
 def open_run(
@@ -68,21 +120,32 @@ def open_run(
     now = {"task": task, "cache": identity, "settings": to_plain(settings)}
     replaced = set(folds) if settings.overwrite else set()
     if stored.exists() and {path.name for path in folder.glob("fold_*")} - replaced:
-        check_same(stored, json.loads(stored.read_text(encoding="utf-8")), now)
+        check_same(stored, read_stored(stored), now)
     for name in replaced.intersection(there):
         shutil.rmtree(folder / name)
         shutil.rmtree(log_folder / name, ignore_errors=True)
     write_json(stored, now)
 
 
+def read_stored(path: Path) -> dict[str, Any]:
+    """Return the settings that a run was begun with."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Begin all folds of the run again with --overwrite, or give this "
+            "run another name with --run-name."
+        ) from error
+
+
 def check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to go on with a run under other settings than it was begun with, naming them."""
-    old, new = (flatten(content) for content in (before, now))
     differing = [
-        f"{key.removeprefix('settings.')}: {old.get(key)} then, {new.get(key)} now"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key.removeprefix("settings.").split(".")[0] not in FREE_TO_CHANGE
+        f"{key}: {old} then, {new} now"
+        for key, old, new in differing_settings(before.get("settings", {}), now["settings"])
     ]
+    if before.get("task") != now["task"]:
+        differing.append(f"task: {before.get('task')} then, {now['task']} now")
     if before.get("cache") != now.get("cache"):
         differing.append("the prepared data")
     if differing:
@@ -90,6 +153,16 @@ def check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
             f"{path.parent} was begun with other settings ({'; '.join(differing)}). "
             "Use the same, or another --run-name."
         )
+
+
+def differing_settings(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return name and both values of each setting that decides a result and is not the same."""
+    old, new = flatten(before), flatten(now)
+    return [
+        (key, old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key.split(".")[0] not in FREE_TO_CHANGE
+    ]
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

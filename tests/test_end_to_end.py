@@ -324,6 +324,37 @@ def test_same_seed_same_network_other_seed_another(house, session_run):
     assert not all(torch.equal(one[name], another[name]) for name in one)
 
 
+def test_what_is_not_as_it_was_in_training_is_said(house, session_run, tmp_path, capsys):
+    """Versions, commit, data and settings of the folds: each that differs is named."""
+    run = tmp_path / "sessions"
+    shutil.copytree(session_run, run)
+    places = ["--results-dir", str(tmp_path / "results")]
+    unchanged = house.judge(run, *places)["run"]["changed"]
+    assert [line for line in unchanged if "which changes is not stored" not in line] == []
+    capsys.readouterr()
+
+    path = run / "fold_1" / "best.pt"
+    content = load_checkpoint(path)
+    content["provenance"] |= {"torch": "1.0", "commit": "0" * 12}
+    content["settings"]["optimization"]["learning_rate"] = 0.5
+    content["cache"]["tables"]["samples.csv"] = "another"
+    content["cache"]["versions"]["scipy"] = "0.1"
+    torch.save(content, path)
+    metrics = house.judge(run, *places)
+    said = capsys.readouterr().out
+    for line in (
+        "trained with torch 1.0, judged with",
+        "trained with commit 000000000000, judged with",
+        "fold 1 was trained with optimization.learning_rate 0.5, fold 0 with",
+        "samples.csv of the prepared data is not the one trained on",
+        "trained on 0.1",
+    ):
+        assert line in said
+        assert any(line in changed for changed in metrics["run"]["changed"])
+    report = (tmp_path / "results" / "sessions" / "report.html").read_text()
+    assert "trained with torch 1.0" in report
+
+
 # --- what is refused -----------------------------------------------------------------------------------
 
 

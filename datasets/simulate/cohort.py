@@ -164,9 +164,10 @@ def write_cohort(
     unfinished = directory.with_name(f".{directory.name}.unfinished-{uuid.uuid4().hex[:8]}")
     try:
         _write_files(unfinished, settings, plan, jobs, progress)
-        if directory.exists():
-            directory.rmdir()
-        unfinished.rename(directory)
+        unfinished.rename(directory)  # an empty folder gives way
+    except OSError:
+        if not _holds_cohort(directory, settings):  # another process was faster
+            raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return directory

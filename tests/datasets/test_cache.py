@@ -310,7 +310,7 @@ def test_the_number_of_processes_changes_no_byte(simulated_raw, tmp_path):
 
 def test_one_faulty_recording_does_not_stop_the_rest(raw, tmp_path):
     good = make(raw, tmp_path / "good").table("recordings")["recording"].tolist()
-    faulty = {good[0]: "cannot be read", good[1]: "named by", good[2]: "does not exist"}
+    faulty = {good[0]: "is cut short", good[1]: "named by", good[2]: "does not exist"}
     (raw / "training-a" / f"{good[0]}.wav").write_bytes(b"RIFF")
     (raw / "training-a" / f"{good[1]}.dat").unlink()
     (raw / "training-a" / f"{good[2]}.hea").unlink()

@@ -226,6 +226,7 @@ def test_every_mismatch_is_named_in_one_table_and_the_rest_is_used(tmp_path):
 def test_the_rate_counts_the_samples_of_a_frame(tmp_path):
     header = write_record(tmp_path, "r1", channels=["PCG"], rate=250)
     header.write_text(header.read_text().replace(" 16 1000", " 16x8 1000"))
+    header.with_suffix(".dat").write_bytes(bytes(2 * 250 * 8 * 2))
     (tmp_path / "labels.csv").write_text("recording,person,label\nr1,p,0\n")
     assert index_cohort(tmp_path).problems == []
 

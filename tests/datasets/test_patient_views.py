@@ -129,10 +129,22 @@ def test_records_that_cannot_be_used_are_named(tmp_path):
         read_ecg(write_record(tmp_path, ["II"], gain="100/mmHg"), tmp_path, ("II",))
     write_record(tmp_path, ["II"])
     (tmp_path / "x.dat").write_bytes(b"\x00" * 100)
-    with pytest.raises(DataError, match="x cannot be read"):
+    with pytest.raises(DataError, match=r"x.dat is cut short.* holds 100 bytes, and x.hea declares more"):
         read_ecg(header, tmp_path, ("II",))
     (tmp_path / "x.dat").unlink()
     with pytest.raises(DataError, match=r"x\.dat named by x\.hea is absent"):
+        read_ecg(header, tmp_path, ("II",))
+
+
+def test_a_record_that_is_damaged_inside_does_not_have_its_checksum(tmp_path):
+    counts = np.arange(1000)[:, None]
+    header = write_record(tmp_path, ["II"], counts=counts)
+    stated = int(counts.sum()) % 2**16
+    header.write_text(header.read_text().replace(" 16 0 0 0 0 ", f" 16 0 0 {stated} 0 "))
+    assert read_ecg(header, tmp_path, ("II",)).samples[0, 999] == 0.999
+    counts[500] += 1
+    (tmp_path / "x.dat").write_bytes(counts.astype("<i2").tobytes())
+    with pytest.raises(DataError, match="channel II of x do not have the checksum of their header"):
         read_ecg(header, tmp_path, ("II",))
 
 

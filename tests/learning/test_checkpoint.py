@@ -11,6 +11,7 @@ import torch
 
 from learning.checkpoint import (
     CheckpointError,
+    changed_data,
     changed_since,
     file_digest,
     load_checkpoint,
@@ -133,14 +134,56 @@ def test_digest_is_the_sha256_of_the_file(tmp_path):
 def test_provenance_names_libraries_and_code():
     found = provenance()
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
-    assert set(found) >= {"numpy", "scipy", "scikit-learn", "commit"}
+    assert set(found) >= {"python", "numpy", "scipy", "scikit-learn", "commit"}
     assert all(isinstance(value, str) and value for value in found.values())
 
 
-def test_what_has_changed_since_is_said(monkeypatch):
-    now = {"torch": "2.13.0", "numpy": "2.4.0", "commit": "abc"}
+@pytest.mark.parametrize("name", ["python", "torch", "numpy", "commit"])
+def test_what_has_changed_since_is_said(monkeypatch, name):
+    now = {"python": "3.11.7", "torch": "2.13.0", "numpy": "2.4.0", "commit": "abc"}
     monkeypatch.setattr("learning.checkpoint.provenance", lambda: now)
     assert changed_since(now) == []
-    (line,) = changed_since(now | {"commit": "def"})
-    assert "trained with commit def, judged with abc" in line
+    (line,) = changed_since(now | {name: "other"})
+    assert f"trained with {name} other, judged with {now[name]}" in line
     assert changed_since({"torch": "2.13.0"}) == []
+
+
+def test_code_that_was_not_committed_is_said_even_if_the_commit_is_the_same(monkeypatch):
+    monkeypatch.setattr("learning.checkpoint.provenance", lambda: {"commit": "abc-dirty"})
+    (line,) = changed_since({"commit": "abc-dirty"})
+    assert "code changed after commit abc; which changes is not stored" in line
+
+
+DATA: dict[str, Any] = {
+    "source": "cohort",
+    "source_files": "d1",
+    "settings": {"onsets": "ecg", "bandpass": False},
+    "versions": {"scipy": "1.17", "wfdb": "4.3"},
+    "tables": {"recordings.csv": "t1", "samples.csv": "t2"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "lines"),
+    [
+        ({}, []),
+        (
+            {"settings": {"onsets": "hand-corrected", "bandpass": False}},
+            ["with onsets hand-corrected, tr"],
+        ),
+        ({"versions": {"scipy": "1.18", "wfdb": "4.3"}}, ["prepared with scipy 1.18, trained on 1.17"]),
+        (
+            {"tables": {"samples.csv": "x"}},
+            ["samples.csv of the prepared data is not"],
+        ),
+        ({"source_files": "d2", "tables": {"samples.csv": "x"}}, ["judged on other raw files (of cohort)"]),
+    ],
+)
+def test_data_that_have_changed_since_are_said(changed, lines):
+    found = changed_data(DATA, DATA | changed)
+    assert len(found) == len(lines)
+    assert all(line in said for line, said in zip(lines, found, strict=True))
+
+
+def test_what_an_older_run_did_not_write_down_is_not_compared():
+    assert changed_data({"source": "cohort", "settings": {"onsets": "ecg"}}, DATA) == []

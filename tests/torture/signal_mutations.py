@@ -1,0 +1,209 @@
+"""Signals that are wrong: cut short, absent, damaged, missing, constant, clipped, swapped or linked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+
+from datasets.cache import Cache
+from tests.torture.houses import COHORT
+from tests.torture.mutations import (
+    CHANNEL,
+    ECG_LINE,
+    LEFT_OUT,
+    RECORD_LINE,
+    SAFE,
+    SOUND_LINE,
+    USED,
+    Expect,
+    Victim,
+    kind,
+    row_of,
+)
+
+
+def _signal(victim: Victim, rng: Generator) -> tuple[str, Path]:
+    return ("ecg", victim.ecg) if rng.integers(2) else ("pcg", victim.sound)
+
+
+@kind("signal file cut short")
+def file_cut_short(victim: Victim, rng: Generator) -> Expect:
+    _, path = _signal(victim, rng)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(rng.integers(len(content)))])
+    return Expect(LEFT_OUT, "cut short")
+
+
+@kind("signal file cut short")
+def file_cut_by_one_byte(victim: Victim, rng: Generator) -> Expect:
+    _, path = _signal(victim, rng)
+    path.write_bytes(path.read_bytes()[:-1])
+    return Expect(LEFT_OUT, "cut short")
+
+
+@kind("signal file cut short")
+def file_empty(victim: Victim, rng: Generator) -> Expect:
+    _signal(victim, rng)[1].write_bytes(b"")
+    return Expect(LEFT_OUT, "cut short")
+
+
+@kind("file absent, or a directory")
+def signal_absent(victim: Victim, rng: Generator) -> Expect:
+    _signal(victim, rng)[1].unlink()
+    return Expect(LEFT_OUT, "absent")
+
+
+@kind("file absent, or a directory")
+def directory_in_its_place(victim: Victim, rng: Generator) -> Expect:
+    path = [victim.ecg, victim.sound, victim.header][rng.integers(3)]
+    path.unlink()
+    path.mkdir()
+    return Expect(LEFT_OUT, "absent|cannot be read|There is no")
+
+
+@kind("damaged bytes")
+def bytes_flipped(victim: Victim, rng: Generator) -> Expect:
+    content = bytearray(victim.ecg.read_bytes())
+    for place in rng.choice(len(content), size=int(rng.integers(1, 50)), replace=False):
+        content[place] ^= int(rng.integers(1, 256))
+    if int(np.frombuffer(content, "<i2").sum(dtype=np.int64) - victim.samples("ecg").sum()) % 2**16 == 0:
+        content[0] ^= 1  # by chance the same sum
+    victim.ecg.write_bytes(bytes(content))
+    return Expect(LEFT_OUT, "checksum")
+
+
+@kind("damaged bytes")
+def file_of_another_recording(victim: Victim, rng: Generator) -> Expect:
+    other = str(rng.choice([name for name in victim.house.names if name != victim.name]))
+    size = victim.ecg.stat().st_size
+    content = victim.house.header(other).with_suffix(".dat").read_bytes()
+    victim.ecg.write_bytes((content * 2)[:size])
+    return Expect(LEFT_OUT, "checksum")
+
+
+@kind("missing samples (lowest code)")
+def run_of_missing_samples(victim: Victim, rng: Generator) -> Expect:
+    name, _ = _signal(victim, rng)
+    samples = victim.samples(name)
+    length = int(rng.integers(100, len(samples) // 2))
+    start = int(rng.integers(1, len(samples) - length))
+    samples[start : start + length] = -32768
+    victim.write_samples(name, samples)
+
+    def check(cache: Cache) -> None:
+        row = row_of(cache, victim.name)
+        stored = cache.waveforms(name)[row[f"{name}_offset"] :][: row[f"{name}_length"]]
+        gaps = np.isnan(stored)
+        # a loud neighbour makes saturation of it; what is told and what is stored agree
+        assert (
+            gaps.mean() == np.float32(row[f"{name}_missing"])
+            or abs(gaps.mean() - row[f"{name}_missing"]) < 2e-6
+        )
+        assert row[f"{name}_missing"] > 0 or row[f"{name}_saturated"] > 0
+
+    return Expect(USED, changed=True, check=check)
+
+
+@kind("missing samples (lowest code)")
+def nothing_but_missing_samples(victim: Victim, rng: Generator) -> Expect:
+    name, _ = _signal(victim, rng)
+    victim.write_samples(name, np.full_like(victim.samples(name), -32768))
+    return Expect(LEFT_OUT, "holds no sample")
+
+
+@kind("constant signal")
+def constant(victim: Victim, rng: Generator) -> Expect:
+    name, _ = _signal(victim, rng)
+    victim.write_samples(name, np.full_like(victim.samples(name), int(rng.integers(-32767, 32768))))
+    return Expect(LEFT_OUT, "constant")
+
+
+@kind("clipped signal")
+def clipped(victim: Victim, rng: Generator) -> Expect:
+    name, _ = _signal(victim, rng)
+    samples = victim.samples(name).astype(float)
+    louder = samples * 32767 / np.abs(samples).max() * rng.uniform(2, 20)
+    victim.write_samples(name, np.clip(np.round(louder), -32768, 32767).astype(np.int16))
+
+    def check(cache: Cache) -> None:
+        row = row_of(cache, victim.name)
+        assert row[f"{name}_saturated"] > 0
+        assert row[f"{name}_missing"] == 0
+
+    return Expect(USED, changed=True, check=check)
+
+
+@kind("too short")
+def half_a_second(victim: Victim, rng: Generator) -> Expect:
+    count = int(rng.integers(1, 1999))
+    for name in ("ecg", "pcg"):
+        victim.write_samples(name, victim.samples(name)[:count])
+    victim.edit(RECORD_LINE, 3, count)
+    return Expect(LEFT_OUT, r"at least 1 s|constant|onsets after the end")
+
+
+@kind("swapped channels")
+def channel_lines_swapped(victim: Victim, rng: Generator) -> Expect:
+    """The order of channels says nothing: their names do."""
+    record, first, second, *rest = victim.lines()
+    victim.write_lines([record, second, first, *rest])
+    return Expect(USED)
+
+
+@kind("swapped channels")
+def channel_names_swapped(victim: Victim, rng: Generator) -> Expect:
+    """What a header calls the ECG is taken for the ECG: nothing else can tell."""
+    victim.edit(SOUND_LINE, CHANNEL, "ECG")
+    victim.edit(ECG_LINE, CHANNEL, "PCG")
+    sound = victim.samples("pcg")
+
+    def check(cache: Cache) -> None:
+        row = row_of(cache, victim.name)
+        stored = cache.waveforms("ecg")[row["ecg_offset"] :][: row["ecg_length"]]
+        np.testing.assert_array_equal(stored, sound.astype(np.float32))  # gain 1
+
+    return Expect(USED, changed=True, check=check) if victim.has_onsets else Expect(SAFE, changed=True)
+
+
+@kind("swapped channels")
+def signal_files_swapped(victim: Victim, rng: Generator) -> Expect:
+    moved = victim.ecg.with_suffix(".tmp")
+    victim.ecg.rename(moved)
+    victim.sound.rename(victim.ecg)
+    moved.rename(victim.sound)
+    return Expect(LEFT_OUT, "cut short|checksum|holds")
+
+
+@kind("swapped channels")
+def a_channel_without_a_name(victim: Victim, rng: Generator) -> Expect:
+    line = int(rng.choice([SOUND_LINE, ECG_LINE]))
+    victim.edit(line, CHANNEL, "")
+    if victim.house.layout == COHORT:
+        return Expect(SAFE, changed=True)
+    return Expect(LEFT_OUT, "It has no (ECG|heart sound)")
+
+
+@kind("links out of the folder")
+def signal_linked_from_outside(victim: Victim, rng: Generator) -> Expect:
+    _, path = _signal(victim, rng)
+    path.unlink()
+    path.symlink_to(victim.house.secret / f"a0001{path.suffix}")
+    return Expect(LEFT_OUT, "outside the data folder")
+
+
+@kind("links out of the folder")
+def header_linked_from_outside(victim: Victim, rng: Generator) -> Expect:
+    shutil.move(victim.header, victim.house.secret / "moved.hea")
+    victim.header.symlink_to(victim.house.secret / "moved.hea")
+    return Expect(LEFT_OUT, "outside the data folder")
+
+
+@kind("links out of the folder")
+def links_in_a_circle(victim: Victim, rng: Generator) -> Expect:
+    path = [victim.ecg, victim.sound, victim.header][rng.integers(3)]
+    path.unlink()
+    path.symlink_to(path.name)
+    return Expect(LEFT_OUT, "outside the data folder|absent|There is no")

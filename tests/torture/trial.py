@@ -1,0 +1,126 @@
+"""One case: damage a good house, prepare it, and judge what came of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from common.errors import UserError
+from tests.torture import (  # each registers its kinds
+    folder_mutations,
+    header_mutations,
+    onset_mutations,
+    signal_mutations,
+    table_mutations,
+)
+from tests.torture.houses import House, Prepared, prepare
+from tests.torture.mutations import LEFT_OUT, REFUSED, SAFE, USED, Case, Expect, Victim
+
+__all__ = [
+    "folder_mutations",
+    "header_mutations",
+    "onset_mutations",
+    "run_case",
+    "signal_mutations",
+    "table_mutations",
+]
+
+Digests = dict[str, str]
+
+
+def run_case(case: Case, house: House, good: Digests, folder: Path) -> str:
+    """Return what came of a case; assert that it is what is promised, and that nothing else was lost.
+
+    Parameters
+    ----------
+    case : Case
+    house : House
+        The good recordings; not changed.
+    good : dict of str to str
+        Digest of the beats of each of them.
+    folder : pathlib.Path
+        Where the damaged copy and its caches may lie; removed.
+    """
+    try:
+        victim, expect = case.apply(house.copy(folder / "house"))
+        prepared = prepare(victim.house, folder / "cache", *expect.options)
+        refuse_outside(prepared.opened, victim.house)
+        outcome = judge(prepared, victim, expect, good)
+        if outcome in (LEFT_OUT, REFUSED):
+            judge_strict(victim, expect, folder / "strict")
+        if prepared.error is not None:
+            assert_nothing_left(folder / "cache")
+        return outcome
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_outside(opened: list[str], house: House) -> None:
+    """Assert that no file was opened that lies beside the raw recordings."""
+    secret = house.secret.resolve()
+    outside = {path for path in opened if Path(os.path.realpath(path)).is_relative_to(secret)}
+    assert not outside, f"opened {outside}"
+    assert "/etc/passwd" not in opened
+
+
+def judge(prepared: Prepared, victim: Victim, expect: Expect, good: Digests) -> str:
+    """Return the outcome; assert that it is the one expected."""
+    if prepared.error is not None:
+        assert expect.outcome == REFUSED, f"refused: {prepared.error}"
+        assert re.search(expect.reason, str(prepared.error)), prepared.error
+        return REFUSED
+    assert expect.outcome != REFUSED, "was not refused"
+    cache = prepared.cache
+    assert cache is not None
+    beats, skipped = prepared.beats(), cache.table("skipped")
+    concerned = set(expect.names or (victim.name,))
+    others = set(good) - concerned - {victim.name}
+    assert {name: beats.get(name) for name in others} == {name: good[name] for name in others}
+    assert expect.lost or set(skipped["recording"]) <= concerned | victim_rows(skipped["recording"])
+    assert (skipped["reason"].str.len() > 0).all()
+    return judge_victim(prepared, victim, expect, good, concerned)
+
+
+def victim_rows(named: list[str]) -> set[str]:
+    """Return the rows of a table that are named by their number, as they name no recording."""
+    return {name for name in named if re.search(r", (line|row) \d+$|^\s*$|[/ ?\x1b\x00:]|x{20}", name)}
+
+
+def judge_victim(
+    prepared: Prepared, victim: Victim, expect: Expect, good: Digests, concerned: set[str]
+) -> str:
+    """Return whether the recordings concerned were used or left out, all of them alike."""
+    cache = prepared.cache
+    assert cache is not None
+    beats, skipped = prepared.beats(), cache.table("skipped").set_index("recording")["reason"]
+    used = {name for name in concerned if name in beats}
+    if not used:
+        assert expect.outcome in (LEFT_OUT, SAFE), f"left out: {skipped.to_dict()}"
+        for name in concerned:
+            assert name in skipped.index, f"{name} is nowhere: {skipped.to_dict()}"
+            assert re.search(expect.reason, str(skipped[name])), skipped[name]
+        return LEFT_OUT
+    assert used == concerned
+    assert expect.outcome in (USED, SAFE), "was used"
+    same = expect.names or all(beats[name] == good[name] for name in concerned)
+    warned = any(name in warning for name in concerned for warning in cache.manifest["warnings"])
+    assert same or warned or expect.changed, "used with other beats, and nobody was told"
+    if expect.outcome == USED and not expect.changed:
+        assert same, "the beats differ"
+    if expect.check is not None:
+        expect.check(cache)
+    return USED
+
+
+def judge_strict(victim: Victim, expect: Expect, cache_dir: Path) -> None:
+    """Assert that --strict stops, in a sentence, and leaves nothing."""
+    stopped = prepare(victim.house, cache_dir, "--strict", *expect.options)
+    assert isinstance(stopped.error, UserError), "--strict went on"
+    assert_nothing_left(cache_dir)
+
+
+def assert_nothing_left(cache_dir: Path) -> None:
+    """Assert that a preparation that was refused left no cache, and no half of one."""
+    assert not cache_dir.exists() or list(cache_dir.iterdir()) == []
