@@ -25,33 +25,23 @@ import numpy as np
 import pandas as pd
 import tyro
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
+from benchmarks.segmentation_fit import Truth, fit, read_recordings
 from common.files import write_table
 from common.script import run_script
-from datasets.cache import Cache, find_cache
+from datasets.cache import find_cache
 from datasets.heart_states import NOISE_MARKS, HeartStates, read_heart_states
-from datasets.segmentation import (
-    NEAR_R_PEAK,
-    RING,
-    WEIGHTS,
-    Parameters,
-    find_r_peaks,
-    segment_envelopes,
-    write_parameters,
-)
-from datasets.segmentation_features import FRAME_RATE, Envelopes, envelopes
-from datasets.sources import DataError
+from datasets.segmentation import Segmentation, segment_envelopes
+from datasets.segmentation_features import FRAME_RATE
+from datasets.segmentation_parameters import WEIGHTS, write_parameters
 
 TOLERANCES = (0.06, 0.1)
 """Greatest distance of an onset from the annotated one, seconds."""
 SOUNDS = ("S1", "S2")
 MARGIN = 0.1
 """Time at the ends of a recording and around noisy spans in which onsets do not count, seconds."""
-SMALLEST_R_DEVIATION = 0.03
-"""Least standard deviation from R-peak to S1, seconds: elsewhere ECG and heart sound may be less in step."""
 ALONE, WITH_ECG, SPRINGER = "heart sound", "heart sound and ECG", "published (Springer)"
 AUTOMATIC = Path("annotations/springer_alg/training-a-Aut")
 ANNOTATION_RATE = 2000.0
@@ -79,30 +69,6 @@ class SegmentationSettings:
     """Parameters to write."""
 
 
-@dataclass(frozen=True)
-class Truth:
-    """One annotated recording.
-
-    Attributes
-    ----------
-    name, session : str
-    label : int
-        0 normal, 1 abnormal.
-    sound : Envelopes
-    peaks : numpy.ndarray, shape (peaks,)
-        R-peaks, seconds.
-    states : HeartStates
-        As annotated.
-    """
-
-    name: str
-    session: str
-    label: int
-    sound: Envelopes
-    peaks: NDArray[np.float64]
-    states: HeartStates
-
-
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Measure, tabulate, fit on everything; return the table."""
     settings = tyro.cli(SegmentationSettings, args=arguments, description=__doc__)
@@ -112,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     )
     table = tabulate(counts)
     write_table(settings.output, table)
-    parameters = fit(recordings, settings)
+    parameters = fit(recordings, settings.frames, settings.seed)
     sessions = len({recording.session for recording in recordings})
     facts = {
         "fitted_on": f"{len(recordings)} recordings of {sessions} sessions of training-a, hand-corrected"
@@ -124,153 +90,37 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     return table
 
 
-def read_recordings(cache: Cache) -> list[Truth]:
-    """Return the annotated recordings of a cache that have a heart sound."""
-    rows, events = cache.table("recordings"), dict(tuple(cache.table("events").groupby("recording")))
-    waveforms = {kind: cache.waveforms(kind) for kind in ("pcg", "ecg")}
-
-    def signal(row: pd.Series, kind: str) -> NDArray[np.float32]:
-        return np.array(waveforms[kind][row[f"{kind}_offset"] :][: row[f"{kind}_length"]])
-
-    found = []
-    for _, row in tqdm(rows.iterrows(), total=len(rows), desc="Envelopes", unit="recording"):
-        if row["recording"] not in events or not row["pcg_length"]:
-            continue
-        marks = events[row["recording"]]
-        states = HeartStates(marks["time"].to_numpy(float), marks["state"].to_numpy(str))
-        sound = envelopes(signal(row, "pcg"), row["pcg_rate"])
-        peaks = find_r_peaks(signal(row, "ecg"), row["ecg_rate"]) if row["ecg_length"] else np.zeros(0)
-        found.append(Truth(row["recording"], row["session"], row["label"], sound, peaks, states))
-    if not found:
-        raise DataError(f"No recording of {cache.path} has a heart sound and annotated heart states.")
-    return found
-
-
-# Fitting -----------------------------------------------------------------------------------------
-
-
-def fit(recordings: Sequence[Truth], settings: SegmentationSettings) -> Parameters:
-    """Fit all parameters to annotated recordings."""
-    levels, state, share = _training_frames(recordings, settings)
-    regression = LogisticRegression(C=1.0, max_iter=500).fit(levels, state)
-    durations = pd.concat([_durations(recording) for recording in recordings], ignore_index=True)
-    within = durations.groupby(["recording", "state"])["duration"]
-    typical = within.median().unstack()
-    spread = within.std().unstack().median()
-    pooled = durations.groupby("state")["duration"].agg(["mean", "std"])
-    return Parameters(
-        weights=regression.coef_,
-        bias=regression.intercept_,
-        share=share,
-        first_sound=pooled.loc["S1"].to_numpy(),
-        second_sound=pooled.loc["S2"].to_numpy(),
-        systole=float(spread["systole"]),
-        diastole=float(spread["diastole"] / typical["diastole"].median()),
-        systolic_interval=_systolic_interval(typical),
-        r_peak=_r_peak_facts(recordings),
-    )
-
-
-def _training_frames(
-    recordings: Sequence[Truth], settings: SegmentationSettings
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return levels and states of some frames of each recording, and the share of each state among all."""
-    random = np.random.default_rng(settings.seed)
-    levels, states, total = [], [], np.zeros(len(RING))
-    for recording in recordings:
-        state = frame_states(recording.states, len(recording.sound.levels))
-        usable = np.flatnonzero((state >= 0) & recording.sound.heard)
-        total += np.bincount(state[usable], minlength=len(RING))
-        chosen = random.permutation(usable)[: settings.frames]
-        levels.append(recording.sound.levels[chosen])
-        states.append(state[chosen])
-    return np.concatenate(levels), np.concatenate(states), total / total.sum()
-
-
-def frame_states(states: HeartStates, frames: int) -> NDArray[np.int64]:
-    """Return the annotated state of each frame as its place in `RING`; -1 where it is noisy or unknown."""
-    place = np.array([RING.index(name) if name in RING else -1 for name in states.state] + [-1])
-    row = np.searchsorted(states.time, np.arange(frames) / FRAME_RATE, side="right") - 1
-    return place[row]
-
-
-def _durations(recording: Truth) -> pd.DataFrame:
-    """Return the durations of the states that were annotated from their onset to the next state's."""
-    time, state = recording.states.time, recording.states.state
-    follows = {name: RING[(place + 1) % len(RING)] for place, name in enumerate(RING)}
-    rows = [
-        (recording.name, state[k], time[k + 1] - time[k])
-        for k in range(1, len(time) - 1)
-        if follows.get(state[k]) == state[k + 1]
-    ]
-    return pd.DataFrame(rows, columns=["recording", "state", "duration"])
-
-
-def _systolic_interval(typical: pd.DataFrame) -> NDArray[np.float64]:
-    """Return factor and power of the cycle that give the systolic interval, and the deviation from it."""
-    cycle, interval = typical.sum(axis=1, min_count=len(RING)), typical["S1"] + typical["systole"]
-    known = cycle.notna()
-    power, logarithm = np.polyfit(np.log(cycle[known]), np.log(interval[known]), 1)
-    deviation = (interval - np.exp(logarithm) * cycle**power)[known].std()
-    return np.array([np.exp(logarithm), power, deviation])
-
-
-def _r_peak_facts(recordings: Sequence[Truth]) -> NDArray[np.float64]:
-    """Return what `Parameters.r_peak` holds."""
-    delays, missed, stray, duration = [], 0, 0, 0.0
-    for recording in recordings:
-        beats = recording.states.time[recording.states.state == "S1"]
-        if not len(recording.peaks) or not len(beats):
-            continue
-        distance = beats[:, None] - recording.peaks
-        nearest = distance[np.arange(len(beats)), np.abs(distance).argmin(axis=1)]
-        delays.append(nearest[np.abs(nearest) <= NEAR_R_PEAK])
-        missed += int((np.abs(nearest) > NEAR_R_PEAK).sum())
-        stray += int((np.abs(distance).min(axis=0) > NEAR_R_PEAK).sum())
-        duration += len(recording.sound.levels) / FRAME_RATE
-    delay = np.concatenate(delays)
-    return np.array(
-        [
-            np.median(delay),
-            max(float(delay.std()), SMALLEST_R_DEVIATION),
-            len(delay) / (len(delay) + missed),
-            max(stray, 1) / duration,
-        ]
-    )
-
-
-# Judging -----------------------------------------------------------------------------------------
-
-
 def out_of_fold(recordings: Sequence[Truth], settings: SegmentationSettings) -> pd.DataFrame:
     """Return the counts of every recording under parameters fitted on other sessions."""
-    label = [recording.label for recording in recordings]
-    session = [recording.session for recording in recordings]
-    splitter = StratifiedGroupKFold(settings.folds, shuffle=True, random_state=settings.seed)
     rows = []
-    with tqdm(total=len(recordings), desc="Segmenting", unit="recording") as bar:
-        for train, test in splitter.split(label, label, session):
-            parameters = fit([recordings[k] for k in train], settings)
-            for recording in (recordings[k] for k in test):
-                rows += _judged(recording, parameters)
-                bar.update()
+    for recording, source, found, seconds in segment_out_of_fold(recordings, settings):
+        facts = {"input": source, "quality": found.quality, "r_peak_agreement": found.r_peak_agreement}
+        rows.append(facts | {"seconds": seconds} | count_onsets(recording, found.states))
     return pd.DataFrame(rows)
 
 
-def _judged(recording: Truth, parameters: Parameters) -> list[dict[str, object]]:
-    """Return the counts of one recording, without and with its ECG."""
-    rows = []
-    for source, peaks in ((ALONE, np.zeros(0)), (WITH_ECG, recording.peaks)):
-        started = time.perf_counter()
-        found = segment_envelopes(recording.sound, peaks, parameters)
-        facts = {
-            "input": source,
-            "quality": found.quality,
-            "r_peak_agreement": found.r_peak_agreement,
-            "seconds": time.perf_counter() - started,
-        }
-        rows.append(facts | count_onsets(recording, found.states))
-    return rows
+def segment_out_of_fold(
+    recordings: Sequence[Truth], settings: SegmentationSettings
+) -> Iterator[tuple[Truth, str, Segmentation, float]]:
+    """Yield each recording, without and with its ECG, as parameters fitted on other sessions segment it.
+
+    Yields
+    ------
+    tuple of (Truth, str, Segmentation, float)
+        The recording, `ALONE` or `WITH_ECG`, its heart states, and the seconds that took.
+    """
+    label = [recording.label for recording in recordings]
+    session = [recording.session for recording in recordings]
+    splitter = StratifiedGroupKFold(settings.folds, shuffle=True, random_state=settings.seed)
+    with tqdm(total=len(recordings), desc="Segmenting", unit="recording") as bar:
+        for train, test in splitter.split(label, label, session):
+            parameters = fit([recordings[k] for k in train], settings.frames, settings.seed)
+            for recording in (recordings[k] for k in test):
+                for source, peaks in ((ALONE, np.zeros(0)), (WITH_ECG, recording.peaks)):
+                    started = time.perf_counter()
+                    found = segment_envelopes(recording.sound, peaks, parameters)
+                    yield recording, source, found, time.perf_counter() - started
+                bar.update()
 
 
 def published(recordings: Sequence[Truth], raw_dir: Path | None) -> Iterator[pd.DataFrame]:

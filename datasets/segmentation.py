@@ -17,19 +17,15 @@ frames of 20 ms and put S1 at the R-peak.
 
 from __future__ import annotations
 
-import functools
-import json
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from common.files import write_json
 from datasets.beats import r_peaks
 from datasets.heart_states import NOISE_MARKS, HeartStates
+from datasets.segmentation_decoder import decode
 from datasets.segmentation_features import (
     FRAME_RATE,
     SHORTEST_DURATION,
@@ -38,21 +34,18 @@ from datasets.segmentation_features import (
     envelopes,
     peaks_between,
 )
+from datasets.segmentation_parameters import (
+    RING,
+    SHORTEST_STATE,
+    Parameters,
+    duration_distributions,
+    shipped_parameters,
+)
 from datasets.signals import Floats, fill_gaps
 from datasets.sources import DataError
 
-WEIGHTS = Path(__file__).with_name("segmentation_weights.json")
-FORMAT = 1
-RING = ("S1", "systole", "S2", "diastole")
-"""Heart states in the order in which they follow one another."""
 EVIDENCE_WEIGHT = 0.4
 """Power to which the evidence of a frame is taken, as frames 20 ms apart say nearly the same."""
-LONGEST_STATE = 2.0
-"""Longest duration of a state, seconds."""
-SHORTEST_STATE = 0.04
-"""Shortest duration of a state, seconds."""
-LOOSE_SYSTOLE, LOOSE_DIASTOLE = 0.01, 0.03
-"""Share of systoles and of diastoles that may last any time: early beats, pauses, steps of the rate."""
 PLAUSIBLE_CYCLE = (1 / 3, 2.0)
 """Shortest and longest cardiac cycle that is looked for, seconds (180 to 30 beats a minute)."""
 USUAL_CYCLE, CYCLE_SPREAD = 0.85, 0.35
@@ -63,46 +56,6 @@ SYSTOLE_REACH = 0.1
 """How far from its usual value the systolic interval is looked for, seconds."""
 NEAR_R_PEAK = 0.1
 """Greatest distance of an S1 from its R-peak when their agreement is counted, seconds."""
-IMPOSSIBLE = -1e30
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """What is fitted; times in seconds.
-
-    Attributes
-    ----------
-    weights : numpy.ndarray, shape (4, 7)
-        Logistic regression of the states of `RING` on the envelopes of a frame.
-    bias : numpy.ndarray, shape (4,)
-    share : numpy.ndarray, shape (4,)
-        Share of all frames that each state has.
-    first_sound, second_sound : numpy.ndarray, shape (2,)
-        Mean and standard deviation of the durations of S1 and S2.
-    systole, diastole : float
-        Standard deviation within a recording of systole, and of diastole as a share of its length.
-    systolic_interval : numpy.ndarray, shape (3,)
-        S1 to S2 is the first times the cycle to the power of the second; the third is the standard
-        deviation between recordings.
-    r_peak : numpy.ndarray, shape (4,)
-        S1 after the R-peak, mean and standard deviation; share of beats with an R-peak; R-peaks that
-        belong to no beat, a second.
-    """
-
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    share: NDArray[np.float64]
-    first_sound: NDArray[np.float64]
-    second_sound: NDArray[np.float64]
-    systole: float
-    diastole: float
-    systolic_interval: NDArray[np.float64]
-    r_peak: NDArray[np.float64]
-
-    def usual_interval(self, cycle: float) -> float:
-        """Return the usual time from S1 to S2 at a cycle, leaving room for S2 and diastole, seconds."""
-        law = self.systolic_interval[0] * cycle ** self.systolic_interval[1]
-        return float(min(law, cycle - self.second_sound[0] - SHORTEST_STATE))
 
 
 @dataclass(frozen=True)
@@ -182,43 +135,6 @@ def segment_envelopes(found: Envelopes, peaks: NDArray[np.float64], parameters: 
     )
 
 
-@functools.cache
-def shipped_parameters() -> Parameters:
-    """Return the parameters of the repository, fitted on all sessions of training-a."""
-    return read_parameters(WEIGHTS)
-
-
-def read_parameters(path: Path) -> Parameters:
-    """Read parameters that `write_parameters` wrote.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, or of another format.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values = {field.name: content["parameters"][field.name] for field in fields(Parameters)}
-        known = content["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"The parameters of segmentation in {path.name} cannot be read: {error!r}.") from None
-    if not known:
-        raise DataError(f"{path.name} has format {content['format']}, and {FORMAT} is needed.")
-    arrays: dict[str, Any] = {
-        name: np.array(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    return Parameters(**arrays)
-
-
-def write_parameters(path: Path, parameters: Parameters, facts: dict[str, Any]) -> None:
-    """Write parameters, and facts about how they came to be, as JSON."""
-    values = {
-        name: np.round(value, 6).tolist() if isinstance(value, np.ndarray) else round(value, 6)
-        for name, value in asdict(parameters).items()
-    }
-    write_json(path, {"format": FORMAT, **facts, "parameters": values})
-
-
 def frame_probabilities(found: NDArray[np.float64], fitted: Parameters) -> NDArray[np.float64]:
     """Return what each frame says of its state by itself, shape (frames, 4)."""
     return special.softmax(found @ fitted.weights.T + fitted.bias, axis=1)
@@ -268,34 +184,6 @@ def _offers(envelope: Floats, peaks: NDArray[np.float64], fitted: Parameters) ->
     return offers
 
 
-def duration_distributions(cycle: float, interval: float, fitted: Parameters) -> NDArray[np.float64]:
-    """Return how likely each state of `RING` is to last 1, 2, ... frames, shape (4, frames)."""
-    diastole = max(cycle - interval - fitted.second_sound[0], SHORTEST_STATE)
-    uneven = fitted.diastole * diastole + 0.5 / FRAME_RATE
-    return np.stack(
-        [
-            _durations(*fitted.first_sound),
-            _durations(
-                interval - fitted.first_sound[0], np.hypot(fitted.systole, 1 / FRAME_RATE), LOOSE_SYSTOLE
-            ),
-            _durations(*fitted.second_sound),
-            _durations(diastole, uneven, LOOSE_DIASTOLE),
-        ]
-    )
-
-
-def _durations(mean: float, deviation: float, loose: float = 0.0) -> NDArray[np.float64]:
-    """Return a normal distribution of durations in frames, a share of it spread over all durations."""
-    length = np.arange(1, round(LONGEST_STATE * FRAME_RATE) + 1) / FRAME_RATE
-    half = 0.5 / FRAME_RATE
-    within = special.ndtr((length + half - mean) / deviation) - special.ndtr(
-        (length - half - mean) / deviation
-    )
-    possible = length > SHORTEST_STATE - half
-    within = np.where(possible, np.maximum(within, 1e-12), 0.0)
-    return (1 - loose) * within / within.sum() + loose * possible / possible.sum()
-
-
 def _beat_evidence(peaks: NDArray[np.float64], frames: int, fitted: Parameters) -> NDArray[np.float64]:
     """Return the log-likelihood ratio that R-peaks lend to an S1 that begins in each frame, shape (frames,).
 
@@ -307,73 +195,6 @@ def _beat_evidence(peaks: NDArray[np.float64], frames: int, fitted: Parameters) 
     distance = (np.arange(frames)[:, None] / FRAME_RATE - peaks - delay) / deviation
     density = np.exp(-(distance**2) / 2) / (deviation * np.sqrt(2 * np.pi))
     return np.log1p(share * density / stray).sum(axis=1) - share
-
-
-def decode(
-    evidence: NDArray[np.float64], beat: NDArray[np.float64], durations: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], list[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
-    """Find the most likely path through the ring of states, for several sets of durations at once.
-
-    The recording begins and ends anywhere in the ring: the first state has begun before (how long it still
-    lasts follows from the mean time spent in each), and the last one goes on.
-
-    Parameters
-    ----------
-    evidence : numpy.ndarray, shape (frames, 4)
-        Logarithm of how likely the sound of each frame is in each state.
-    beat : numpy.ndarray, shape (frames,)
-        What is added for an S1 that begins in a frame.
-    durations : numpy.ndarray, shape (sets, 4, longest)
-        Probability of each state to last 1, 2, ... frames; its sum is 1.
-
-    Returns
-    -------
-    scores : numpy.ndarray, shape (sets,)
-        Log-likelihoods of the best paths.
-    paths : list of (onset, state)
-        For each set, the frames in which the states of the path begin, the first 0, and the states.
-    """
-    frames, (sets, ring, longest) = len(evidence), durations.shape
-    at_least = durations[:, :, ::-1].cumsum(axis=2)  # from the longest down, as the window below runs
-    mean = (durations * np.arange(1, longest + 1)).sum(axis=(1, 2))
-    whole, cut = _log(durations[:, :, ::-1]), _log(at_least)
-    begun = cut[:, :, ::-1] - np.log(mean)[:, None, None]
-    total = np.concatenate([np.zeros((1, ring)), evidence.cumsum(axis=0)])
-    entry = -total[:-1]
-    entry[:, 0] += beat
-    started = np.full((sets, ring, longest + frames), IMPOSSIBLE)
-    lasted = np.zeros((frames + 1, sets, ring), dtype=np.int64)
-    each_set, each_state = np.arange(sets)[:, None], np.arange(ring)
-    before = each_state - 1
-    score = np.zeros((sets, ring))
-    for frame in range(1, frames + 1):
-        ended = started[:, :, frame : frame + longest] + (whole if frame < frames else cut)
-        best = ended.argmax(axis=2)
-        score, length = ended[each_set, each_state, best], longest - best
-        if frame <= longest:
-            earlier = begun[:, :, frame - 1] > score
-            score, length = np.where(earlier, begun[:, :, frame - 1], score), np.where(earlier, frame, length)
-        score = score + total[frame]
-        lasted[frame] = length
-        if frame < frames:
-            started[:, :, longest + frame] = score[:, before] + entry[frame]
-    return score.max(axis=1), [_trace(lasted[:, k], int(score[k].argmax())) for k in range(sets)]
-
-
-def _log(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logarithm, of nothing a very low number."""
-    return np.log(np.maximum(probability, 1e-300))
-
-
-def _trace(lasted: NDArray[np.int64], state: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the path that ends in a state, read from how long each state lasted when it ended."""
-    frame, onsets, states = len(lasted) - 1, [], []
-    while frame > 0:
-        frame -= int(lasted[frame, state])
-        onsets.append(frame)
-        states.append(state)
-        state = (state - 1) % lasted.shape[1]
-    return np.array(onsets[::-1]), np.array(states[::-1])
 
 
 def _heart_states(

@@ -23,6 +23,7 @@ from config import (
 from datasets.heart_states import read_heart_states
 from datasets.own_recording import Place
 from datasets.phase_grid import phase_grid
+from datasets.segmentation import Segmentation
 from datasets.simulate.layout import write_record
 from datasets.sources import DataError
 from datasets.splits import make_folds
@@ -181,8 +182,10 @@ def test_a_model_of_virtual_patients_says_so(cache, simulated_raw):
 # Beats and heart states -----------------------------------------------------------------------------------
 
 
-def true_states(raw: Path, name: str):
-    return lambda recording: read_heart_states(raw / ONSETS / f"{name}_StateAns.mat", recording.header_rate)
+def true_states(raw: Path, name: str, quality: float = 0.6):
+    return lambda recording: Segmentation(
+        read_heart_states(raw / ONSETS / f"{name}_StateAns.mat", recording.header_rate), quality, 60.0, 1.0
+    )
 
 
 def test_the_linear_model_takes_automatic_heart_states_where_none_are_annotated(cache, simulated_raw):
@@ -230,6 +233,9 @@ def test_a_sound_without_ecg_or_onsets_is_segmented_for_a_network(cache, simulat
     annotated = predictor([content], simulated_raw).predict(Place(name, sound))
     assert found.probability == pytest.approx(annotated.probability, abs=1e-9)
     assert found.facts()["beat_source"] == "automatic segmentation"
+    assert "segmentation" not in codes(found.facts())
+    doubted = predictor([content], segment=true_states(simulated_raw, name, quality=0.45))
+    assert "segmentation" in codes(doubted.predict(Place(name, sound)).facts())
     with pytest.raises(DataError, match=r"No beats are found\. The stand-in finds no heart states"):
         predictor([content]).predict(Place(name, sound))
 
