@@ -174,9 +174,8 @@ def test_short_gaps_are_bridged():
         (np.random.default_rng(0).normal(size=20_000), 400.0, "400 samples a second, and 500 or more"),
         (np.random.default_rng(0).normal(size=20_000), float("nan"), "nan samples a second"),
         (np.zeros((20_000, 2)), RATE, r"one channel, and this one has the shape \(20000, 2\)"),
-        (np.linspace(0, 1, 20_000), 1000.0, "flat between 25 and 400 Hz"),
     ],
-    ids=["silence", "nothing", "short", "slow", "no-rate", "stereo", "drift"],
+    ids=["silence", "nothing", "short", "slow", "no-rate", "stereo"],
 )
 def test_sounds_that_cannot_be_segmented_are_refused(sound, rate, said):
     with pytest.raises(DataError, match=said):
