@@ -26,11 +26,12 @@ from common.command_line import read_settings
 from common.errors import UserError
 from common.files import write_json
 from common.script import run_script
-from datasets.own_recording import Place, find_recordings
+from datasets.own_recording import Place
 from evaluation.figures import save_figure
-from evaluation.recording_figure import DISCLAIMER
+from evaluation.recording_figure import DISCLAIMER, rounded_probability
 from learning.devices import set_threads
 from settings.prediction import PredictionSettings
+from tasks import PREDICT
 from tasks.prediction import Prediction, Predictor, open_predictor
 
 Facts = dict[str, Any]
@@ -42,11 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> list[Facts]:
     settings = read_settings(PredictionSettings, sys.argv[1:] if arguments is None else arguments, __doc__)
     check(settings)
     set_threads(settings.threads)
-    places = find_recordings(settings.recordings)
-    if settings.ecg is not None and len(places) > 1:
-        raise UserError(f"--ecg belongs to one recording, and {len(places)} were given.")
     with quiet_output(settings.json):
-        predictor = open_predictor(settings)
+        predictor = open_predictor(settings, PREDICT)
+        places = predictor.find(settings.recordings)
+        if settings.ecg is not None and len(places) > 1:
+            raise UserError(f"--ecg belongs to one recording, and {len(places)} were given.")
         rows = [judge(predictor, place, settings) for place in follow(places)]
     if settings.json:
         document = {"notice": DISCLAIMER, "model": predictor.facts(), "recordings": rows}
@@ -106,8 +107,7 @@ def write(prediction: Prediction, facts: Facts, place: Place, settings: Predicti
 
 def report(model: Facts, rows: Sequence[Facts]) -> None:
     """Print each recording, and a table if there are several."""
-    count = len(model["checkpoints"])
-    print(f"Model: {model['model']} of run {model['run']}{f', mean of {count} folds' * (count > 1)}.")
+    print("\n".join(describe_model(model)))
     for row in rows:
         if row["status"] == "judged":
             print("\n".join(["", row["recording"], *(f"  {line}" for line in describe(row))]))
@@ -116,19 +116,40 @@ def report(model: Facts, rows: Sequence[Facts]) -> None:
     print(f"\n{DISCLAIMER}")
 
 
+def describe_model(model: Facts) -> list[str]:
+    """Return what the model is, what it learned from, and how its probabilities are to be read."""
+    count, learned, share = (
+        len(model["checkpoints"]),
+        model["trained_on"],
+        model["trained_on"]["abnormal_share"],
+    )
+    sessions = f" of {learned['sessions']} sessions" if learned["sessions"] else ""
+    abnormal = "" if share is None else f", {share:.0%} of them abnormal"
+    checked = "calibrated on sessions kept apart" if model["calibrated"] else "not calibrated"
+    return [
+        f"Model: {model['model']} of run {model['run']}{f', mean of {count} folds' * (count > 1)}; "
+        f"its probabilities are {checked}.",
+        f"Learned from {learned['recordings']} recordings{sessions} of {learned['source']}{abnormal}.",
+    ]
+
+
 def describe(row: Facts) -> list[str]:
     """Return what is known of a judged recording, a line each."""
     assumed, wanted = row["assumed_prevalence"], row["prevalence"]
-    lines = [f"probability of abnormal  {row['probability']:.3f}" + at_share(assumed)]
+    lines = [f"probability of abnormal  {rounded_probability(row['probability'])}" + at_share(assumed)]
     if wanted is not None:
-        lines.append(f"                         {row['probability_at_prevalence']:.3f}" + at_share(wanted))
+        lines.append(
+            f"                         {rounded_probability(row['probability_at_prevalence'])}"
+            + at_share(wanted)
+        )
     if row["spread_over_beats"] is not None:
         low, high = row["spread_over_beats"].values()
-        spread = f"spread over beats        {low:.3f} to {high:.3f}"
+        spread = f"spread over beats        {low:.2f} to {high:.2f}"
         lines.append(f"{spread}  (10th to 90th percentile; no confidence interval)")
     signals = " and ".join(NAMES.get(name, name) for name in row["signals_used"])
     lines.append(f"made from                {signals}, {row['duration']:.1f} s")
-    lines.append(f"beats                    {row['beats']}, by {row['beat_source']}")
+    if row["beats"] is not None:
+        lines.append(f"beats                    {row['beats']}, by {row['beat_source']}")
     if row["models_trained_on_it"]:
         lines.append(f"models                   {row['models']}; others were trained on this recording")
     lines += [f"warning: {doubt['text']}" for doubt in row["warnings"]]
@@ -144,13 +165,14 @@ def at_share(share: float | None) -> str:
 def table_lines(rows: Sequence[Facts]) -> list[str]:
     """Return a table of all recordings: probability, and how many warnings, or why it was refused."""
     width = max(len("recording"), *(len(row["recording"]) for row in rows))
-    lines = [f"{'recording':{width}}  abnormal  warnings"]
+    lines = [f"{'recording':{width}}    abnormal  warnings"]
     for row in rows:
         if row["status"] == "refused":
             lines.append(f"{row['recording']:{width}}  refused: {row['reason']}")
             continue
         codes = dict.fromkeys(doubt["code"] for doubt in row["warnings"])
-        lines.append(f"{row['recording']:{width}}  {row['probability']:8.3f}  {', '.join(codes)}".rstrip())
+        said = rounded_probability(row["probability"])
+        lines.append(f"{row['recording']:{width}}  {said:>10}  {', '.join(codes)}".rstrip())
     judged = sum(row["status"] == "judged" for row in rows)
     return [*lines, f"{judged} of {len(rows)} recordings were judged."]
 

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import wfdb
+from numpy.typing import NDArray
 
 from datasets.cohort import PLAUSIBLE_RATE, find_channels
 from datasets.recordings import Recording, Signal, read_recording, signal_files
@@ -244,6 +246,11 @@ def _read_ecg(options: ReadingOptions) -> tuple[Signal, Path]:
     if options.ecg_rate is None or not 0 < options.ecg_rate < float("inf"):
         raise DataError(f"{path.name} does not say how often it was sampled: add --ecg-rate HERTZ.")
     return make_signal(read_samples(path), options.ecg_rate, path.name), path
+
+
+def sound_digest(samples: NDArray[np.float32]) -> str:
+    """Return a digest of a heart sound's samples, the same from a WFDB record and from its .wav alone."""
+    return hashlib.sha256(np.ascontiguousarray(samples, dtype="<f4").tobytes()).hexdigest()
 
 
 def _find_annotation(path: Path, options: ReadingOptions) -> Path | None:

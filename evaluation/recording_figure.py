@@ -31,6 +31,8 @@ from evaluation.figures import (
 
 Array = NDArray[Any]
 DISCLAIMER = "Research software, not a medical device: nothing here is a diagnosis."
+HIGHEST_SAID = 0.99
+"""Highest probability that is said in figures: no model of a few hundred recordings can be surer."""
 CLOSE_UP = 4.0
 """Length of the part that is drawn large, seconds."""
 DRAWN_POINTS = 4000
@@ -139,6 +141,13 @@ def recording_figure(
     return figure
 
 
+def rounded_probability(probability: float) -> str:
+    """Return a probability with no more digits than a model can be sure of."""
+    if probability > HIGHEST_SAID:
+        return f"above {HIGHEST_SAID}"
+    return f"below {1 - HIGHEST_SAID:.2f}" if probability < 1 - HIGHEST_SAID else f"{probability:.2f}"
+
+
 def thin(samples: Array, sampling_rate: float, points: int = DRAWN_POINTS) -> tuple[Array, Array]:
     """Return times (seconds) and values of at most so many points that look like the whole signal.
 
@@ -205,7 +214,9 @@ def _draw_beats(axes: Axes, spans: Array, values: Array, probability: float) -> 
     low, high = np.percentile(values, [10, 90])
     axes.axhspan(low, high, color="#DDDDDD", linewidth=0, label="10th to 90th percentile of the beats")
     axes.hlines(values, spans[:, 0], spans[:, 1], color=BLUE, linewidth=3)
-    axes.axhline(probability, color=VERMILLION, linewidth=1.2, label=f"mean {probability:.2f}")
+    axes.axhline(
+        probability, color=VERMILLION, linewidth=1.2, label=f"mean {rounded_probability(probability)}"
+    )
     axes.set(ylim=(-0.03, 1.03), yticks=[0, 0.5, 1])
     _plain(axes, "each beat")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9, borderpad=0)

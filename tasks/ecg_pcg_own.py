@@ -55,6 +55,10 @@ UNCERTAIN = 0.5
 """Quality of a segmentation without an ECG below which it is doubted: on training-a, out of fold, one
 recording in twelve, and of these one in three has more than a tenth of its onsets wrong."""
 
+APART = 0.5
+"""Agreement of R-peaks and S1 below which one of both signals is doubted: on training-a one recording in
+eighteen, mostly as R-peaks are hard to find in its ECG."""
+
 
 def automatic_states(recording: Recording) -> Segmentation:
     """Return heart states found in the heart sound, with the help of the ECG where there is one."""
@@ -233,6 +237,12 @@ class Preparer:
     def _segmented(self, recording: Recording, remarks: list[Remark]) -> HeartStates:
         """Return heart states found automatically, with a remark where they are uncertain."""
         found = self.segment(recording)
+        if found.r_peak_agreement < APART:
+            text = (
+                f"R-peaks of the ECG and S1 do not go together (agreement {found.r_peak_agreement:.2f} of 1): "
+                "the ECG is noisy, has a wrong rate, or did not start with the heart sound."
+            )
+            remarks.append(Remark("apart", "", text))
         if recording.ecg is None and found.quality < UNCERTAIN:
             text = (
                 f"It is uncertain where S1 and S2 are (certainty {found.quality:.2f}, usually 0.55): look at "

@@ -6,42 +6,35 @@ very recording are left out.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.command_line import from_plain
 from common.errors import UserError
 from config import EvaluationSettings, TrainingSettings
-from datasets.own_recording import OwnRecording, Place, ReadingOptions, read_own_recording
-from datasets.signal_quality import NAMES, SHORTEST, Quality, Remark, examine
-from datasets.sources import DataError
-from datasets.spectral import (
-    BAND_EDGES,
-    FRAME,
-    GRID_SHAPE,
-    RATE,
-    STATE_PARTS,
+from datasets.own_recording import (
+    OwnRecording,
+    Place,
+    ReadingOptions,
+    find_recordings,
+    read_own_recording,
+    sound_digest,
 )
-from evaluation.prevalence import shift_prior
-from evaluation.recording_figure import Contributions, Looked, Trace, recording_figure
+from datasets.signal_quality import NAMES, SHORTEST, Remark, examine
+from datasets.sources import DataError
+from evaluation.calibration import SMALLEST_PROBABILITY
 from learning.checkpoint import file_digest
 from learning.devices import choose_device
 from learning.loop import predict
 from settings.prediction import PredictionSettings
-from tasks.beats import Beats
+from tasks.ecg_pcg_answer import IDENTITY, EcgPcgPrediction, calibration_line
 from tasks.ecg_pcg_judging import BALANCED
-from tasks.ecg_pcg_linear import Recordings
 from tasks.ecg_pcg_own import Preparer, Ready, Segment, automatic_states
-from tasks.explanation import attention
 from tasks.judging import Checkpoint, trained_model
 from tasks.registry import find_task
 
@@ -110,9 +103,32 @@ class EcgPcgPredictor:
             "run": first["run"],
             "protocol": first["protocol"],
             "simulated": bool(first["cache"]["simulated"]),
+            "trained_on": self._trained_on(),
             "assumed_prevalence": self.believed,
+            "calibrated": self.calibrated,
             "checkpoints": {path.as_posix(): file_digest(path) for path in self.paths},
         }
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the probabilities were calibrated on sessions that their models had not seen."""
+        return all(content.get("calibration") for content in self.checkpoints)
+
+    def _trained_on(self) -> dict[str, Any]:
+        """Return how many recordings of which source the models learned from, all of them together."""
+        facts = [content["trained_on"] for content in self.checkpoints]
+        shares = [content.get("label_share") for content in self.checkpoints]
+        known = [share for share in shares if share is not None]
+        return {
+            "source": self.checkpoints[0]["cache"]["source"],
+            "recordings": len({name for fact in facts for name in fact["content"]}),
+            "sessions": len({name for fact in facts for name in fact.get("session", ())}),
+            "abnormal_share": float(np.mean(known)) if known else None,
+        }
+
+    def find(self, given: Iterable[Path]) -> list[Place]:
+        """Return the recordings that paths name."""
+        return find_recordings(given)
 
     def predict(self, place: Place) -> EcgPcgPrediction:
         """Judge one recording, or say in a DataError why it cannot be judged."""
@@ -128,17 +144,33 @@ class EcgPcgPredictor:
             names = " nor in the ".join(NAMES[kind] for kind in ready.used)
             raise DataError(f"No heart beat that repeats is found in the {names}: it is too noisy to judge.")
         chosen = self._unseen(own)
-        values = torch.stack([self._ask(model, ready) for _, model in chosen]).mean(dim=0).double().numpy()
+        answers = [self._ask(content, model, ready) for content, model in chosen]
+        values = torch.stack(answers).mean(dim=0).cpu().numpy()
         if not np.isfinite(values).all():
             raise DataError("The model's answer is not a number: the signals are unlike any it was made for.")
         remarks = [*own.remarks, *ready.remarks, *quality.remarks, *self._doubts(chosen, own)]
-        return EcgPcgPrediction(self, own, ready, quality, remarks, values, [model for _, model in chosen])
+        return EcgPcgPrediction(
+            own,
+            ready,
+            quality,
+            remarks,
+            values,
+            chosen,
+            self.believed,
+            self.settings.prevalence,
+            ", ".join(filter(None, [self.stamp, "trained on this recording" * _was_seen(remarks)])),
+            len(self.models) - len(chosen),
+        )
 
-    def _ask(self, model: nn.Module, ready: Ready) -> Tensor:
-        """Return the probability of abnormal that one model gives to each sample."""
+    def _ask(self, content: Checkpoint, model: nn.Module, ready: Ready) -> Tensor:
+        """Return the probability of abnormal that one model gives to each sample, calibrated if it can be."""
         rows = torch.arange(len(ready.samples))
         size = self.settings.batch_size
-        return predict(self.task, model, ready.samples, rows, batch_size=size, device=self.device)[1]
+        said = predict(self.task, model, ready.samples, rows, batch_size=size, device=self.device)[1].double()
+        intercept, slope = calibration_line(content, ready.used)
+        if (intercept, slope) == IDENTITY:
+            return said
+        return torch.sigmoid(intercept + slope * torch.logit(said, SMALLEST_PROBABILITY))
 
     def _unseen(self, own: OwnRecording) -> list[tuple[Checkpoint, nn.Module]]:
         """Return the models that were not trained on this recording; all, if all were."""
@@ -157,138 +189,8 @@ class EcgPcgPredictor:
         return remarks
 
 
-@dataclass(frozen=True)
-class EcgPcgPrediction:
-    """What the models say of one recording.
-
-    Attributes
-    ----------
-    predictor : EcgPcgPredictor
-    own : OwnRecording
-    ready : Ready
-    quality : Quality
-    remarks : list of Remark
-        All that is doubtful.
-    values : numpy.ndarray of float64, shape (beats,) or (1,)
-        Probability of abnormal of each sample, mean over the models.
-    models : list of torch.nn.Module
-        Those that were asked.
-    """
-
-    predictor: EcgPcgPredictor
-    own: OwnRecording
-    ready: Ready
-    quality: Quality
-    remarks: list[Remark]
-    values: NDArray[np.float64]
-    models: list[nn.Module]
-
-    @property
-    def probability(self) -> float:
-        """Probability of abnormal, for the prevalence that the model assumes."""
-        return float(self.values.mean())
-
-    def facts(self) -> dict[str, Any]:
-        """Return all of it for programs."""
-        predictor, ready = self.predictor, self.ready
-        low, high = (float(value) for value in np.percentile(self.values, [10, 90]))
-        by_beat = not predictor.is_linear
-        return {
-            "probability": self.probability,
-            "assumed_prevalence": predictor.believed,
-            "prevalence": predictor.settings.prevalence,
-            "probability_at_prevalence": self._shifted(self.probability),
-            "spread_over_beats": {"percentile_10": low, "percentile_90": high} if by_beat else None,
-            "signals_used": list(ready.used),
-            "channels": self.own.channels,
-            "duration": self.own.duration,
-            "beats": len(ready.spans),
-            "beat_source": ready.source,
-            "models": len(self.models),
-            "models_trained_on_it": len(predictor.models) - len(self.models),
-            "log_odds": None if by_beat else self._log_odds(),
-            "quality": self.quality.signals,
-            "sound_delay": self.quality.sound_delay,
-            "warnings": [dataclasses.asdict(remark) for remark in self.remarks],
-            "each_beat": self._each_beat() if by_beat else None,
-        }
-
-    def _shifted(self, probability: float) -> float | None:
-        """Return a probability at the prevalence that the user wants; None if none was named."""
-        wanted, believed = self.predictor.settings.prevalence, self.predictor.believed
-        if wanted is None or believed is None:
-            return None
-        return float(shift_prior(probability, believed, wanted))
-
-    def _each_beat(self) -> list[dict[str, float]]:
-        spans = zip(self.ready.spans.tolist(), self.values.tolist(), strict=True)
-        return [{"start": start, "end": end, "probability": value} for (start, end), value in spans]
-
-    @torch.no_grad()
-    def _log_odds(self) -> dict[str, float]:
-        """Return the log-odds of each signal, mean over the models."""
-        samples = self.ready.samples
-        assert isinstance(samples, Recordings)
-        rows = {"ecg": samples.ecg_bands, "pcg": samples.pcg_grid}
-        return {
-            kind: float(torch.stack([getattr(model, kind)(rows[kind]) for model in self.models]).mean())
-            for kind in self.ready.used
-        }
-
-    def figure(self) -> Figure:
-        """Return the figure of the recording."""
-        predictor, ready, recording = self.predictor, self.ready, self.own.recording
-        traces = {
-            kind: Trace(signal.samples, signal.sampling_rate)
-            for kind in NAMES
-            if (signal := getattr(recording, kind)) is not None
-        }
-        linear = predictor.is_linear
-        return recording_figure(
-            traces,
-            ready.spans,
-            title=self.own.name,
-            subtitle=self._subtitle(),
-            stamp=predictor.stamp,
-            beat_label=f"starts of beats, by {ready.source}",
-            beat_probability=None if linear else self.values,
-            probability=self.probability,
-            contributions=self._contributions() if linear else None,
-            looked=None if linear else self._looked(),
-        )
-
-    def _subtitle(self) -> str:
-        believed, wanted = self.predictor.believed, self.predictor.settings.prevalence
-        text = f"probability of abnormal {self.probability:.2f}"
-        text += "" if believed is None else f" if a share of {believed:.2g} is abnormal"
-        shifted = self._shifted(self.probability)
-        return text + ("" if shifted is None else f", {shifted:.2f} if {wanted:.2g} is")
-
-    @torch.no_grad()
-    def _contributions(self) -> Contributions:
-        """Return what the log-odds are made of, mean over the models."""
-        parts = {NAMES[kind]: value for kind, value in self._log_odds().items()}
-        if "pcg" not in self.ready.used:
-            return Contributions(parts)
-        samples = self.ready.samples
-        assert isinstance(samples, Recordings)
-        sounds: list[Any] = [model.pcg for model in self.models]
-        told = [(samples.pcg_grid[0] - part.mean) / part.scale * part.weight for part in sounds]
-        grid = torch.stack(told).mean(dim=0).reshape(GRID_SHAPE).sum(dim=0).cpu().numpy()
-        return Contributions(parts, grid, STATE_PARTS, np.array(BAND_EDGES) * RATE / FRAME)
-
-    def _looked(self) -> Looked | None:
-        """Return where the networks look, mean over beats and models; None for those without attention."""
-        samples = self.ready.samples
-        assert isinstance(samples, Beats)
-        batch = samples.batch(torch.arange(len(samples)))
-        maps = [attention(model, batch) for model in self.models]
-        found = [named["attention"].mean(dim=0).cpu().numpy() for named in maps if named]
-        if not found:
-            return None
-        mean = dict(zip(NAMES, np.mean(found, axis=0), strict=True))
-        beats = {kind: batch[kind][:, 0].mean(dim=0).cpu().numpy() for kind in self.ready.used}
-        return Looked(beats, {kind: mean[kind] for kind in beats})
+def _was_seen(remarks: Iterable[Remark]) -> bool:
+    return any(remark.code == "seen" for remark in remarks)
 
 
 def believed_prevalence(checkpoints: list[Checkpoint], trained: TrainingSettings) -> float | None:
@@ -303,5 +205,10 @@ def believed_prevalence(checkpoints: list[Checkpoint], trained: TrainingSettings
 
 
 def was_trained_on(checkpoint: Checkpoint, own: OwnRecording) -> bool:
-    """Whether this very recording, by its content, was among those a model was trained on."""
-    return own.recording.sha256 in checkpoint["trained_on"]["content"]
+    """Whether this very recording was among those a model was trained on.
+
+    By the content of its files or, where the checkpoint tells, by the samples of its heart sound.
+    """
+    known, pcg = checkpoint["trained_on"], own.recording.pcg
+    heard = pcg is not None and sound_digest(pcg.samples) in known.get("sound", ())
+    return heard or own.recording.sha256 in known["content"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,6 @@ from datasets.own_recording import Place
 from learning.checkpoint import CheckpointError, load_checkpoint
 from learning.runs import find_checkpoints
 from settings.prediction import PredictionSettings
-from tasks.ecg_pcg_prediction import EcgPcgPredictor
 from tasks.judging import Checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "models" / "weights" / "ecg_pcg_linear.pt"
@@ -41,7 +40,14 @@ class Predictor(Protocol):
     """A trained model of a task, ready for recordings."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what the model is, in plain types: at least ``model``, ``run`` and ``checkpoints``."""
+        """Return what the model is, in plain types.
+
+        At least ``model``, ``run``, ``checkpoints``, ``trained_on``, ``assumed_prevalence``, ``calibrated``.
+        """
+        ...
+
+    def find(self, given: Iterable[Path]) -> list[Place]:
+        """Return what there is to judge in the paths of the command line."""
         ...
 
     def predict(self, place: Place) -> Prediction:
@@ -49,14 +55,11 @@ class Predictor(Protocol):
         ...
 
 
-PREDICT: dict[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Predictor]] = {
-    "ecg-pcg": EcgPcgPredictor,
-}
-"""For each task what makes a predictor of the checkpoints of one run."""
+Makers = Mapping[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Predictor]]
 
 
-def open_predictor(settings: PredictionSettings) -> Predictor:
-    """Return the predictor for the checkpoints that the settings name.
+def open_predictor(settings: PredictionSettings, makers: Makers) -> Predictor:
+    """Return the predictor for the checkpoints that the settings name, made by their task's maker.
 
     Raises
     ------
@@ -69,14 +72,14 @@ def open_predictor(settings: PredictionSettings) -> Predictor:
     for path, content in checkpoints.items():
         if content.get("run") != first.get("run"):
             raise UserError(f"{path} belongs to run {content.get('run')}, {paths[0]} to {first.get('run')}.")
-    task = first.get("task")
-    if task not in PREDICT:
+    task = str(first.get("task"))
+    if task not in makers:
         raise UserError(
             f"{paths[0]} is a checkpoint of task {task}, for which single recordings cannot be judged yet: "
-            f"predict.py takes checkpoints of {', '.join(PREDICT)}."
+            f"predict.py takes checkpoints of {', '.join(makers)}."
         )
     try:
-        return PREDICT[task](checkpoints, settings)
+        return makers[task](checkpoints, settings)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

@@ -91,11 +91,11 @@ def test_one_recording_is_told_in_words(run, records, capsys):
     (row,) = call(first, "--checkpoint", run, "--prevalence", "0.1")
     said = capsys.readouterr().out
     for words in (
-        f"probability of abnormal  {row['probability']:.3f}  if 0.5 of those measured are abnormal",
-        f"{row['probability_at_prevalence']:.3f}  if 0.1 of those measured are abnormal",
+        f"probability of abnormal  {row['probability']:.2f}  if 0.5 of those measured are abnormal",
+        f"{row['probability_at_prevalence']:.2f}  if 0.1 of those measured are abnormal",
         "made from                ECG and heart sound",
         "by annotation",
-        "mean of 2 folds",
+        "mean of 2 folds; its probabilities are not calibrated",
         DISCLAIMER,
     ):
         assert words in said

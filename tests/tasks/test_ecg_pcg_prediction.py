@@ -21,7 +21,7 @@ from config import (
     TrainingSettings,
 )
 from datasets.heart_states import read_heart_states
-from datasets.own_recording import Place
+from datasets.own_recording import Place, sound_digest
 from datasets.phase_grid import phase_grid
 from datasets.segmentation import Segmentation
 from datasets.simulate.layout import write_record
@@ -172,6 +172,42 @@ def codes(facts: dict) -> list[str]:
     return [doubt["code"] for doubt in facts["warnings"]]
 
 
+def test_the_wav_of_a_recording_that_was_learned_from_is_known_again(cache, simulated_raw, tmp_path):
+    """A copy of the sound alone, under another name, is no fair test either."""
+    name = long_enough(cache)[0]
+    row = cache.table("recordings").set_index("recording").loc[name]
+    sound = np.array(cache.waveforms("pcg")[row["pcg_offset"] :][: row["pcg_length"]])
+    shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path / "mine.wav")
+    segmented = true_states(simulated_raw, name)
+    for sounds, expected in ([], False), ([sound_digest(sound)], True):
+        content = checkpoint(cache, LINEAR, trained_on={"content": [], "sound": sounds})
+        answer = predictor([content], segment=segmented).predict(Place("mine", tmp_path / "mine.wav"))
+        assert ("seen" in codes(answer.facts())) == expected
+        assert ("trained on this recording" in answer.stamp) == expected
+
+
+def test_a_calibration_is_applied_for_the_signals_that_are_there(cache, simulated_raw, tmp_path):
+    name = long_enough(cache)[0]
+    plain, lines = checkpoint(cache, LINEAR), {"ecg+pcg": [-0.5, 0.8], "pcg": [0.25, 0.5]}
+    shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path)
+    for own, (intercept, slope) in (
+        (place(simulated_raw, name), lines["ecg+pcg"]),
+        (Place(name, tmp_path / f"{name}.wav"), lines["pcg"]),
+    ):
+        before = predictor([plain], simulated_raw).predict(own)
+        judge = predictor([plain | {"calibration": lines}], simulated_raw)
+        after = judge.predict(own)
+        assert logit(after.probability) == pytest.approx(
+            intercept + slope * logit(before.probability), abs=1e-4
+        )
+        parts = after.facts()["log_odds"]
+        assert sum(parts.values()) == pytest.approx(logit(after.probability), abs=1e-4)
+        assert parts["calibration"] == pytest.approx(intercept)
+        assert judge.facts()["calibrated"] and not predictor([plain]).facts()["calibrated"]
+        bias = slope * float(plain["model"]["pcg.bias"])
+        assert after._contributions().grid.sum() + bias == pytest.approx(parts["pcg"], abs=1e-6)
+
+
 def test_a_model_of_virtual_patients_says_so(cache, simulated_raw):
     judge = predictor([checkpoint(cache, LINEAR)], simulated_raw)
     answer = judge.predict(place(simulated_raw, long_enough(cache)[0]))
@@ -182,9 +218,12 @@ def test_a_model_of_virtual_patients_says_so(cache, simulated_raw):
 # Beats and heart states -----------------------------------------------------------------------------------
 
 
-def true_states(raw: Path, name: str, quality: float = 0.6):
+def true_states(raw: Path, name: str, quality: float = 0.6, agreement: float = 1.0):
     return lambda recording: Segmentation(
-        read_heart_states(raw / ONSETS / f"{name}_StateAns.mat", recording.header_rate), quality, 60.0, 1.0
+        read_heart_states(raw / ONSETS / f"{name}_StateAns.mat", recording.header_rate),
+        quality,
+        60.0,
+        agreement,
     )
 
 
@@ -198,6 +237,11 @@ def test_the_linear_model_takes_automatic_heart_states_where_none_are_annotated(
     assert automatic.probability == pytest.approx(annotated.probability, abs=1e-9)
     assert automatic.facts()["beat_source"] == "automatic segmentation"
     assert automatic.facts()["beats"] == annotated.facts()["beats"] > 3
+    assert not {"apart", "segmentation"} & set(codes(automatic.facts()))
+    doubted = predictor([content], segment=true_states(simulated_raw, name, quality=0.4, agreement=0.4))
+    found = codes(doubted.predict(place(simulated_raw, name)).facts())
+    assert "apart" in found
+    assert "segmentation" not in found, "with an ECG a low certainty foretells little"
 
 
 def test_without_heart_states_the_linear_model_speaks_of_the_ecg_alone(cache, simulated_raw):
