@@ -203,9 +203,11 @@ def test_a_calibration_is_applied_for_the_signals_that_are_there(cache, simulate
         parts = after.facts()["log_odds"]
         assert sum(parts.values()) == pytest.approx(logit(after.probability), abs=1e-4)
         assert parts["calibration"] == pytest.approx(intercept)
-        assert judge.facts()["calibrated"] and not predictor([plain]).facts()["calibrated"]
+        assert (judge.calibrated, predictor([plain]).calibrated) == (True, False)
         bias = slope * float(plain["model"]["pcg.bias"])
-        assert after._contributions().grid.sum() + bias == pytest.approx(parts["pcg"], abs=1e-6)
+        grid = after._contributions().grid
+        assert grid is not None
+        assert grid.sum() + bias == pytest.approx(parts["pcg"], abs=1e-6)
 
 
 def test_a_model_of_virtual_patients_says_so(cache, simulated_raw):
