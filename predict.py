@@ -125,10 +125,10 @@ def describe_model(model: Facts) -> list[str]:
     )
     sessions = f" of {learned['sessions']} sessions" if learned["sessions"] else ""
     abnormal = "" if share is None else f", {share:.0%} of them abnormal"
-    checked = "calibrated on sessions kept apart" if model["calibrated"] else "not calibrated"
+    checked = "was measured on sessions kept apart" if model["calibrated"] else "is unknown"
     return [
         f"Model: {model['model']} of run {model['run']}{f', mean of {count} folds' * (count > 1)}; "
-        f"its probabilities are {checked}.",
+        f"its calibration {checked}.",
         f"Learned from {learned['recordings']} recordings{sessions} of {learned['source']}{abnormal}.",
     ]
 

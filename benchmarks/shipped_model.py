@@ -7,8 +7,8 @@ The first command fits the linear model, the winner of the honest benchmark unde
 of training-a. The second asks, with sessions kept apart, what a recording of one's own gets, whose heart
 states nobody annotated: in each fold the model is fitted on annotated recordings of the other sessions, and
 judges recordings whose states were found automatically, by a segmentation that was fitted on other sessions
-too. From these answers come the calibration (an intercept and a slope of the log-odds for each set of
-signals, both classes weighing the same) and the table of scores.
+too. From these answers come the table of scores and the calibration: an intercept and a slope of the log-odds
+for each input, both classes weighing the same, where these make the answers of other sessions better.
 
 Writes models/weights/ecg_pcg_linear.pt and results/benchmarks/shipped_model.csv. Two minutes on one core.
 """
@@ -82,13 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     if content["cache"]["identity"] != cache.identity:
         raise UserError(f"{settings.checkpoint} was trained from another cache than {cache.path}.")
     answers = judge_out_of_fold(cache, features(cache, settings), settings)
-    lines = calibration(answers)
     table = tabulate(calibrated_out_of_fold(answers), settings.draws)
+    lines = calibration(answers, table)
     write_table(settings.output, table)
     save_checkpoint(settings.weights, shipped(content, lines, cache))
     print(table.to_string(index=False, float_format="{:.3f}".format))
-    for signals, (intercept, slope) in lines.items():
-        print(f"{signals}: log-odds become {intercept:+.3f} {slope:+.3f} x log-odds")
+    for name, (intercept, slope) in lines.items():
+        print(f"{name}: log-odds become {intercept:+.3f} {slope:+.3f} x log-odds")
     print(f"Written to {settings.output} and {settings.weights} ({settings.weights.stat().st_size:,} bytes).")
     return table
 
@@ -138,10 +138,13 @@ def judge_out_of_fold(
     return pd.concat(tables, ignore_index=True)
 
 
-def calibration(answers: pd.DataFrame) -> dict[str, list[float]]:
-    """Return intercept and slope of the log-odds for each set of signals, as recordings of one's own come."""
-    chosen = {"ecg+pcg": f"ecg+pcg {AUTOMATIC}", "pcg": f"pcg {AUTOMATIC}", "ecg": "ecg"}
-    return {name: list(line_of(answers[answers["input"] == given])) for name, given in chosen.items()}
+def calibration(answers: pd.DataFrame, table: pd.DataFrame) -> dict[str, list[float]]:
+    """Return intercept and slope of the log-odds for each input where they help sessions kept apart.
+
+    Elsewhere the log-odds stay as they are: a line that raises the Brier score out of fold is noise.
+    """
+    helped = table[table["brier_after"] < table["brier_before"]]["input"]
+    return {name: list(line_of(answers[answers["input"] == name])) for name in helped}
 
 
 def line_of(answers: pd.DataFrame) -> tuple[float, float]:

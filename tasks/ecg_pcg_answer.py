@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +33,7 @@ from evaluation.recording_figure import (
 )
 from tasks.beats import Beats
 from tasks.ecg_pcg_linear import Recordings
-from tasks.ecg_pcg_own import Ready
+from tasks.ecg_pcg_own import ANNOTATION, AUTOMATIC, Ready
 from tasks.explanation import attention
 from tasks.judging import Checkpoint
 
@@ -127,7 +126,7 @@ class EcgPcgPrediction:
         samples = self.ready.samples
         assert isinstance(samples, Recordings)
         rows = {"ecg": samples.ecg_bands, "pcg": samples.pcg_grid}
-        lines = [calibration_line(content, self.ready.used) for content, _ in self.models]
+        lines = [calibration_line(content, self.ready) for content, _ in self.models]
         parts = {
             kind: float(
                 np.mean(
@@ -181,7 +180,7 @@ class EcgPcgPrediction:
         told = []
         for content, model in self.models:
             part: Any = model.pcg
-            slope = calibration_line(content, self.ready.used)[1]
+            slope = calibration_line(content, self.ready)[1]
             told.append(slope * (samples.pcg_grid[0] - part.mean) / part.scale * part.weight)
         grid = torch.stack(told).mean(dim=0).reshape(GRID_SHAPE).sum(dim=0).cpu().numpy()
         return Contributions(parts, grid, STATE_PARTS, np.array(BAND_EDGES) * RATE / FRAME)
@@ -200,8 +199,10 @@ class EcgPcgPrediction:
         return Looked(beats, {kind: mean[kind] for kind in beats})
 
 
-def calibration_line(checkpoint: Checkpoint, used: Sequence[str]) -> tuple[float, float]:
-    """Return intercept and slope by which a model's log-odds from these signals are made a probability."""
+def calibration_line(checkpoint: Checkpoint, ready: Ready) -> tuple[float, float]:
+    """Return intercept and slope by which a model's log-odds of such an input are made a probability."""
     known = checkpoint.get("calibration") or {}
-    intercept, slope = known.get("+".join(used), IDENTITY)
+    states = {ANNOTATION: " annotated", AUTOMATIC: " automatic"}.get(ready.source, "")
+    name = "+".join(ready.used) + (states if "pcg" in ready.used else "")
+    intercept, slope = known.get(name, IDENTITY)
     return float(intercept), float(slope)

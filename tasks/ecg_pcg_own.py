@@ -239,8 +239,8 @@ class Preparer:
         found = self.segment(recording)
         if found.r_peak_agreement < APART:
             text = (
-                f"R-peaks and S1 do not go together (agreement {found.r_peak_agreement:.2f} of 1): the ECG is "
-                "noisy, has a wrong rate, or did not start with the heart sound."
+                f"R-peaks and S1 do not go together (agreement {found.r_peak_agreement:.2f} of 1): the ECG "
+                "is noisy, has a wrong rate, or did not start with the heart sound."
             )
             remarks.append(Remark("apart", "", text))
         if recording.ecg is None and found.quality < UNCERTAIN:

@@ -167,7 +167,7 @@ class EcgPcgPredictor:
         rows = torch.arange(len(ready.samples))
         size = self.settings.batch_size
         said = predict(self.task, model, ready.samples, rows, batch_size=size, device=self.device)[1].double()
-        intercept, slope = calibration_line(content, ready.used)
+        intercept, slope = calibration_line(content, ready)
         if (intercept, slope) == IDENTITY:
             return said
         return torch.sigmoid(intercept + slope * torch.logit(said, SMALLEST_PROBABILITY))

@@ -95,7 +95,7 @@ def test_one_recording_is_told_in_words(run, records, capsys):
         f"{row['probability_at_prevalence']:.2f}  if 0.1 of those measured are abnormal",
         "made from                ECG and heart sound",
         "by annotation",
-        "mean of 2 folds; its probabilities are not calibrated",
+        "mean of 2 folds; its calibration is unknown",
         DISCLAIMER,
     ):
         assert words in said
@@ -257,6 +257,35 @@ def test_the_model_that_comes_with_the_code_is_the_default(records, tmp_path, mo
         call(first)
     save_checkpoint(tmp_path / "weights" / "shipped.pt", linear(3, run="shipped"))
     assert call(first)[0]["status"] == "judged"
+
+
+def test_the_small_model_judges_recordings_that_nobody_annotated(records, tmp_path, capsys):
+    """As it comes with the code: small, learned from all of training-a, with heart states it finds itself."""
+    assert dispatch.SHIPPED.stat().st_size < 5_000_000
+    for path in records.glob("*_StateAns.mat"):
+        path.unlink()
+    name = min(records.glob("*.hea")).stem
+    call(records / name, "--json")
+    document = strict(capsys.readouterr().out)
+    model, (row,) = document["model"], document["recordings"]
+    facts = {name: model["trained_on"][name] for name in ("source", "recordings", "sessions")}
+    assert facts == {"source": "physionet2016", "recordings": 388, "sessions": 58}
+    assert model["trained_on"]["abnormal_share"] == pytest.approx(272 / 388)
+    assert (model["model"], model["calibrated"], model["simulated"]) == ("linear", True, False)
+    assert model["assumed_prevalence"] == 0.5
+    assert row["beat_source"] == "automatic segmentation"
+    assert "calibration" in row["log_odds"]
+    assert "seen" not in [doubt["code"] for doubt in row["warnings"]]
+    (sound,) = call(records / f"{name}.wav")
+    assert sound["signals_used"] == ["pcg"]
+
+
+def test_recordings_of_training_a_are_no_test_of_the_small_model(real_data, tmp_path, capsys):
+    shutil.copy(real_data / "training-a" / "a0007.wav", tmp_path / "mine.wav")
+    for place in (real_data / "training-a" / "a0007", tmp_path / "mine.wav"):
+        (row,) = call(place)
+        assert "seen" in [doubt["code"] for doubt in row["warnings"]]
+        assert "was trained on this very recording" in capsys.readouterr().out
 
 
 # Bad input ------------------------------------------------------------------------------------------------

@@ -188,14 +188,19 @@ def test_the_wav_of_a_recording_that_was_learned_from_is_known_again(cache, simu
 
 def test_a_calibration_is_applied_for_the_signals_that_are_there(cache, simulated_raw, tmp_path):
     name = long_enough(cache)[0]
-    plain, lines = checkpoint(cache, LINEAR), {"ecg+pcg": [-0.5, 0.8], "pcg": [0.25, 0.5]}
+    plain = checkpoint(cache, LINEAR)
+    lines = {"ecg+pcg annotated": [-0.5, 0.8], "pcg annotated": [0.25, 0.5], "ecg+pcg automatic": [1, 2]}
     shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path)
-    for own, (intercept, slope) in (
-        (place(simulated_raw, name), lines["ecg+pcg"]),
-        (Place(name, tmp_path / f"{name}.wav"), lines["pcg"]),
+    whole, sound = place(simulated_raw, name), Place(name, tmp_path / f"{name}.wav")
+    for own, raw, line in (
+        (whole, simulated_raw, "ecg+pcg annotated"),
+        (sound, simulated_raw, "pcg annotated"),
+        (whole, None, "ecg+pcg automatic"),
     ):
-        before = predictor([plain], simulated_raw).predict(own)
-        judge = predictor([plain | {"calibration": lines}], simulated_raw)
+        intercept, slope = lines[line]
+        segmented = true_states(simulated_raw, name)
+        before = predictor([plain], raw, segmented).predict(own)
+        judge = predictor([plain | {"calibration": lines}], raw, segmented)
         after = judge.predict(own)
         assert logit(after.probability) == pytest.approx(
             intercept + slope * logit(before.probability), abs=1e-4
