@@ -28,6 +28,7 @@ class Task(Protocol):
     name: str
     selects: bool
     has_epochs: bool
+    fit_time: str
 
     @property
     def settings(self) -> type[RunSettings]:
@@ -120,6 +121,8 @@ class BinaryTask:
     """Whether a validation part is of use."""
     has_epochs = True
     """Whether it is trained by the shared loop."""
+    fit_time = ""
+    """What ``--dry-run`` says of the time a fold takes that has no epochs."""
 
     def inputs(self, samples: Any) -> dict[str, Any]:
         """Return nothing: the settings say all that the model must know."""
