@@ -10,6 +10,7 @@ from tasks.ecg_cmr_contrast import EcgCmrContrast
 from tasks.ecg_multimodal import EcgMultimodal
 from tasks.ecg_pcg import EcgPcg
 from tasks.ecg_pcg_linear import EcgPcgLinear
+from tasks.ecg_pcg_phase_fusion import EcgPcgPhaseFusion
 from tasks.ecg_phenotypes import EcgPhenotypes
 from tasks.masked_stages import CmrMae, EcgMae
 from tasks.stages import Stage
@@ -25,6 +26,8 @@ def find_task(name: str, settings: RunSettings) -> Task:
     """Return the task of a name, in the form that the settings of a run need."""
     if isinstance(settings, TrainingSettings) and settings.model.model == "linear":
         return EcgPcgLinear()
+    if isinstance(settings, TrainingSettings) and settings.model.model == "phase-fusion":
+        return EcgPcgPhaseFusion()
     if isinstance(settings, MultimodalTrainingSettings):
         return EcgMultimodal(settings)
     if isinstance(settings, StageSettings):

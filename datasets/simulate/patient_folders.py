@@ -107,7 +107,7 @@ def write_patient_folders(
     with replacing_folder(root) as unfinished:
         _write_files(unfinished, settings, tables, draw, jobs, progress)
         (unfinished / SIMULATION).write_text(text, encoding="utf-8", newline="\n")
-        if not _holds_cohort(root, text) and root.exists():
+        if not holds_cohort(root, text) and root.exists():
             root.rmdir()  # it is empty; the finished one takes its place
     return root
 
