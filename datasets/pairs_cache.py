@@ -24,6 +24,7 @@ import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from common.files import NpyWriter
 from datasets.cache import (
@@ -131,14 +132,18 @@ def _agreed(path: Path, strict: bool) -> Path:
     return path
 
 
-def check_pairs(index: PairIndex, settings: PairSettings, *, jobs: int = -1) -> list[Problem]:
+def check_pairs(
+    index: PairIndex, settings: PairSettings, *, jobs: int = -1, progress: bool = False
+) -> list[Problem]:
     """Return everything that is wrong with an index and within its files; nothing is written."""
     check_pair_settings(settings)
     prepare = functools.partial(prepare_pair, root=index.root, settings=settings)
-    found = joblib.Parallel(n_jobs=jobs)(
-        joblib.delayed(_problems)(prepare, row) for row in index.recordings.to_dict("records")
+    rows = index.recordings.to_dict("records")
+    found = joblib.Parallel(n_jobs=jobs, return_as="generator")(
+        joblib.delayed(_problems)(prepare, row) for row in rows
     )
-    return [*index.problems, *(problem for problems in found for problem in problems)]
+    bar = tqdm(found, total=len(rows), desc="Checking", unit="recording", disable=not progress)
+    return [*index.problems, *(problem for problems in bar for problem in problems)]
 
 
 def _problems(prepare: Prepare, row: dict[str, Any]) -> list[Problem]:

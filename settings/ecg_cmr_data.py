@@ -69,5 +69,7 @@ class PairSourceSettings(SourceSettings):
     data/raw/pairs; for ecg-mae then $PTBXL_DIR and data/raw/ptb-xl, for cmr-mae then data/raw/acdc."""
     source: Literal["auto", "pairs", "acdc", "ptbxl"] = "auto"
     """Layout of raw_dir; auto looks for pairs.csv, ptbxl_database.csv, then training/patient001."""
+    check: bool = False
+    """Read every file of raw_dir and name all that is wrong with it; write nothing."""
     preparation: tyro.conf.OmitArgPrefixes[PairSettings] = PairSettings()
     simulation: PairSimulationSettings = PairSimulationSettings()

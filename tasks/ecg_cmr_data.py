@@ -20,7 +20,13 @@ from datasets.acdc import PARTS, index_acdc
 from datasets.cache import Cache, name_content, remember_latest
 from datasets.pair_views import prepare_pair
 from datasets.pairs import TABLE, PairIndex, ecg_only, index_pairs
-from datasets.pairs_cache import Prepare, build_pairs_cache, check_pair_settings, identify_pairs
+from datasets.pairs_cache import (
+    Prepare,
+    build_pairs_cache,
+    check_pair_settings,
+    check_pairs,
+    identify_pairs,
+)
 from datasets.problems import format_problems
 from datasets.ptbxl import DATABASE, index_ptbxl
 from datasets.simulate.pair_files import write_pairs
@@ -62,33 +68,30 @@ def prepare(settings: PairSourceSettings, task: str = "ecg-mae") -> Path:
         If there are no data, they do not hold it, or nothing of them can be used.
     """
     check_pair_settings(settings.preparation)
-    started = time.perf_counter()
-    if settings.simulate and (settings.dry_run or settings.raw_dir is None):
-        if settings.dry_run:
-            print(plan_simulation(settings))
-            return settings.cache_dir
-        problems = list[Problem]()
-        path = build_simulated_pairs(
-            settings.preparation, settings.simulation, settings.cache_dir, jobs=settings.jobs
-        )
+    if settings.simulate and settings.check:
+        raise DataError("--check reads files that are there: leave --simulate away, and name --raw-dir.")
+    if settings.simulate and settings.dry_run:
+        print(plan_simulation(settings))
+        return settings.cache_dir
+    started, told = time.perf_counter(), list[Problem]()
+    if settings.simulate and settings.raw_dir is None:
+        made, views = settings.simulation, settings.preparation
+        path = build_simulated_pairs(views, made, settings.cache_dir, jobs=settings.jobs)
     else:
-        raw_dir = simulate(settings) if settings.simulate else find_raw(settings, task)
-        index = open_source(raw_dir, settings)
-        problems = index.problems
-        if problems:
-            print(format_problems(problems))
-        print(f"{len(index.recordings)} recordings in {raw_dir} ({index.name}).")
-        require(index, task, raw_dir)
-        if settings.dry_run:
-            print(estimate(index, settings))
+        index = open_source(simulate(settings) if settings.simulate else find_raw(settings, task), settings)
+        require(index, task)
+        if settings.check or settings.dry_run:
+            print(checked(index, settings) if settings.check else estimate(index, settings))
             return settings.cache_dir
+        told = index.problems
+        print(found_in(index))
         path = build_pairs_cache(
             index, settings.preparation, settings.cache_dir, jobs=settings.jobs, strict=settings.strict
         )
     cache = Cache(path)
     for name in serves(cache, task):
         remember_latest(path, name)
-    print(summary(cache, task, problems, time.perf_counter() - started))
+    print(summary(cache, task, told, time.perf_counter() - started))
     return path
 
 
@@ -159,19 +162,25 @@ def open_source(raw_dir: Path, settings: PairSourceSettings) -> PairIndex:
     return index_acdc(raw_dir) if layout == "acdc" else index_pairs(raw_dir)
 
 
-def require(index: PairIndex, task: str, raw_dir: Path) -> None:
+def require(index: PairIndex, task: str) -> None:
     """Refuse data of which no patient has what a task learns from, before anything is prepared."""
     needs = NEEDS[task]
     there = index.recordings[[VIEWS[name] for name in needs]] != ""
     if not there.all(axis=1).any():
         words = " and ".join({"ecg": "an ECG", "cmr": "a cine"}[name] for name in needs)
         raise DataError(
-            f"No patient in {raw_dir} ({index.name}) has {words}, which {task} learns from. Name a folder "
+            f"No patient in {index.root} ({index.name}) has {words}, which {task} learns from. Name a folder "
             f"with a {TABLE}.csv (docs/data.md), or try it with: python load_data.py {task} --simulate."
         )
 
 
 # What is said ---------------------------------------------------------------------------------------
+
+
+def found_in(index: PairIndex) -> str:
+    """Return what was found in the tables of a source, and what is wrong with them."""
+    lines = [format_problems(index.problems)] if index.problems else []
+    return "\n".join([*lines, f"{len(index.recordings)} recordings in {index.root} ({index.name})."])
 
 
 def plan_simulation(settings: PairSourceSettings) -> str:
@@ -186,11 +195,22 @@ def plan_simulation(settings: PairSourceSettings) -> str:
     return f"Would simulate {made.patients} patients. {cost(index, path, draw, settings)}"
 
 
+def checked(index: PairIndex, settings: PairSourceSettings) -> str:
+    """Return all that is wrong with an index and its files, as a table, and how many of them there are."""
+    problems = check_pairs(index, settings.preparation, jobs=settings.jobs, progress=True)
+    faults = sum(problem.left_out for problem in problems)
+    return (
+        f"{format_problems(problems, limit=max(len(problems), 1))}\n{len(index.recordings)} recordings in "
+        f"{index.root} ({index.name}): {faults} faults and {len(problems) - faults} remarks. "
+        "Nothing was written."
+    )
+
+
 def estimate(index: PairIndex, settings: PairSourceSettings) -> str:
     """Return what preparation would write."""
     path = settings.cache_dir / cache_name(index, identify_pairs(index, settings.preparation)[0])
     read = functools.partial(prepare_pair, root=index.root, settings=settings.preparation)
-    return cost(index, path, read, settings)
+    return f"{found_in(index)}\n{cost(index, path, read, settings)}"
 
 
 def cache_name(index: PairIndex, identity: str) -> str:

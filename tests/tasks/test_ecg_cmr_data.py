@@ -189,6 +189,7 @@ def test_options_reach_the_preparation(root):
         (["--simulate", "--patients", "0"], "at least one patient"),
         (["--simulate", "--patients", "0", "--raw-dir", "x"], "0 patients .* cannot be written"),
         (["--simulate", "--size", "4"], "too small"),
+        (["--simulate", "--check"], "leave --simulate away"),
         (["--raw-dir", "nowhere"], r"No patients found.* in: nowhere\. Name the folder"),
         ([], r"in: data/raw/pairs, data/raw/ptb-xl \(\$PTBXL_DIR is not set\).*ecg-mae --simulate"),
     ],
@@ -293,6 +294,14 @@ def test_damaged_pairs_are_named_and_skipped_and_unusual_ones_are_used(root, cap
     assert apart > 25  # another patient
     with pytest.raises(DataError, match=r"v00002: .*stopped by --strict"):
         run("ecg-cmr-contrast", "--raw-dir", root, "--strict")
+
+    before = files_below(Path())
+    run("ecg-cmr-contrast", "--raw-dir", root, "--check")
+    said = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for name in ("v00000", "v00001", "v00002", "v00004", "v00005", "v00006"):
+        assert name in said
+    assert f"7 recordings in {root} (pairs): 3 faults and 3 remarks. Nothing was written." in said
+    assert files_below(Path()) == before
 
 
 def test_the_example_of_the_documentation_is_read_as_it_says(root, workplace):
