@@ -36,7 +36,7 @@ FRACTIONS = (0.1, 0.25, 0.5, 1.0)
 ARMS = ("scratch", "pretrained", "aligned", "shuffled")
 PARENT = {"pretrained": "ecg-mae", "aligned": "contrast", "shuffled": "contrast-shuffled"}
 """Run that the encoder of each arm starts from."""
-FEW_EPOCHS, MANY_EPOCHS = 16, 60
+FEW_EPOCHS, MANY_EPOCHS = 16, 24
 """Of the last stage with all labels and with few: a tenth of the patients makes a tenth of the steps."""
 PRIMARY = ("ejection_fraction", 0.1, "aligned", "scratch")
 """Indicator, label fraction and arms of the one comparison that was declared before it was run."""
@@ -88,7 +88,7 @@ def waves(settings: PairsStudySettings, cache: str) -> list[list[Part]]:
             *arms("scratch"),
         ],
         [
-            part(settings, cache, "contrast", "ecg-cmr-contrast", *parents, "--epochs", "30"),
+            part(settings, cache, "contrast", "ecg-cmr-contrast", *parents, "--epochs", "20"),
             part(
                 settings,
                 cache,
@@ -96,7 +96,7 @@ def waves(settings: PairsStudySettings, cache: str) -> list[list[Part]]:
                 "ecg-cmr-contrast",
                 *parents,
                 "--epochs",
-                "30",
+                "20",
                 "--shuffle-pairs",
             ),
             part(
