@@ -30,7 +30,8 @@ from datasets.splits import make_folds
 from evaluation.scores import aggregate
 from models.linear import PhaseGridLinear
 from settings.prediction import PredictionSettings
-from tasks.ecg_pcg_prediction import EcgPcgPredictor, believed_prevalence
+from tasks.ecg_pcg_own import automatic_states
+from tasks.ecg_pcg_prediction import EcgPcgPredictor, believed_prevalence, check_heart_rate
 from tasks.judging import predict_folds
 from tasks.registry import find_task
 
@@ -327,6 +328,24 @@ def test_noise_is_refused_whatever_the_model_would_say(settings, cache, simulate
     )
     with pytest.raises(DataError, match=r"No heart beat that repeats is found|No beats are found"):
         judge.predict(Place("noise", tmp_path / "noise"))
+
+
+def test_hum_is_refused(cache, tmp_path):
+    """It repeats, but not as a heart does."""
+    time = np.arange(40_000) / 2000
+    wavfile.write(tmp_path / "hum.wav", 2000, (8000 * np.sin(2 * np.pi * 50 * time)).astype(np.int16))
+    with pytest.raises(DataError, match="as no heart does: it is too noisy to judge"):
+        predictor([checkpoint(cache, LINEAR)], segment=automatic_states).predict(
+            Place("hum", tmp_path / "hum.wav")
+        )
+
+
+@pytest.mark.parametrize(("cycle", "said"), [(0.25, "240 times a minute"), (3.0, "20 times a minute")])
+def test_heart_rates_that_no_heart_has_are_refused(cycle, said):
+    starts = np.arange(5) * cycle
+    with pytest.raises(DataError, match=said):
+        check_heart_rate(np.stack([starts, starts + cycle], axis=1))
+    check_heart_rate(np.array([[0.0, 0.8]]))
 
 
 def test_sounds_sampled_too_slowly_are_left_out_by_the_linear_model(cache, simulated_raw, tmp_path):
