@@ -198,8 +198,8 @@ def check_heart_rate(spans: NDArray[np.float64]) -> None:
     if not len(spans) or PLAUSIBLE_CYCLE[0] <= usual <= PLAUSIBLE_CYCLE[1]:
         return
     raise DataError(
-        f"What was found repeats {60 / usual:.0f} times a minute, as no heart does: it is too noisy to judge, "
-        "or its sampling rate is wrong."
+        f"What was found repeats {60 / usual:.0f} times a minute, as no heart does: it is too noisy to "
+        "judge, or its sampling rate is wrong."
     )
 
 

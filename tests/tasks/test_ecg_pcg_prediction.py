@@ -28,6 +28,7 @@ from datasets.simulate.layout import write_record
 from datasets.sources import DataError
 from datasets.splits import make_folds
 from evaluation.scores import aggregate
+from models import NETWORKS
 from models.linear import PhaseGridLinear
 from settings.prediction import PredictionSettings
 from tasks.ecg_pcg_own import automatic_states
@@ -137,6 +138,19 @@ def test_a_recording_gets_the_probability_that_evaluation_gives_it(settings, cac
         json.dumps(facts, allow_nan=False)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_judges_a_recording(name, cache, simulated_raw):
+    settings = dataclasses.replace(NETWORK, model=dataclasses.replace(NETWORK.model, model=name))
+    answer = predictor([checkpoint(cache, settings)], simulated_raw).predict(
+        place(simulated_raw, long_enough(cache)[0])
+    )
+    facts = answer.facts()
+    expected = {"ecg-network": ["ecg"], "pcg-network": ["pcg"]}.get(name, ["ecg", "pcg"])
+    assert facts["signals_used"] == expected
+    assert len(facts["each_beat"]) == facts["beats"] > 3
+    answer.figure()
+
+
 def test_a_network_that_takes_either_signal_judges_a_sound_alone(cache, simulated_raw, tmp_path):
     """A .wav without its record is a recording never seen: both folds judge it, and hide nothing else."""
     folds = [checkpoint(cache, EITHER, fold) for fold in range(FOLDS)]
@@ -190,7 +204,11 @@ def test_the_wav_of_a_recording_that_was_learned_from_is_known_again(cache, simu
 def test_a_calibration_is_applied_for_the_signals_that_are_there(cache, simulated_raw, tmp_path):
     name = long_enough(cache)[0]
     plain = checkpoint(cache, LINEAR)
-    lines = {"ecg+pcg annotated": [-0.5, 0.8], "pcg annotated": [0.25, 0.5], "ecg+pcg automatic": [1, 2]}
+    lines: dict[str, list[float]] = {
+        "ecg+pcg annotated": [-0.5, 0.8],
+        "pcg annotated": [0.25, 0.5],
+        "ecg+pcg automatic": [1, 2],
+    }
     shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path)
     whole, sound = place(simulated_raw, name), Place(name, tmp_path / f"{name}.wav")
     for own, raw, line in (
