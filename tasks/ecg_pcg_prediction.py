@@ -75,6 +75,7 @@ class EcgPcgPredictor:
             settings.pcg_channel,
             settings.annotations,
         )
+        self.trained_on = self._trained_on()
         self.believed = believed_prevalence(self.checkpoints, self.trained)
         if settings.prevalence is not None and self.believed is None:
             raise UserError(
@@ -105,7 +106,7 @@ class EcgPcgPredictor:
             "run": first["run"],
             "protocol": first["protocol"],
             "simulated": bool(first["cache"]["simulated"]),
-            "trained_on": self._trained_on(),
+            "trained_on": self.trained_on,
             "assumed_prevalence": self.believed,
             "calibrated": self.calibrated,
             "checkpoints": {path.as_posix(): file_digest(path) for path in self.paths},
