@@ -39,8 +39,8 @@ DRAWN_POINTS = 4000
 """Points to which a long signal is thinned, the lowest and the highest of each stretch kept."""
 PANEL = {"signal": 1.15, "probability": 1.35, "attention": 1.3, "contributions": 3.3}
 """Heights, inches."""
-LONGEST_TITLE = 60
-"""Signs of a title; of a longer one the end is shown."""
+LONGEST_TITLE, LONGEST_BESIDE_STAMP = 60, 34
+"""Signs of a title, alone and beside a warning; of a longer one the end is shown."""
 SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, SKY, "#FFFFFF", ORANGE, VERMILLION])
 NAMES = {"ecg": "ECG", "pcg": "heart sound"}
 
@@ -166,12 +166,12 @@ def thin(samples: Array, sampling_rate: float, points: int = DRAWN_POINTS) -> tu
 
 
 def _sized(height: float, title: str, subtitle: str, stamp: str) -> Figure:
-    figure = new_figure(
-        title if len(title) <= LONGEST_TITLE else f"…{title[1 - LONGEST_TITLE :]}", subtitle, "", stamp
-    )
+    longest = LONGEST_BESIDE_STAMP if stamp else LONGEST_TITLE
+    shown = title if len(title) <= longest else f"…{title[1 - longest :]}"
+    figure = new_figure(shown, subtitle, "", stamp)
     figure.set_figheight(height)
-    for text in figure.texts[:1] if stamp else []:
-        text.set_y(1 - 0.29 / height)
+    for text in figure.texts[-1:] if stamp else []:
+        text.set_y(1 - 0.1 / height)  # beside the title, as the second line is as wide as the figure
     return figure
 
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.command_line import from_plain
 from common.errors import UserError
 from config import EvaluationSettings, TrainingSettings
+from datasets.beats import PLAUSIBLE_CYCLE
 from datasets.own_recording import (
     OwnRecording,
     Place,
@@ -73,6 +75,7 @@ class EcgPcgPredictor:
             settings.pcg_channel,
             settings.annotations,
         )
+        self.trained_on = self._trained_on()
         self.believed = believed_prevalence(self.checkpoints, self.trained)
         if settings.prevalence is not None and self.believed is None:
             raise UserError(
@@ -103,7 +106,7 @@ class EcgPcgPredictor:
             "run": first["run"],
             "protocol": first["protocol"],
             "simulated": bool(first["cache"]["simulated"]),
-            "trained_on": self._trained_on(),
+            "trained_on": self.trained_on,
             "assumed_prevalence": self.believed,
             "calibrated": self.calibrated,
             "checkpoints": {path.as_posix(): file_digest(path) for path in self.paths},
@@ -139,6 +142,7 @@ class EcgPcgPredictor:
         ready = (
             self.preparer.for_linear(own, self.models) if self.is_linear else self.preparer.for_network(own)
         )
+        check_heart_rate(ready.spans)
         quality = examine(own.recording, ready.spans)
         if quality.shows_no_heart(ready.used):
             names = " nor in the ".join(NAMES[kind] for kind in ready.used)
@@ -187,6 +191,17 @@ class EcgPcgPredictor:
             text = "The model was trained on virtual patients: its answer says nothing about real ones."
             remarks.append(Remark("simulated", "", text))
         return remarks
+
+
+def check_heart_rate(spans: NDArray[np.float64]) -> None:
+    """Refuse beats (n, 2), in seconds, that last as no heart's do: what was found are no beats."""
+    usual = float(np.median(spans[:, 1] - spans[:, 0])) if len(spans) else float("nan")
+    if not len(spans) or PLAUSIBLE_CYCLE[0] <= usual <= PLAUSIBLE_CYCLE[1]:
+        return
+    raise DataError(
+        f"What was found repeats {60 / usual:.0f} times a minute, as no heart does: it is too noisy to "
+        "judge, or its sampling rate is wrong."
+    )
 
 
 def _was_seen(remarks: Iterable[Remark]) -> bool:

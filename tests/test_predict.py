@@ -223,6 +223,7 @@ def test_commands_without_a_meaning_are_refused(run, arguments, said):
             "of task ecg-multimodal, for which single recordings cannot be judged yet",
         ),
         ({"settings": {}}, "does not fit this version of the code"),
+        ({"trained_on": {"recording": []}}, "does not fit this version of the code"),
         ({"cache": {}}, "does not fit this version of the code"),
         ({"model": {}}, "does not fit this version of the code"),
         ({"model": None}, "does not fit this version of the code"),

@@ -90,6 +90,20 @@ def test_title_warning_and_disclaimer_are_written():
     assert name not in text
 
 
+def test_a_warning_covers_no_other_words():
+    subtitle = "probability of abnormal above 0.99 if a share of 0.5 is abnormal, 0.95 if 0.05 is"
+    figure = recording_figure(
+        BOTH, SPANS, title="W" * 50, subtitle=subtitle, stamp="trained on this recording"
+    )
+    figure.draw_without_rendering()
+    title = next(text for text in figure.texts if subtitle in text.get_text())
+    stamp = next(text for text in figure.texts if text.get_text() == "trained on this recording")
+    box, lines = stamp.get_window_extent(), title.get_window_extent()
+    assert box.y0 > (lines.y0 + lines.y1) / 2, "the second line is free"
+    title.set_text("W" * 20)
+    assert title.get_window_extent().x1 < box.x0
+
+
 def test_contributions_are_drawn_cell_by_cell(tmp_path):
     grid = np.arange(12.0).reshape(4, 3) - 5
     contributions = Contributions(

@@ -28,9 +28,11 @@ from datasets.simulate.layout import write_record
 from datasets.sources import DataError
 from datasets.splits import make_folds
 from evaluation.scores import aggregate
+from models import NETWORKS
 from models.linear import PhaseGridLinear
 from settings.prediction import PredictionSettings
-from tasks.ecg_pcg_prediction import EcgPcgPredictor, believed_prevalence
+from tasks.ecg_pcg_own import automatic_states
+from tasks.ecg_pcg_prediction import EcgPcgPredictor, believed_prevalence, check_heart_rate
 from tasks.judging import predict_folds
 from tasks.registry import find_task
 
@@ -136,6 +138,19 @@ def test_a_recording_gets_the_probability_that_evaluation_gives_it(settings, cac
         json.dumps(facts, allow_nan=False)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_judges_a_recording(name, cache, simulated_raw):
+    settings = dataclasses.replace(NETWORK, model=dataclasses.replace(NETWORK.model, model=name))
+    answer = predictor([checkpoint(cache, settings)], simulated_raw).predict(
+        place(simulated_raw, long_enough(cache)[0])
+    )
+    facts = answer.facts()
+    expected = {"ecg-network": ["ecg"], "pcg-network": ["pcg"]}.get(name, ["ecg", "pcg"])
+    assert facts["signals_used"] == expected
+    assert len(facts["each_beat"]) == facts["beats"] > 3
+    answer.figure()
+
+
 def test_a_network_that_takes_either_signal_judges_a_sound_alone(cache, simulated_raw, tmp_path):
     """A .wav without its record is a recording never seen: both folds judge it, and hide nothing else."""
     folds = [checkpoint(cache, EITHER, fold) for fold in range(FOLDS)]
@@ -189,7 +204,11 @@ def test_the_wav_of_a_recording_that_was_learned_from_is_known_again(cache, simu
 def test_a_calibration_is_applied_for_the_signals_that_are_there(cache, simulated_raw, tmp_path):
     name = long_enough(cache)[0]
     plain = checkpoint(cache, LINEAR)
-    lines = {"ecg+pcg annotated": [-0.5, 0.8], "pcg annotated": [0.25, 0.5], "ecg+pcg automatic": [1, 2]}
+    lines: dict[str, list[float]] = {
+        "ecg+pcg annotated": [-0.5, 0.8],
+        "pcg annotated": [0.25, 0.5],
+        "ecg+pcg automatic": [1, 2],
+    }
     shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path)
     whole, sound = place(simulated_raw, name), Place(name, tmp_path / f"{name}.wav")
     for own, raw, line in (
@@ -327,6 +346,24 @@ def test_noise_is_refused_whatever_the_model_would_say(settings, cache, simulate
     )
     with pytest.raises(DataError, match=r"No heart beat that repeats is found|No beats are found"):
         judge.predict(Place("noise", tmp_path / "noise"))
+
+
+def test_hum_is_refused(cache, tmp_path):
+    """It repeats, but not as a heart does."""
+    time = np.arange(40_000) / 2000
+    wavfile.write(tmp_path / "hum.wav", 2000, (8000 * np.sin(2 * np.pi * 50 * time)).astype(np.int16))
+    with pytest.raises(DataError, match="as no heart does: it is too noisy to judge"):
+        predictor([checkpoint(cache, LINEAR)], segment=automatic_states).predict(
+            Place("hum", tmp_path / "hum.wav")
+        )
+
+
+@pytest.mark.parametrize(("cycle", "said"), [(0.25, "240 times a minute"), (3.0, "20 times a minute")])
+def test_heart_rates_that_no_heart_has_are_refused(cycle, said):
+    starts = np.arange(5) * cycle
+    with pytest.raises(DataError, match=said):
+        check_heart_rate(np.stack([starts, starts + cycle], axis=1))
+    check_heart_rate(np.array([[0.0, 0.8]]))
 
 
 def test_sounds_sampled_too_slowly_are_left_out_by_the_linear_model(cache, simulated_raw, tmp_path):
