@@ -23,12 +23,17 @@ h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; marg
 .note { color: #555; } .stamp { background: #fbe9d7; border-left: 4px solid #d55e00; padding: .5rem .8rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { border-bottom: 2px solid #888; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+th { border-bottom: 2px solid #888; } details, .figures { margin-top: .8rem; } summary { cursor: pointer; }
+details td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .figures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
 figure { margin: 0; break-inside: avoid; } img { max-width: 100%; height: auto; }
 figcaption { font-size: .85rem; color: #555; }
+@media (max-width: 40rem) { table { font-size: .8rem; }
+  th, td { white-space: normal; padding: .25rem .35rem; } ul { padding-left: 1.2rem; } }
 @media print { body { max-width: none; font-size: 11px; } h2 { break-after: avoid; } table { font-size: 9px; }
-  .scroll { overflow: visible; } th, td { white-space: normal; padding: .1rem .3rem; } }
+  .scroll { overflow: visible; } th, td { white-space: normal; padding: .1rem .3rem; }
+  tr { break-inside: avoid; } details::details-content { content-visibility: visible; } }
 """
 INTENDED = "Research software. It is no medical device, and nothing here is a diagnosis."
 
@@ -103,7 +108,7 @@ def _scores(metrics: Mapping[str, Any]) -> str:
 
 def _score_cell(part: Mapping[str, Any], score: str) -> str:
     value, found = part["pooled"].get(score), part["intervals"].get(score)
-    ends = "" if not found or found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]"
+    ends = "" if not found or found["low"] is None else f" [{found['low']:.3f},\u00a0{found['high']:.3f}]"
     return MISSING if value is None else f"{value:.3f}{ends}"
 
 
