@@ -80,7 +80,12 @@ def waves(settings: PairsStudySettings, cache: str) -> list[list[Part]]:
     def arms(*names: str) -> list[Part]:
         return [arm_part(settings, cache, name, part) for part in reversed(fractions) for name in names]
 
-    parents = (*child("ecg", settings, "ecg-mae"), *child("cmr", settings, "cmr-mae"))
+    contrast = (
+        *("ecg-cmr-contrast", "--epochs", "20", "--early-stop", "20"),
+        *child("ecg", settings, "ecg-mae"),
+        *child("cmr", settings, "cmr-mae"),
+    )
+    cine = ("ecg-phenotypes", "--reads", "cmr", "--epochs", str(FEW_EPOCHS))
     return [
         [
             part(settings, cache, "ecg-mae", "ecg-mae", "--epochs", "30"),
@@ -88,25 +93,9 @@ def waves(settings: PairsStudySettings, cache: str) -> list[list[Part]]:
             *arms("scratch"),
         ],
         [
-            part(settings, cache, "contrast", "ecg-cmr-contrast", *parents, "--epochs", "20"),
-            part(
-                settings,
-                cache,
-                "contrast-shuffled",
-                "ecg-cmr-contrast",
-                *parents,
-                "--epochs",
-                "20",
-                "--shuffle-pairs",
-            ),
-            part(
-                settings,
-                cache,
-                "cmr",
-                "ecg-phenotypes",
-                *("--reads", "cmr", "--epochs", str(FEW_EPOCHS)),
-                *child("cmr", settings, "cmr-mae"),
-            ),
+            part(settings, cache, "contrast", *contrast),
+            part(settings, cache, "contrast-shuffled", *contrast, "--shuffle-pairs"),
+            part(settings, cache, "cmr", *cine, *child("cmr", settings, "cmr-mae")),
             *arms("pretrained"),
         ],
         [*arms("aligned"), arm_part(settings, cache, "shuffled", PRIMARY[1])],

@@ -29,7 +29,7 @@ from models.phenotypes import PhenotypeModel
 from models.transformer import TokenEncoder
 from settings.ecg_cmr import PhenotypeSettings
 from tasks.pairs import Pairs
-from tasks.stages import Stage, cmr_encoder, ecg_encoder
+from tasks.stages import Stage, cmr_encoder, ecg_encoder, varied
 
 TRUE = "true_"
 """Begins the names of the columns of predictions that hold the truth."""
@@ -109,7 +109,8 @@ class EcgPhenotypes(Stage):
         """Return the losses of a batch, and its indicators in their units and probabilities of diseases."""
         network = bare(model)
         assert isinstance(network, PhenotypeModel)
-        given = (batch["ecg"], batch["lead_present"]) if self.chosen.reads == "ecg" else (batch["cmr"], None)
+        signal = varied(batch, self.chosen.reads, self.chosen.augment and model.training)
+        given = (signal, batch["lead_present"] if self.chosen.reads == "ecg" else None)
         outputs = model(*given, batch["covariates"] if network.covariates else None)
         indicators, diseases = (
             batch[name] if name in outputs else None for name in ("indicators", "diseases")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from datasets.cache import Cache
 from datasets.splits import Fold
+from learning.augmentation import shift_in_time, vary_cine
 from learning.checkpoint import BEST, file_digest, load_checkpoint
 from learning.distributed import bare
 from learning.loop import FoldRun
@@ -133,6 +134,12 @@ class Stage(BinaryTask):
     ) -> dict[str, Figure]:
         """Return nothing."""
         return {}
+
+
+def varied(batch: Mapping[str, Tensor], kind: str, wanted: bool) -> Tensor:
+    """Return the ``ecg`` or the ``cmr`` of a batch, varied where that is wanted."""
+    vary = {"ecg": shift_in_time, "cmr": vary_cine}[kind]
+    return vary(batch[kind]) if wanted else batch[kind]
 
 
 def ecg_encoder(settings: Any, inputs: Mapping[str, Any]) -> ECGEncoder:
