@@ -45,9 +45,9 @@ def run_name(task: str, settings: RunSettings) -> str:
 def lock_run(folder: Path, folds: Sequence[str]) -> Iterator[None]:
     """Keep every other process from training these folds of a run while the block lasts.
 
-    Other folds of the run may be trained beside them, as the jobs of an array do. The system takes a lock from
-    a process that ends, however it ends, so none is left behind. Where the file system knows no locks there is
-    none.
+    Other folds of the run may be trained beside them, as the jobs of an array do. The system takes a lock
+    from a process that ends, however it ends, so none is left behind. Where the file system knows no locks
+    there is none.
 
     Raises
     ------
@@ -98,7 +98,8 @@ def _busy(folder: Path, fold: str, file: IO[str]) -> str:
     with file:
         file.seek(0)
         owner = file.read().strip() or "another process"
-    return f"{fold} of {folder} is being trained by {owner}. Wait for it, or give this run another name with --run-name."
+    advice = "Wait for it, or give this run another name with --run-name."
+    return f"{fold} of {folder} is being trained by {owner}. {advice}"
 
 
 def open_run(
