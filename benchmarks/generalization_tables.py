@@ -14,6 +14,7 @@ from evaluation.calibration import calibration_line, expected_calibration_error
 from evaluation.comparison import compare
 
 MODELS = ("linear", "phase-fusion")
+MICROPHONES = "generalization_microphones.csv"
 ROWS = {
     "session AUROC per recording, both signals": ("", "all"),
     "PCG alone": ("-without-ecg", "all"),
@@ -136,8 +137,25 @@ def markdown(found: pd.DataFrame, compared: pd.DataFrame, variants: Path) -> str
     for row in compared.to_dict("records"):
         interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
         lines.append(f"| {row['row']} | {row['difference']:+.3f} | {interval} | {row['seeds_first']} |")
+    microphones = variants.with_name(MICROPHONES)
+    if microphones.is_file():
+        lines += ["", *microphone_lines(pd.read_csv(microphones))]
     if variants.is_file():
         table = pd.read_csv(variants)
         scored = int((table["outer_seeds"] > 0).sum())
         lines += ["", f"{len(table)} variants tried, {scored} of them scored on the outer folds too."]
     return "\n".join(lines) + "\n"
+
+
+def microphone_lines(table: pd.DataFrame) -> list[str]:
+    """Return the AUROC of both models on other signals, the mean over seeds and draws."""
+    model = table["run"].str.replace(r"-session-seed\d+$", "", regex=True)
+    means = (
+        table.assign(model=model).groupby(["kind", "level", "model"], sort=False)["auroc"].mean().unstack()
+    )
+    lines = ["| signals | linear | phase-fusion |", "|---|---|---|"]
+    for (kind, level), row in means.iterrows():
+        unit = "Hz" if kind.startswith("rate") else "dB"
+        name = kind if kind == "clean" else f"{kind}, {level:g} {unit}"
+        lines.append(f"| {name} | {row['linear']:.3f} | {row['phase-fusion']:.3f} |")
+    return lines

@@ -5,10 +5,11 @@
     python -m benchmarks.physionet2016_generalization --tables     # tables from what is done
 
 Trains both models under protocol ``session`` with seeds 0 to 4 and judges them with both signals and with
-either one; does the same with automatic (Springer) onsets where the raw recordings are named; filters test
-recordings as other microphones might have; and scores all variants of benchmarks/generalization_variants.py.
-Writes to results/physionet2016: runs/ (a folder of scores a run), generalization.csv (a row a variant, failed
-ones too, with how often each was scored on outer folds), generalization_figures.csv, generalization.md.
+either one; does the same with automatic (Springer) onsets where the raw recordings are named; judges both
+through other microphones (benchmarks/generalization_microphones.py); and scores all variants of
+benchmarks/generalization_variants.py. Writes to results/physionet2016: runs/ and generalization/runs/ (a
+folder of scores a run), generalization.csv (a row a variant, failed ones too, with how often each was scored
+on outer folds), generalization_figures.csv, _comparisons.csv, _microphones.csv and generalization.md.
 
 The primary comparison was declared before it was run: AUROC per recording, both signals, phase fusion
 against the linear model, whole sessions drawn, the mean over seeds. Stop it and start it again as you like.
@@ -23,16 +24,16 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.generalization_tables import write_tables
+from benchmarks.generalization_microphones import score_microphones
+from benchmarks.generalization_tables import MICROPHONES, MODELS, write_tables
 from benchmarks.generalization_variants import score_variants
-from benchmarks.study import Part, list_parts, run_parts
+from benchmarks.study import ROOT, Part, list_parts, run_parts
 from common.script import run_script
 from config import LoadDataSettings, PreparationSettings
 from datasets.cache import Cache, find_cache
 from learning.devices import set_threads
 from tasks.ecg_pcg_data import prepare
 
-MODELS = ("linear", "phase-fusion")
 SEEDS = range(5)
 EACH = ("nothing", "ecg", "pcg")
 
@@ -47,6 +48,8 @@ class GeneralizationSettings:
     """Only make tables from the parts that are done."""
     variants: bool = True
     """Score the variants as well."""
+    microphones: bool = True
+    """Judge through other microphones as well."""
     workers: int = 1
     """Parts side by side."""
     cache: Path | None = None
@@ -104,6 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         springer = automatic_cache(settings)
         if springer is not None:
             run_parts(parts(springer, "-springer", ("nothing",)), automatic, settings.workers)
+        if settings.microphones:
+            runs = [ROOT / "checkpoints" / part.name for part in parts(cache.path)]
+            there = [run for run in runs if run.is_dir()]  # scores alone may be there, from elsewhere
+            score_microphones(there, Cache(cache.path), settings.results_dir / MICROPHONES)
         if settings.variants:
             score_variants(Cache(cache.path), settings.results_dir / "generalization.csv")
     print(write_tables(settings.results_dir))
