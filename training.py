@@ -293,8 +293,10 @@ def conclude(session: Session, fold: Fold, run: FoldRun, model: nn.Module, track
 def estimate(session: Session, folds: Sequence[Fold]) -> str:
     """Return what a real call would do, from a few steps that are timed and thrown away."""
     if not session.task.has_epochs:
-        what = f"Would fit {len(folds)} folds into {session.folder}, {session.task.fit_time}."
-        return f"{what} Nothing was written."
+        return (
+            f"Would fit {len(folds)} folds into {session.folder}, {session.task.fit_time}. "
+            "Nothing was written."
+        )
     size = session.settings.optimization.batch_size
     with tempfile.TemporaryDirectory() as nowhere:
         run = fold_run(session, folds[0], Path(nowhere))

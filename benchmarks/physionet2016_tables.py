@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from common.files import write_table, write_text
 from evaluation.comparison import compare_with
 from evaluation.figures import save_figure
-from models import RECORDING_MODELS
+from models import FITTED_MODELS
 
 PROTOCOLS = ("paper", "beat", "recording", "session")
 PART_NAME = re.compile(
     r"(?P<model>.+)-(?P<protocol>paper|beat|recording|session)-seed(?P<seed>\d+)(?P<hidden>(-without-\w+)?)"
 )
-NO_MEANING = dict.fromkeys(RECORDING_MODELS, ("paper", "beat"))
+NO_MEANING = dict.fromkeys(FITTED_MODELS, ("paper", "beat"))
 """Protocols under which some models mean nothing: they see whole recordings, so beats cannot be split."""
 REFERENCES = ("linear", "pacfnet")
 """Models that every other one is compared with."""

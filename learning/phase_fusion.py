@@ -1,6 +1,8 @@
 """Fit `models.phase_fusion.PhaseFusion`: the evidence in closed form, the deep path on what it leaves open.
 
-1. A logistic regression a view, both classes counted the same (learning/linear.py).
+1. A logistic regression a view, both classes counted the same (learning/linear.py). Those of the heart sound
+   learn from coloured copies as well: the same recordings as other microphones, rooms and chests might have
+   filtered them, with gains drawn at random that are smooth over frequency.
 2. The log-odds of the evidence for each training recording, from a fit that shared no session with it. A
    member learns with these as an offset, so it sees the errors that evidence makes on people it has not met,
    not the near-perfect fit to those it has.
@@ -22,17 +24,25 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import UserError
-from learning.linear import fit_logistic
+from learning.linear import ITERATIONS, Logistic, fit_logistic
 
 INVERSE_PENALTY: Mapping[str, float] = MappingProxyType(
     {"whole": 0.01, "shape": 0.003, "colour": 0.03, "ecg": 1.0}
 )
 """Inverse strength C of the squared penalty of each view."""
+COPIES = 4
+"""Coloured copies of each recording."""
+COLOURING = 0.3
+"""Standard deviation of the gain at a knot, log10 of power (3 dB)."""
+KNOTS = 6
+"""Bands, equally far apart, at which a gain is drawn; between them it is linear."""
 SHARES = (0.0, 0.25, 0.5, 1.0)
 """Shares of the deep path that are tried."""
 
@@ -110,7 +120,7 @@ def fit_phase_fusion(
         If no signal has both classes.
     """
     chosen = settings or DeepSettings()
-    fit_evidence(model, recorded)
+    fit_evidence(model, recorded, seed)
     model.share.fill_(0.0)
     folds = inner_folds(recorded.label, recorded.session, chosen.inner_folds, seed)
     if folds is None:
@@ -123,8 +133,19 @@ def fit_phase_fusion(
     return evidence + share * deep
 
 
-def fit_evidence(model: Any, recorded: Recorded) -> None:
-    """Fit the logistic regressions and the standardization of the grids; deep weights are not touched."""
+def fit_evidence(model: Any, recorded: Recorded, seed: int, copies: int = COPIES) -> None:
+    """Fit the logistic regressions and the standardization of the grids; deep weights are not touched.
+
+    Parameters
+    ----------
+    model : models.phase_fusion.PhaseFusion
+    recorded : Recorded
+        The training recordings only.
+    seed : int
+        Of the colouring.
+    copies : int
+        Coloured copies of each recording; 0: none, and nothing is drawn at random.
+    """
     has = {"pcg": recorded.has_pcg.numpy(), "ecg": recorded.has_ecg.numpy()}
     usable = {name: len(np.unique(recorded.label[rows])) == 2 for name, rows in has.items()}
     if not any(usable.values()):
@@ -132,15 +153,67 @@ def fit_evidence(model: Any, recorded: Recorded) -> None:
             f"This model needs recordings of both classes to learn from; there are {len(recorded)}, "
             f"{int(recorded.label.sum())} of them abnormal. Prepare more data, or choose fewer folds."
         )
-    values = model.views(recorded.pcg_grid) | {"ecg": recorded.ecg_bands}
-    for name in INVERSE_PENALTY:
-        signal = "ecg" if name == "ecg" else "pcg"
-        if usable[signal]:
-            rows = has[signal]
-            fitted = fit_logistic(values[name].numpy()[rows], recorded.label[rows], INVERSE_PENALTY[name])
+    if usable["ecg"]:
+        rows = has["ecg"]
+        fitted = fit_logistic(recorded.ecg_bands.numpy()[rows], recorded.label[rows], INVERSE_PENALTY["ecg"])
+        _fill(model.evidence["ecg"], fitted)
+    if usable["pcg"]:
+        grids = coloured(recorded.pcg_grid[recorded.has_pcg], model.shapes["pcg"][2], copies, seed)
+        labels = np.tile(recorded.label[has["pcg"]], copies + 1)
+        for name, values in model.views(grids).items():
+            penalty = INVERSE_PENALTY[name] / (copies + 1)
+            fitted = fit_in_span(values.numpy(), labels, penalty, int(has["pcg"].sum()) + 2 * KNOTS)
             _fill(model.evidence[name], fitted)
     model.fitted.copy_(torch.tensor([usable["pcg"], usable["ecg"]]))
     _standardize(model, recorded)
+
+
+def fit_in_span(
+    values: NDArray[np.floating], labels: NDArray[np.integer], inverse_penalty: float, rows: int
+) -> Logistic:
+    """Fit as `learning.linear.fit_logistic`, in the span of the first rows, which must hold all others.
+
+    A filtered copy is its original plus a few fixed gains, so the originals and some copies span all copies.
+    The weights of a regression with a squared penalty lie in the span of its rows, so the result is the
+    same, in a tenth of the time.
+    """
+    if values.shape[1] <= rows:
+        return fit_logistic(values, labels, inverse_penalty)
+    scaler = StandardScaler().fit(values.astype(np.float64))
+    ready = scaler.transform(values.astype(np.float64))
+    basis = np.linalg.qr(ready[:rows].T)[0]
+    regression = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=ITERATIONS)
+    regression.fit(ready @ basis, labels)
+    weight = basis @ regression.coef_[0]
+    return Logistic(scaler.mean_, scaler.scale_, weight, float(regression.intercept_[0]))
+
+
+def coloured(
+    grids: Tensor, bands: int, copies: int, seed: int, deviation: float = COLOURING, knots: int = KNOTS
+) -> Tensor:
+    """Return the grids, and below them copies of them all, each row filtered by a gain of its own.
+
+    Parameters
+    ----------
+    grids : torch.Tensor, shape (N, ... * bands)
+        log10 of power, bands running fastest.
+    bands, copies, seed : int
+    deviation : float
+        Of the gain at a knot, log10 of power.
+    knots : int
+        At least 2.
+
+    Returns
+    -------
+    torch.Tensor, shape ((copies + 1) * N, ... * bands)
+    """
+    if not copies:
+        return grids
+    generator = torch.Generator().manual_seed(seed)
+    drawn = deviation * torch.randn(copies * len(grids), 1, knots, generator=generator)
+    gain = functional.interpolate(drawn, bands, mode="linear", align_corners=True).to(grids.dtype)
+    repeated = grids.repeat(copies, 1).reshape(copies * len(grids), -1, bands)
+    return torch.cat([grids, (repeated + gain).flatten(1)])
 
 
 def _fill(part: nn.Module, fitted: object) -> None:
@@ -194,7 +267,7 @@ def _out_of_fold(
     for train, test in folds:
         inner = _like(model, members=1)
         within, outside = recorded.rows(train), recorded.rows(test)
-        fit_evidence(inner, within)
+        fit_evidence(inner, within, seed)
         evidence[test] = _evidence(inner, outside)
         deeper = inner_folds(within.label, within.session, settings.inner_folds, seed + 1)
         if deeper is None:
@@ -202,7 +275,7 @@ def _out_of_fold(
         offset = np.zeros(len(within))
         for kept, left in deeper:
             part = _like(model, members=1)
-            fit_evidence(part, within.rows(kept))
+            fit_evidence(part, within.rows(kept), seed)
             offset[left] = _evidence(part, within.rows(left))
         train_members(inner, within, offset, seed, settings)
         deep[test] = _deep(inner, outside)
@@ -240,12 +313,13 @@ def train_members(
     model_has = recorded.has_pcg & model.fitted[0], recorded.has_ecg & model.fitted[1]
     grids, has = model.prepared(recorded.pcg_grid, recorded.ecg_grid, *model_has)
     known = (has["pcg"] | has["ecg"]).nonzero().flatten()
-    label = torch.from_numpy(recorded.label).float()
+    label = torch.tensor(recorded.label, dtype=torch.float32)
     share = label[known].mean().clamp(0.01, 0.99)
     weight = torch.where(label > 0, 0.5 / share, 0.5 / (1 - share))
     batch = {"offset": torch.from_numpy(offset).float(), "label": label, "weight": weight}
     for number, member in enumerate(model.members):
         _train(member, grids, has, batch, known, seed * 1009 + number, settings)
+        _centre(member, grids, has, known, weight)
 
 
 def _train(
@@ -284,6 +358,21 @@ def _train(
                 optimizer.step()
                 schedule.step()
     member.eval()
+
+
+@torch.no_grad()
+def _centre(
+    member: nn.Module, grids: dict[str, Tensor], has: dict[str, Tensor], known: Tensor, weight: Tensor
+) -> None:
+    """Shift a member so that on the training recordings it adds nothing on average, classes balanced.
+
+    A constant is no evidence; without this, a share would be chosen for mending the intercept.
+    """
+    said = member(
+        {name: values[known] for name, values in grids.items()},
+        {name: values[known] for name, values in has.items()},
+    )
+    member.output.bias -= (said * weight[known]).sum() / weight[known].sum()
 
 
 def augmented(

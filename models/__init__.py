@@ -39,13 +39,13 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 """Networks of beats; each constructor takes ``width``, ``kernel_size``, ``dropout``, ``attention``."""
 
-RECORDING_MODELS: dict[str, Callable[..., nn.Module]] = {
+FITTED_MODELS: dict[str, Callable[..., nn.Module]] = {
     "linear": PhaseGridLinear,
     "phase-fusion": PhaseFusion,
 }
 """Models of whole recordings, which bring a fit of their own; they have no options to be set."""
 
-MODELS = NETWORKS | RECORDING_MODELS
+MODELS = NETWORKS | FITTED_MODELS
 """All models by name."""
 
 SINGLE_MODALITY = {"ecg-network": "ecg", "pcg-network": "pcg"}

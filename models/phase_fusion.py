@@ -161,8 +161,8 @@ class PhaseFusion(nn.Module):
 
     Notes
     -----
-    With the defaults 60,806 weights: 4,607 in the evidence, 18,733 in each member. Grids are standardized feature by
-    feature with what the training recordings have; shape is what the deep path sees as well.
+    With the defaults 60,806 weights: 4,607 in the evidence, 18,733 in each member. Members see the shape of
+    both grids, standardized feature by feature with what the training recordings have.
     """
 
     share: Tensor
@@ -272,7 +272,7 @@ class PhaseFusion(nn.Module):
     def prepared(
         self, pcg_grid: Tensor, ecg_grid: Tensor, has_pcg: Tensor, has_ecg: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return what a member takes: standardized shapes (N, percentiles * bands, cells), and who has them."""
+        """Return what members take: standardized shapes (N, percentiles * bands, cells), and who has them."""
         has = {"pcg": has_pcg, "ecg": has_ecg & torch.isfinite(ecg_grid).all(dim=1)}
         grids = {}
         for name, values in (("pcg", pcg_grid), ("ecg", ecg_grid)):

@@ -104,8 +104,8 @@ class EcgPcgLinear(BinaryTask):
         """Return the recordings that have features."""
         if settings.protocol in ("paper", "beat"):
             raise UserError(
-                f"Model {settings.model.model} sees whole recordings, so protocol {settings.protocol}, which splits "
-                "beats, has no meaning for it: choose --protocol recording or session."
+                f"Model {settings.model.model} sees whole recordings, so protocol {settings.protocol}, "
+                "which splits beats, has no meaning for it: choose --protocol recording or session."
             )
         grid = phase_grid(cache)
         if grid.lacking():

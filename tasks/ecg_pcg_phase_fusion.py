@@ -1,6 +1,6 @@
-"""Task ``ecg-pcg`` with ``--model phase-fusion``: one recording, additive evidence and a small fusion network.
+"""Task ``ecg-pcg`` with ``--model phase-fusion``: evidence that adds up, and a small fusion network.
 
-Data     features of each recording (`datasets.phase_grid`, `datasets.ecg_cycle_grid`), kept beside the cache
+Data     features of each recording (`datasets.phase_grid`, `datasets.ecg_cycle_grid`), kept by the cache
 Model    `models.phase_fusion.PhaseFusion`, which takes both signals or either one
 Fit      learning/phase_fusion.py, well under a minute a fold; no validation part: what it chooses, it chooses
          on inner folds of the training part, sessions apart
