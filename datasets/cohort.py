@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import wfdb
 
 from datasets.labels import LABELS, QUALITIES, plain_number, read_labels
-from datasets.record_checks import read_header
+from datasets.record_checks import is_inside, read_header
 from datasets.recordings import signal_files
 from datasets.sources import DataError, Problem, SourceIndex, index_table, readable
 
@@ -180,6 +180,8 @@ def _hint(name: str, headers: dict[str, str]) -> str:
 def _check_record(root: Path, path: str, wanted: tuple[str, str]) -> list[Problem]:
     """Refuse a record without usable signals; return what is doubtful about the others."""
     try:
+        if not is_inside(root / path, root):
+            raise DataError(f"The header {Path(path).name} is a link that leads outside the data folder.")
         _check_file_names(root / path)
         signal_files(root / path, root)
         header = read_header(root / path)

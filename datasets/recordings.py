@@ -174,7 +174,8 @@ def _single_precision(samples: Floats, record: wfdb.Record, number: int) -> NDAr
     with np.errstate(over="ignore", invalid="ignore"):
         stored = samples.astype(np.float32)
         near = np.abs(stored - samples).max() <= COARSEST * samples.std()
-    if not (near and np.isfinite(stored).all()):
+    varies = stored.min() < stored.max()  # as the samples do; an endless gain makes nothing of them
+    if not (near and varies and np.isfinite(stored).all()):
         raise DataError(
             f"The gain or baseline of channel {record.sig_name[number]} of {record.record_name} cannot be "
             f"right: its samples would be around {np.median(samples):.3g}."

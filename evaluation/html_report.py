@@ -29,8 +29,8 @@ details td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .figures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
 figure { margin: 0; break-inside: avoid; } img { max-width: 100%; height: auto; }
 figcaption { font-size: .85rem; color: #555; }
-@media (max-width: 40rem) { table { font-size: .8rem; }
-  th, td { white-space: normal; padding: .25rem .35rem; } ul { padding-left: 1.2rem; } }
+@media (max-width: 40rem) { table { font-size: .74rem; }
+  th, td { white-space: normal; padding: .25rem; } ul { padding-left: 1.2rem; } }
 @media print { body { max-width: none; font-size: 11px; } h2 { break-after: avoid; } table { font-size: 9px; }
   .scroll { overflow: visible; } th, td { white-space: normal; padding: .1rem .3rem; }
   tr { break-inside: avoid; } details::details-content { content-visibility: visible; } }

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from evaluation.html_report import write_html_report
+from evaluation.tables import ROWS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -27,11 +28,11 @@ page.onload = () => {{
   const outside = [...inside.querySelectorAll("body *")].filter(
     (item) => !item.closest(".scroll") && item.getBoundingClientRect().right > root.clientWidth + 1
   );
-  const wide = [...inside.querySelectorAll(".scroll")].filter((item) => item.scrollWidth > item.clientWidth + 1);
+  const tables = [...inside.querySelectorAll(".scroll")];
   document.getElementById("out").textContent = JSON.stringify({{
     width: root.clientWidth, content: root.scrollWidth, height: root.scrollHeight,
     outside: outside.map((item) => item.tagName),
-    cut: wide.length,
+    cut: tables.filter((item) => item.scrollWidth > item.clientWidth + 1).length,
     fetched: page.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name),
     images: [...inside.images].map((image) => image.naturalWidth),
     settings: [...inside.querySelectorAll("details td")].filter((cell) => cell.checkVisibility(
@@ -67,7 +68,8 @@ def report(folder):
     figure = Figure(figsize=(9, 3))
     figure.subplots().plot([0, 1])
     figure.savefig(folder / "roc_recordings.png", dpi=200)
-    score = {"pooled": {"auroc": 0.8123}, "intervals": {"auroc": {"low": 0.7, "high": 0.9}}}
+    interval = {"low": 0.7, "high": 0.9}
+    score = {"pooled": dict.fromkeys(ROWS, 0.8123), "intervals": {"auroc": interval, "macc": interval}}
     unit = {"at_half": score}
     content = {
         "protocol": "session",

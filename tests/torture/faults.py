@@ -24,7 +24,7 @@ from torch import Tensor
 
 from datasets.cache import Cache
 from learning.checkpoint import load_checkpoint
-from tests.torture.forks import CRASHED, Ended, Fault, Forker, kill
+from tests.torture.forks import CRASHED, Ended, Fault, Forker, computed, kill
 
 PREPARATION, TRAINING, EVALUATION = "preparation", "training", "evaluation"
 STAGES = {PREPARATION: "load_data", TRAINING: "training", EVALUATION: "evaluate"}
@@ -165,14 +165,19 @@ class Bench:
         done.root.mkdir(parents=True)
         for name, script in STAGES.items():
             start = done.copy(self.folder / f"before-{name}")
-            began = time.monotonic()
             ended = self.forker.run(script, done.arguments(name, self.figures), Fault(under=str(done.root)))
             assert ended.code == 0, ended.output
-            seconds = time.monotonic() - began
             sizes, before = (sizes_below(place.root) for place in (done, start))
             right = content_of(done, name)
             self.stages[name] = Stage(
-                name, start, seconds, ended.changes, right, max(sizes), sum(sizes) - sum(before), self.figures
+                name,
+                start,
+                ended.seconds,
+                ended.changes,
+                right,
+                max(sizes),
+                sum(sizes) - sum(before),
+                self.figures,
             )
 
     def run(self, stage: Stage, workplace: Workplace, fault: Fault | None = None) -> Ended:
@@ -223,11 +228,12 @@ class Bench:
         return ended
 
     def kill_after(self, stage: Stage, seconds: float) -> Ended:
-        """Kill a stage after some time, wherever it is."""
+        """Kill a stage once it has computed for some time, wherever it is."""
 
         def interrupt(workplace: Workplace) -> Ended:
             process = self.start(stage, workplace, Fault())
-            time.sleep(seconds)
+            while computed(process) < seconds:
+                time.sleep(0.002)
             kill(process)
             return self.forker.wait(process)
 

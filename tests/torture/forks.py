@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,7 +107,7 @@ def _run(script: str, arguments: list[str], fault: Fault) -> int:
     except BaseException:
         traceback.print_exc()
         code = CRASHED
-    print(f"\nCHANGES {changes()}")
+    print(f"\nCHANGES {changes()} {time.process_time()}")
     return code
 
 
@@ -177,7 +179,12 @@ class Ended:
     @property
     def changes(self) -> int:
         """Changes to files that were counted."""
-        return int(self.output.rsplit("CHANGES ", 1)[1])
+        return int(self.output.rsplit("CHANGES ", 1)[1].split()[0])
+
+    @property
+    def seconds(self) -> float:
+        """Time that the process computed, whatever else the machine did meanwhile."""
+        return float(self.output.rsplit("CHANGES ", 1)[1].split()[1])
 
 
 class Forker:
@@ -222,6 +229,17 @@ class Forker:
     def run(self, script: str, arguments: Sequence[str], fault: Fault) -> Ended:
         """Run a script to its end."""
         return self.wait(self.start(script, arguments, fault))
+
+
+def computed(process: int) -> float:
+    """Return for how many seconds a process has computed; endless once it has ended."""
+    try:
+        cells = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return math.inf
+    if cells[0] == "Z":
+        return math.inf
+    return sum(map(int, cells[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def kill(process: int) -> None:

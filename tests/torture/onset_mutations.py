@@ -23,10 +23,12 @@ States = list[tuple[int, str]]
 
 
 def _states(victim: Victim) -> States:
-    """Return the onsets of the victim, or of a good neighbour where it has none."""
+    """Return the onsets of the victim, or as many of a good neighbour's as fit where it has none."""
     path = victim.onsets if victim.has_onsets else next(victim.house.raw.rglob("*_StateAns.mat"))
     states = read_heart_states(path, RATE)
-    return [(round(time * RATE) + 1, str(name)) for time, name in zip(states.time, states.state, strict=True)]
+    rows = zip(states.time, states.state, strict=True)
+    count = len(victim.samples("pcg"))
+    return [(round(time * RATE) + 1, str(name)) for time, name in rows if time * RATE < count]
 
 
 def _write(victim: Victim, states: States) -> None:

@@ -178,7 +178,7 @@ def table_in_another_encoding(victim: Victim, rng: Generator) -> Expect:
     encoding = str(rng.choice(["utf-16", "latin-1", "utf-32"]))
     _text(victim, lambda text: (text + "caf\u00e9,s,p,1\n").encode(encoding))
     if victim.house.layout == COHORT and encoding == "utf-16":
-        return Expect(USED)
+        return Expect(USED, lost=True)  # there is no record for the row that was added
     return Expect(REFUSED, "UTF-8|lacks")
 
 
@@ -293,7 +293,7 @@ def appendix_without_a_session(victim: Victim, rng: Generator) -> Expect:
     lines = path.read_text().splitlines(keepends=True)
     row = next(line for line in lines if victim.name in line)
     cells = row.split(",")
-    cells[2] = str(rng.choice(["", "X1S1", "C1", "C" + "9" * 5000 + "S1", "C1S" + "9" * 400]))
+    cells[2] = str(rng.choice(["", "X1S1", "C1", "C" + "9" * 5000 + "S1", "S1"]))
     ways = ["".join(lines).replace(row, ""), "".join(lines).replace(row, ",".join(cells))]
     path.write_text(ways[int(rng.integers(2))])
 
