@@ -1,4 +1,4 @@
-"""The study of generalization: filters that filter, means that are means, variants that run, looks counted."""
+"""The study of generalization: filters filter, means are means, variants run, looks are counted."""
 
 import json
 
