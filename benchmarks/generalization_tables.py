@@ -72,7 +72,7 @@ def figures(results_dir: Path) -> pd.DataFrame:
     for name, (hidden, group) in ROWS.items():
         values = {
             model: [
-                float(pd.read_csv(path / "subgroups.csv").set_index("group").loc[group, "value"])
+                float(pd.read_csv(path / "subgroups.csv").set_index("group")["value"].get(group, np.nan))
                 for path in folders(results_dir, model, hidden)
             ]
             for model in MODELS

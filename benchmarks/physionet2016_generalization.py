@@ -13,7 +13,7 @@ on outer folds), generalization_figures.csv, _comparisons.csv, _microphones.csv 
 
 The primary comparison was declared before it was run: AUROC per recording, both signals, phase fusion
 against the linear model, whole sessions drawn, the mean over seeds. Stop it and start it again as you like.
-About 25 minutes on one core.
+About 40 minutes on one core.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Recorded:
     has_pcg: Tensor
     has_ecg: Tensor
     label: NDArray[np.int64]
-    session: NDArray[np.str_]
+    session: NDArray[Any]
 
     def __len__(self) -> int:
         """Return the number of recordings."""
@@ -85,9 +85,9 @@ class Recorded:
 
     def rows(self, rows: NDArray[np.integer]) -> Recorded:
         """Return some of the recordings."""
-        tensors = (self.pcg_grid, self.ecg_bands, self.ecg_grid, self.has_pcg, self.has_ecg)
         here = torch.from_numpy(rows)
-        return Recorded(*(values[here] for values in tensors), self.label[rows], self.session[rows])
+        pcg_grid, ecg_bands, ecg_grid, has_pcg, has_ecg = (values[here] for values in self.inputs())
+        return Recorded(pcg_grid, ecg_bands, ecg_grid, has_pcg, has_ecg, self.label[rows], self.session[rows])
 
     def inputs(self) -> tuple[Tensor, ...]:
         """Return what the network takes."""
@@ -323,7 +323,7 @@ def train_members(
 
 
 def _train(
-    member: nn.Module,
+    member: Any,
     grids: dict[str, Tensor],
     has: dict[str, Tensor],
     batch: dict[str, Tensor],
@@ -362,7 +362,7 @@ def _train(
 
 @torch.no_grad()
 def _centre(
-    member: nn.Module, grids: dict[str, Tensor], has: dict[str, Tensor], known: Tensor, weight: Tensor
+    member: Any, grids: dict[str, Tensor], has: dict[str, Tensor], known: Tensor, weight: Tensor
 ) -> None:
     """Shift a member so that on the training recordings it adds nothing on average, classes balanced.
 
@@ -396,8 +396,8 @@ def augmented(
 
 
 def choose_share(
-    evidence: NDArray[np.float64],
-    deep: NDArray[np.float64],
+    evidence: NDArray[np.floating],
+    deep: NDArray[np.floating],
     label: NDArray[np.integer],
     session: ArrayLike,
 ) -> float:
@@ -415,7 +415,7 @@ def choose_share(
     sessions = np.unique(np.asarray(session), return_inverse=True)[1]
     share_of = np.where(label == 1, 0.5 / label.mean(), 0.5 / (1 - label.mean()))
 
-    def loss(share: float) -> NDArray[np.float64]:
+    def loss(share: float) -> NDArray[np.floating]:
         return share_of * np.logaddexp(0.0, np.where(label == 1, -1.0, 1.0) * (evidence + share * deep))
 
     alone = loss(0.0)

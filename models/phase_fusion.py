@@ -117,8 +117,9 @@ class FusionMember(nn.Module):
     def restart(self) -> None:
         """Draw all weights anew from torch's random numbers; the output starts at zero."""
         for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
         for token in self.tokens.values():
             nn.init.zeros_(token)
         self.silence()

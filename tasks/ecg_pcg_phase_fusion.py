@@ -53,8 +53,13 @@ class GridRecordings(Recordings):
         """Return these rows as the fit takes them, on the CPU."""
         table = self.table.iloc[rows.numpy()]
         here = rows.to(self.label.device)
+        pcg_grid, ecg_bands, ecg_grid, has_pcg, has_ecg = (getattr(self, name)[here].cpu() for name in INPUTS)
         return Recorded(
-            *(getattr(self, name)[here].cpu() for name in INPUTS),
+            pcg_grid,
+            ecg_bands,
+            ecg_grid,
+            has_pcg,
+            has_ecg,
             label=table["label"].to_numpy(np.int64),
             session=table["session"].to_numpy(str),
         )
@@ -95,7 +100,7 @@ class EcgPcgPhaseFusion(EcgPcgLinear):
         model.cpu()
         self._out_of_fold = fit_phase_fusion(model, run.samples.recorded(run.train), seed=run.seed)
         model.to(device)
-        tracker.scalars({"train/deep_share": float(model.share)}, 1)
+        tracker.scalars({"train/deep_share": float(model.get_buffer("share"))}, 1)
         return save_finished(run, model)
 
     def inner_threshold(self, run: FoldRun) -> float | None:

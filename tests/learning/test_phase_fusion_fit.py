@@ -1,5 +1,7 @@
 """The fit sees training sessions only, hears the deep path where it helps and only there."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,12 @@ from learning.phase_fusion import (
 from models.phase_fusion import PhaseFusion
 
 CELLS, BANDS = 8, 6
-SIZES = {"pcg_shape": (1, CELLS, BANDS), "ecg_shape": (1, CELLS, 2), "ecg_bands": 3, "members": 1}
+SIZES: dict[str, Any] = {
+    "pcg_shape": (1, CELLS, BANDS),
+    "ecg_shape": (1, CELLS, 2),
+    "ecg_bands": 3,
+    "members": 1,
+}
 QUICK = DeepSettings(epochs=40, batch_size=48, inner_folds=2, learning_rate=5e-3, noise=0.1)
 
 
@@ -88,7 +95,7 @@ def test_colouring_takes_weight_from_what_a_filter_can_move():
     made = recorded(label, informative=1.5)
     grid = made.pcg_grid.reshape(200, CELLS, BANDS)
     grid[:, :, 0] += 0.5 * torch.from_numpy(label).float()[:, None]
-    models = {}
+    models: dict[int, Any] = {}
     for copies in (0, 4):
         models[copies] = PhaseFusion(**SIZES)
         fit_evidence(models[copies], made, seed=0, copies=copies)
@@ -105,7 +112,7 @@ def test_colouring_takes_weight_from_what_a_filter_can_move():
 def test_inner_folds_keep_sessions_apart_and_ask_for_enough_of_them():
     label = np.tile([0, 1], 30)
     session = np.repeat(np.arange(12), 5)
-    folds = inner_folds(label, session, 4, seed=0)
+    folds = inner_folds(label, session, 4, seed=0) or []
     assert sorted(np.concatenate([test for _, test in folds]).tolist()) == list(range(60))
     assert all(not set(session[train]) & set(session[test]) for train, test in folds)
     assert inner_folds(label, np.repeat([0, 1, 2], 20), 4, seed=0) is None
@@ -131,7 +138,7 @@ def test_a_deep_path_that_knows_one_session_only_is_not_heard():
 
 def test_the_deep_path_finds_what_evidence_cannot_and_adds_nothing_on_average():
     train, test = crossed(seed=0), crossed(seed=5)
-    model = PhaseFusion(**SIZES, dropout=0.1)
+    model: Any = PhaseFusion(**SIZES, dropout=0.1)
     out_of_fold = fit_phase_fusion(model, train, seed=0, settings=QUICK)
     with torch.no_grad():
         evidence = model.eval().evidence_of(*(test.inputs()[place] for place in (0, 1, 3, 4)))
@@ -147,7 +154,7 @@ def test_the_deep_path_finds_what_evidence_cannot_and_adds_nothing_on_average():
 
 def test_where_evidence_says_all_the_deep_path_stays_mute():
     label = np.random.default_rng(3).integers(0, 2, 200)
-    model = PhaseFusion(**SIZES)
+    model: Any = PhaseFusion(**SIZES)
     settings = DeepSettings(epochs=3, inner_folds=3)
     out_of_fold = fit_phase_fusion(model, recorded(label, informative=3.0), seed=0, settings=settings)
     assert float(model.share) == 0
@@ -160,7 +167,7 @@ def test_the_same_seed_fits_the_same_model_and_leaves_the_global_seed_alone():
     settings = DeepSettings(epochs=1, inner_folds=2)
 
     def weights(seed):
-        model = PhaseFusion(**SIZES)
+        model: Any = PhaseFusion(**SIZES)
         fit_phase_fusion(model, made, seed=seed, settings=settings)
         return model.evidence["whole"].weight.detach().clone()
 
@@ -180,7 +187,7 @@ def test_one_signal_is_enough_and_without_both_classes_there_is_nothing_to_learn
     no = torch.zeros(120, dtype=torch.bool)
     missing = torch.full_like(made.ecg_bands, torch.nan), torch.full_like(made.ecg_grid, torch.nan)
     only = Recorded(made.pcg_grid, *missing, made.has_pcg, no, made.label, made.session)
-    model = PhaseFusion(**SIZES)
+    model: Any = PhaseFusion(**SIZES)
     fit_phase_fusion(model, only, seed=0, settings=DeepSettings(epochs=2, inner_folds=3))
     assert model.fitted.tolist() == [True, False]
     with torch.no_grad():

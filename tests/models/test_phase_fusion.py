@@ -1,19 +1,20 @@
 """Evidence adds up as on paper; filters move only what they should; the deep path starts mute."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from models.phase_fusion import VIEW_WEIGHTS, FusionMember, PhaseFusion
 
-SMALL = {"pcg_shape": (1, 2, 2), "ecg_shape": (1, 2, 1), "ecg_bands": 1, "members": 1}
+SMALL: dict[str, Any] = {"pcg_shape": (1, 2, 2), "ecg_shape": (1, 2, 1), "ecg_bands": 1, "members": 1}
 YES, NO = torch.tensor([True]), torch.tensor([False])
 
 
-def by_hand():
+def by_hand() -> Any:
     """Return a model whose log-odds can be worked out on paper, its deep path mute."""
-    model = PhaseFusion(**SMALL).eval()
+    model: Any = PhaseFusion(**SMALL).eval()
     model.fitted.fill_(True)
     weights = {
         "whole": [1.0, 0.0, 0.0, 2.0],
@@ -55,10 +56,10 @@ def test_three_views_of_one_signal_weigh_as_one_and_a_half_of_the_other():
     assert VIEW_WEIGHTS["ecg"] == pytest.approx(2 / 3)
 
 
-def trained(seed=0, **options):
+def trained(seed: int = 0, **options: Any) -> Any:
     """Return a network whose deep path says something."""
     torch.manual_seed(seed)
-    model = PhaseFusion((3, 22, 5), (3, 22, 4), 13, channels=8, members=2, **options).eval()
+    model: Any = PhaseFusion((3, 22, 5), (3, 22, 4), 13, channels=8, members=2, **options).eval()
     model.fitted.fill_(True)
     model.share.fill_(1.0)
     for member in model.members:
