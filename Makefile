@@ -1,7 +1,8 @@
 # make demo   a fresh machine: environment, simulated cohort, the three scripts, scores
 # make test   a fresh machine: environment, lint, all tests
 # make lint   ruff and mypy
-# make torture   1,000 mutated recordings, 160 interruptions: results/benchmarks/torture.csv
+# make torture   1,000 mutated recordings, 200 faults: results/benchmarks/torture.csv
+# make audit   known vulnerabilities of the dependencies; needs the network
 #
 # PYTHON   interpreter of the environment, 3.11 or later
 # TORCH    what pip installs first; torch==2.13.0 is the CUDA build on Linux. CPU only, anywhere:
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test lint torture clean
+.PHONY: demo test lint torture audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python load_data.py --simulate
@@ -39,6 +40,10 @@ lint: $(VENV)/.installed-dev
 
 torture: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture
+
+audit: $(VENV)/.installed
+	$(PIP) pip-audit
+	$(BIN)/pip-audit --local
 
 $(VENV)/.installed: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
