@@ -2,7 +2,8 @@
 # make test   a fresh machine: environment, lint, all tests
 # make lint   ruff and mypy
 # make ecg-cmr   ECG and cardiac MRI: all stages on 2,000 virtual patients, tables in results/ecg-cmr
-# make torture   1,000 mutated recordings, 160 interruptions: results/benchmarks/torture.csv
+# make torture   1,000 mutated recordings, 200 faults: results/benchmarks/torture.csv
+# make audit   known vulnerabilities of the dependencies; needs the network
 #
 # PYTHON   interpreter of the environment, 3.11 or later
 # TORCH    what pip installs first; torch==2.13.0 is the CUDA build on Linux. CPU only, anywhere:
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test lint ecg-cmr torture clean
+.PHONY: demo test lint ecg-cmr torture audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python load_data.py --simulate
@@ -43,6 +44,10 @@ ecg-cmr: $(VENV)/.installed
 
 torture: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture
+
+audit: $(VENV)/.installed
+	$(PIP) pip-audit
+	$(BIN)/pip-audit --local
 
 $(VENV)/.installed: requirements.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
