@@ -2,6 +2,7 @@
 
     python -m benchmarks.ecg_cmr                # all stages on virtual patients; stop and start as you like
     python -m benchmarks.ecg_cmr --fractions    # and how few labels do: 0.1, 0.25, 0.5 and 1
+    python -m benchmarks.ecg_cmr --ptbxl PATH   # and pre-training on real ECGs
     python -m benchmarks.ecg_cmr --list         # what it consists of, and what is done
     python -m benchmarks.ecg_cmr --tables       # tables from what is done
 
@@ -15,6 +16,7 @@ that was stopped goes on from its last finished epoch.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ import tyro
 import load_data
 from benchmarks.study import Part, choose_parts, list_parts, run_parts
 from common.errors import UserError
-from common.files import write_table, write_text
+from common.files import replacing, write_table, write_text
 from common.script import run_script
 from evaluation.phenotypes import compare_indicator
 from evaluation.statistics import holm
@@ -38,6 +40,8 @@ PARENT = {"pretrained": "ecg-mae", "aligned": "contrast", "shuffled": "contrast-
 """Run that the encoder of each arm starts from."""
 FEW_EPOCHS, MANY_EPOCHS = 16, 24
 """Of the last stage with all labels and with few: a tenth of the patients makes a tenth of the steps."""
+FIGURES = {"contrast": "retrieval", "aligned": "indicators"}
+"""Runs that are drawn, and the figure that is kept beside the tables."""
 PRIMARY = ("ejection_fraction", 0.1, "aligned", "scratch")
 """Indicator, label fraction and arms of the one comparison that was declared before it was run."""
 
@@ -48,6 +52,8 @@ class PairsStudySettings:
 
     patients: int = 2000
     """Virtual patients."""
+    ptbxl: Path | None = None
+    """Folder of PTB-XL, or of a part of it: also trains the ECG's masked autoencoder on it."""
     fractions: bool = False
     """Also train the arms with 0.25 and 0.5 of the labels (0.1 and 1 always are)."""
     list: bool = False
@@ -66,7 +72,7 @@ class PairsStudySettings:
     """Folder of scores and tables."""
 
 
-def waves(settings: PairsStudySettings, cache: str) -> list[list[Part]]:
+def waves(settings: PairsStudySettings, cache: str, ptbxl: str = "") -> list[list[Part]]:
     """Return the parts in the order in which they need each other: those of one wave may run side by side.
 
     Parameters
@@ -74,6 +80,8 @@ def waves(settings: PairsStudySettings, cache: str) -> list[list[Part]]:
     settings : PairsStudySettings
     cache : str
         Folder of the prepared pairs.
+    ptbxl : str
+        Folder of the prepared PTB-XL, where it is part of the study.
     """
     fractions = FRACTIONS if settings.fractions else (FRACTIONS[0], FRACTIONS[-1])
 
@@ -85,11 +93,13 @@ def waves(settings: PairsStudySettings, cache: str) -> list[list[Part]]:
         *child("ecg", settings, "ecg-mae"),
         *child("cmr", settings, "cmr-mae"),
     )
+    real = ("ecg-mae", "--epochs", "60", "--batch-size", "16")  # hundreds of records: as many steps
     cine = ("ecg-phenotypes", "--reads", "cmr", "--epochs", str(FEW_EPOCHS))
     return [
         [
             part(settings, cache, "ecg-mae", "ecg-mae", "--epochs", "30"),
             part(settings, cache, "cmr-mae", "cmr-mae", "--epochs", "30"),
+            *([part(settings, ptbxl, "ecg-mae-ptbxl", *real)] if settings.ptbxl else []),
             *arms("scratch"),
         ],
         [
@@ -106,7 +116,8 @@ def part(settings: PairsStudySettings, cache: str, name: str, task: str, *option
     """Return one run of one stage."""
     place = ("--cache", cache)
     shared = ("--preset", settings.preset, "--seed", str(settings.seed), "--validation-share", "0.1")
-    return Part(run_of(settings, name), (task, *place, *shared, *options), (place,))
+    judged = place if name in FIGURES else ("--compact", *place)
+    return Part(run_of(settings, name), (task, *place, *shared, *options), (judged,))
 
 
 def arm_part(settings: PairsStudySettings, cache: str, arm: str, fraction: float) -> Part:
@@ -138,6 +149,13 @@ def prepare(settings: PairsStudySettings) -> str:
     return str(load_data.main(["ecg-cmr-contrast", "--simulate", "--patients", str(settings.patients)]))
 
 
+def prepare_ptbxl(settings: PairsStudySettings) -> str:
+    """Prepare PTB-XL, if it is part of the study; return the folder of the cache."""
+    if settings.ptbxl is None:
+        return ""
+    return str(load_data.main(["ecg-mae", "--raw-dir", str(settings.ptbxl), "--source", "ptbxl"]))
+
+
 def write_tables(settings: PairsStudySettings) -> str:
     """Write the tables of what is done, and summary.md; return the summary."""
     runs = {
@@ -156,6 +174,11 @@ def write_tables(settings: PairsStudySettings) -> str:
         if len(table):
             write_table(settings.results_dir / f"{name}.csv", table, digits=4)
             sections.append(f"## {name.capitalize()}\n\n{frame_to_markdown(table)}\n")
+    for run, figure in FIGURES.items():
+        drawn = settings.results_dir / "runs" / run_of(settings, run) / "figures" / f"{figure}.png"
+        if drawn.exists():
+            with replacing(settings.results_dir / f"{figure}.png") as temporary:
+                shutil.copyfile(drawn, temporary)
     if not sections:
         return f"Nothing to tabulate in {settings.results_dir} yet."
     write_text(settings.results_dir / "summary.md", "\n".join(sections))
@@ -244,7 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if settings.list:
         print(list_parts([item for item in known if item.name in chosen], settings.results_dir))
         return
-    for wave in waves(settings, prepare(settings)):
+    ptbxl = prepare_ptbxl(settings)
+    for wave in waves(settings, prepare(settings), ptbxl):
         run_parts([item for item in wave if item.name in chosen], settings.results_dir, settings.workers)
     print(write_tables(settings))
 
