@@ -27,6 +27,7 @@ from datasets.cache import Cache
 from datasets.ecg_cycle_grid import cycle_grids
 from datasets.signals import Floats, fill_gaps
 from datasets.stress import Corruption
+from evaluation.comparison import compare
 from learning.checkpoint import load_checkpoint
 from learning.runs import find_checkpoints
 from tasks.stress import StressedCache, judge_recordings
@@ -109,7 +110,8 @@ def score_microphones(
     cache : Cache
         The one the runs were trained from.
     path : pathlib.Path
-        Of the table: kind, level, draw, and the AUROC of each run.
+        Of the table: kind, level, draw, and the AUROC of each run. Beside it, ``..._comparisons.csv``: phase
+        fusion (first) against the linear model (second) over their seeds, whole sessions drawn.
     decibels : sequence of float
         Standard deviations of the gain.
     draws : int
@@ -121,6 +123,7 @@ def score_microphones(
         for run in runs
     }
     rows: list[dict[str, object]] = []
+    compared: list[dict[str, object]] = []
 
     cycle_grids(cache)  # computed once; where only the sound is worse, it is taken over
 
@@ -128,11 +131,19 @@ def score_microphones(
         if worse is not cache and "ecg" not in kind:
             kept = next(cache.path.glob("derived-ecg-cycle-grid-*.npz"))
             shutil.copy(kept, worse.path / kept.name)
+        tables: dict[str, list[pd.DataFrame]] = {}
         for name, contents in checkpoints.items():
             judged = judge_recordings(contents, worse, settings)
+            model, seed = name.split("-session-seed")
+            tables.setdefault(model, []).append(judged.assign(seed=int(seed)))
             auroc = float(roc_auc_score(judged["label"], judged["probability"]))
             rows.append({"kind": kind, "level": level, "draw": draw, "run": name, "auroc": auroc})
         write_table(path, pd.DataFrame(rows))
+        if set(tables) == {"phase-fusion", "linear"}:
+            found = compare(pd.concat(tables["phase-fusion"]), pd.concat(tables["linear"])).iloc[0]
+            shown = {name: found[name] for name in ("first", "second", "difference", "low", "high", "p")}
+            compared.append({"kind": kind, "level": level, "draw": draw} | shown)
+            write_table(path.with_name(f"{path.stem}_comparisons.csv"), pd.DataFrame(compared))
 
     judge("clean", 0.0, 0, cache)
     for level in tqdm(decibels, desc="Microphones", unit="level"):

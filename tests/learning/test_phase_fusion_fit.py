@@ -18,6 +18,7 @@ from learning.phase_fusion import (
     fit_in_span,
     fit_phase_fusion,
     inner_folds,
+    train_members,
 )
 from models.phase_fusion import PhaseFusion
 
@@ -194,3 +195,52 @@ def test_one_signal_is_enough_and_without_both_classes_there_is_nothing_to_learn
         assert torch.isfinite(model.eval()(*only.inputs())).all()
     with pytest.raises(UserError, match="both classes"):
         fit_evidence(PhaseFusion(**SIZES), made.rows(np.flatnonzero(label == 1)), seed=0)
+
+
+def test_inside_the_fit_nothing_is_said_of_a_session_that_was_learned_from(monkeypatch):
+    import learning.phase_fusion as module
+
+    learned: dict[int, set[int]] = {}
+    alive, said = [], []
+    fit, evidence, deep = module.fit_evidence, module._evidence, module._deep
+
+    def fitted(model, recorded, *arguments):
+        alive.append(model)
+        learned[id(model)] = set(recorded.session.tolist())
+        fit(model, recorded, *arguments)
+
+    def asked(answer):
+        def spied(model, recorded):
+            said.append(answer.__name__)
+            assert not learned[id(model)] & set(recorded.session.tolist())
+            return answer(model, recorded)
+
+        return spied
+
+    monkeypatch.setattr(module, "fit_evidence", fitted)
+    monkeypatch.setattr(module, "_evidence", asked(evidence))
+    monkeypatch.setattr(module, "_deep", asked(deep))
+    settings = DeepSettings(epochs=1, inner_folds=2)
+    fit_phase_fusion(PhaseFusion(**SIZES), crossed(120), seed=0, settings=settings)
+    assert said.count("_evidence") == 2 + 2 * 2  # of both folds, and of both folds inside each
+    assert said.count("_deep") == 2
+
+
+def test_members_start_from_the_log_odds_of_the_evidence(monkeypatch):
+    """At the first step a member adds nothing, so what the loss sees is the offset of each recording."""
+    import learning.phase_fusion as module
+
+    made, seen = crossed(60), []
+    loss = module.functional.binary_cross_entropy_with_logits
+
+    def spied(log_odds, target, **options):
+        seen.append((log_odds.detach().clone(), target.clone()))
+        return loss(log_odds, target, **options)
+
+    monkeypatch.setattr(module.functional, "binary_cross_entropy_with_logits", spied)
+    model: Any = PhaseFusion(**SIZES)
+    fit_evidence(model, made, seed=0)
+    train_members(model, made, 3.0 * made.label - 1, 0, DeepSettings(epochs=1, batch_size=30))
+    log_odds, target = seen[0]
+    assert torch.allclose(log_odds, 3.0 * target - 1)
+    assert set(target.tolist()) == {0.0, 1.0}
