@@ -25,7 +25,7 @@ PART_NAME = re.compile(
 NO_MEANING = dict.fromkeys(FITTED_MODELS, ("paper", "beat"))
 """Protocols under which some models mean nothing: they see whole recordings, so beats cannot be split."""
 NOT_DRAWN = ("phase-fusion",)
-"""Models left out of the figure: this one's point lies upon the linear model's; docs/generalization.md has it."""
+"""Models left out of the figure: the point would lie upon the linear model's."""
 REFERENCES = ("linear", "pacfnet")
 """Models that every other one is compared with."""
 COMPARED = ["first", "second", "difference", "low", "high", "p", "p_holm", "seeds_first", "seeds_second"]
