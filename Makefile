@@ -1,6 +1,7 @@
 # make demo   a fresh machine: environment, simulated cohort, the three scripts, scores
 # make test   a fresh machine: environment, lint, all tests
 # make lint   ruff and mypy
+# make ecg-cmr   ECG and cardiac MRI: all stages on 2,000 virtual patients, tables in results/ecg-cmr
 # make torture   1,000 mutated recordings, 160 interruptions: results/benchmarks/torture.csv
 #
 # PYTHON   interpreter of the environment, 3.11 or later
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test lint torture clean
+.PHONY: demo test lint ecg-cmr torture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python load_data.py --simulate
@@ -36,6 +37,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
+
+ecg-cmr: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.ecg_cmr
 
 torture: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture

@@ -126,7 +126,14 @@ def choose_folds(session: Session) -> list[Fold]:
     if settings.folds == "none":
         return [final_fold(table)]
     share = settings.validation_share if session.task.selects else 0.0
-    folds = make_folds(table, settings.protocol, settings.fold_count, share, settings.seed)
+    folds = make_folds(
+        table,
+        settings.protocol,
+        settings.fold_count,
+        share,
+        settings.seed,
+        labelled=session.task.labelled,
+    )
     if settings.folds == "all":
         return folds
     unknown = sorted(set(settings.folds) - set(range(len(folds))))

@@ -252,6 +252,11 @@ def _write_tables(folder: Path, kept: _Kept, index: PairIndex) -> dict[str, int]
     for column in recordings.columns[recordings.isna().any()]:  # facts of a view that some have not
         nothing = 0 if pd.api.types.is_numeric_dtype(recordings[column]) else ""
         recordings[column] = recordings[column].fillna(nothing)
+    # what tells one patient's data from another's, wherever it turns up: the ECG, or else the cine
+    content = [
+        recordings.get(f"{view}_sha256", pd.Series("", recordings.index)) for view in ("signal", "image")
+    ]
+    recordings["sha256"] = content[0].where(content[0] != "", content[1])
     recordings.insert(2, "session", keep_together(recordings, kept.warnings))
     samples = recordings.assign(sample=np.arange(len(recordings)), site="", start=0.0)[list(ORDER)]
     targets = index.clinical.set_index("recording").loc[recordings["recording"]].reset_index()

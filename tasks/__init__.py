@@ -10,7 +10,14 @@ from typing import Any
 from config import LoadDataSettings
 from settings.ecg_cmr_data import PairSourceSettings
 from settings.ecg_multimodal import PatientSourceSettings
-from tasks import ecg_cmr_data, ecg_multimodal_data, ecg_multimodal_judging, ecg_pcg_data, ecg_pcg_judging
+from tasks import (
+    ecg_cmr_data,
+    ecg_cmr_judging,
+    ecg_multimodal_data,
+    ecg_multimodal_judging,
+    ecg_pcg_data,
+    ecg_pcg_judging,
+)
 from tasks.binary import Task
 from tasks.judging import Opened
 from tasks.registry import TASKS, find_task
@@ -29,5 +36,6 @@ PREPARE: dict[str, tuple[type, Callable[[Any], Any]]] = {
 JUDGE: dict[str, Callable[[Opened], tuple[dict[str, Any], list[Path]]]] = {
     "ecg-pcg": ecg_pcg_judging.judge,
     "ecg-multimodal": ecg_multimodal_judging.judge,
+    **dict.fromkeys(ecg_cmr_judging.STAGES, ecg_cmr_judging.judge),
 }
 """For each task what judges an opened run, writes its results, and returns metrics and files written."""

@@ -28,6 +28,7 @@ class Task(Protocol):
     name: str
     selects: bool
     has_epochs: bool
+    labelled: bool
 
     @property
     def settings(self) -> type[RunSettings]:
@@ -120,6 +121,8 @@ class BinaryTask:
     """Whether a validation part is of use."""
     has_epochs = True
     """Whether it is trained by the shared loop."""
+    labelled = True
+    """Whether the samples are normal or abnormal, and folds must hold both."""
 
     def inputs(self, samples: Any) -> dict[str, Any]:
         """Return nothing: the settings say all that the model must know."""

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,9 @@ from models.transformer import TokenEncoder
 from settings.ecg_cmr import PhenotypeSettings
 from tasks.pairs import Pairs
 from tasks.stages import Stage, cmr_encoder, ecg_encoder
+
+TRUE = "true_"
+"""Begins the names of the columns of predictions that hold the truth."""
 
 
 class EcgPhenotypes(Stage):
@@ -129,6 +133,13 @@ class EcgPhenotypes(Stage):
     def predicted(self, samples: Pairs) -> list[str]:
         """Return the names of the indicators and diseases."""
         return [*samples.names["indicators"], *samples.names["diseases"]]
+
+    def predictions(self, samples: Pairs, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
+        """Return who was predicted, each indicator and disease predicted, and beside it what is true."""
+        table = super().predictions(samples, rows, probability)
+        truth = torch.cat([samples.targets[kind] for kind in ("indicators", "diseases")], dim=1)
+        names = [TRUE + name for name in self.predicted(samples)]
+        return pd.concat([table, pd.DataFrame(truth.cpu().double().numpy()[rows], columns=names)], axis=1)
 
 
 def correlation(truth: np.ndarray, found: np.ndarray) -> float:

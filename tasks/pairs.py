@@ -164,6 +164,6 @@ def read_pairs(cache: Cache, needs: tuple[str, ...], device: torch.device) -> Pa
     )
     usable = torch.stack([everyone.has[name] for name in needs]).all(dim=0).cpu().numpy()
     if not usable.any():
-        words = " and ".join({"ecg": "ECG", "cmr": "cine"}[name] for name in needs)
-        raise UserError(f"No patient of {cache.path} has an {words}, which this task needs.")
+        words = " and ".join({"ecg": "an ECG", "cmr": "a cine"}[name] for name in needs)
+        raise UserError(f"No patient of {cache.path} has {words}, which this task needs.")
     return everyone if usable.all() else everyone.taken(np.flatnonzero(usable))

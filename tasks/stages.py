@@ -37,9 +37,10 @@ class Stage(BinaryTask):
         Settings of the run.
     """
 
-    name: ClassVar[str]
-    settings: ClassVar[type[StageSettings]]
+    name: str
+    settings: type[StageSettings]
     needs: ClassVar[tuple[str, ...]]
+    labelled = False
     columns: ClassVar[tuple[str, ...]] = ()
     """Names of the columns that `step` predicts, where they do not depend on the data."""
 
@@ -49,6 +50,14 @@ class Stage(BinaryTask):
     def defaults(self, preset: Literal["paper", "small"], protocol: str) -> StageSettings:
         """Return the settings that a preset stands for."""
         return stage_defaults(self.settings, preset)
+
+    def build(self, settings: Any, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the model for inputs as `inputs` describes them."""
+        raise NotImplementedError
+
+    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return named losses of a batch and its predictions."""
+        raise NotImplementedError
 
     def samples(self, cache: Cache, settings: Any, device: torch.device) -> Pairs:
         """Return the patients who have what this stage reads."""
@@ -119,7 +128,9 @@ class Stage(BinaryTask):
         """Return the names of the columns that `step` predicts."""
         return list(self.columns)
 
-    def figures(self, *_: object) -> dict[str, Figure]:
+    def figures(
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+    ) -> dict[str, Figure]:
         """Return nothing."""
         return {}
 
