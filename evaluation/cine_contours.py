@@ -75,7 +75,9 @@ def find_contours(cine: ArrayLike) -> Contours | None:
     """
     frames = np.asarray(cine, np.float32)
     if frames.ndim != 3 or min(frames.shape[1:]) < 16:
-        raise ValueError(f"A cine must have shape (frames, height, width), 16 pixels or more: {frames.shape}.")
+        raise ValueError(
+            f"A cine must have shape (frames, height, width), 16 pixels or more: {frames.shape}."
+        )
     found = _locate(frames)
     if found is None:
         return None
@@ -276,9 +278,7 @@ def _inner(
     return border, (found[0], found[1]) if found[0] > found[1] else levels
 
 
-def _outer(
-    seen: Pixels, endocardium: Array, levels: tuple[float, float], lung: float, rise: Array
-) -> Array:
+def _outer(seen: Pixels, endocardium: Array, levels: tuple[float, float], lung: float, rise: Array) -> Array:
     """Return the epicardium in every frame: where, seen from the endocardium, muscle ends.
 
     It does where brightness has risen by a share ``rise`` (ANGLES,) of the way to blood, or fallen.

@@ -32,7 +32,9 @@ def structural_similarity(truth: ArrayLike, found: ArrayLike) -> Array:
     one, two = np.asarray(truth, float), np.asarray(found, float)
     edge = int(SSIM_TRUNCATE * SSIM_WIDTH + 0.5)
     if one.shape != two.shape or one.ndim < 2 or min(one.shape[-2:]) < 2 * edge + 1:
-        raise ValueError(f"Two sets of images of 11 x 11 pixels or more are needed: {one.shape}, {two.shape}.")
+        raise ValueError(
+            f"Two sets of images of 11 x 11 pixels or more are needed: {one.shape}, {two.shape}."
+        )
 
     def local(values: Array) -> Array:
         sigma = (0.0,) * (values.ndim - 2) + (SSIM_WIDTH, SSIM_WIDTH)
@@ -95,7 +97,9 @@ def image_scores(truth: ArrayLike, found: ArrayLike) -> dict[str, float]:
 
 def nearest_two(queries: ArrayLike, gallery: ArrayLike) -> Array:
     """Return the distances of each query to its nearest and its second nearest in a gallery, (N, 2)."""
-    one, two = (np.asarray(values, float).reshape(len(np.asarray(values)), -1) for values in (queries, gallery))
+    one, two = (
+        np.asarray(values, float).reshape(len(np.asarray(values)), -1) for values in (queries, gallery)
+    )
     if len(two) < 2:
         raise ValueError(f"A gallery of {len(two)} has no second nearest.")
     return np.asarray(np.sort(cdist(one, two), axis=1)[:, :2] / np.sqrt(one.shape[1]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 FRAMES_AT_ONCE = 512
-"""Frames of one pass of `CineAutoencoder.encode` and `decode`, so that memory does not grow with the batch."""
+"""Frames of one pass of `CineAutoencoder.encode` and `decode`: memory does not grow with the batch."""
 FULL_RANGE = 2.0
 """Span of a frame as the network sees it: -1 to 1."""
 
@@ -108,7 +108,9 @@ class CineAutoencoder(nn.Module):
     def encode(self, cines: Tensor) -> Tensor:
         """Map cines (B, frames, H, W), brightness 0 to 1, to latents (B, frames, C, h, w): their means."""
         if cines.ndim != 4:
-            raise ValueError(f"cines must have shape (batch, frames, height, width), not {tuple(cines.shape)}.")
+            raise ValueError(
+                f"cines must have shape (batch, frames, height, width), not {tuple(cines.shape)}."
+            )
         parts = cines.flatten(0, 1).split(FRAMES_AT_ONCE)
         found = [self.network.encode(self._folded(part))[0].float() for part in parts]
         return torch.cat(found).unflatten(0, cines.shape[:2])

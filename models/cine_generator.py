@@ -22,6 +22,7 @@ step costs less at eight times the weights.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -125,6 +126,8 @@ class CineGenerator(nn.Module):
         self.condition_dropout, self.average_decay = condition_dropout, average_decay
         latent, height, width = autoencoder.latent_shape
         self.shape = (frames * latent, height, width)
+        self.judge: TokenEncoder | None = None
+        """Of cines: features by which generated ones are told from true ones; no part of what draws."""
         self.network = DiffusionModelUNet(
             spatial_dims=2,
             in_channels=frames * latent,
@@ -152,7 +155,9 @@ class CineGenerator(nn.Module):
             raise ValueError(f"channels must be multiples of 32, and are {tuple(channels)}.")
         if objective not in get_args(Objective) or tokens not in get_args(Tokens):
             known = ", ".join((*get_args(Objective), *get_args(Tokens)))
-            raise ValueError(f"Of objectives and tokens there are {known}, not {objective!r} with {tokens!r}.")
+            raise ValueError(
+                f"Of objectives and tokens there are {known}, not {objective!r} with {tokens!r}."
+            )
         if not 0 <= condition_dropout < 1 or not 0 <= average_decay < 1:
             raise ValueError(
                 "condition_dropout and average_decay must be in [0, 1), "
@@ -162,8 +167,9 @@ class CineGenerator(nn.Module):
     def train(self, mode: bool = True) -> CineGenerator:
         """Set training or evaluation; the parts that are not trained stay in evaluation."""
         super().train(mode)
-        for part in (self.encoder, self.autoencoder, self.average):
-            part.eval()
+        for part in (self.encoder, self.autoencoder, self.average, self.judge):
+            if part is not None:
+                part.eval()
         return self
 
     # What it stands on --------------------------------------------------------------------------------
@@ -271,7 +277,7 @@ class CineGenerator(nn.Module):
             )
         times = torch.linspace(LATEST[self.objective], 0.0, steps + 1).tolist()
         point = noise_for(seeds, self.shape).to(condition.device)
-        for now, then in zip(times[:-1], times[1:], strict=True):
+        for now, then in itertools.pairwise(times):
             here, there = (torch.full((len(point),), time, device=point.device) for time in (now, then))
             found = self.guided(point, here, condition, guidance)
             data, noise = ends_of(self.objective, point, found, here)

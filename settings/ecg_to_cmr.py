@@ -47,21 +47,6 @@ class GeneratorSettings:
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
-    """How cines are drawn."""
-
-    steps: int = 20
-    """Predictions a cine."""
-    samples: int = 8
-    """Cines a patient. What is measured in them is averaged: one is drawn with all that the ECG does not
-    know, and so is as far from the truth as another patient with the same ECG."""
-    guidances: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)
-    """Guidance scales to choose from on the validation part; 1 is plain conditional."""
-    guidance: float = 0.0
-    """Guidance scale to use, without choosing; 0: choose."""
-
-
-@dataclass(frozen=True)
 class CineAutoencoderSettings(StageSettings):
     """Settings of training.py cine-autoencoder."""
 
@@ -76,7 +61,47 @@ class EcgToCmrSettings(StageSettings):
     """Run of ecg-cmr-contrast, ecg-phenotypes or ecg-mae whose ECG encoder reads the ECG (needed)."""
     init_autoencoder: Path | None = None
     """Run of cine-autoencoder (needed)."""
+    init_cmr: Path | None = None
+    """Run of ecg-cmr-contrast or cmr-mae whose CMR encoder gives the features of the Frechet distance;
+    default: none, and no such distance. Nothing is learned from it."""
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
+    """Size of the autoencoder: that of the run it comes from."""
     generator: tyro.conf.OmitArgPrefixes[GeneratorSettings] = GeneratorSettings()
-    sampling: tyro.conf.OmitArgPrefixes[SamplingSettings] = SamplingSettings()
     shuffle_pairs: bool = False
     """Pair each training ECG with another patient's cine: nothing of the ECG may be left in what is drawn."""
+
+
+SMALL = OptimizationSettings(
+    batch_size=32,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    weight_decay=0.01,
+    schedule="one-cycle",
+    epochs=40,
+    early_stop=0,
+    gradient_clip=1.0,
+)
+FULL = replace(SMALL, batch_size=64, learning_rate=2e-4, epochs=400)
+
+
+def cine_defaults(kind: type[StageSettings], preset: Literal["paper", "small"]) -> StageSettings:
+    """Return the training settings of a task of this file that a preset stands for.
+
+    Parameters
+    ----------
+    kind : type
+        Settings class of the task.
+    preset : {"paper", "small"}
+    """
+    settings = kind(preset=preset, optimization=FULL)
+    if preset == "paper":
+        return settings
+    settings = replace(settings, optimization=SMALL, encoder=SMALL_ENCODER)
+    frames = AutoencoderSettings(channels=(32, 64, 64))
+    if isinstance(settings, CineAutoencoderSettings):
+        rate = replace(SMALL, learning_rate=2e-3, epochs=30)
+        return replace(settings, optimization=rate, autoencoder=frames)
+    if isinstance(settings, EcgToCmrSettings):
+        small = GeneratorSettings(channels=(128, 256), blocks=1, tokens="leads")
+        return replace(settings, autoencoder=frames, generator=small)
+    return settings

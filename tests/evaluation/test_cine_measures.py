@@ -1,4 +1,4 @@
-"""What is measured in a cine: drawn circles whose areas are known, and virtual hearts whose truth is known."""
+"""What is measured in a cine: drawn circles of known areas, and virtual hearts whose truth is known."""
 
 import dataclasses
 
@@ -44,7 +44,9 @@ def drawn(radii, walls, center=(30.0, 36.0), noise=0.0, turn=180.0) -> np.ndarra
         ):
             image += inside * (level - image)
         frames.append(image)
-    return np.clip(np.stack(frames) + noise * np.random.default_rng(0).normal(size=(len(frames), 64, 64)), 0, 1)
+    return np.clip(
+        np.stack(frames) + noise * np.random.default_rng(0).normal(size=(len(frames), 64, 64)), 0, 1
+    )
 
 
 def beat(largest: float, smallest: float) -> np.ndarray:
