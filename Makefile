@@ -2,6 +2,7 @@
 # make test   a fresh machine: environment, lint, all tests
 # make lint   ruff and mypy
 # make ecg-cmr   ECG and cardiac MRI: all stages on 2,000 virtual patients, tables in results/ecg-cmr
+# make ecg-to-cmr   cines drawn from ECGs of 2,000 virtual patients, tables and figure in results/ecg-to-cmr
 # make torture   1,000 mutated recordings, 160 interruptions: results/benchmarks/torture.csv
 #
 # PYTHON   interpreter of the environment, 3.11 or later
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test lint ecg-cmr torture clean
+.PHONY: demo test lint ecg-cmr ecg-to-cmr torture clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python load_data.py --simulate
@@ -40,6 +41,9 @@ lint: $(VENV)/.installed-dev
 
 ecg-cmr: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.ecg_cmr
+
+ecg-to-cmr: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.ecg_to_cmr
 
 torture: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture

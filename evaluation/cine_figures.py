@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from evaluation.cine_measures import UNITS
 from evaluation.figures import BLUE, GREY, INK, VERMILLION, new_figure, set_text_sizes
@@ -97,23 +98,24 @@ def story_figure(
         "A beating heart drawn from an ECG", f"one cycle, from left to right · {GENERATED}", "", stamp,
         3.1 * len(patients) + 0.9,
     )  # fmt: skip
-    grid = figure.add_gridspec(3 * len(patients), frames, height_ratios=[0.9, 1, 1] * len(patients))
-    for place, patient in enumerate(patients):
-        axes = figure.add_subplot(grid[3 * place, :])
+    panels = figure.subplots(3 * len(patients), 1, height_ratios=[0.9, 1, 1] * len(patients), squeeze=False)
+    for lines, patient in zip(panels.reshape(-1, 3), patients, strict=True):
         trace = np.asarray(patient["ecg"], float)[: int(seconds * sampling_rate)]
-        axes.plot(np.arange(len(trace)) / sampling_rate, trace, color=INK, linewidth=0.9)
-        axes.set(xticks=[], yticks=[], xlim=(0, len(trace) / sampling_rate))
-        axes.set_title(f"{patient['name']}: ECG, lead II, {seconds:g} s", loc="left", fontsize=10, color=INK)
-        axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+        lines[0].plot(np.arange(len(trace)) / sampling_rate, trace, color=INK, linewidth=0.9)
+        lines[0].set(xticks=[], yticks=[], xlim=(0, len(trace) / sampling_rate))
+        title = f"{patient['name']}: ECG, lead II, {seconds:g} s"
+        lines[0].set_title(title, loc="left", fontsize=10, color=INK)
+        lines[0].spines[["top", "right", "left", "bottom"]].set_visible(False)
         said = patient["said"]
         assert isinstance(said, Mapping)
-        for line, kind in enumerate(("true", "generated"), start=1):
-            cine = np.asarray(patient[kind], float)
-            chosen = np.linspace(0, len(cine), frames, endpoint=False).astype(int)
-            for column, frame in enumerate(cine[chosen]):
-                panel = figure.add_subplot(grid[3 * place + line, column])
-                panel.imshow(frame, cmap="gray", vmin=0, vmax=1)
-                panel.set(xticks=[], yticks=[])
-                if column == 0:
-                    panel.set_ylabel(f"{kind}\n{said[kind]}", fontsize=9)
+        for axes, kind in zip(lines[1:], ("true", "generated"), strict=True):
+            axes.imshow(strip_of(np.asarray(patient[kind], float), frames), cmap="gray", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            axes.set_ylabel(f"{kind}\n{said[kind]}", fontsize=9)
     return figure
+
+
+def strip_of(cine: NDArray[Any], frames: int) -> NDArray[Any]:
+    """Return some frames of a cine (frames, H, W), evenly over the cycle, side by side: (H, frames * W)."""
+    chosen = np.linspace(0, len(cine), min(frames, len(cine)), endpoint=False).astype(int)
+    return np.concatenate(list(cine[chosen]), axis=1)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from common.files import replacing
+from evaluation.cine_figures import strip_of
 
 NOTICE = "GENERATED from an ECG by a model. Not measured, no medical image, nothing to diagnose from."
 SHORT_NOTICE = "GENERATED from an ECG, not measured"
@@ -76,10 +77,7 @@ def write_gif(path: Path, cine: ArrayLike) -> None:
 
 def write_strip(path: Path, cines: ArrayLike, frames: int = 8) -> None:
     """Write some frames of cines (N, frames, H, W), 0 to 1, as a PNG: a row a cine."""
-    rows = []
-    for cine in np.asarray(cines, float):
-        chosen = np.linspace(0, len(cine), min(frames, len(cine)), endpoint=False).astype(int)
-        rows.append(np.concatenate(list(marked(cine)[chosen]), axis=1))
+    rows = [strip_of(marked(cine), frames) for cine in np.asarray(cines, float)]
     facts = PngInfo()
     facts.add_text("Description", NOTICE)
     with replacing(path) as temporary:

@@ -74,7 +74,7 @@ class EcgToCmrSettings(StageSettings):
 SMALL = OptimizationSettings(
     batch_size=32,
     optimizer="adamw",
-    learning_rate=1e-3,
+    learning_rate=4e-4,
     weight_decay=0.01,
     schedule="one-cycle",
     epochs=40,

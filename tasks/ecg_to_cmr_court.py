@@ -14,6 +14,7 @@ from common.errors import UserError
 from datasets.splits import Fold, assert_separated, fold_from_parts
 from evaluation.cine_measures import MEASURED, measure_cines
 from models.cine_generator import CineGenerator
+from tasks.ecg_cmr_judging import Tables
 from tasks.ecg_to_cmr import EncodedPairs, encoded_pairs
 from tasks.ecg_to_cmr_drawing import Bytes, Drawing
 from tasks.judging import Opened, open_run, trained_model

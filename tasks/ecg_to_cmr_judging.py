@@ -39,6 +39,8 @@ from tasks.stages import CARRIED
 
 GUIDANCES = (1.0, 1.5, 2.0, 3.0)
 """Scales to choose from; 1 is plain conditional."""
+TRUE, GENERATED = "true_", "generated_mean_of_samples_"
+"""Prefixes, in the predictions, of the columns of the truth and of what is measured in drawn cines."""
 SAMPLES_TO_CHOOSE = 4
 
 
@@ -187,7 +189,7 @@ def spread_of(truth: pd.DataFrame, measured: list[pd.DataFrame]) -> pd.DataFrame
 def predictions_of(court: Court, truth: pd.DataFrame, found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return a row a judged patient: who it is, the truth, and each way's indicators."""
     table = court.samples.table.iloc[court.fold.test][list(CARRIED)].reset_index(drop=True)
-    parts = [table.assign(fold=court.fold.number), truth.add_prefix("true_")]
+    parts = [table.assign(fold=court.fold.number), truth.add_prefix(TRUE)]
     for name, values in found.items():
         if name != "mean of training":
             parts.append(values.add_prefix(name.replace(",", "").replace("'", "").replace(" ", "_") + "_"))

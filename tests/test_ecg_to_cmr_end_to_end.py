@@ -1,17 +1,24 @@
-"""Cines drawn from ECGs through the three scripts, on virtual patients: what is trained, drawn and measured."""
+"""Cines drawn from ECGs through the three scripts, on virtual patients: trained, drawn and measured."""
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import evaluate
 import load_data
 import training
 from common.errors import UserError
+from datasets.simulate.pair_files import write_pairs
+from evaluation.cine_measures import MEASURED
+from learning import loop
 from learning.checkpoint import load_checkpoint
+from tasks.ecg_to_cmr_drawing import Drawing
+from tasks.ecg_to_cmr_prediction import draw_from_ecg
 
 VIEWS = ["--frames", "4", "--size", "32", "--pixel-spacing", "4.4", "--seconds", "2", "--ecg-rate", "100"]
 TINY = ["--preset", "small", "--width", "16", "--depth", "1", "--heads", "2", "--patch-seconds", "0.4"]
@@ -104,8 +111,6 @@ def test_whoever_is_judged_was_seen_by_no_stage(house, run, metrics):
 def test_resuming_is_exact(house, parents, run):
     words = (*parents, *SAME, "--channels", "32")
     straight = load_checkpoint(run / "fold_0" / "last.pt")["model"]
-    from learning import loop
-
     saved = loop._save
     count = []
 
@@ -142,6 +147,28 @@ def test_the_autoencoder_is_judged_by_what_is_measured_through_it(house, parents
         "true cine through the autoencoder",
     }
     assert np.isfinite(metrics["images"][0]["ssim"])
+
+
+def test_cines_are_drawn_from_ones_own_ecg(house, run, tmp_path):
+    """The ECG of an array and of a record of the same patient; what is written says that it is generated."""
+    pairs = write_pairs(tmp_path / "own", patients=1, kind="npy", long_axis=False)
+    ecg = next((pairs / "ecg").glob("*.npy"))
+    how = Drawing(steps=2, samples=2)
+    found = draw_from_ecg(run, ecg, tmp_path / "out", ecg_rate=500.0, how=how)
+    assert set(found["indicators"]) == set(MEASURED) and found["trained_on_simulated"] is True
+    stem = tmp_path / "out" / f"{ecg.stem}_generated"
+    image = nibabel.load(f"{stem}.nii.gz")
+    assert image.shape == (32, 32, 1, 4) and b"GENERATED" in bytes(image.header["descrip"])
+    assert image.header.get_zooms()[:2] == pytest.approx((4.4, 4.4))
+    again = draw_from_ecg(run, ecg, tmp_path / "again", ecg_rate=500.0, how=how)
+    assert again == found
+    assert (np.asanyarray(nibabel.load(tmp_path / "again" / f"{ecg.stem}_generated.nii.gz").dataobj)
+            == np.asanyarray(image.dataobj)).all()  # fmt: skip
+    with Image.open(f"{stem}.gif") as gif, Image.open(f"{stem}.png") as png:
+        assert gif.n_frames == 4 and b"GENERATED" in gif.info["comment"]
+        assert "GENERATED" in png.info["Description"]
+    with pytest.raises(UserError, match="no ECG"):
+        draw_from_ecg(run, tmp_path / "nothing", tmp_path / "out")
 
 
 def test_a_run_is_judged_on_its_own_cache_only(house, run):
