@@ -81,8 +81,8 @@ def parent_waves(settings: DrawingStudySettings, cache: str) -> list[list[Part]]
 def parts(settings: DrawingStudySettings, cache: str) -> list[Part]:
     """Return the parts of this study, in the order in which they need each other."""
     encoder = f"checkpoints/{ecg_cmr.run_of(aligned(settings), 'contrast')}"
-    parents = ("--init-ecg", encoder, "--init-cmr", encoder)
-    parents += ("--init-autoencoder", f"checkpoints/{run_of(settings, 'autoencoder')}")
+    frames = f"checkpoints/{run_of(settings, 'autoencoder')}"
+    parents = ("--init-ecg", encoder, "--init-cmr", encoder, "--init-autoencoder", frames)
     found = [
         part(settings, cache, "autoencoder", "cine-autoencoder"),
         part(settings, cache, "generator", "ecg-to-cmr", *parents),

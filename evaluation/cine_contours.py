@@ -180,7 +180,7 @@ def _judge(
 
 
 def _radii(count: int) -> Array:
-    return (np.arange(count) + 0.5) * STEP
+    return np.asarray((np.arange(count) + 0.5) * STEP, np.float64)
 
 
 def _polar(frames: Pixels, centers: Array) -> Pixels:

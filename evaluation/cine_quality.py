@@ -164,8 +164,8 @@ def diversity(samples: ArrayLike, truth: ArrayLike) -> dict[str, float]:
     """
     drawn, real = np.asarray(samples, float), np.asarray(truth, float)
     flat, true = drawn.reshape(*drawn.shape[:2], -1), real.reshape(len(real), -1)
-    within = [_mean_square(part) for part in flat] if flat.shape[1] > 1 else [np.nan]
-    found = {"within": np.mean(within), "between": _mean_square(flat[:, 0]), "true": _mean_square(true)}
+    within = float(np.mean([_mean_square(part) for part in flat])) if flat.shape[1] > 1 else np.nan
+    found = {"within": within, "between": _mean_square(flat[:, 0]), "true": _mean_square(true)}
     return {name: float(np.sqrt(value)) for name, value in found.items()}
 
 

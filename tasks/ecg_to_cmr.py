@@ -183,8 +183,8 @@ def encoded_pairs(samples: Pairs, network: CineGenerator, rows: Tensor) -> Encod
             if name not in made:
                 made[name] = values.new_zeros(len(samples), *values.shape[1:])
             made[name][part.to(values.device)] = values
-    known = {item.name: getattr(samples, item.name) for item in dataclasses.fields(Pairs)}
-    return EncodedPairs(**known, **made)
+    known: dict[str, Any] = {item.name: getattr(samples, item.name) for item in dataclasses.fields(Pairs)}
+    return EncodedPairs(**(known | made))
 
 
 def take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: Path) -> None:

@@ -82,7 +82,7 @@ def open_court(opened: Opened) -> Court:
 def cines_of(samples: Pairs, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return cines of some rows, 0 to 1."""
     cines = samples.cmr[torch.from_numpy(rows).to(samples.cmr.device)].cpu().numpy()
-    return cines.astype(np.float32) / (255 if cines.dtype == np.uint8 else 1)
+    return np.asarray(cines / (255 if cines.dtype == np.uint8 else 1), np.float32)
 
 
 def truth_of(samples: Pairs, rows: NDArray[np.int64], court: Court | None = None) -> pd.DataFrame:

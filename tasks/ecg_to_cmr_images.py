@@ -42,7 +42,7 @@ def images_of(court: Court, first: Bytes) -> pd.DataFrame:
     real = features_of(court, truth)
     rows: list[dict[str, Any]] = []
     for name, cines in kinds.items():
-        values = cines.astype(np.float32) / (255 if cines.dtype == np.uint8 else 1)
+        values = np.asarray(cines / (255 if cines.dtype == np.uint8 else 1), np.float32)
         found = features_of(court, values)
         distance = np.nan if real is None or found is None else frechet_distance(real, found)
         rows.append({"cines": name} | image_scores(truth, values) | {"frechet": distance})

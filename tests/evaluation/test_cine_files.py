@@ -1,5 +1,7 @@
 """Generated cines as files: nothing that leaves the house can be taken for a measured one."""
 
+from typing import Any
+
 import nibabel
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def test_the_letter_is_burnt_into_every_frame_and_nothing_else_is_changed():
 
 def test_a_nifti_says_what_it_is_and_lies_as_the_cines_that_are_read(tmp_path):
     write_nifti(tmp_path / "x.nii.gz", CINE, 2.2, display_affine(2.2))
-    image = nibabel.load(tmp_path / "x.nii.gz")
+    image: Any = nibabel.load(tmp_path / "x.nii.gz")
     assert b"GENERATED" in bytes(image.header["descrip"])
     assert image.header.extensions[0].get_content() in (NOTICE, NOTICE.encode())
     found = read_cine(tmp_path / "x.nii.gz")
@@ -37,7 +39,11 @@ def test_pictures_say_what_they_are(tmp_path):
     write_gif(tmp_path / "x.gif", CINE)
     write_strip(tmp_path / "x.png", np.stack([CINE, CINE]), frames=3)
     with Image.open(tmp_path / "x.gif") as gif:
-        assert gif.n_frames == 6 and gif.info["loop"] == 0 and NOTICE.encode() == gif.info["comment"]
+        assert (
+            getattr(gif, "n_frames", 0) == 6
+            and gif.info["loop"] == 0
+            and NOTICE.encode() == gif.info["comment"]
+        )
         assert gif.size == (24 * 5, 20 * 5 + 16)
         gif.seek(3)
         assert np.asarray(gif.convert("L"))[-14:].max() > 200  # words in the bar
@@ -74,4 +80,4 @@ def test_figures_state_bias_and_that_cines_are_generated():
     story = story_figure([patient, patient], 100.0, frames=4)
     assert "generated, not measured" in story.get_suptitle()
     assert [axes.get_ylabel() for axes in story.axes[1:3]] == ["true\nEF 60 %", "generated\nEF 55 %"]
-    assert story.axes[1].images[0].get_array().shape == (20, 96)
+    assert story.axes[1].images[0].get_size() == (20, 96)

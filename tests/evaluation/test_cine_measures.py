@@ -49,6 +49,12 @@ def drawn(radii, walls, center=(30.0, 36.0), noise=0.0, turn=180.0) -> np.ndarra
     )
 
 
+def contours_in(cine) -> Contours:
+    found = find_contours(cine)
+    assert found is not None
+    return found
+
+
 def beat(largest: float, smallest: float) -> np.ndarray:
     return smallest + (largest - smallest) * (1 + np.cos(2 * np.pi * np.arange(FRAMES) / FRAMES)) / 2
 
@@ -56,7 +62,7 @@ def beat(largest: float, smallest: float) -> np.ndarray:
 @pytest.mark.parametrize("turn", [180.0, 120.0, 30.0, 300.0])
 def test_borders_of_a_drawn_ventricle_however_the_picture_is_turned(turn):
     radii, walls = beat(10, 7), 5 - 0.2 * (beat(10, 7) - 7)
-    found = find_contours(drawn(radii, walls, noise=0.02, turn=turn))
+    found = contours_in(drawn(radii, walls, noise=0.02, turn=turn))
     assert found.endocardium.mean(axis=1) == pytest.approx(radii, abs=0.25)
     assert found.epicardium.mean(axis=1) == pytest.approx(radii + walls, abs=0.4)
     assert found.center == pytest.approx(np.tile([30.0, 36.0], (FRAMES, 1)), abs=0.4)
@@ -69,7 +75,7 @@ def test_papillary_muscles_belong_to_the_cavity():
     for row, column in ((26, 40), (34, 40)):
         spot = share(1.5 - np.hypot(rows - row, columns - column))
         cine = cine + spot * (MUSCLE - cine)
-    found = find_contours(cine)
+    found = contours_in(cine)
     assert found.endocardium.mean(axis=1) == pytest.approx(beat(10, 8), abs=0.3)
 
 
@@ -169,7 +175,7 @@ def test_borders_of_a_virtual_heart_enclose_what_is_there(hearts):
     for number in (0, 3):
         cine = render_cine(hearts[number], np.random.default_rng(number))
         masks = render_masks(hearts[number], np.random.default_rng(number))
-        found = find_contours(to_bytes(cine, (1, 99)) / 255)
+        found = contours_in(to_bytes(cine, (1, 99)) / 255)
         areas = np.pi * (found.endocardium**2).mean(axis=1)
         assert areas == pytest.approx(masks[2].sum(axis=(1, 2)), rel=0.08)
 

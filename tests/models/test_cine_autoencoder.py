@@ -1,5 +1,7 @@
 """The autoencoder of frames: shapes, ranges, folding, losses by hand, and that it learns."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,7 +10,8 @@ from models.cine_autoencoder import CineAutoencoder
 
 def build(**changed) -> CineAutoencoder:
     torch.manual_seed(0)
-    return CineAutoencoder(**({"size": 16, "channels": (16, 16), "latent_channels": 2} | changed))
+    settings: dict[str, Any] = {"size": 16, "channels": (16, 16), "latent_channels": 2}
+    return CineAutoencoder(**(settings | changed))
 
 
 @pytest.mark.parametrize(
