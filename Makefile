@@ -2,6 +2,7 @@
 # make test   a fresh machine: environment, lint, all tests
 # make lint   ruff and mypy
 # make ecg-cmr   ECG and cardiac MRI: all stages on 2,000 virtual patients, tables in results/ecg-cmr
+# make ecg-to-cmr   cines drawn from ECGs of 2,000 virtual patients, tables and figure in results/ecg-to-cmr
 # make torture   1,000 mutated recordings, 200 faults: results/benchmarks/torture.csv
 # make audit   known vulnerabilities of the dependencies; needs the network
 #
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test lint ecg-cmr torture audit clean
+.PHONY: demo test lint ecg-cmr ecg-to-cmr torture audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python load_data.py --simulate
@@ -41,6 +42,9 @@ lint: $(VENV)/.installed-dev
 
 ecg-cmr: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.ecg_cmr
+
+ecg-to-cmr: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.ecg_to_cmr
 
 torture: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture

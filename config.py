@@ -22,7 +22,8 @@ import tyro
 
 TASK_NAMES = (
     *("ecg-pcg", "ecg-multimodal"),
-    *("ecg-mae", "cmr-mae", "ecg-cmr-contrast", "ecg-phenotypes", "ecg-to-cmr"),
+    *("ecg-mae", "cmr-mae", "ecg-cmr-contrast", "ecg-phenotypes"),
+    *("cine-autoencoder", "ecg-to-cmr"),
 )
 """Tasks, by the first word of a command; the first is the default."""
 
@@ -257,6 +258,15 @@ class EvaluationSettings:
     worse, on one CPU core about 15 minutes for a small network (ecg-pcg)."""
     prevalence: float | None = None
     """Share of abnormal, 0 to 1, at which scores are reported as well."""
+    steps: int = 20
+    """Steps in which a cine is drawn (ecg-to-cmr)."""
+    samples: int = 8
+    """Cines that are drawn for each ECG; what is measured in them is averaged (ecg-to-cmr)."""
+    guidance: float = 0.0
+    """Guidance scale of drawing: 1 as learned, more: closer to what only this ECG suggests; 0: chosen on the
+    validation part (ecg-to-cmr)."""
+    patients: int = 200
+    """Patients of the test part that cines are drawn for, at most (ecg-to-cmr, cine-autoencoder)."""
     compact: bool = False
     """Write scores and one row a recording only: no figures, no row a beat."""
     bootstrap_draws: int = 2000

@@ -252,3 +252,11 @@ def _displayed(
         frames, sizes, along = frames.swapaxes(1, 2), sizes[::-1], along[:, ::-1]
     mirrored = [slice(None, None, -1 if along[axis, axis] < 0 else 1) for axis in range(2)]
     return frames[:, mirrored[0], mirrored[1]], sizes
+
+
+def display_affine(spacing: float, thickness: float = 8.0) -> NDArray[np.float64]:
+    """Return the affine of a slice whose columns run to the left and whose rows run to back and feet, mm."""
+    affine = np.eye(4)
+    across = np.cross(LEFT, DOWN)
+    affine[:3, :3] = np.stack([spacing * LEFT, spacing * DOWN, thickness * across], axis=1)
+    return affine

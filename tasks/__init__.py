@@ -12,12 +12,14 @@ from settings.ecg_cmr_data import PairSourceSettings
 from settings.ecg_multimodal import PatientSourceSettings
 from settings.prediction import PredictionSettings
 from tasks import (
+    cine_autoencoder_judging,
     ecg_cmr_data,
     ecg_cmr_judging,
     ecg_multimodal_data,
     ecg_multimodal_judging,
     ecg_pcg_data,
     ecg_pcg_judging,
+    ecg_to_cmr_judging,
 )
 from tasks.binary import Task
 from tasks.ecg_pcg_prediction import EcgPcgPredictor
@@ -40,6 +42,8 @@ JUDGE: dict[str, Callable[[Opened], tuple[dict[str, Any], list[Path]]]] = {
     "ecg-pcg": ecg_pcg_judging.judge,
     "ecg-multimodal": ecg_multimodal_judging.judge,
     **dict.fromkeys(ecg_cmr_judging.STAGES, ecg_cmr_judging.judge),
+    "cine-autoencoder": cine_autoencoder_judging.judge,
+    "ecg-to-cmr": ecg_to_cmr_judging.judge,
 }
 """For each task what judges an opened run, writes its results, and returns metrics and files written."""
 PREDICT: dict[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Predictor]] = {

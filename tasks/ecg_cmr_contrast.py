@@ -36,12 +36,7 @@ class EcgCmrContrast(Stage):
 
     def for_fold(self, samples: Pairs, fold: Fold, settings: ContrastSettings) -> Pairs:
         """Return the samples; with ``--shuffle-pairs`` each training ECG beside another patient's cine."""
-        if not settings.shuffle_pairs:
-            return samples
-        rows = np.concatenate([fold.train, fold.validation])
-        cmr = samples.cmr.clone()
-        cmr[torch.from_numpy(rows)] = samples.cmr[torch.from_numpy(np.roll(rows, len(rows) // 2))]
-        return dataclasses.replace(samples, cmr=cmr)
+        return shuffled_pairs(samples, fold) if settings.shuffle_pairs else samples
 
     def build(self, settings: ContrastSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model for inputs as `inputs` describes them."""
@@ -77,3 +72,11 @@ class EcgCmrContrast(Stage):
     def predicted(self, samples: Pairs) -> list[str]:
         """Return the names of the columns: both embeddings."""
         return [f"{kind}_{number}" for kind in ("ecg", "cmr") for number in range(self.chosen.dimension)]
+
+
+def shuffled_pairs(samples: Pairs, fold: Fold) -> Pairs:
+    """Return the samples with each ECG that is learned from beside another patient's cine."""
+    rows = np.concatenate([fold.train, fold.validation])
+    cmr = samples.cmr.clone()
+    cmr[torch.from_numpy(rows)] = samples.cmr[torch.from_numpy(np.roll(rows, len(rows) // 2))]
+    return dataclasses.replace(samples, cmr=cmr)

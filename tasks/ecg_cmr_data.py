@@ -39,13 +39,18 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "cmr-mae": ("cmr",),
     "ecg-cmr-contrast": ("ecg", "cmr"),
     "ecg-phenotypes": (),
+    "cine-autoencoder": ("cmr",),
     "ecg-to-cmr": ("ecg", "cmr"),
 }
 """For each task, what a patient must have for it; for ecg-phenotypes either will do."""
 VIEWS = {"ecg": "signal", "cmr": "image"}
 """Column of an index that names the file of each."""
 USUAL = Path("data/raw/pairs")
-ALONE = {"ecg-mae": Path("data/raw/ptb-xl"), "cmr-mae": Path("data/raw/acdc")}
+ALONE = {
+    "ecg-mae": Path("data/raw/ptb-xl"),
+    "cmr-mae": Path("data/raw/acdc"),
+    "cine-autoencoder": Path("data/raw/acdc"),
+}
 """Where those tasks that need no pairs look as well."""
 PTBXL_RATE: Literal[500] = 500
 """Hertz of the files of PTB-XL to read, where they are there."""

@@ -6,16 +6,21 @@ from config import RunSettings, TrainingSettings
 from settings.ecg_cmr import StageSettings
 from settings.ecg_multimodal import MultimodalTrainingSettings
 from tasks.binary import Task
+from tasks.cine_autoencoder import CineAutoencoderTask
 from tasks.ecg_cmr_contrast import EcgCmrContrast
 from tasks.ecg_multimodal import EcgMultimodal
 from tasks.ecg_pcg import EcgPcg
 from tasks.ecg_pcg_linear import EcgPcgLinear
 from tasks.ecg_pcg_phase_fusion import EcgPcgPhaseFusion
 from tasks.ecg_phenotypes import EcgPhenotypes
+from tasks.ecg_to_cmr import EcgToCmr
 from tasks.masked_stages import CmrMae, EcgMae
 from tasks.stages import Stage
 
-STAGES: tuple[type[Stage], ...] = (EcgMae, CmrMae, EcgCmrContrast, EcgPhenotypes)
+STAGES: tuple[type[Stage], ...] = (
+    *(EcgMae, CmrMae, EcgCmrContrast, EcgPhenotypes),
+    *(CineAutoencoderTask, EcgToCmr),
+)
 """The chain that learns from pairs of ECG and cardiac MRI, first to last."""
 _EVERY: tuple[Task, ...] = (EcgPcg(), EcgMultimodal(), *(stage() for stage in STAGES))
 TASKS: dict[str, Task] = {task.name: task for task in _EVERY}

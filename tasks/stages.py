@@ -227,6 +227,8 @@ def take_encoder(encoder: TokenEncoder, content: Mapping[str, Any], kind: str, p
     weights = content["model"]
     places = (f"{kind}_encoder.", "encoder.")
     reads = {"ecg-mae": "ecg", "cmr-mae": "cmr", "ecg-cmr-contrast": kind}.get(content["task"])
+    if content["task"] == "ecg-phenotypes":
+        reads = content["settings"]["reads"]
     prefix = next((place for place in places if any(name.startswith(place) for name in weights)), None)
     if prefix is None or reads != kind:
         raise UserError(f"{path} is a run of {content['task']}, which has no encoder of the {kind.upper()}.")

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.files import replacing_folder
-from datasets.cmr_files import DOWN, LEFT
+from datasets.cmr_files import display_affine
 from datasets.ecg_image import LEADS
 from datasets.pairs import DISEASE
 from datasets.simulate.cine import LONG_AXIS_SPACING, SHORT_AXIS_SPACING, render_cine
@@ -193,11 +193,3 @@ def _write_cine(root: Path, name: str, cine: NDArray[np.float32], spacing: float
     image.header.set_xyzt_units("mm", "sec")
     nibabel.save(image, root / "cmr" / f"{name}.nii.gz")
     return f"cmr/{name}.nii.gz"
-
-
-def display_affine(spacing: float, thickness: float = 8.0) -> NDArray[np.float64]:
-    """Return the affine of a slice whose columns run to the left and whose rows run to back and feet, mm."""
-    affine = np.eye(4)
-    across = np.cross(LEFT, DOWN)
-    affine[:3, :3] = np.stack([spacing * LEFT, spacing * DOWN, thickness * across], axis=1)
-    return affine

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from nibabel import orientations
 
-from datasets.cmr_files import Cine, read_cine
+from datasets.cmr_files import Cine, display_affine, read_cine
 from datasets.cmr_frames import in_time, prepare_cine, to_bytes
-from datasets.simulate.pair_files import display_affine
 from datasets.sources import DataError
 
 RNG = np.random.default_rng(0)

@@ -1,0 +1,178 @@
+"""Drawing cines from one's own ECG with a trained run of ``ecg-to-cmr``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from common.command_line import from_plain
+from common.errors import UserError
+from common.files import write_json
+from datasets.cmr_files import display_affine
+from datasets.ecg_image import LEADS
+from datasets.pair_views import read_leads
+from datasets.patient_views import flat_leads, prepare_signal
+from evaluation.cine_files import NOTICE, write_gif, write_nifti, write_strip
+from evaluation.cine_measures import MEASURED, UNITS, measure_cines
+from learning.checkpoint import load_checkpoint
+from learning.devices import choose_device
+from models.cine_generator import CineGenerator
+from settings.ecg_to_cmr import EcgToCmrSettings
+from tasks.ecg_to_cmr import EcgToCmr
+from tasks.ecg_to_cmr_drawing import Bytes, Drawing, draw_cines
+from tasks.stages import find_parent
+
+ENDINGS = (".hea", ".npy")
+
+
+@dataclass(frozen=True)
+class DrawnCines:
+    """Cines drawn from one ECG.
+
+    Attributes
+    ----------
+    name : str
+        Of the ECG.
+    cines : numpy.ndarray of uint8, shape (samples, frames, H, W)
+    measured : pandas.DataFrame
+        What is measured in each, a row a sample.
+    pixel_spacing : float
+        Millimetres.
+    facts : dict
+        Where they come from, in plain types.
+    """
+
+    name: str
+    cines: Bytes
+    measured: pd.DataFrame
+    pixel_spacing: float
+    facts: dict[str, Any]
+
+    def indicators(self) -> dict[str, dict[str, float | int | str | None]]:
+        """Return mean and spread over the samples of each indicator; None where nothing was measured."""
+        found: dict[str, dict[str, float | int | str | None]] = {}
+        for name in MEASURED:
+            known = self.measured[name].dropna()
+            numbers = {
+                "mean": known.mean(),
+                "deviation": known.std(),
+                "low": known.min(),
+                "high": known.max(),
+            }
+            plain = {key: float(value) if np.isfinite(value) else None for key, value in numbers.items()}
+            found[name] = {"unit": UNITS[name], "measured_in": len(known), **plain}
+        return found
+
+
+def draw_from_ecg(
+    checkpoint: Path,
+    ecg: Path,
+    out: Path,
+    *,
+    ecg_rate: float = 0.0,
+    how: Drawing | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Draw cines from an ECG file and write them, what is measured in them, and how far they differ.
+
+    Parameters
+    ----------
+    checkpoint : pathlib.Path
+        Of a run of ecg-to-cmr: a file, or the folder of a run with one fold.
+    ecg : pathlib.Path
+        WFDB record (with or without ``.hea``), or ``.npy`` (leads, T) in millivolts.
+    out : pathlib.Path
+        Folder; ``<name>_generated`` with ``.nii.gz``, ``.gif`` (the first sample), ``.png`` (a row of frames
+        a sample) and ``.json`` are written to it.
+    ecg_rate : float
+        Hertz, of an ``.npy`` that does not state it.
+    how : Drawing, optional
+        Steps, samples, guidance, seed; default: those of `Drawing`.
+    device : str
+
+    Returns
+    -------
+    dict
+        What the ``.json`` holds.
+
+    Raises
+    ------
+    UserError
+        If the checkpoint is of another task, or the ECG cannot be read.
+    """
+    drawn = draw_own(checkpoint, ecg, ecg_rate=ecg_rate, how=how or Drawing(), device=device)
+    base = out / f"{drawn.name}_generated"
+    files = {ending: base.with_name(base.name + ending) for ending in (".nii.gz", ".gif", ".png", ".json")}
+    pixels = drawn.cines / 255
+    write_nifti(files[".nii.gz"], pixels[0], drawn.pixel_spacing, display_affine(drawn.pixel_spacing))
+    write_gif(files[".gif"], pixels[0])
+    write_strip(files[".png"], pixels)
+    content = {"notice": NOTICE, **drawn.facts, "indicators": drawn.indicators()}
+    content["files"] = [path.name for path in files.values()]
+    write_json(files[".json"], content)
+    return content
+
+
+def draw_own(
+    checkpoint: Path, ecg: Path, *, ecg_rate: float = 0.0, how: Drawing, device: str = "cpu"
+) -> DrawnCines:
+    """Draw cines from an ECG file without writing them; parameters as of `draw_from_ecg`."""
+    place = find_parent(checkpoint)
+    content = load_checkpoint(place)
+    if content["task"] != EcgToCmr.name:
+        raise UserError(f"{place} is a run of {content['task']}; cines are drawn by runs of {EcgToCmr.name}.")
+    network = open_network(content).to(choose_device(device)).eval()
+    prepared = content["cache"]["settings"]
+    signal, present = read_own(ecg, ecg_rate, prepared)
+    where = choose_device(device)
+    condition = network.condition(
+        torch.from_numpy(signal)[None].to(where), torch.from_numpy(present)[None].to(where)
+    )
+    cines = draw_cines(network, condition, [0], how)[0]
+    spacing = float(prepared["pixel_spacing"])
+    facts = {
+        "ecg": ecg.name,
+        "leads_used": [lead for lead, there in zip(LEADS, present, strict=True) if there],
+        "run": content["run"],
+        "trained_on_simulated": bool(content["cache"]["simulated"]),
+        "steps": how.steps,
+        "samples": how.samples,
+        "guidance": how.guidance,
+        "seed": how.seed,
+        "pixel_spacing_mm": spacing,
+    }
+    measured = measure_cines((cine / 255 for cine in cines), spacing)
+    return DrawnCines(ecg.name.removesuffix(".hea").removesuffix(".npy"), cines, measured, spacing, facts)
+
+
+def open_network(content: dict[str, Any]) -> CineGenerator:
+    """Return the network of a checkpoint with its weights."""
+    settings = from_plain(EcgToCmrSettings, content["settings"])
+    network = EcgToCmr(settings).build(settings, content["inputs"])
+    network.load_state_dict(content["model"])
+    assert isinstance(network, CineGenerator)
+    return network
+
+
+def read_own(
+    ecg: Path, rate: float, prepared: dict[str, Any]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return an ECG as the network was trained on it, and which leads there are.
+
+    Raises
+    ------
+    UserError
+        If there is no such file, or it cannot be read.
+    """
+    path = ecg if ecg.suffix in ENDINGS else ecg.with_name(ecg.name + ".hea")
+    if not path.is_file():
+        raise UserError(f"There is no ECG {path}: name a WFDB record or an .npy of shape (leads, samples).")
+    found = read_leads(path, path.parent, rate)
+    signal = prepare_signal(found.samples, found.sampling_rate, prepared["ecg_rate"], prepared["seconds"])
+    return signal, ~flat_leads(found.samples)

@@ -1,0 +1,179 @@
+"""Cines drawn from ECGs through the three scripts, on virtual patients: trained, drawn and measured."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import evaluate
+import load_data
+import training
+from common.errors import UserError
+from datasets.simulate.pair_files import write_pairs
+from evaluation.cine_measures import MEASURED
+from learning import loop
+from learning.checkpoint import load_checkpoint
+from tasks.ecg_to_cmr_drawing import Drawing
+from tasks.ecg_to_cmr_prediction import draw_from_ecg
+
+VIEWS = ["--frames", "4", "--size", "32", "--pixel-spacing", "4.4", "--seconds", "2", "--ecg-rate", "100"]
+TINY = ["--preset", "small", "--width", "16", "--depth", "1", "--heads", "2", "--patch-seconds", "0.4"]
+TINY += ["--epochs", "2", "--batch-size", "8", "--precision", "float32", "--device", "cpu", "--threads", "1"]
+FRAMES = ["--channels", "16", "16", "--latent-channels", "2"]
+SAME = ["--autoencoder.channels", "16", "16", "--autoencoder.latent-channels", "2"]
+DRAWN = ["--steps", "2", "--samples", "2", "--patients", "6", "--bootstrap-draws", "20", "--threads", "1"]
+
+
+class House:
+    """One folder with virtual pairs, checkpoints, curves and results."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.places = ["--cache-dir", str(root / "cache")]
+
+    def train(self, task: str, name: str, *options: str) -> Path:
+        places = ["--checkpoint-dir", str(self.root / "checkpoints"), "--log-dir", str(self.root / "runs")]
+        return training.main([task, *TINY, *self.places, *places, "--run-name", name, *options])
+
+    def judge(self, checkpoint: Path, *options: str) -> dict:
+        places = ["--results-dir", str(self.root / "results")]
+        return evaluate.main(["--checkpoint", str(checkpoint), *self.places, *places, *DRAWN, *options])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory) -> House:
+    house = House(tmp_path_factory.mktemp("drawn"))
+    words = ["ecg-to-cmr", "--simulate", "--patients", "40", "--jobs", "1", *VIEWS, *house.places]
+    load_data.main(words)
+    return house
+
+
+@pytest.fixture(scope="module")
+def parents(house) -> list[str]:
+    both = house.train("ecg-cmr-contrast", "both")
+    frames = house.train("cine-autoencoder", "frames", *FRAMES)
+    return ["--init-ecg", str(both), "--init-cmr", str(both), "--init-autoencoder", str(frames)]
+
+
+@pytest.fixture(scope="module")
+def run(house, parents) -> Path:
+    return house.train("ecg-to-cmr", "drawn", *parents, *SAME, "--channels", "32")
+
+
+@pytest.fixture(scope="module")
+def metrics(house, run) -> dict:
+    return house.judge(run)
+
+
+def test_everything_that_is_promised_is_scored(house, run, metrics):
+    assert metrics["stamp"] == "simulated data" and metrics["counts"]["patients"] == 6
+    ways = {row["source"] for row in metrics["indicators"]}
+    assert len(ways) == 8 and "generated, mean of samples" in ways and "regression from the ECG" in ways
+    assert {row["indicator"] for row in metrics["comparisons"]} >= {"ejection_fraction", "lv_mass"}
+    images = pd.DataFrame(metrics["images"]).set_index("cines")
+    assert images[["ssim", "psnr", "frechet"]].notna().all().all()
+    assert images["ssim"].between(-1, 1).all()
+    assert {row["cines"] for row in metrics["memorization"]} == {"generated", "unseen"}
+    assert metrics["guidance"][0]["chosen"] is True
+    figures = house.root / "results" / run.name / "figures"
+    assert {path.stem for path in figures.glob("*.png")} == {"bland_altman", "bland_altman_method", "story"}
+
+
+def test_judging_again_draws_the_same_cines(house, run, metrics):
+    again = house.judge(run, "--batch-size", "5", "--compact")
+    for table in ("images", "memorization", "spread"):
+        for first, second in zip(metrics[table], again[table], strict=True):
+            for key, value in first.items():
+                if isinstance(value, float) and value == value:
+                    assert second[key] == pytest.approx(value, rel=1e-3, abs=1e-3)
+
+
+def test_whoever_is_judged_was_seen_by_no_stage(house, run, metrics):
+    judged = set(pd.read_csv(house.root / "results" / run.name / "predictions.csv")["session"])
+    content = load_checkpoint(run / "fold_0" / "best.pt")
+    learned = set(content["trained_on"]["session"])
+    learned |= {name for parent in content["parents"] for name in parent["session"]}
+    assert {parent["kind"] for parent in content["parents"]} == {"ecg", "autoencoder", "cmr"}
+    assert judged and not judged & learned
+
+
+def test_resuming_is_exact(house, parents, run):
+    words = (*parents, *SAME, "--channels", "32")
+    straight = load_checkpoint(run / "fold_0" / "last.pt")["model"]
+    saved = loop._save
+    count = []
+
+    def stopping(*arguments):
+        saved(*arguments)
+        count.append(1)
+        if len(count) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            house.train("ecg-to-cmr", "stopped", *words)
+    stopped = house.train("ecg-to-cmr", "stopped", *words, "--resume")
+    found = load_checkpoint(stopped / "fold_0" / "last.pt")["model"]
+    assert found.keys() == straight.keys()
+    assert all(torch.equal(found[name], straight[name]) for name in straight)
+
+
+def test_parents_are_needed_and_must_be_what_they_are_taken_for(house, parents):
+    with pytest.raises(UserError, match="--init-ecg"):
+        house.train("ecg-to-cmr", "orphan")
+    swapped = [parents[0], parents[5], *parents[2:4], parents[4], parents[1]]
+    with pytest.raises(UserError, match="no encoder of the ECG"):
+        house.train("ecg-to-cmr", "swapped", *swapped, *SAME, "--channels", "32")
+    with pytest.raises(UserError, match=r"--autoencoder\.channels"):
+        house.train("ecg-to-cmr", "other", *parents, "--autoencoder.channels", "32", "32")
+
+
+def test_the_autoencoder_is_judged_by_what_is_measured_through_it(house, parents):
+    metrics = house.judge(Path(parents[5]))
+    assert {row["source"] for row in metrics["indicators"]} == {
+        "true cine",
+        "true cine through the autoencoder",
+    }
+    assert np.isfinite(metrics["images"][0]["ssim"])
+
+
+def test_cines_are_drawn_from_ones_own_ecg(house, run, tmp_path):
+    """The ECG of an array and of a record of the same patient; what is written says that it is generated."""
+    pairs = write_pairs(tmp_path / "own", patients=1, kind="npy", long_axis=False)
+    ecg = next((pairs / "ecg").glob("*.npy"))
+    how = Drawing(steps=2, samples=2)
+    found = draw_from_ecg(run, ecg, tmp_path / "out", ecg_rate=500.0, how=how)
+    assert set(found["indicators"]) == set(MEASURED) and found["trained_on_simulated"] is True
+    stem = tmp_path / "out" / f"{ecg.stem}_generated"
+    image: Any = nibabel.load(f"{stem}.nii.gz")
+    assert image.shape == (32, 32, 1, 4) and b"GENERATED" in bytes(image.header["descrip"])
+    assert image.header.get_zooms()[:2] == pytest.approx((4.4, 4.4))
+    again = draw_from_ecg(run, ecg, tmp_path / "again", ecg_rate=500.0, how=how)
+    assert again == found
+    twin: Any = nibabel.load(tmp_path / "again" / f"{ecg.stem}_generated.nii.gz")
+    assert (np.asanyarray(twin.dataobj) == np.asanyarray(image.dataobj)).all()
+    with Image.open(f"{stem}.gif") as gif, Image.open(f"{stem}.png") as png:
+        assert getattr(gif, "n_frames", 0) == 4 and b"GENERATED" in gif.info["comment"]
+        assert "GENERATED" in png.info["Description"]
+    with pytest.raises(UserError, match="no ECG"):
+        draw_from_ecg(run, tmp_path / "nothing", tmp_path / "out")
+
+
+def test_a_run_is_judged_on_its_own_cache_only(house, run):
+    words = ["ecg-to-cmr", "--simulate", "--patients", "30", "--jobs", "1", *VIEWS, "--simulation.seed", "5"]
+    other = load_data.main([*words, "--cache-dir", str(house.root / "elsewhere")])
+    with pytest.raises(UserError, match="cache that it was trained from"):
+        house.judge(run, "--cache", str(other))
