@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import sys
 import textwrap
 from collections.abc import Callable
@@ -31,6 +32,9 @@ def run_script(main: Callable[[], object]) -> None:
         main()
     except UserError as error:
         fail(str(error))
+    except BrokenPipeError:  # who reads the output has seen enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except OSError as error:
         if error.errno not in DISK:
             raise
