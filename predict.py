@@ -5,6 +5,7 @@
     python predict.py sound.wav --ecg ecg.csv --ecg-rate 500   # a heart sound and the ECG recorded with it
     python predict.py FOLDER --out judged                      # all in it, with a figure and facts of each
     python predict.py RECORDING --prevalence 0.05 --json       # for programs
+    python predict.py --ecg ECG --checkpoint checkpoints/<run of ecg-to-cmr> --out drawn    # cines, drawn
 
 RECORDING is a WFDB record with ECG, heart sound (PCG) or both, a .wav heart sound, or a folder of these.
 The probability is one for a share of abnormal that the model assumes; --prevalence brings it to yours.
@@ -31,8 +32,8 @@ from evaluation.figures import save_figure
 from evaluation.recording_figure import DISCLAIMER, rounded_probability
 from learning.devices import set_threads
 from settings.prediction import PredictionSettings
-from tasks import PREDICT
-from tasks.prediction import Prediction, Predictor, open_predictor
+from tasks import DRAW, PREDICT
+from tasks.prediction import Prediction, Predictor, open_predictor, task_of
 
 Facts = dict[str, Any]
 NAMES = {"ecg": "ECG", "pcg": "heart sound"}
@@ -41,8 +42,10 @@ NAMES = {"ecg": "ECG", "pcg": "heart sound"}
 def main(arguments: Sequence[str] | None = None) -> list[Facts]:
     """Judge what the command line names; return the facts of each recording."""
     settings = read_settings(PredictionSettings, sys.argv[1:] if arguments is None else arguments, __doc__)
-    check(settings)
     set_threads(settings.threads)
+    if not settings.recordings and settings.ecg is not None and settings.checkpoint is not None:
+        return [draw(settings)]
+    check(settings)
     with quiet_output(settings.json):
         predictor = open_predictor(settings, PREDICT)
         places = predictor.find(settings.recordings)
@@ -56,6 +59,28 @@ def main(arguments: Sequence[str] | None = None) -> list[Facts]:
         report(predictor.facts(), rows)
     leave(rows)
     return rows
+
+
+def draw(settings: PredictionSettings) -> Facts:
+    """Draw from an ECG alone, by a model that does; print and return what is measured in what it drew."""
+    task = task_of(settings)
+    if task not in DRAW:
+        raise UserError(
+            f"{settings.checkpoint} is a run of {task}, which draws nothing: name a recording to judge, "
+            f"or a run of {', '.join(DRAW)}."
+        )
+    with quiet_output(settings.json):
+        facts = DRAW[task](settings)
+    if settings.json:
+        print(json.dumps(facts, indent=2, allow_nan=False))
+        return facts
+    print(f"{facts['notice']}\nMeasured in {facts['samples']} cines drawn from {facts['ecg']}:")
+    for name, row in facts["indicators"].items():
+        low, high = row["low"], row["high"]
+        value = "n/a" if low is None else f"{row['mean']:.1f} {row['unit']} ({low:.1f} to {high:.1f})"
+        print(f"  {name.replace('_', ' '):20} {value}")
+    print(f"Written to {settings.out}: {', '.join(facts['files'])}.")
+    return facts
 
 
 def check(settings: PredictionSettings) -> None:

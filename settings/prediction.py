@@ -9,6 +9,20 @@ import tyro
 
 
 @dataclass(frozen=True)
+class DrawingSettings:
+    """How a cine is drawn from an ECG, by a run of ecg-to-cmr."""
+
+    steps: int = 20
+    """Steps of drawing a cine: more are finer and slower."""
+    samples: int = 8
+    """Cines drawn from one ECG; how far they differ says what the ECG leaves open."""
+    guidance: float = 1.0
+    """How strongly the ECG is followed: 1 as learned, more exaggerates."""
+    seed: int = 0
+    """The same seed draws the same cines."""
+
+
+@dataclass(frozen=True)
 class PredictionSettings:
     """What is to be judged, by which model, and what is to be written."""
 
@@ -19,7 +33,8 @@ class PredictionSettings:
     folder the final fit on everything (fold_all) is used where there is one, else the mean of its folds."""
     ecg: Path | None = None
     """ECG recorded together with the one .wav that is given, starting at the same moment: a WFDB record, or
-    .npy or .csv with one column of numbers (then with --ecg-rate)."""
+    .npy or .csv with one column of numbers (then with --ecg-rate). Without a sound, for a run of ecg-to-cmr:
+    the 12-lead ECG to draw a cine from, a WFDB record or .npy (leads, samples) in millivolts."""
     ecg_rate: float | None = None
     """Sampling rate of an --ecg file that does not know its own (.npy, .csv), hertz."""
     ecg_channel: str = ""
@@ -40,3 +55,4 @@ class PredictionSettings:
     """cpu, auto (CUDA if there is one), cuda or cuda:N."""
     threads: int = 0
     """CPU threads of torch; 0: one a core."""
+    drawing: tyro.conf.OmitArgPrefixes[DrawingSettings] = DrawingSettings()

@@ -20,6 +20,7 @@ from tasks import (
     ecg_pcg_data,
     ecg_pcg_judging,
     ecg_to_cmr_judging,
+    ecg_to_cmr_prediction,
 )
 from tasks.binary import Task
 from tasks.ecg_pcg_prediction import EcgPcgPredictor
@@ -27,7 +28,7 @@ from tasks.judging import Checkpoint, Opened
 from tasks.prediction import Predictor
 from tasks.registry import TASKS, find_task
 
-__all__ = ["JUDGE", "PREDICT", "PREPARE", "TASKS", "Task", "find_task"]
+__all__ = ["DRAW", "JUDGE", "PREDICT", "PREPARE", "TASKS", "Task", "find_task"]
 
 PREPARE: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "ecg-pcg": (LoadDataSettings, ecg_pcg_data.prepare),
@@ -50,3 +51,5 @@ PREDICT: dict[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Pre
     "ecg-pcg": EcgPcgPredictor,
 }
 """For each task whose models judge single recordings: what makes a predictor of one run's checkpoints."""
+DRAW: dict[str, Callable[[PredictionSettings], dict[str, Any]]] = {"ecg-to-cmr": ecg_to_cmr_prediction.draw}
+"""For each task whose models draw something from a recording: what draws and writes it, and returns facts."""

@@ -24,6 +24,7 @@ from learning.checkpoint import load_checkpoint
 from learning.devices import choose_device
 from models.cine_generator import CineGenerator
 from settings.ecg_to_cmr import EcgToCmrSettings
+from settings.prediction import PredictionSettings
 from tasks.ecg_to_cmr import EcgToCmr
 from tasks.ecg_to_cmr_drawing import Bytes, Drawing, draw_cines
 from tasks.stages import find_parent
@@ -68,6 +69,28 @@ class DrawnCines:
             plain = {key: float(value) if np.isfinite(value) else None for key, value in numbers.items()}
             found[name] = {"unit": UNITS[name], "measured_in": len(known), **plain}
         return found
+
+
+def draw(settings: PredictionSettings) -> dict[str, Any]:
+    """Draw cines as the settings of predict.py say; return what was written to the ``.json``."""
+    asked = settings.drawing
+    if settings.out is None:
+        raise UserError("Cines are written to files: name a folder with --out DIR.")
+    if min(asked.steps, asked.samples) < 1 or asked.guidance < 0:
+        raise UserError(
+            f"--steps {asked.steps} and --samples {asked.samples} must be 1 or more, "
+            f"--guidance {asked.guidance:g} must not be negative."
+        )
+    assert settings.checkpoint is not None and settings.ecg is not None
+    how = Drawing(asked.steps, asked.samples, asked.guidance, min(settings.batch_size, 64), asked.seed)
+    return draw_from_ecg(
+        settings.checkpoint,
+        settings.ecg,
+        settings.out,
+        ecg_rate=settings.ecg_rate or 0.0,
+        how=how,
+        device=settings.device,
+    )
 
 
 def draw_from_ecg(

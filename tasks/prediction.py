@@ -88,6 +88,11 @@ def open_predictor(settings: PredictionSettings, makers: Makers) -> Predictor:
         ) from error
 
 
+def task_of(settings: PredictionSettings) -> str:
+    """Return the task of the checkpoint that the settings name."""
+    return str(load_checkpoint(checkpoint_files(settings.checkpoint)[0]).get("task"))
+
+
 def checkpoint_files(given: Path | None) -> list[Path]:
     """Return the files to use: the one given, the final fit in a run's folder, or else the run's folds."""
     if given is None:

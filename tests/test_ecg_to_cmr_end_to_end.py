@@ -1,5 +1,6 @@
 """Cines drawn from ECGs through the three scripts, on virtual patients: trained, drawn and measured."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 import evaluate
 import load_data
+import predict
 import training
 from common.errors import UserError
 from datasets.simulate.pair_files import write_pairs
@@ -170,6 +172,37 @@ def test_cines_are_drawn_from_ones_own_ecg(house, run, tmp_path):
         assert "GENERATED" in png.info["Description"]
     with pytest.raises(UserError, match="no ECG"):
         draw_from_ecg(run, tmp_path / "nothing", tmp_path / "out")
+
+
+def test_predict_draws_from_an_ecg_alone_and_says_what_it_measured(run, tmp_path, capsys):
+    pairs = write_pairs(tmp_path / "own", patients=1, kind="npy", long_axis=False)
+    ecg = next((pairs / "ecg").glob("*.npy"))
+    words = [
+        "--checkpoint",
+        str(run),
+        "--ecg",
+        str(ecg),
+        "--ecg-rate",
+        "500",
+        "--steps",
+        "2",
+        "--samples",
+        "3",
+    ]
+    with pytest.raises(UserError, match="name a folder with --out"):
+        predict.main(words)
+    (facts,) = predict.main([*words, "--out", str(tmp_path / "drawn"), "--threads", "1"])
+    said = capsys.readouterr().out
+    assert "GENERATED" in said.upper() and "Measured in 3 cines" in said and "ejection fraction" in said
+    assert all((tmp_path / "drawn" / name).stat().st_size > 100 for name in facts["files"])
+    again = predict.main([*words, "--out", str(tmp_path / "twice"), "--threads", "1", "--json"])
+    assert json.loads(capsys.readouterr().out) == again[0] == facts
+
+
+def test_a_run_that_draws_nothing_is_refused(parents, tmp_path):
+    words = ["--checkpoint", parents[1], "--ecg", "somewhere.npy", "--out", str(tmp_path)]
+    with pytest.raises(UserError, match="which draws nothing"):
+        predict.main(words)
 
 
 def test_a_run_is_judged_on_its_own_cache_only(house, run):
