@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -76,8 +77,10 @@ def start_processes(device_name: str) -> Processes:
 
 
 def stop_processes() -> None:
-    """Leave the group of processes, if there is one."""
+    """Leave the group of processes, if there is one; unless this one failed, all at the same time."""
     if dist.is_available() and dist.is_initialized():
+        if sys.exc_info()[0] is None:  # else the others may never come
+            dist.barrier()
         dist.destroy_process_group()
 
 

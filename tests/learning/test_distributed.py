@@ -20,15 +20,28 @@ ROOT = Path(__file__).parents[2]
 TOY = Path(__file__).with_name("toy_learner.py")
 
 
+ABORTED = "terminate called without an active exception"
+"""What gloo says when, seldom and on a busy machine, a thread of its own outlives a process that is done."""
+
+
 def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in two CPU processes and return how it ended; again if gloo aborted at the very end."""
+    done = launch(*command)
+    if done.returncode and ABORTED in done.stderr:
+        done = launch(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def launch(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a script in two CPU processes and return how it ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *launch, *command],
+    return subprocess.run(
+        [sys.executable, *words, *command],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -36,8 +49,6 @@ def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 def test_alone(monkeypatch):
@@ -99,7 +110,7 @@ def test_torchrun_trains_one_run(simulated_cache, tmp_path):
     done = torchrun(
         str(ROOT / "training.py"),
         *options.split(),
-        *("--cache", str(simulated_cache.path), "--device", "cpu", "--precision", "float32"),
+        *("--cache", str(simulated_cache.path), "--device", "cpu", "--precision", "float32", "--overwrite"),
         *places,
     )
     assert done.stdout.count("Run ecg-pcg-pacfnet-beat-small-seed42") == 1, "only one process prints"
