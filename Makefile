@@ -1,6 +1,7 @@
 # make demo   a fresh machine: environment, simulated cohort, the three scripts, scores
 # make test   a fresh machine: environment, lint, all tests
 # make lint   ruff and mypy
+# make ecg-cmr   ECG and cardiac MRI: all stages on 2,000 virtual patients, tables in results/ecg-cmr
 # make torture   1,000 mutated recordings, 200 faults: results/benchmarks/torture.csv
 # make audit   known vulnerabilities of the dependencies; needs the network
 #
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test lint torture audit clean
+.PHONY: demo test lint ecg-cmr torture audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python load_data.py --simulate
@@ -37,6 +38,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
+
+ecg-cmr: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.ecg_cmr
 
 torture: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture

@@ -20,7 +20,10 @@ from typing import Literal, get_args
 
 import tyro
 
-TASK_NAMES = ("ecg-pcg", "ecg-multimodal")
+TASK_NAMES = (
+    *("ecg-pcg", "ecg-multimodal"),
+    *("ecg-mae", "cmr-mae", "ecg-cmr-contrast", "ecg-phenotypes", "ecg-to-cmr"),
+)
 """Tasks, by the first word of a command; the first is the default."""
 
 Protocol = Literal["paper", "beat", "recording", "session"]
@@ -248,7 +251,7 @@ class EvaluationSettings:
     --compare results/RUN_A results/RUN_B; a * in a name takes several seeds, as in 'results/RUN-seed*'."""
     without: str = "nothing"
     """What to hide from the model, as if it had not been recorded, several joined by +: ecg or pcg (models
-    trained with --modality-dropout, and the linear model); image, signal or clinical (ecg-multimodal)."""
+    trained with --modality-dropout, linear and phase-fusion); image, signal or clinical (ecg-multimodal)."""
     stress: bool = False
     """Judge the run again under noise, clipping, shifts and lower sampling rates: 82 ways to make recordings
     worse, on one CPU core about 15 minutes for a small network (ecg-pcg)."""

@@ -43,7 +43,7 @@ from learning.devices import choose_device, choose_precision, describe_machine, 
 from learning.distributed import Processes, start_processes, stop_processes
 from learning.loop import FoldRun, Progress, check_batch_size, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
-from learning.runs import flatten, is_finished, lock_run, open_run, run_name
+from learning.runs import flatten, is_finished, lock_folder, lock_run, open_run, run_name
 from learning.tracking import Tracker
 from tasks import TASKS, Task, find_task
 
@@ -91,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         if settings.dry_run:
             session.say(estimate(session, folds))
             return session.folder
-        with lock_run(session.folder) if processes.leads else contextlib.nullcontext():
+        names = [fold.name for fold in folds]
+        with lock_run(session.folder, names) if processes.leads else contextlib.nullcontext():
             train_folds(session, folds)
         session.say(f"\nCurves:   tensorboard --logdir {settings.log_dir}")
         if folds[0].number != ALL:
@@ -128,7 +129,14 @@ def choose_folds(session: Session) -> list[Fold]:
     if settings.folds == "none":
         return [final_fold(table)]
     share = settings.validation_share if session.task.selects else 0.0
-    folds = make_folds(table, settings.protocol, settings.fold_count, share, settings.seed)
+    folds = make_folds(
+        table,
+        settings.protocol,
+        settings.fold_count,
+        share,
+        settings.seed,
+        labelled=session.task.labelled,
+    )
     if settings.folds == "all":
         return folds
     unknown = sorted(set(settings.folds) - set(range(len(folds))))
@@ -142,15 +150,16 @@ def choose_folds(session: Session) -> list[Fold]:
 def train_folds(session: Session, folds: Sequence[Fold]) -> None:
     """Open the folder of the run and train its folds, one after the other."""
     if session.processes.leads:
-        open_run(
-            session.folder,
-            session.log_folder,
-            session.task.name,
-            session.settings,
-            session.cache.identity,
-            [fold.name for fold in folds],
-        )
-        write_splits(session, folds)
+        with lock_folder(session.folder):
+            open_run(
+                session.folder,
+                session.log_folder,
+                session.task.name,
+                session.settings,
+                session.cache.identity,
+                [fold.name for fold in folds],
+            )
+            write_splits(session, folds)
     session.processes.share(None)  # nobody reads the folder before it is ready
     for fold in folds:
         train_fold(session, fold)
@@ -285,7 +294,8 @@ def estimate(session: Session, folds: Sequence[Fold]) -> str:
     """Return what a real call would do, from a few steps that are timed and thrown away."""
     if not session.task.has_epochs:
         return (
-            f"Would fit {len(folds)} folds into {session.folder}, about a second each. Nothing was written."
+            f"Would fit {len(folds)} folds into {session.folder}, {session.task.fit_time}. "
+            "Nothing was written."
         )
     size = session.settings.optimization.batch_size
     with tempfile.TemporaryDirectory() as nowhere:

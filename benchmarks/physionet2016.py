@@ -20,7 +20,7 @@ import tyro
 from benchmarks.physionet2016_tables import write_tables
 from benchmarks.study import Part, choose_parts, list_parts, run_parts
 from common.script import run_script
-from models import MODELS, NETWORKS
+from models import FITTED_MODELS, MODELS, NETWORKS
 
 NOTHING = ("nothing",)
 EACH = ("nothing", "ecg", "pcg")
@@ -70,7 +70,7 @@ def parts(settings: StudySettings | None = None) -> list[Part]:
 
     rivals = [name for name in NETWORKS if name != "pacfnet"]
     return [
-        *(part("linear", "session", seed, hidden=EACH) for seed in range(5)),
+        *(part(name, "session", seed, hidden=EACH) for name in FITTED_MODELS for seed in range(5)),
         part("pacfnet", "session"),
         part("pacfnet", "beat"),
         *(part(name, "recording") for name in RECORDING_MODELS),

@@ -16,13 +16,16 @@ from matplotlib.figure import Figure
 from common.files import write_table, write_text
 from evaluation.comparison import compare_with
 from evaluation.figures import save_figure
+from models import FITTED_MODELS
 
 PROTOCOLS = ("paper", "beat", "recording", "session")
 PART_NAME = re.compile(
     r"(?P<model>.+)-(?P<protocol>paper|beat|recording|session)-seed(?P<seed>\d+)(?P<hidden>(-without-\w+)?)"
 )
-NO_MEANING = {"linear": ("paper", "beat")}
-"""Protocols under which a model means nothing: it sees whole recordings, so beats cannot be split."""
+NO_MEANING = dict.fromkeys(FITTED_MODELS, ("paper", "beat"))
+"""Protocols under which some models mean nothing: they see whole recordings, so beats cannot be split."""
+NOT_DRAWN = ("phase-fusion",)
+"""Models left out of the figure: the point would lie upon the linear model's."""
 REFERENCES = ("linear", "pacfnet")
 """Models that every other one is compared with."""
 COMPARED = ["first", "second", "difference", "low", "high", "p", "p_holm", "seeds_first", "seeds_second"]
@@ -166,5 +169,6 @@ def write_tables(results_dir: Path, models: Sequence[str]) -> str:
         write_table(results_dir / f"{name}.csv", content)
     text = markdown(table, models)
     write_text(results_dir / "table.md", text)
-    save_figure(story_figure(table, models), results_dir / "auroc_by_protocol.png")
+    drawn = [name for name in models if name not in NOT_DRAWN]
+    save_figure(story_figure(table, drawn), results_dir / "auroc_by_protocol.png")
     return text

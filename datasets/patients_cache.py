@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,7 @@ class _Kept:
     warnings: list[Problem] = field(default_factory=list)
 
 
-class _ByteWriter(NpyWriter):
+class ByteWriter(NpyWriter):
     """As `NpyWriter`, for bytes."""
 
     def _write_header(self) -> None:
@@ -130,13 +131,17 @@ class _ByteWriter(NpyWriter):
         npy_format.write_array_header_1_0(self._file, header)
 
     def append(self, rows: NDArray[Any]) -> None:
+        """Write rows, shape (n, *row_shape)."""
         if rows.shape[1:] != self.row_shape or rows.dtype != np.uint8:
             raise ValueError(f"Rows of shape {rows.shape[1:]} do not fit a file of rows {self.row_shape}.")
         self._file.write(np.ascontiguousarray(rows).data)
         self.rows += len(rows)
 
     def append_zeros(self, count: int) -> None:
-        self.append(np.zeros((count, *self.row_shape), dtype=np.uint8))
+        """Append rows of zeros as a hole, which takes no space where the file system knows holes."""
+        self.rows += count
+        self._file.seek(count * int(np.prod(self.row_shape, dtype=int)), os.SEEK_CUR)
+        self._file.truncate()
 
 
 def _write_arrays(
@@ -148,7 +153,7 @@ def _write_arrays(
 ) -> _Kept:
     """Write signals and images as the recordings come; return what they are."""
     signals = NpyWriter(folder / "signals.npy", (len(index.leads), settings.points))
-    images = _ByteWriter(folder / "images.npy", (settings.image_height, settings.image_width))
+    images = ByteWriter(folder / "images.npy", (settings.image_height, settings.image_width))
     clinical = index.clinical.set_index("recording")
     kept = _Kept(skipped=[problem for problem in index.problems if problem.left_out])
     for item in prepared:

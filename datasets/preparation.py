@@ -84,7 +84,7 @@ def _prepare(
         return Problem(name, f"It has no {lacking}.", "Keep it with --modalities any.")
     signals = {kind: signal for kind in MODALITIES if (signal := getattr(recording, kind)) is not None}
     ready = {kind: _condition(signal, kind, settings) for kind, signal in signals.items()}
-    states = _states(root, row, recording, settings)
+    states = read_states(root, row, recording, settings)
     duration = min(signal.duration for signal in signals.values())
     if states is not None:
         spans = annotated_spans(states, duration)
@@ -132,7 +132,7 @@ def _condition(
     return standardize(samples), rate
 
 
-def _states(
+def read_states(
     root: Path, row: dict[str, object], recording: Recording, settings: PreparationSettings
 ) -> HeartStates | None:
     """Read the annotated onsets, where there are any and they are wanted."""

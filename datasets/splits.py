@@ -89,7 +89,13 @@ def final_fold(samples: pd.DataFrame) -> Fold:
 
 
 def make_folds(
-    samples: pd.DataFrame, protocol: str, fold_count: int, validation_share: float, seed: int
+    samples: pd.DataFrame,
+    protocol: str,
+    fold_count: int,
+    validation_share: float,
+    seed: int,
+    *,
+    labelled: bool = True,
 ) -> list[Fold]:
     """Split samples into folds, stratified by label and grouped as the protocol says.
 
@@ -105,6 +111,8 @@ def make_folds(
         Share of the training part held out; 0 for none. Not used under ``paper``.
     seed : int
         The same seed makes the same folds.
+    labelled : bool
+        Whether the labels mean something: both must then be in every part. Otherwise they are not looked at.
 
     Raises
     ------
@@ -120,7 +128,9 @@ def make_folds(
         )
     if protocol == "official":
         return [_official_fold(samples)]
-    row_of_sample, units = _units(samples, protocol)
+    row_of_sample, units = _units(samples if labelled else samples.assign(label=0), protocol)
+    if labelled and units["label"].nunique() < 2:
+        raise _too_few(units, protocol, fold_count)
     assigned = _assign(units, protocol, fold_count, seed)
     if len(np.unique(assigned)) < fold_count:  # the splitter may leave a fold empty when groups are few
         raise _too_few(units, protocol, fold_count)
@@ -167,11 +177,7 @@ def _units(samples: pd.DataFrame, protocol: str) -> tuple[NDArray[np.int64], pd.
 def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArray[np.int64]:
     """Return the fold (0 to count - 1) of each unit; with few sessions a fold may be empty."""
     groups = units.groupby("label")["group"].nunique()
-    if (
-        len(groups) < 2
-        or _most_folds(units) < count
-        or (UNIT[protocol] != "session" and groups.min() < count)
-    ):
+    if _most_folds(units) < count or (UNIT[protocol] != "session" and groups.min() < count):
         raise _too_few(units, protocol, count)
     grouped = UNIT[protocol] == "session"
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(count, shuffle=True, random_state=seed)

@@ -232,9 +232,9 @@ def _titled(height: float, title: str, second_line: str, stamp: str) -> Figure:
     return figure
 
 
-def new_figure(title: str, unit: str, protocol: str, stamp: str) -> Figure:
-    """Return an empty figure with its title, what it is of, and any warning."""
-    return _titled(7.2, title, " · ".join([unit, *([f"protocol {protocol}"] if protocol else [])]), stamp)
+def new_figure(title: str, unit: str, protocol: str, stamp: str, height: float = 7.2) -> Figure:
+    """Return an empty figure (height in inches) with its title, what it is of, and any warning."""
+    return _titled(height, title, " · ".join([unit, *([f"protocol {protocol}"] if protocol else [])]), stamp)
 
 
 def set_text_sizes(axes: Axes) -> None:

@@ -90,7 +90,7 @@ def patient_figure(
     heights += [] if traces is None else [0.9 + (0.9 if len(leads) == 1 else 0.46 * len(leads))]
     heights += [1.0 + 0.36 * (len(contributions) + 2)]
     final = empty + float(np.nansum(list(contributions.values())))
-    figure = _sized(sum(heights) + 0.8, title, f"probability of {outcome} {expit(final):.3f}", stamp)
+    figure = new_figure(title, f"probability of {outcome} {expit(final):.3f}", "", stamp, sum(heights) + 0.8)
     parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     if picture is not None:
         _draw_image(parts.pop(0).subplots(), picture, image_map)
@@ -123,7 +123,7 @@ def contributions_figure(
     tables = {view: np.asarray(value, dtype=float) for view, value in contributions.items()}
     if any(table.shape != labels.shape for table in tables.values()):
         raise ValueError(f"Every view needs one contribution for each of {len(labels)} labels.")
-    figure = _sized(3.2 + 0.95 * len(tables), title, f"{len(labels):,} {unit}", stamp)
+    figure = new_figure(title, f"{len(labels):,} {unit}", "", stamp, 3.2 + 0.95 * len(tables))
     axes, below = figure.subplots(2, 1, height_ratios=[0.95 * len(tables) + 0.4, 1.5])
     axes.axvline(0, color=GREY, linewidth=1)
     for place, values in enumerate(tables.values()):
@@ -166,7 +166,7 @@ def subsets_figure(
     rows += [] if references is None else [(row, GREY) for row in references.to_dict("records")]
     heights = [0.34 * len(rows) + 0.7, *([] if credits is None else [0.34 * len(credits) + 0.7])]
     said = " · ".join([unit, *([f"protocol {protocol}"] if protocol else [])])
-    figure = _sized(sum(heights) + 0.8, title, said, stamp)
+    figure = new_figure(title, said, "", stamp, sum(heights) + 0.8)
     panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     _draw_forest(panels[0], rows, "views", 0.5, "{:.3f}")
     panels[0].set_xlabel("AUROC, 95 % interval")
@@ -175,14 +175,6 @@ def subsets_figure(
     if credits is not None:
         _draw_forest(panels[1], [(row, BLUE) for row in credits.to_dict("records")], "view", 0.0, "{:+.3f}")
         panels[1].set_xlabel("part of AUROC − 0.5 (Shapley), 95 % interval")
-    return figure
-
-
-def _sized(height: float, title: str, second_line: str, stamp: str) -> Figure:
-    figure = new_figure(title, second_line, "", stamp)
-    figure.set_figheight(height)
-    for text in figure.texts[:1] if stamp else []:
-        text.set_y(1 - 0.29 / height)
     return figure
 
 

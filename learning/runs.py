@@ -18,7 +18,7 @@ from common.files import write_json
 from config import RunSettings
 from learning.checkpoint import BEST, LAST, load_checkpoint
 
-LOCK = ".lock"
+LOCK = ".lock_{name}"
 FREE_TO_CHANGE = {
     "folds",
     "resume",
@@ -42,25 +42,40 @@ def run_name(task: str, settings: RunSettings) -> str:
 
 
 @contextlib.contextmanager
-def lock_run(folder: Path) -> Iterator[None]:
-    """Keep every other process from training into the folder of a run while the block lasts.
+def lock_run(folder: Path, folds: Sequence[str]) -> Iterator[None]:
+    """Keep every other process from training these folds of a run while the block lasts.
 
-    The system takes the lock from a process that ends, however it ends, so none is left behind. Where the
-    file system knows no locks there is none.
+    Other folds of the run may be trained beside them, as the jobs of an array do. The system takes a lock
+    from a process that ends, however it ends, so none is left behind. Where the file system knows no locks
+    there is none.
 
     Raises
     ------
     UserError
-        If another process is training into it.
+        If another process is training one of them.
     """
-    path = folder / LOCK
+    with contextlib.ExitStack() as locks:
+        for name in folds:
+            locks.enter_context(_lock(folder, name))
+        yield
+
+
+def lock_folder(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Wait until no other process writes what the folds of a run share, and keep it that way in the block."""
+    return _lock(folder, "folder", wait=True)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock of the folder of a run; when another process has it, wait, or refuse."""
+    path = folder / LOCK.format(name=name)
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise UserError(_busy(folder, file)) from None
+            raise UserError(_busy(folder, name, file)) from None
         except OSError:  # a file system without locks
             break
         if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
@@ -78,14 +93,13 @@ def lock_run(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def _busy(folder: Path, file: IO[str]) -> str:
-    """Say who is training into a folder."""
+def _busy(folder: Path, fold: str, file: IO[str]) -> str:
+    """Say who is training a fold."""
     with file:
         file.seek(0)
         owner = file.read().strip() or "another process"
-    return (
-        f"{folder} is being trained by {owner}. Wait for it, or give this run another name with --run-name."
-    )
+    advice = "Wait for it, or give this run another name with --run-name."
+    return f"{fold} of {folder} is being trained by {owner}. {advice}"
 
 
 def open_run(

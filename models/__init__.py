@@ -13,6 +13,7 @@ from models.cross_attention import CrossAttentionNetwork
 from models.early_late_fusion import EarlyFusion, LateFusion
 from models.linear import PhaseGridLinear
 from models.pacfnet import PACFNet
+from models.phase_fusion import PhaseFusion
 
 
 def without_fusion_attention(network: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -38,8 +39,14 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 """Networks of beats; each constructor takes ``width``, ``kernel_size``, ``dropout``, ``attention``."""
 
-MODELS = NETWORKS | {"linear": PhaseGridLinear}
-"""All models by name; the linear one has no options."""
+FITTED_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "linear": PhaseGridLinear,
+    "phase-fusion": PhaseFusion,
+}
+"""Models of whole recordings, which bring a fit of their own; they have no options to be set."""
+
+MODELS = NETWORKS | FITTED_MODELS
+"""All models by name."""
 
 SINGLE_MODALITY = {"ecg-network": "ecg", "pcg-network": "pcg"}
 """Models that read one modality, and which."""

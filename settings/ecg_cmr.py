@@ -87,6 +87,8 @@ class ContrastSettings(StageSettings):
     """Also align each lead with the places of the image."""
     token_dropout: float = 0.5
     """Share of the ECG's tokens that a training step leaves out, to save time, 0 to 1."""
+    augment: bool = True
+    """Begin each training ECG at a random time, and vary brightness and place of each training cine."""
     shuffle_pairs: bool = False
     """Pair each ECG with another patient's CMR: what is gained then does not come from the pairs."""
 
@@ -111,6 +113,8 @@ class PhenotypeSettings(StageSettings):
     """Let age, sex, height and weight modulate the features, where they are known."""
     token_dropout: float = 0.0
     """Share of the tokens that a training step leaves out, to save time, 0 to 1."""
+    augment: bool = True
+    """Begin each training ECG at a random time, and vary brightness and place of each training cine."""
 
 
 SMALL_ENCODER = EncoderSettings(width=128, depth=4, heads=4, patch_seconds=0.4)
@@ -138,7 +142,7 @@ def stage_defaults(kind: type[StageSettings], preset: Literal["paper", "small"])
     """
     if preset == "paper":
         return kind(preset=preset, optimization=PUBLISHED)
-    settings = kind(preset=preset, optimization=SMALL, encoder=SMALL_ENCODER)
-    if isinstance(settings, EcgMaeSettings | CmrMaeSettings):
-        settings = replace(settings, masking=replace(settings.masking, decoder_width=64))
-    return settings
+    # masked autoencoders need many steps more than they need large batches, contrast needs its negatives
+    masked = issubclass(kind, EcgMaeSettings | CmrMaeSettings)
+    optimization = replace(SMALL, batch_size=32) if masked else SMALL
+    return kind(preset=preset, optimization=optimization, encoder=SMALL_ENCODER)

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from config import LoadDataSettings
+from settings.ecg_cmr_data import PairSourceSettings
 from settings.ecg_multimodal import PatientSourceSettings
-from tasks import ecg_multimodal_data, ecg_multimodal_judging, ecg_pcg_data, ecg_pcg_judging
+from settings.prediction import PredictionSettings
+from tasks import (
+    ecg_cmr_data,
+    ecg_cmr_judging,
+    ecg_multimodal_data,
+    ecg_multimodal_judging,
+    ecg_pcg_data,
+    ecg_pcg_judging,
+)
 from tasks.binary import Task
-from tasks.judging import Opened
+from tasks.ecg_pcg_prediction import EcgPcgPredictor
+from tasks.judging import Checkpoint, Opened
+from tasks.prediction import Predictor
 from tasks.registry import TASKS, find_task
 
-__all__ = ["JUDGE", "PREPARE", "TASKS", "Task", "find_task"]
+__all__ = ["JUDGE", "PREDICT", "PREPARE", "TASKS", "Task", "find_task"]
 
 PREPARE: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "ecg-pcg": (LoadDataSettings, ecg_pcg_data.prepare),
     "ecg-multimodal": (PatientSourceSettings, ecg_multimodal_data.prepare),
+    **{
+        task: (PairSourceSettings, functools.partial(ecg_cmr_data.prepare, task=task))
+        for task in ecg_cmr_data.NEEDS
+    },
 }
 """For each task its settings of load_data.py, and what prepares a cache from them."""
 JUDGE: dict[str, Callable[[Opened], tuple[dict[str, Any], list[Path]]]] = {
     "ecg-pcg": ecg_pcg_judging.judge,
     "ecg-multimodal": ecg_multimodal_judging.judge,
+    **dict.fromkeys(ecg_cmr_judging.STAGES, ecg_cmr_judging.judge),
 }
 """For each task what judges an opened run, writes its results, and returns metrics and files written."""
+PREDICT: dict[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Predictor]] = {
+    "ecg-pcg": EcgPcgPredictor,
+}
+"""For each task whose models judge single recordings: what makes a predictor of one run's checkpoints."""

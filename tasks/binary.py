@@ -28,6 +28,8 @@ class Task(Protocol):
     name: str
     selects: bool
     has_epochs: bool
+    labelled: bool
+    fit_time: str
 
     @property
     def settings(self) -> type[RunSettings]:
@@ -120,6 +122,10 @@ class BinaryTask:
     """Whether a validation part is of use."""
     has_epochs = True
     """Whether it is trained by the shared loop."""
+    labelled = True
+    """Whether the samples are normal or abnormal, and folds must hold both."""
+    fit_time = ""
+    """What ``--dry-run`` says of the time a fold takes that has no epochs."""
 
     def inputs(self, samples: Any) -> dict[str, Any]:
         """Return nothing: the settings say all that the model must know."""

@@ -22,7 +22,7 @@ from evaluation.retrieval import true_ranks
 from models.contrast import ContrastiveModel
 from settings.ecg_cmr import ContrastSettings
 from tasks.pairs import Pairs
-from tasks.stages import Stage, cmr_encoder, ecg_encoder
+from tasks.stages import Stage, cmr_encoder, ecg_encoder, varied
 
 RANK = 10
 
@@ -61,7 +61,9 @@ class EcgCmrContrast(Stage):
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the losses of a batch of pairs, and both embeddings side by side, (B, 2 * dimension)."""
-        found = model(batch["ecg"], batch["cmr"], batch["lead_present"], patient=batch["patient"])
+        augment = self.chosen.augment and model.training
+        ecg, cmr = (varied(batch, kind, augment) for kind in ("ecg", "cmr"))
+        found = model(ecg, cmr, batch["lead_present"], patient=batch["patient"])
         embeddings = torch.cat([found["ecg_embedding"], found["cmr_embedding"]], dim=1)
         return {name: found[name] for name in ("loss", "short_axis", "temperature")}, embeddings.float()
 

@@ -94,6 +94,7 @@ class EcgPcgLinear(BinaryTask):
     settings = TrainingSettings
     selects = False
     has_epochs = False
+    fit_time = "about a second each"
 
     def defaults(self, preset: Literal["paper", "small"], protocol: str) -> TrainingSettings:
         """Return the settings that a preset and a protocol stand for."""
@@ -103,8 +104,8 @@ class EcgPcgLinear(BinaryTask):
         """Return the recordings that have features."""
         if settings.protocol in ("paper", "beat"):
             raise UserError(
-                f"The linear model sees whole recordings, so protocol {settings.protocol}, which splits "
-                "beats, has no meaning for it: choose --protocol recording or session."
+                f"Model {settings.model.model} sees whole recordings, so protocol {settings.protocol}, "
+                "which splits beats, has no meaning for it: choose --protocol recording or session."
             )
         grid = phase_grid(cache)
         if grid.lacking():

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +29,10 @@ from models.phenotypes import PhenotypeModel
 from models.transformer import TokenEncoder
 from settings.ecg_cmr import PhenotypeSettings
 from tasks.pairs import Pairs
-from tasks.stages import Stage, cmr_encoder, ecg_encoder
+from tasks.stages import Stage, cmr_encoder, ecg_encoder, varied
+
+TRUE = "true_"
+"""Begins the names of the columns of predictions that hold the truth."""
 
 
 class EcgPhenotypes(Stage):
@@ -105,7 +109,8 @@ class EcgPhenotypes(Stage):
         """Return the losses of a batch, and its indicators in their units and probabilities of diseases."""
         network = bare(model)
         assert isinstance(network, PhenotypeModel)
-        given = (batch["ecg"], batch["lead_present"]) if self.chosen.reads == "ecg" else (batch["cmr"], None)
+        signal = varied(batch, self.chosen.reads, self.chosen.augment and model.training)
+        given = (signal, batch["lead_present"] if self.chosen.reads == "ecg" else None)
         outputs = model(*given, batch["covariates"] if network.covariates else None)
         indicators, diseases = (
             batch[name] if name in outputs else None for name in ("indicators", "diseases")
@@ -129,6 +134,13 @@ class EcgPhenotypes(Stage):
     def predicted(self, samples: Pairs) -> list[str]:
         """Return the names of the indicators and diseases."""
         return [*samples.names["indicators"], *samples.names["diseases"]]
+
+    def predictions(self, samples: Pairs, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
+        """Return who was predicted, each indicator and disease predicted, and beside it what is true."""
+        table = super().predictions(samples, rows, probability)
+        truth = torch.cat([samples.targets[kind] for kind in ("indicators", "diseases")], dim=1)
+        names = [TRUE + name for name in self.predicted(samples)]
+        return pd.concat([table, pd.DataFrame(truth.cpu().double().numpy()[rows], columns=names)], axis=1)
 
 
 def correlation(truth: np.ndarray, found: np.ndarray) -> float:

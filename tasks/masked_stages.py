@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from common.errors import UserError
+from datasets.ecg_image import LEADS
 from evaluation.reconstruction import masked_correlation, masked_error
+from evaluation.stage_figures import cines_figure, reconstruction_figure
 from learning.distributed import bare
 from models.cmr_mae import CMRMaskedAutoencoder
 from models.ecg_mae import ECGMaskedAutoencoder
@@ -60,6 +63,15 @@ class MaskedStage(Stage):
         ncc, error, of_mean = predictions.nanmean(dim=0).tolist()
         return {"ncc": ncc, "relative_error": error / of_mean if of_mean else float("nan")}
 
+    @torch.no_grad()
+    def reconstructed(self, model: nn.Module, samples: Pairs, row: int) -> dict[str, Tensor]:
+        """Return ``truth``, ``found`` and ``mask`` (what was hidden) of one sample, in the signal's unit."""
+        signal, present = self.signal(samples.batch(torch.tensor([row])))
+        model.eval()
+        output = bare(model)(signal, present, torch.Generator().manual_seed(MASK_SEED + row))
+        found = {"truth": signal, "found": output["reconstruction"], "mask": output["mask"]}
+        return {name: values[0].float().cpu() for name, values in found.items()}
+
     def encoder_of(self, model: nn.Module, kind: str) -> TokenEncoder | None:
         """Return the encoder."""
         network = bare(model)
@@ -102,6 +114,14 @@ class EcgMae(MaskedStage):
         """Return the mean of each lead."""
         return truth.mean(dim=-1, keepdim=True)
 
+    def figures(
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+    ) -> dict[str, Figure]:
+        """Return the first ECG of the test part with its hidden stretches put back."""
+        parts = self.reconstructed(model, samples, int(rows[0]))
+        figure = reconstruction_figure(parts["truth"], parts["found"], parts["mask"], LEADS, samples.ecg_rate)
+        return {"test/reconstruction": figure}
+
 
 class CmrMae(MaskedStage):
     """Masked autoencoder of cines."""
@@ -137,3 +157,12 @@ class CmrMae(MaskedStage):
     def mean_of(self, truth: Tensor) -> Tensor:
         """Return the mean of each cine."""
         return truth.mean(dim=(1, 2, 3), keepdim=True)
+
+    def figures(
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+    ) -> dict[str, Figure]:
+        """Return the first cine of the test part: as it is, what was seen of it, and put back."""
+        parts = self.reconstructed(model, samples, int(rows[0]))
+        seen = parts["truth"].where(parts["mask"] == 0, 0.5)
+        strips = [("measured", parts["truth"]), ("seen", seen), ("reconstructed", parts["found"])]
+        return {"test/reconstruction": cines_figure(strips, title="A cine, reconstructed")}

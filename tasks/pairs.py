@@ -28,10 +28,10 @@ class Pairs:
     table : pandas.DataFrame
         One row a recording; ``session`` is the patient.
     ecg : torch.Tensor, shape (N, leads, T)
-        Millivolts; zeros where a patient has none.
+        Millivolts; zeros where a patient has none, and for all where the task needs none.
     lead_present : torch.Tensor of bool, shape (N, leads)
     cmr : torch.Tensor, shape (N, frames, H, W)
-        0 to 1, or bytes; zeros where a patient has none.
+        0 to 1, or bytes; zeros where a patient has none, and for all where the task needs none.
     has : mapping of str to torch.Tensor of bool, shape (N,)
         Which patients have the ``ecg`` and the ``cmr``.
     targets : mapping of str to torch.Tensor, shape (N, columns)
@@ -76,7 +76,10 @@ class Pairs:
     def taken(self, rows: np.ndarray) -> Pairs:
         """Return some of the patients."""
         here = torch.from_numpy(rows).to(self.ecg.device)
-        changed: dict[str, Any] = {name: getattr(self, name)[here] for name in ("ecg", "lead_present", "cmr")}
+        views = {name: getattr(self, name) for name in ("ecg", "lead_present", "cmr")}
+        changed: dict[str, Any] = {
+            name: view[here] if view.stride(0) else view[: len(rows)] for name, view in views.items()
+        }
         for name in ("has", "targets"):
             changed[name] = {key: value[here] for key, value in getattr(self, name).items()}
         table = self.table.iloc[rows].reset_index(drop=True).assign(sample=np.arange(len(rows)))
@@ -119,6 +122,15 @@ class Pairs:
         )
 
 
+def _view(cache: Cache, name: str, needed: bool, device: torch.device) -> Tensor:
+    """Return an array of a cache; where it is not needed, zeros of its shape that take no memory."""
+    array = cache.array(name)
+    if needed:
+        return torch.tensor(array).to(device)
+    nothing = torch.from_numpy(np.zeros((1,) * array.ndim, dtype=array.dtype))
+    return nothing.to(device).expand(array.shape)
+
+
 def read_pairs(cache: Cache, needs: tuple[str, ...], device: torch.device) -> Pairs:
     """Return the patients of a cache that have all of what is needed.
 
@@ -139,9 +151,9 @@ def read_pairs(cache: Cache, needs: tuple[str, ...], device: torch.device) -> Pa
     names = {kind: tuple(cache.manifest["targets"][kind]) for kind in TARGETS}
     everyone = Pairs(
         table=table,
-        ecg=torch.tensor(cache.array("ecg")).to(device),
+        ecg=_view(cache, "ecg", "ecg" in needs, device),
         lead_present=torch.tensor(cache.array("lead_present")).bool().to(device),
-        cmr=torch.tensor(cache.array("cmr")).to(device),
+        cmr=_view(cache, "cmr", "cmr" in needs, device),
         has={name: torch.tensor(table[f"has_{name}"].to_numpy(bool)).to(device) for name in ("ecg", "cmr")},
         targets={
             kind: torch.tensor(known[list(columns)].to_numpy(np.float32)).to(device)
@@ -152,6 +164,6 @@ def read_pairs(cache: Cache, needs: tuple[str, ...], device: torch.device) -> Pa
     )
     usable = torch.stack([everyone.has[name] for name in needs]).all(dim=0).cpu().numpy()
     if not usable.any():
-        words = " and ".join({"ecg": "ECG", "cmr": "cine"}[name] for name in needs)
-        raise UserError(f"No patient of {cache.path} has an {words}, which this task needs.")
+        words = " and ".join({"ecg": "an ECG", "cmr": "a cine"}[name] for name in needs)
+        raise UserError(f"No patient of {cache.path} has {words}, which this task needs.")
     return everyone if usable.all() else everyone.taken(np.flatnonzero(usable))

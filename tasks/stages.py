@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from datasets.cache import Cache
 from datasets.splits import Fold
+from learning.augmentation import shift_in_time, vary_cine
 from learning.checkpoint import BEST, file_digest, load_checkpoint
 from learning.distributed import bare
 from learning.loop import FoldRun
@@ -37,9 +38,10 @@ class Stage(BinaryTask):
         Settings of the run.
     """
 
-    name: ClassVar[str]
-    settings: ClassVar[type[StageSettings]]
+    name: str
+    settings: type[StageSettings]
     needs: ClassVar[tuple[str, ...]]
+    labelled = False
     columns: ClassVar[tuple[str, ...]] = ()
     """Names of the columns that `step` predicts, where they do not depend on the data."""
 
@@ -49,6 +51,14 @@ class Stage(BinaryTask):
     def defaults(self, preset: Literal["paper", "small"], protocol: str) -> StageSettings:
         """Return the settings that a preset stands for."""
         return stage_defaults(self.settings, preset)
+
+    def build(self, settings: Any, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the model for inputs as `inputs` describes them."""
+        raise NotImplementedError
+
+    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return named losses of a batch and its predictions."""
+        raise NotImplementedError
 
     def samples(self, cache: Cache, settings: Any, device: torch.device) -> Pairs:
         """Return the patients who have what this stage reads."""
@@ -119,9 +129,17 @@ class Stage(BinaryTask):
         """Return the names of the columns that `step` predicts."""
         return list(self.columns)
 
-    def figures(self, *_: object) -> dict[str, Figure]:
+    def figures(
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+    ) -> dict[str, Figure]:
         """Return nothing."""
         return {}
+
+
+def varied(batch: Mapping[str, Tensor], kind: str, wanted: bool) -> Tensor:
+    """Return the ``ecg`` or the ``cmr`` of a batch, varied where that is wanted."""
+    vary = {"ecg": shift_in_time, "cmr": vary_cine}[kind]
+    return vary(batch[kind]) if wanted else batch[kind]
 
 
 def ecg_encoder(settings: Any, inputs: Mapping[str, Any]) -> ECGEncoder:

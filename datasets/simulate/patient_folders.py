@@ -101,13 +101,13 @@ def write_patient_folders(
     settings = CauseSettings(patients, seed, tuple(causes), shares, missing=missing, **others)
     identity = {"folders": FOLDERS_VERSION, "tables": tables, "settings": dataclasses.asdict(settings)}
     text = json.dumps(identity, indent=2) + "\n"
-    if _holds_cohort(root, text):
+    if holds_cohort(root, text):
         return root
     draw = draw or _usual_drawing()
     with replacing_folder(root) as unfinished:
         _write_files(unfinished, settings, tables, draw, jobs, progress)
         (unfinished / SIMULATION).write_text(text, encoding="utf-8", newline="\n")
-        if not _holds_cohort(root, text) and root.exists():
+        if not holds_cohort(root, text) and root.exists():
             root.rmdir()  # it is empty; the finished one takes its place
     return root
 
@@ -119,7 +119,7 @@ def _usual_drawing() -> DrawECG:
     return functools.partial(draw_ecg, width=2500, height=250)
 
 
-def _holds_cohort(root: Path, identity: str) -> bool:
+def holds_cohort(root: Path, identity: str) -> bool:
     """Return whether a folder holds this very cohort; raise DataError if it holds anything else."""
     if not root.exists():
         return False

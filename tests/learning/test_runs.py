@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,16 @@ import pytest
 from common.errors import UserError
 from config import ModelSettings, TrainingSettings, preset_defaults
 from learning.checkpoint import save_checkpoint
-from learning.runs import find_checkpoints, flatten, is_finished, newest_run, open_run, run_name
+from learning.runs import (
+    find_checkpoints,
+    flatten,
+    is_finished,
+    lock_folder,
+    lock_run,
+    newest_run,
+    open_run,
+    run_name,
+)
 
 SETTINGS = preset_defaults("small", "session")
 
@@ -197,3 +207,31 @@ def test_missing_run_is_answered_with_those_there(tmp_path):
     (tmp_path / "mine" / "settings.json").write_text("{}")
     with pytest.raises(UserError, match=r"no best.pt in .*your.*Runs in .*: mine\."):
         find_checkpoints(tmp_path / "your", tmp_path, "best")
+
+
+def test_other_folds_may_be_trained_beside_and_the_same_one_may_not(tmp_path):
+    run = tmp_path / "run"
+    with lock_run(run, ["fold_0", "fold_1"]):
+        with lock_run(run, ["fold_2"]), lock_folder(run):
+            assert len(list(run.glob(".lock_*"))) == 4
+        said = r"fold_1 of .*run is being trained by process \d+ on .*--run-name"
+        with pytest.raises(UserError, match=said), lock_run(run, ["fold_3", "fold_1"]):
+            pass
+        assert sorted(path.name for path in run.iterdir()) == [".lock_fold_0", ".lock_fold_1"]
+    assert not run.exists(), "nothing came of it"
+
+
+def test_what_the_folds_share_is_written_by_one_process_after_the_other(tmp_path):
+    order = []
+
+    def second() -> None:
+        with lock_folder(tmp_path / "run"):
+            order.append("second")
+
+    with lock_folder(tmp_path / "run"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]

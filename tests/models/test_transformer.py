@@ -38,6 +38,18 @@ def test_maps_are_the_attention_that_is_used():
     assert (maps[1, :, :, 3:] == 0).all()
 
 
+def test_attention_starts_at_tokens_that_are_alike():
+    """Glorot's own start spreads attention over all; here a token finds its copy among 19 others at once."""
+    torch.manual_seed(0)
+    model = Transformer(64, 2, 4)
+    given = tokens(20, 64, batch=4)
+    given[:, 10:] = given[:, :10]
+    attention = model.forward_with_attention(given)[1][0].mean(dim=(0, 1))
+    own = attention.diagonal()
+    copies = torch.stack([attention[k, k + 10] for k in range(10)])
+    assert own[:10].min() > 2 / 20 and torch.allclose(copies, own[:10], atol=1e-5)
+
+
 def test_forward_with_attention_gives_the_same_tokens():
     model, given = transformer(), tokens()
     found, maps = model.forward_with_attention(given)
@@ -125,5 +137,6 @@ def test_dense_weights_start_by_glorot_and_biases_at_zero():
     assert len(layers) == 8
     for layer in layers:
         bound = math.sqrt(6 / (layer.in_features + layer.out_features))
-        assert 0.8 * bound < float(layer.weight.detach().abs().max()) <= bound
+        weight = layer.weight.detach()[-layer.in_features :]  # of queries, keys and values the values
+        assert 0.8 * bound < float(weight.abs().max()) <= bound
         assert (layer.bias == 0).all()

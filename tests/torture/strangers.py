@@ -50,7 +50,7 @@ def two_at_once(bench: Bench, stage: Stage, share: float) -> str:
     workplace = bench.fresh(stage)
     try:
         first = hold(bench, stage, workplace, share)
-        locked = bool(list((workplace.root / "checkpoints").glob("run/.lock")))
+        locked = bool(list((workplace.root / "checkpoints").glob("run/.lock_*")))
         second = bench.run(stage, workplace)
         if stage.name == TRAINING and locked:
             assert_told(second, f"is being trained by process {first} on .*--run-name")
@@ -61,7 +61,7 @@ def two_at_once(bench: Bench, stage: Stage, share: float) -> str:
         assert ended.code == 0, ended.output
         assert_readable(workplace)
         bench.assert_right(stage, workplace)
-        assert not list((workplace.root / "checkpoints").glob("run/.lock"))
+        assert not list((workplace.root / "checkpoints").glob("run/.lock_*"))
         refused = second.code != 0
         return f"{'the second told, ' if refused else ''}same result"
     finally:

@@ -1,0 +1,254 @@
+"""Read a cine CMR from a file, whatever its axes and orientation.
+
+===========  ============================================================================================
+file         axes
+===========  ============================================================================================
+NIfTI, 4     (height, width, slices, frames); of the three in space, that with the fewest samples is
+             the slices, wherever it is
+NIfTI, 3     (height, width, frames); said, as a stack of slices would look the same
+``.npy``     (frames, height, width) or (frames, slices, height, width), rows from top to bottom
+===========  ============================================================================================
+
+Of several slices the middle one is taken. A NIfTI that states how it lies in the patient is turned so that
+columns run to the patient's left, and rows to back and feet: the usual display. It is turned by quarters
+and mirrored only, so no value changes. One that does not state it, and ``.npy``, are taken as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.sources import DataError
+
+Pixels = NDArray[np.float32]
+
+FEWEST_FRAMES = 4
+"""Frames that show a cycle at least."""
+LARGEST_FILE = 400_000_000
+"""Values above which a file is refused before it is decoded."""
+PLAUSIBLE_SPACING = (0.2, 10.0)
+"""Millimetres a pixel that are believed."""
+USUAL_SPACING, USUAL_FRAMES = (0.6, 3.5), (12, 60)
+"""What a cine commonly has; anything else is named, and used."""
+MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+LEFT, DOWN = np.array([-1.0, 0.0, 0.0]), np.array([0.0, -1.0, -1.0]) / np.sqrt(2)
+"""Directions that columns and rows shall have, where x is to the right, y to the front, z to the head."""
+ENDINGS = (".nii", ".nii.gz", ".npy")
+
+
+@dataclass(frozen=True)
+class Cine:
+    """A cine as a file has it, one slice.
+
+    Attributes
+    ----------
+    frames : numpy.ndarray of float32, shape (frames, height, width)
+        Brightness in units of the file; rows from top to bottom.
+    spacing : tuple of float
+        Height and width of a pixel, mm.
+    slices : int
+        Slices of the file, of which this is the middle one.
+    remarks : tuple of str
+        What was unusual, in whole sentences.
+    """
+
+    frames: Pixels
+    spacing: tuple[float, float]
+    slices: int
+    remarks: tuple[str, ...] = ()
+
+
+def read_cine(path: Path, spacing: float = 0.0) -> Cine:
+    """Read a cine.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        ``.nii``, ``.nii.gz`` or ``.npy``.
+    spacing : float
+        Millimetres a pixel; wanted for ``.npy`` and otherwise in place of what the file says. 0: unknown.
+
+    Raises
+    ------
+    DataError
+        If the file is absent, cut short, has other axes, no pixel size, too few frames, values that are no
+        numbers, or shows nothing.
+    """
+    if not path.is_file():
+        raise DataError(f"The file {path.name} does not exist.")
+    cine = _read_npy(path, spacing) if path.name.lower().endswith(".npy") else _read_nifti(path, spacing)
+    low, high = PLAUSIBLE_SPACING
+    if not all(low <= size <= high for size in cine.spacing):
+        raise DataError(
+            f"The pixels of {path.name} measure {_sizes(cine)} mm; {low:g} to {high:g} are possible."
+        )
+    if not np.isfinite(cine.frames).all():
+        count = int((~np.isfinite(cine.frames)).sum())
+        raise DataError(f"The file {path.name} holds {count} values that are no numbers (NaN or infinite).")
+    if cine.frames.min() == cine.frames.max():
+        raise DataError(f"The file {path.name} shows nothing: all its values are the same.")
+    return Cine(cine.frames, cine.spacing, cine.slices, (*cine.remarks, *_unusual(cine)))
+
+
+def _unusual(cine: Cine) -> list[str]:
+    """Name an uncommon pixel size or number of frames."""
+    remarks = []
+    if any(not USUAL_SPACING[0] <= size <= USUAL_SPACING[1] for size in cine.spacing):
+        remarks.append(f"Its pixels measure {_sizes(cine)} mm, which is unusual.")
+    if max(cine.spacing) > 1.1 * min(cine.spacing):
+        remarks.append(f"Its pixels measure {_sizes(cine)} mm: they are not square.")
+    if not USUAL_FRAMES[0] <= len(cine.frames) <= USUAL_FRAMES[1]:
+        remarks.append(f"It has {len(cine.frames)} frames, which is unusual.")
+    return remarks
+
+
+def _sizes(cine: Cine) -> str:
+    return " x ".join(f"{size:.3g}" for size in cine.spacing)
+
+
+def _check_axes(path: Path, shape: tuple[int, ...], frames: int) -> None:
+    """Refuse what cannot be a cine before it is decoded."""
+    if frames < FEWEST_FRAMES:
+        raise DataError(f"The file {path.name} has {frames} frames; a cine has at least {FEWEST_FRAMES}.")
+    if min(shape) < 1 or np.prod([float(length) for length in shape]) > LARGEST_FILE:
+        raise DataError(
+            f"The file {path.name} has axes of {' x '.join(map(str, shape))}: no cine is so large."
+        )
+
+
+# NumPy ----------------------------------------------------------------------------------------------
+
+
+def _read_npy(path: Path, spacing: float) -> Cine:
+    """Return the cine of an array file."""
+    try:
+        data = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"The file {path.name} cannot be read ({error}).") from error
+    if not isinstance(data, np.ndarray) or data.ndim not in (3, 4) or data.dtype.kind not in "uif":
+        raise DataError(
+            f"The file {path.name} is no array of (frames, height, width) or (frames, slices, height, width)."
+        )
+    _check_axes(path, data.shape, data.shape[0])
+    if spacing <= 0:
+        raise DataError(f"The pixel size of {path.name} is not known: state it in the table of pairs, in mm.")
+    slices = data.shape[1] if data.ndim == 4 else 1
+    frames = np.asarray(data[:, slices // 2] if data.ndim == 4 else data, dtype=np.float32)
+    return Cine(frames, (spacing, spacing), slices)
+
+
+# NIfTI ----------------------------------------------------------------------------------------------
+
+
+def _read_nifti(path: Path, spacing: float) -> Cine:
+    """Return the cine of a NIfTI file, in the usual display."""
+    if not path.name.lower().endswith(ENDINGS):
+        raise DataError(f"The file {path.name} is neither NIfTI (.nii, .nii.gz) nor NumPy (.npy).")
+    image = _opened(path)
+    shape = _shape(path, image)
+    slice_axis, slices = _slice_axis(shape), 1
+    where: list[slice | int] = [slice(None)] * len(shape) + [0] * (len(image.shape) - len(shape))
+    if slice_axis is not None:
+        slices = shape[slice_axis]
+        where[slice_axis] = slices // 2
+    try:
+        data = np.asarray(image.dataobj[tuple(where)], dtype=np.float32)
+    except Exception as error:  # nibabel raises many kinds for damaged files
+        raise _damaged(path, error) from error
+    remarks = _remarks_of_axes(shape, slice_axis)
+    plane = [axis for axis in range(3) if axis != slice_axis][:2]
+    sizes, doubt = _voxel_sizes(image, plane)
+    if spacing > 0:
+        sizes, doubt = (spacing, spacing), ()
+    data, sizes = _displayed(np.moveaxis(data, -1, 0), sizes, _directions(image, plane))
+    return Cine(np.ascontiguousarray(data), sizes, slices, (*remarks, *doubt))
+
+
+def _opened(path: Path) -> nibabel.Nifti1Image:
+    """Return a NIfTI whose values are not read yet."""
+    try:
+        image = nibabel.load(path)
+    except Exception as error:  # nibabel raises many kinds for damaged files
+        raise _damaged(path, error) from error
+    if not isinstance(image, nibabel.Nifti1Image):
+        raise DataError(f"The file {path.name} is {type(image).__name__}, not NIfTI.")
+    return image
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    """Return what is said of a file that cannot be read."""
+    return DataError(f"The file {path.name} cannot be read: it is damaged or cut short ({error}).")
+
+
+def _shape(path: Path, image: nibabel.Nifti1Image) -> tuple[int, ...]:
+    """Return the lengths of three or four axes, those of length 1 at the end left out."""
+    shape = tuple(int(length) for length in image.shape)
+    while len(shape) > 4 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in (3, 4):
+        raise DataError(
+            f"The file {path.name} has {len(shape)} axes; (height, width, slices, frames) are needed."
+        )
+    _check_axes(path, shape, shape[-1])
+    return shape
+
+
+def _slice_axis(shape: tuple[int, ...]) -> int | None:
+    """Return the axis across the slices: the shortest of the three in space, the last of equals."""
+    if len(shape) == 3:
+        return None
+    return 2 - int(np.argmin(shape[2::-1]))
+
+
+def _remarks_of_axes(shape: tuple[int, ...], slice_axis: int | None) -> tuple[str, ...]:
+    """Name an unusual order of the axes."""
+    if slice_axis is None:
+        return ("It has three axes; the last is taken for time.",)
+    order = ("first", "second", "third")[slice_axis]
+    return () if slice_axis == 2 else (f"Its {order} axis, the shortest, is taken for that of the slices.",)
+
+
+def _oriented(image: nibabel.Nifti1Image) -> bool:
+    """Tell whether a file states how it lies in the patient."""
+    affine = np.asarray(image.affine, float)
+    stated = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
+    return stated and bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine[:3, :3])) > 1e-9
+
+
+def _voxel_sizes(image: nibabel.Nifti1Image, plane: list[int]) -> tuple[tuple[float, float], tuple[str, ...]]:
+    """Return the sizes of a pixel along two axes, mm, and what is doubtful about them."""
+    factor = MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    zooms = np.abs(np.array(image.header.get_zooms()[:3], float))[plane]
+    found, doubt = zooms, tuple[str, ...]()
+    if _oriented(image):
+        found = np.linalg.norm(np.asarray(image.affine, float)[:3, plane], axis=0)
+        if not np.allclose(found, zooms, rtol=0.05):
+            told = [" x ".join(f"{factor * size:.3g}" for size in sizes) for sizes in (found, zooms)]
+            doubt = (f"It states two pixel sizes, {told[0]} and {told[1]} mm; the first is used.",)
+    return (float(factor * found[0]), float(factor * found[1])), doubt
+
+
+def _directions(image: nibabel.Nifti1Image, plane: list[int]) -> NDArray[np.float64] | None:
+    """Return in which direction of the patient two axes run, shape (2, 3); None where it is not stated."""
+    if not _oriented(image):
+        return None
+    columns = np.asarray(image.affine, float)[:3, plane]
+    return (columns / np.linalg.norm(columns, axis=0)).T
+
+
+def _displayed(
+    frames: Pixels, sizes: tuple[float, float], directions: NDArray[np.float64] | None
+) -> tuple[Pixels, tuple[float, float]]:
+    """Return frames (frames, axis, axis) and pixel sizes in the usual display, rows from top to bottom."""
+    if directions is None:
+        return frames, sizes
+    along = np.stack([directions @ DOWN, directions @ LEFT])  # rows down and columns left, by axis
+    if abs(along[0, 1]) + abs(along[1, 0]) > abs(along[0, 0]) + abs(along[1, 1]):
+        frames, sizes, along = frames.swapaxes(1, 2), sizes[::-1], along[:, ::-1]
+    mirrored = [slice(None, None, -1 if along[axis, axis] < 0 else 1) for axis in range(2)]
+    return frames[:, mirrored[0], mirrored[1]], sizes

@@ -1,0 +1,284 @@
+"""Phase fusion: evidence that adds up, and beside it a small PACFNet over the phase of the cardiac cycle.
+
+A recording comes as how much power each band has in each part of the cycle (`datasets.spectral`,
+`datasets.ecg_cycle_grid`), not as waveforms: that says more of disease and less of the person. Two paths
+lead to the log-odds of abnormal:
+
+evidence  Four logistic regressions. Of the heart sound three views: the grid as it is, its *shape* (each
+          band's mean over the cycle removed, so that a microphone, a room or a chest that colours all of the
+          cycle alike says nothing) and its *colour* (these means alone). Of the ECG its band powers.
+deep      Two encoders over phase that share no weights, and at each level the attention fusion of PACFNet;
+          an ensemble of members. It starts at zero, learns what the evidence leaves open, and is heard with
+          a ``share`` that its fit chooses on sessions kept apart (learning/phase_fusion.py).
+
+Whatever a recording lacks stays silent, so one model takes both signals or either one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.absence import place
+from models.linear import StandardizedLogistic
+from models.pacfnet import FusionLevel
+
+VIEWS = ("whole", "shape", "colour", "ecg")
+"""Views of a recording, each with a logistic regression: three of the heart sound, one of the ECG."""
+VIEW_WEIGHTS: Mapping[str, float] = {"whole": 1 / 3, "shape": 1 / 3, "colour": 1 / 3, "ecg": 2 / 3}
+"""Weights of the views' log-odds: three views of one signal count as one and a half of the other."""
+STRIDES = (1, 2, 2)
+KERNEL = 3
+HEARD = ("pcg", "ecg")
+
+
+class PhaseEncoder(nn.ModuleList):
+    """Levels of Conv-BN-ReLU over phase; all bands and percentiles are channels of the input.
+
+    Parameters
+    ----------
+    inputs : int
+        Channels of the input: percentiles times bands.
+    channels : sequence of int
+        Channels of each level; phase is halved from level to level.
+    dropout : float
+        Share of channels that are hidden in training.
+    """
+
+    def __init__(self, inputs: int, channels: list[int], dropout: float) -> None:
+        levels = []
+        for count, stride in zip(channels, STRIDES, strict=True):
+            kernel = 1 if stride == 1 else KERNEL  # the first level mixes bands: a few weights a cell
+            levels.append(
+                nn.Sequential(
+                    nn.Conv1d(inputs, count, kernel, stride, padding=kernel // 2),
+                    nn.BatchNorm1d(count),
+                    nn.ReLU(inplace=True),
+                    nn.Dropout1d(dropout),
+                )
+            )
+            inputs = count
+        super().__init__(levels)
+
+    def forward(self, grid: Tensor) -> list[Tensor]:
+        """Map (B, inputs, cells) to the features of every level, (B, channels, cells at that level) each."""
+        features = []
+        for level in self:
+            grid = level(grid)
+            features.append(grid)
+        return features
+
+
+class FusionMember(nn.Module):
+    """Two encoders over phase and the progressive attention fusion of PACFNet; its output starts at zero.
+
+    Parameters
+    ----------
+    pcg_inputs, ecg_inputs : int
+        Percentiles times bands of each grid.
+    channels : int
+        Channels of the first level, a multiple of 8; level k (from 1) has k times as many.
+    dropout : float
+    """
+
+    def __init__(self, pcg_inputs: int, ecg_inputs: int, channels: int = 8, dropout: float = 0.3) -> None:
+        super().__init__()
+        counts = [channels * (level + 1) for level in range(len(STRIDES))]
+        self.encoders = nn.ModuleDict(
+            {
+                "pcg": PhaseEncoder(pcg_inputs, counts, dropout),
+                "ecg": PhaseEncoder(ecg_inputs, counts, dropout),
+            }
+        )
+        self.tokens = nn.ParameterDict(
+            {
+                f"{name}_{level}": torch.zeros(1, count, 1)
+                for name in HEARD
+                for level, count in enumerate(counts)
+            }
+        )
+        previous = [0, *counts[:-1]]
+        self.fusions = nn.ModuleList(
+            FusionLevel(count, before, KERNEL, stride)
+            for count, before, stride in zip(counts, previous, STRIDES, strict=True)
+        )
+        self.head = nn.Sequential(nn.BatchNorm1d(counts[-1]), nn.ReLU(inplace=True), nn.Dropout(dropout))
+        self.output = nn.Linear(counts[-1], 1)
+        self.silence()
+
+    def silence(self) -> None:
+        """Set what the member adds to zero."""
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def restart(self) -> None:
+        """Draw all weights anew from torch's random numbers; the output starts at zero."""
+        for module in self.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
+        for token in self.tokens.values():
+            nn.init.zeros_(token)
+        self.silence()
+
+    def forward(self, grids: Mapping[str, Tensor], has: Mapping[str, Tensor]) -> Tensor:
+        """Return what is added to the log-odds, shape (B,).
+
+        Parameters
+        ----------
+        grids : mapping of str to torch.Tensor, shape (B, inputs, cells)
+            ``pcg`` and ``ecg``; rows that lack one may hold anything finite.
+        has : mapping of str to torch.Tensor of bool, shape (B,)
+        """
+        features = {name: self._encode(name, grids[name], has[name]) for name in HEARD}
+        fused: Tensor | None = None
+        for level, module in enumerate(self.fusions):
+            fused, _ = module(features["ecg"][level], features["pcg"][level], fused)
+        assert fused is not None
+        return self.output(self.head(fused).mean(dim=-1)).squeeze(1)
+
+    def _encode(self, name: str, grid: Tensor, has: Tensor) -> list[Tensor]:
+        """Return features at every level; rows that lack the signal get the learned token."""
+        found = self.encoders[name](grid[has])
+        return [place(level, self.tokens[f"{name}_{k}"], has) for k, level in enumerate(found)]
+
+
+class PhaseFusion(nn.Module):
+    """The network: weighted log-odds of the views, and the mean of the members times their share.
+
+    Parameters
+    ----------
+    pcg_shape, ecg_shape : tuple of int
+        Percentiles, cells and bands of the two grids; cells must agree.
+    ecg_bands : int
+        Band powers of the ECG.
+    channels, dropout
+        As for `FusionMember`.
+    members : int
+        Networks of the deep path.
+
+    Notes
+    -----
+    With the defaults 60,806 weights: 4,607 in the evidence, 18,733 in each member. Members see the shape of
+    both grids, standardized feature by feature with what the training recordings have.
+    """
+
+    share: Tensor
+    fitted: Tensor
+
+    def __init__(
+        self,
+        pcg_shape: tuple[int, int, int] = (3, 22, 34),
+        ecg_shape: tuple[int, int, int] = (3, 22, 24),
+        ecg_bands: int = 13,
+        *,
+        channels: int = 8,
+        dropout: float = 0.3,
+        members: int = 3,
+    ) -> None:
+        super().__init__()
+        if pcg_shape[1] != ecg_shape[1]:
+            raise ValueError(f"Both grids need the same cells; given {pcg_shape[1]} and {ecg_shape[1]}.")
+        if members < 1:
+            raise ValueError(f"The deep path needs at least one member; given {members}.")
+        self.shapes = {"pcg": tuple(pcg_shape), "ecg": tuple(ecg_shape)}
+        self.options: dict[str, Any] = {
+            "pcg_shape": pcg_shape,
+            "ecg_shape": ecg_shape,
+            "ecg_bands": ecg_bands,
+            "channels": channels,
+            "dropout": dropout,
+            "members": members,
+        }
+        percentiles, cells, bands = pcg_shape
+        sizes = {
+            "whole": percentiles * cells * bands,
+            "shape": percentiles * cells * bands,
+            "colour": percentiles * bands,
+            "ecg": ecg_bands,
+        }
+        self.evidence = nn.ModuleDict({name: StandardizedLogistic(sizes[name]) for name in VIEWS})
+        inputs = {name: shape[0] * shape[2] for name, shape in self.shapes.items()}
+        self.members = nn.ModuleList(
+            FusionMember(inputs["pcg"], inputs["ecg"], channels, dropout) for _ in range(members)
+        )
+        for name, shape in self.shapes.items():
+            self.register_buffer(f"{name}_mean", torch.zeros(shape))
+            self.register_buffer(f"{name}_scale", torch.ones(shape))
+        self.register_buffer("share", torch.zeros(()))
+        self.register_buffer("fitted", torch.zeros(len(HEARD), dtype=torch.bool))
+
+    def forward(
+        self, pcg_grid: Tensor, ecg_bands: Tensor, ecg_grid: Tensor, has_pcg: Tensor, has_ecg: Tensor
+    ) -> Tensor:
+        """Return the log-odds of abnormal, shape (N,), float64.
+
+        Parameters
+        ----------
+        pcg_grid : torch.Tensor, shape (N, percentiles * cells * bands)
+            Rows of absent signals may hold anything, NaN as well.
+        ecg_bands : torch.Tensor, shape (N, ecg_bands)
+        ecg_grid : torch.Tensor, shape (N, percentiles * cells * bands)
+            NaN where no beats were found; the band powers then speak alone for the ECG.
+        has_pcg, has_ecg : torch.Tensor of bool, shape (N,)
+
+        Raises
+        ------
+        ValueError
+            If a recording has no signal that the model was fitted on.
+        """
+        has = {"pcg": has_pcg & self.fitted[0], "ecg": has_ecg & self.fitted[1]}
+        mute = int((~(has["pcg"] | has["ecg"])).sum())
+        if mute:
+            raise ValueError(
+                f"{mute} of {len(has_pcg)} recordings have no signal that this model was fitted on: "
+                "leave them out."
+            )
+        said = self.evidence_of(pcg_grid, ecg_bands, has["pcg"], has["ecg"])
+        if float(self.share) == 0:
+            return said
+        return said + self.share * self.deep(pcg_grid, ecg_grid, has["pcg"], has["ecg"]).double()
+
+    def evidence_of(self, pcg_grid: Tensor, ecg_bands: Tensor, has_pcg: Tensor, has_ecg: Tensor) -> Tensor:
+        """Return the weighted log-odds of the views that a recording has, shape (N,)."""
+        views = self.views(torch.where(has_pcg[:, None], pcg_grid, 0.0))
+        views["ecg"] = torch.where(has_ecg[:, None], ecg_bands, 0.0)
+        has = {name: has_ecg if name == "ecg" else has_pcg for name in VIEWS}
+        return sum(
+            (VIEW_WEIGHTS[name] * self.evidence[name](views[name]) * has[name] for name in VIEWS),
+            start=torch.zeros(len(pcg_grid), dtype=torch.float64, device=pcg_grid.device),
+        )
+
+    def views(self, pcg_grid: Tensor) -> dict[str, Tensor]:
+        """Return the three views of the heart sound, (N, features) each; loudness is in none of them."""
+        grid = pcg_grid.reshape(-1, *self.shapes["pcg"])
+        colour = grid.mean(dim=2)
+        level = grid.mean(dim=(1, 2, 3))
+        return {
+            "whole": (grid - level[:, None, None, None]).flatten(1),
+            "shape": (grid - colour[:, :, None]).flatten(1),
+            "colour": (colour - level[:, None, None]).flatten(1),
+        }
+
+    def deep(self, pcg_grid: Tensor, ecg_grid: Tensor, has_pcg: Tensor, has_ecg: Tensor) -> Tensor:
+        """Return the mean of the members, shape (N,), float32; zero where neither grid is there."""
+        grids, has = self.prepared(pcg_grid, ecg_grid, has_pcg, has_ecg)
+        known = has["pcg"] | has["ecg"]
+        said = torch.stack([member(grids, has) for member in self.members]).mean(dim=0)
+        return torch.where(known, said, 0.0)
+
+    def prepared(
+        self, pcg_grid: Tensor, ecg_grid: Tensor, has_pcg: Tensor, has_ecg: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return what members take: standardized shapes (N, percentiles * bands, cells), and who has them."""
+        has = {"pcg": has_pcg, "ecg": has_ecg & torch.isfinite(ecg_grid).all(dim=1)}
+        grids = {}
+        for name, values in (("pcg", pcg_grid), ("ecg", ecg_grid)):
+            there = torch.where(has[name][:, None], values, 0.0).float().reshape(-1, *self.shapes[name])
+            shape = there - there.mean(dim=2, keepdim=True)
+            mean, scale = getattr(self, f"{name}_mean"), getattr(self, f"{name}_scale")
+            grids[name] = ((shape - mean) / scale).transpose(2, 3).flatten(1, 2)
+        return grids, has

@@ -1,0 +1,197 @@
+"""Judge recordings of one's own with a trained model: probability of abnormal, warnings, figure.
+
+    python predict.py RECORDING                                # the small model that comes with the code
+    python predict.py RECORDING --checkpoint checkpoints/<run> # a run: its final fit, or all its folds
+    python predict.py sound.wav --ecg ecg.csv --ecg-rate 500   # a heart sound and the ECG recorded with it
+    python predict.py FOLDER --out judged                      # all in it, with a figure and facts of each
+    python predict.py RECORDING --prevalence 0.05 --json       # for programs
+
+RECORDING is a WFDB record with ECG, heart sound (PCG) or both, a .wav heart sound, or a folder of these.
+The probability is one for a share of abnormal that the model assumes; --prevalence brings it to yours.
+What cannot be judged is refused, with the reason. Exit status: 0 all were judged, 1 some were not, 2 none
+was (or the command is wrong). Research software, not a medical device: nothing it prints is a diagnosis.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from common.command_line import read_settings
+from common.errors import UserError
+from common.files import write_json
+from common.script import run_script
+from datasets.own_recording import Place
+from evaluation.figures import save_figure
+from evaluation.recording_figure import DISCLAIMER, rounded_probability
+from learning.devices import set_threads
+from settings.prediction import PredictionSettings
+from tasks import PREDICT
+from tasks.prediction import Prediction, Predictor, open_predictor
+
+Facts = dict[str, Any]
+NAMES = {"ecg": "ECG", "pcg": "heart sound"}
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Facts]:
+    """Judge what the command line names; return the facts of each recording."""
+    settings = read_settings(PredictionSettings, sys.argv[1:] if arguments is None else arguments, __doc__)
+    check(settings)
+    set_threads(settings.threads)
+    with quiet_output(settings.json):
+        predictor = open_predictor(settings, PREDICT)
+        places = predictor.find(settings.recordings)
+        if settings.ecg is not None and len(places) > 1:
+            raise UserError(f"--ecg belongs to one recording, and {len(places)} were given.")
+        rows = [judge(predictor, place, settings) for place in follow(places)]
+    if settings.json:
+        document = {"notice": DISCLAIMER, "model": predictor.facts(), "recordings": rows}
+        print(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        report(predictor.facts(), rows)
+    leave(rows)
+    return rows
+
+
+def check(settings: PredictionSettings) -> None:
+    """Refuse settings without a meaning."""
+    if not settings.recordings:
+        raise UserError("Name a recording: a WFDB record, a .wav file or a folder. --help says more.")
+    if settings.prevalence is not None and not 0 < settings.prevalence < 1:
+        raise UserError(f"--prevalence must lie between 0 and 1, and is {settings.prevalence}.")
+    if settings.batch_size < 1:
+        raise UserError(f"--batch-size must be 1 or more, and is {settings.batch_size}.")
+    if settings.annotations is not None and not settings.annotations.is_dir():
+        raise UserError(f"--annotations {settings.annotations} is no folder.")
+
+
+@contextlib.contextmanager
+def quiet_output(quiet: bool) -> Iterator[None]:
+    """Keep whatever is printed meanwhile off the output, if that is to be one document."""
+    with contextlib.redirect_stdout(sys.stderr) if quiet else contextlib.nullcontext():
+        yield
+
+
+def follow(places: Sequence[Place]) -> Iterator[Place]:
+    """Yield the recordings, with a bar if there are several."""
+    yield from tqdm(places, desc="Judging", unit="recording", leave=False, disable=len(places) < 2)
+
+
+def judge(predictor: Predictor, place: Place, settings: PredictionSettings) -> Facts:
+    """Judge one recording, write its files, and return its facts; or why it was refused."""
+    named: Facts = {"recording": printable(place.name), "path": printable(str(place.path))}
+    try:
+        prediction = predictor.predict(place)
+    except (UserError, OSError, MemoryError) as error:
+        reason = printable(str(error) or type(error).__name__)
+        return named | {"status": "refused", "reason": reason}
+    facts = named | {"status": "judged"} | prediction.facts()
+    return facts | {"files": write(prediction, facts, place, settings)}
+
+
+def write(prediction: Prediction, facts: Facts, place: Place, settings: PredictionSettings) -> list[str]:
+    """Write figure and facts of a recording, if files are wanted; return their paths."""
+    if settings.out is None:
+        return []
+    base = settings.out / place.name
+    figure, table = (base.with_name(base.name + ending) for ending in (".png", ".json"))
+    save_figure(prediction.figure(), figure)
+    write_json(table, {"notice": DISCLAIMER} | facts)
+    return [printable(str(path)) for path in (figure, table)]
+
+
+def report(model: Facts, rows: Sequence[Facts]) -> None:
+    """Print each recording, and a table if there are several."""
+    print("\n".join(describe_model(model)))
+    for row in rows:
+        if row["status"] == "judged":
+            print("\n".join(["", row["recording"], *(f"  {line}" for line in describe(row))]))
+    if len(rows) > 1:
+        print("\n" + "\n".join(table_lines(rows)))
+    print(f"\n{DISCLAIMER}")
+
+
+def describe_model(model: Facts) -> list[str]:
+    """Return what the model is, what it learned from, and how its probabilities are to be read."""
+    count, learned, share = (
+        len(model["checkpoints"]),
+        model["trained_on"],
+        model["trained_on"]["abnormal_share"],
+    )
+    sessions = f" of {learned['sessions']} sessions" if learned["sessions"] else ""
+    abnormal = "" if share is None else f", {share:.0%} of them abnormal"
+    checked = "was measured on sessions kept apart" if model["calibrated"] else "is unknown"
+    return [
+        f"Model: {model['model']} of run {model['run']}{f', mean of {count} folds' * (count > 1)}; "
+        f"its calibration {checked}.",
+        f"Learned from {learned['recordings']} recordings{sessions} of {learned['source']}{abnormal}.",
+    ]
+
+
+def describe(row: Facts) -> list[str]:
+    """Return what is known of a judged recording, a line each."""
+    assumed, wanted = row["assumed_prevalence"], row["prevalence"]
+    lines = [f"probability of abnormal  {rounded_probability(row['probability'])}" + at_share(assumed)]
+    if wanted is not None:
+        lines.append(
+            f"                         {rounded_probability(row['probability_at_prevalence'])}"
+            + at_share(wanted)
+        )
+    if row["spread_over_beats"] is not None:
+        low, high = row["spread_over_beats"].values()
+        spread = f"spread over beats        {low:.2f} to {high:.2f}"
+        lines.append(f"{spread}  (10th to 90th percentile; no confidence interval)")
+    signals = " and ".join(NAMES.get(name, name) for name in row["signals_used"])
+    lines.append(f"made from                {signals}, {row['duration']:.1f} s")
+    if row["beats"] is not None:
+        lines.append(f"beats                    {row['beats']}, by {row['beat_source']}")
+    if row["models_trained_on_it"]:
+        lines.append(f"models                   {row['models']}; others were trained on this recording")
+    lines += [f"warning: {doubt['text']}" for doubt in row["warnings"]]
+    lines += [f"written to {path}" for path in row["files"]]
+    return lines
+
+
+def at_share(share: float | None) -> str:
+    """Return the words for a probability that holds at a prevalence."""
+    return "" if share is None else f"  if {share:.4g} of those measured are abnormal"
+
+
+def table_lines(rows: Sequence[Facts]) -> list[str]:
+    """Return a table of all recordings: probability, and how many warnings, or why it was refused."""
+    width = max(len("recording"), *(len(row["recording"]) for row in rows))
+    lines = [f"{'recording':{width}}    abnormal  warnings"]
+    for row in rows:
+        if row["status"] == "refused":
+            lines.append(f"{row['recording']:{width}}  refused: {row['reason']}")
+            continue
+        codes = dict.fromkeys(doubt["code"] for doubt in row["warnings"])
+        said = rounded_probability(row["probability"])
+        lines.append(f"{row['recording']:{width}}  {said:>10}  {', '.join(codes)}".rstrip())
+    judged = sum(row["status"] == "judged" for row in rows)
+    return [*lines, f"{judged} of {len(rows)} recordings were judged."]
+
+
+def printable(text: str) -> str:
+    """Return text without signs that a terminal or a file cannot take."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def leave(rows: Sequence[Facts]) -> None:
+    """Leave with status 1 if some recordings were refused; with an error, and so status 2, if all were."""
+    refused = [row for row in rows if row["status"] == "refused"]
+    if len(refused) == len(rows):
+        first = refused[0]
+        others = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise UserError(f"{first['recording']} cannot be judged{others}: {first['reason']}")
+    if refused:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,42 @@
+"""Settings of predict.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """What is to be judged, by which model, and what is to be written."""
+
+    recordings: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """WFDB records (with or without .hea), .wav heart sounds, or folders of them."""
+    checkpoint: Path | None = None
+    """A run's folder or one checkpoint file; default: the small model that comes with the code. Of a run's
+    folder the final fit on everything (fold_all) is used where there is one, else the mean of its folds."""
+    ecg: Path | None = None
+    """ECG recorded together with the one .wav that is given, starting at the same moment: a WFDB record, or
+    .npy or .csv with one column of numbers (then with --ecg-rate)."""
+    ecg_rate: float | None = None
+    """Sampling rate of an --ecg file that does not know its own (.npy, .csv), hertz."""
+    ecg_channel: str = ""
+    """Name of the ECG channel in the WFDB headers; empty: recognized by its name."""
+    pcg_channel: str = ""
+    """Name of the heart-sound channel in the WFDB headers; empty: recognized by its name."""
+    annotations: Path | None = None
+    """Folder of heart-state onsets, <recording>_StateAns.mat each; default: beside each recording."""
+    prevalence: float | None = None
+    """Share of abnormal among those who are measured, 0 to 1: the probability is given for it as well."""
+    out: Path | None = None
+    """Folder to write a figure (.png) and the facts (.json) of each recording to; default: no files."""
+    json: bool = False
+    """Print one JSON document instead of text; messages go to the error stream."""
+    batch_size: int = 256
+    """Beats of one forward pass."""
+    device: str = "cpu"
+    """cpu, auto (CUDA if there is one), cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads of torch; 0: one a core."""

@@ -1,0 +1,101 @@
+"""Judging single recordings with a trained model, by the task that its checkpoint names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from matplotlib.figure import Figure
+
+from common.errors import UserError
+from datasets.own_recording import Place
+from learning.checkpoint import CheckpointError, load_checkpoint
+from learning.runs import find_checkpoints
+from settings.prediction import PredictionSettings
+from tasks.judging import Checkpoint
+
+SHIPPED = Path(__file__).parents[1] / "models" / "weights" / "ecg_pcg_linear.pt"
+"""The small model that comes with the code."""
+
+
+class Prediction(Protocol):
+    """What a model says of one recording."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return it in plain types, all numbers finite.
+
+        At least ``probability``, ``assumed_prevalence``, ``prevalence``, ``probability_at_prevalence``,
+        ``spread_over_beats``, ``signals_used``, ``duration``, ``beats``, ``beat_source``, ``models``,
+        ``models_trained_on_it`` and ``warnings``; None for what a task does not have.
+        """
+        ...
+
+    def figure(self) -> Figure:
+        """Return its figure."""
+        ...
+
+
+class Predictor(Protocol):
+    """A trained model of a task, ready for recordings."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the model is, in plain types.
+
+        At least ``model``, ``run``, ``checkpoints``, ``trained_on``, ``assumed_prevalence``, ``calibrated``.
+        """
+        ...
+
+    def find(self, given: Iterable[Path]) -> list[Place]:
+        """Return what there is to judge in the paths of the command line."""
+        ...
+
+    def predict(self, place: Place) -> Prediction:
+        """Judge one recording, or say in a UserError why it cannot be judged."""
+        ...
+
+
+Makers = Mapping[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Predictor]]
+
+
+def open_predictor(settings: PredictionSettings, makers: Makers) -> Predictor:
+    """Return the predictor for the checkpoints that the settings name, made by their task's maker.
+
+    Raises
+    ------
+    UserError
+        If there are none, they cannot be read, or their task judges no single recordings yet.
+    """
+    paths = checkpoint_files(settings.checkpoint)
+    checkpoints = {path: load_checkpoint(path) for path in paths}
+    first = checkpoints[paths[0]]
+    for path, content in checkpoints.items():
+        if content.get("run") != first.get("run"):
+            raise UserError(f"{path} belongs to run {content.get('run')}, {paths[0]} to {first.get('run')}.")
+    task = str(first.get("task"))
+    if task not in makers:
+        raise UserError(
+            f"{paths[0]} is a checkpoint of task {task}, for which single recordings cannot be judged yet: "
+            f"predict.py takes checkpoints of {', '.join(makers)}."
+        )
+    try:
+        return makers[task](checkpoints, settings)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"The checkpoint {paths[0]} does not fit this version of the code ({reason}): "
+            "use the version it was written with, or train again."
+        ) from error
+
+
+def checkpoint_files(given: Path | None) -> list[Path]:
+    """Return the files to use: the one given, the final fit in a run's folder, or else the run's folds."""
+    if given is None:
+        if not SHIPPED.is_file():
+            raise UserError(
+                f"The model that comes with the code is not at {SHIPPED.parent.name}/{SHIPPED.name}. Name "
+                "another with --checkpoint: a run's folder under checkpoints/, or one file."
+            )
+        return [SHIPPED]
+    final = given / "fold_all" / "best.pt"
+    return [final] if final.is_file() else find_checkpoints(given, given.parent, "best")
