@@ -131,7 +131,10 @@ def _child(request: dict[str, Any], output: int) -> None:
 
 def serve() -> None:
     """Fork at each request, until the input ends."""
-    import evaluate  # noqa: F401 - imported once, for all children
+    import matplotlib.font_manager  # noqa: F401 - imported once, for all children
+    import torch._dynamo  # noqa: F401 - torch's optimizers ask for it, and it takes a second
+
+    import evaluate  # noqa: F401
     import load_data  # noqa: F401
     import training  # noqa: F401
 
