@@ -18,10 +18,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 
-from datasets.cmr_files import PLAUSIBLE_SPACING
+from datasets.cmr_files import PLAUSIBLE_SPACING, damaged_nifti, open_nifti
 from datasets.pairs import PairIndex, pair_row, target_tables
 from datasets.patients import believable, require_some
 from datasets.sources import DataError, Problem
@@ -184,12 +183,12 @@ def _volumes(folder: Path, frame: int) -> dict[int, float]:
     path = _nifti(folder, f"{folder.name}_frame{frame:02d}_gt")
     if path is None:
         raise DataError(f"It has no {folder.name}_frame{frame:02d}_gt.nii.gz.")
+    image = open_nifti(path)
     try:
-        image = nibabel.load(path)
-        labels = np.asarray(image.dataobj)  # type: ignore[attr-defined]
-        sizes = [float(size) for size in image.header.get_zooms()[:3]]  # type: ignore[attr-defined]
+        labels = np.asarray(image.dataobj)
+        sizes = [float(size) for size in image.header.get_zooms()[:3]]
     except Exception as error:  # nibabel raises many kinds for damaged files
-        raise DataError(f"Its {path.name} cannot be read: it is damaged or cut short ({error}).") from error
+        raise damaged_nifti(path, error) from error
     low, high = PLAUSIBLE_SPACING
     if labels.ndim != 3 or not all(
         low <= size <= limit for size, limit in zip(sizes, (high, high, LARGEST_SLICE), strict=True)

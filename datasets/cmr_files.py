@@ -149,7 +149,7 @@ def _read_nifti(path: Path, spacing: float) -> Cine:
     """Return the cine of a NIfTI file, in the usual display."""
     if not path.name.lower().endswith(ENDINGS):
         raise DataError(f"The file {path.name} is neither NIfTI (.nii, .nii.gz) nor NumPy (.npy).")
-    image = _opened(path)
+    image = open_nifti(path)
     shape = _shape(path, image)
     slice_axis, slices = _slice_axis(shape), 1
     where: list[slice | int] = [slice(None)] * len(shape) + [0] * (len(image.shape) - len(shape))
@@ -159,7 +159,7 @@ def _read_nifti(path: Path, spacing: float) -> Cine:
     try:
         data = np.asarray(image.dataobj[tuple(where)], dtype=np.float32)
     except Exception as error:  # nibabel raises many kinds for damaged files
-        raise _damaged(path, error) from error
+        raise damaged_nifti(path, error) from error
     remarks = _remarks_of_axes(shape, slice_axis)
     plane = [axis for axis in range(3) if axis != slice_axis][:2]
     sizes, doubt = _voxel_sizes(image, plane)
@@ -169,18 +169,24 @@ def _read_nifti(path: Path, spacing: float) -> Cine:
     return Cine(np.ascontiguousarray(data), sizes, slices, (*remarks, *doubt))
 
 
-def _opened(path: Path) -> nibabel.Nifti1Image:
-    """Return a NIfTI whose values are not read yet."""
+def open_nifti(path: Path) -> nibabel.Nifti1Image:
+    """Return a NIfTI whose values are not read yet.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, or another kind of image.
+    """
     try:
         image = nibabel.load(path)
     except Exception as error:  # nibabel raises many kinds for damaged files
-        raise _damaged(path, error) from error
+        raise damaged_nifti(path, error) from error
     if not isinstance(image, nibabel.Nifti1Image):
         raise DataError(f"The file {path.name} is {type(image).__name__}, not NIfTI.")
     return image
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
+def damaged_nifti(path: Path, error: Exception) -> DataError:
     """Return what is said of a file that cannot be read."""
     return DataError(f"The file {path.name} cannot be read: it is damaged or cut short ({error}).")
 
