@@ -24,7 +24,7 @@ from common.files import replacing
 from datasets.beats import r_peak_spans
 from datasets.cache import Cache
 from datasets.signals import Floats, bandpass, fill_gaps, resample
-from datasets.spectral import CELLS, FLAT, PERCENTILES, QUIET
+from datasets.spectral import CELLS, FLAT, PERCENTILES, QUIET, cell_means
 
 VERSION = 1
 RATE = 500.0
@@ -64,7 +64,9 @@ def ecg_cycle_grid(ecg: Floats, sampling_rate: float) -> NDArray[np.float64]:
     spans = r_peak_spans(ready, RATE)
     if len(spans) < FEWEST_BEATS:
         return nothing
-    power = np.log10(np.maximum(_cell_means(_power(ready / ready.std()), spans), QUIET))
+    edges = spans[:, :1] + np.linspace(0, 1, CELLS + 1) * np.diff(spans, axis=1)
+    means = cell_means(_power(ready / ready.std()), edges, RATE / HOP)
+    power = np.log10(np.maximum(means, QUIET))
     return np.percentile(power, PERCENTILES, axis=0).ravel()
 
 
@@ -73,16 +75,6 @@ def _power(signal: Floats) -> NDArray[np.float64]:
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(signal, FRAME // 2), FRAME)[::HOP]
     spectrum = np.fft.rfft(frames * scipy_signal.get_window("hann", FRAME), axis=1)[:, :BANDS]
     return spectrum.real**2 + spectrum.imag**2
-
-
-def _cell_means(power: NDArray[np.float64], spans: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean power in each cell of each beat, (beats, cells, bands); see `datasets.spectral`."""
-    share = np.linspace(0, 1, CELLS + 1)
-    place = (spans[:, :1] + share * np.diff(spans, axis=1)) * RATE / HOP + 0.5
-    frame = np.minimum(place.astype(int), len(power) - 1)
-    before = np.cumsum(power, axis=0) - power
-    integral = before[frame] + (place - frame)[..., None] * power[frame]
-    return np.diff(integral, axis=1) / np.diff(place)[..., None]
 
 
 def cycle_grids(cache: Cache, jobs: int = -1, *, progress: bool = True) -> NDArray[np.float32]:

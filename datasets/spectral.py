@@ -71,7 +71,7 @@ def pcg_grid(pcg: Floats, sampling_rate: float, states: HeartStates) -> NDArray[
     ready = _conditioned(pcg, sampling_rate, PCG_BAND, spikes=True) if len(edges) else None
     if ready is None:
         return np.full(np.prod(GRID_SHAPE), np.nan)
-    power = np.log10(np.maximum(_cell_means(band_powers(ready), edges), QUIET))
+    power = np.log10(np.maximum(cell_means(band_powers(ready), edges, RATE / HOP), QUIET))
     return np.percentile(power, PERCENTILES, axis=0).ravel()
 
 
@@ -197,7 +197,7 @@ def cell_edges(states: HeartStates, duration: float) -> NDArray[np.float64]:
     return np.concatenate([starts, onsets[:, -1:]], axis=1)
 
 
-def _cell_means(power: NDArray[np.float32], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+def cell_means(power: NDArray[np.floating], edges: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
     """Return the mean over each cell of a power that is constant around each frame's centre.
 
     Parameters
@@ -205,12 +205,14 @@ def _cell_means(power: NDArray[np.float32], edges: NDArray[np.float64]) -> NDArr
     power : numpy.ndarray, shape (frames, bands)
     edges : numpy.ndarray, shape (beats, cells + 1)
         Seconds.
+    rate : float
+        Frames a second.
 
     Returns
     -------
     numpy.ndarray, shape (beats, cells, bands)
     """
-    place = edges * RATE / HOP + 0.5
+    place = edges * rate + 0.5
     frame = np.minimum(place.astype(int), len(power) - 1)
     total = np.cumsum(power, axis=0, dtype=np.float64) - power
     integral = total[frame] + (place - frame)[..., None] * power[frame]
