@@ -1,4 +1,7 @@
-"""Parts that the networks for beats share: encoder of one-dimensional signals, and heads that classify."""
+"""Parts that the networks for beats share: encoder of one-dimensional signals, and heads that classify.
+
+Features are (B, C, T), or images of height 1, which is faster (see `models.layers`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from models.layers import Convolution, Normalization, TimeMean, like, mean_over_time, pool
 
 MODALITIES = ("ecg", "pcg")
 STRIDES = (1, 5, 5, 5)
@@ -20,8 +24,8 @@ SQUEEZE = 8
 def normalized_convolution(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
     """Return Conv-BN-ReLU that keeps the length at stride 1 and divides it (rounded up) otherwise."""
     return nn.Sequential(
-        nn.Conv1d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2),
-        nn.BatchNorm1d(outputs),
+        Convolution(inputs, outputs, kernel_size, stride, padding=kernel_size // 2),
+        Normalization(outputs),
         nn.ReLU(inplace=True),
     )
 
@@ -40,7 +44,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, T) to (B, C, T)."""
-        return features * self.gate(features.mean(dim=-1)).unsqueeze(-1)
+        return features * like(self.gate(mean_over_time(features)), features)
 
 
 class ResidualBlock(nn.Module):
@@ -73,11 +77,6 @@ class EncoderLevel(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, inputs, T) to (B, channels, ceil(T / stride))."""
         return self.body(features)
-
-
-def pool(features: Tensor, factor: int) -> Tensor:
-    """Average-pool (B, C, T) to (B, C, ceil(T / factor)), the length an encoder has after such strides."""
-    return functional.avg_pool1d(features, factor, ceil_mode=True) if factor > 1 else features
 
 
 class Encoder(nn.ModuleList):
@@ -115,13 +114,13 @@ class Encoder(nn.ModuleList):
 def convolutional_head(channels: int, dropout: float, classes: int) -> nn.Sequential:
     """Return the classifier of (B, channels, T): a strided convolution, pooling over time, dense layers."""
     return nn.Sequential(
-        nn.BatchNorm1d(channels),
+        Normalization(channels),
         nn.ReLU(inplace=True),
-        nn.Conv1d(channels, channels, 3, stride=2, padding=1),
-        nn.BatchNorm1d(channels),
+        Convolution(channels, channels, 3, stride=2, padding=1),
+        Normalization(channels),
         nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool1d(1),
-        nn.Flatten(),
+        TimeMean(),
+        nn.Identity(),  # numbers of the layers after it, in state dicts
         *dense_head(channels, dropout, classes),
     )
 

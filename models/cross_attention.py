@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.absence import AbsenceTokens
 from models.blocks import MODALITIES, EncoderLevel, check_pair, check_size, dense_head
+from models.layers import Convolution, as_images
 
 STEM_STRIDE = 5
 """Stride of each of a stem's two levels: 25 samples of a beat to a token."""
@@ -123,7 +124,7 @@ class CrossAttentionNetwork(nn.Module):
             raise ValueError(f"layers must be 2 to 4, and is {layers}.")
         if heads < 1 or channels % heads:
             raise ValueError(f"heads must divide 4 * width = {channels}, and is {heads}.")
-        self.stems = nn.ModuleDict({name: _stem(width, channels, kernel_size) for name in MODALITIES})
+        self.stems = nn.ModuleDict({name: _make_stem(width, channels, kernel_size) for name in MODALITIES})
         self.layers = nn.ModuleList(
             [CrossAttentionLayer(channels, heads, layer_dropout, crossing) for _ in range(layers)]
         )
@@ -165,20 +166,24 @@ class CrossAttentionNetwork(nn.Module):
     def _stems(self, given: dict[str, Tensor | None], has: dict[str, Tensor | None]) -> dict[str, Tensor]:
         """Return the tokens of both modalities before the first layer, (B, T, C) each."""
         if self.absence is not None:
-            found = self.absence(lambda name, signal: [self.stems[name](signal)], given, has)
+            found = self.absence(lambda name, signal: [self._stem(name, signal)], given, has)
             return {name: found[name][0].transpose(1, 2) for name in MODALITIES}
         if any(mask is not None for mask in has.values()):
             raise ValueError("has_ecg and has_pcg need a network built with absence_tokens=True.")
         signals = dict(zip(MODALITIES, check_pair(given["ecg"], given["pcg"]), strict=True))
-        return {name: self.stems[name](signals[name]).transpose(1, 2) for name in MODALITIES}
+        return {name: self._stem(name, signals[name]).transpose(1, 2) for name in MODALITIES}
+
+    def _stem(self, name: str, signal: Tensor) -> Tensor:
+        """Return the tokens of one modality, (B, C, T)."""
+        return self.stems[name](as_images(signal)).squeeze(2)
 
 
-def _stem(width: int, channels: int, kernel_size: int) -> nn.Sequential:
+def _make_stem(width: int, channels: int, kernel_size: int) -> nn.Sequential:
     """Return what turns a signal (B, 1, T) into (B, channels, T / 25)."""
     return nn.Sequential(
         EncoderLevel(1, width, kernel_size, STEM_STRIDE),
         EncoderLevel(width, 2 * width, kernel_size, STEM_STRIDE),
-        nn.Conv1d(2 * width, channels, 1),
+        Convolution(2 * width, channels, 1),
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.blocks import MODALITIES, STRIDES, Encoder, check_pair, check_size, convolutional_head
+from models.layers import as_images
 from models.pacfnet import PACFNet
 
 
@@ -25,7 +26,14 @@ class EarlyFusion(nn.Module):
         Dropout of the dense head.
     classes : int
         Number of logits.
+
+    Attributes
+    ----------
+    channels_last : bool
+        As in `models.pacfnet.PACFNet`.
     """
+
+    channels_last: bool = True
 
     def __init__(
         self, width: int = 64, kernel_size: int = 7, dropout: float = 0.5, *, classes: int = 2
@@ -39,7 +47,7 @@ class EarlyFusion(nn.Module):
     def forward(self, ecg: Tensor, pcg: Tensor) -> Tensor:
         """Map beats (B, 1, T) to logits (B, classes)."""
         both = torch.cat(check_pair(ecg, pcg), dim=1)
-        return self.head(self.encoder(both)[-1])
+        return self.head(self.encoder(as_images(both) if self.channels_last else both)[-1])
 
 
 class LateFusion(nn.Module):

@@ -30,6 +30,7 @@ from models.blocks import (
     normalized_convolution,
     pool,
 )
+from models.layers import Convolution, Normalization, TimePadding, as_images, like, mean_over_time
 
 __all__ = [
     "INPUT_POOLING",
@@ -56,14 +57,14 @@ class SpatialAttention(nn.Module):
         super().__init__()
         hidden = channels // 2
         self.maps = nn.Sequential(
-            nn.Conv1d(2 * channels, hidden, 1),
-            nn.BatchNorm1d(hidden),
+            Convolution(2 * channels, hidden, 1),
+            Normalization(hidden),
             nn.ReLU(inplace=True),
-            nn.ZeroPad1d(((kernel_size - 1) // 2, kernel_size // 2)),  # an even kernel keeps the length so
-            nn.Conv1d(hidden, hidden, kernel_size),
-            nn.BatchNorm1d(hidden),
+            TimePadding((kernel_size - 1) // 2, kernel_size // 2),  # an even kernel keeps the length so
+            Convolution(hidden, hidden, kernel_size),
+            Normalization(hidden),
             nn.ReLU(inplace=True),
-            nn.Conv1d(hidden, 2, 1),
+            Convolution(hidden, 2, 1),
             nn.Sigmoid(),
         )
 
@@ -86,7 +87,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, ecg: Tensor, pcg: Tensor) -> Tensor:
         """Map two (B, C, T) to the gate (B, C), values 0 to 1."""
-        return self.gate(torch.cat([ecg, pcg], dim=1).mean(dim=-1))
+        return self.gate(torch.cat([mean_over_time(ecg), mean_over_time(pcg)], dim=1))
 
 
 class FusionLevel(nn.Module):
@@ -123,12 +124,12 @@ class FusionLevel(nn.Module):
         self.channel = ChannelAttention(channels) if channel else None
         self.cascaded = cascaded
         self.pooling = pooling
-        self.bring = nn.Conv1d(previous, channels, 1) if previous else None
+        self.bring = Convolution(previous, channels, 1) if previous else None
         inputs = channels * (3 if previous else 2)
         self.merge = nn.Sequential(
-            nn.BatchNorm1d(inputs),
+            Normalization(inputs),
             nn.ReLU(inplace=True),
-            nn.Conv1d(inputs, channels, kernel_size, padding=kernel_size // 2),
+            Convolution(inputs, channels, kernel_size, padding=kernel_size // 2),
         )
 
     def forward(self, ecg: Tensor, pcg: Tensor, previous: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -140,7 +141,7 @@ class FusionLevel(nn.Module):
             ecg, pcg = ecg * maps["spatial"][:, 0:1], pcg * maps["spatial"][:, 1:2]
         if self.channel is not None:
             maps["channel"] = self.channel(*((ecg, pcg) if self.cascaded else raw))
-            gate = maps["channel"].unsqueeze(-1)
+            gate = like(maps["channel"], ecg)
             ecg, pcg = ecg * gate, pcg * gate
         parts = [ecg, pcg]
         if self.bring is not None and previous is not None:
@@ -176,10 +177,18 @@ class PACFNet(nn.Module):
         Learn features that stand in for a missing modality, so that the network takes ECG and PCG, or one
         of them (see `models.absence.AbsenceTokens`).
 
+    Attributes
+    ----------
+    channels_last : bool
+        Compute in the layout of `models.layers` (the default), or as torch lays out (B, C, T). Set it as you
+        like: weights are the same, and results agree but for rounding.
+
     Notes
     -----
     With the defaults 11,723,898 trainable parameters.
     """
+
+    channels_last: bool = True
 
     def __init__(
         self,
@@ -261,23 +270,35 @@ class PACFNet(nn.Module):
         for number, level in enumerate(self.fusion_levels):
             module = self.fusions[str(level)]
             fused, maps = module(features["ecg"][number], features["pcg"][number], fused)
-            attention.append(maps)
+            attention.append(
+                {kind: found.squeeze(2) if found.ndim == 4 else found for kind, found in maps.items()}
+            )
         return self.head(fused), attention
 
     def _features(
         self, given: dict[str, Tensor | None], has: dict[str, Tensor | None]
     ) -> dict[str, list[Tensor]]:
-        """Return each modality's features at the levels that are read, (B, C, T) each."""
+        """Return each modality's features at the levels that are read."""
         if self.absence is not None:
-            return self.absence(self._encode, given, has)
+            placed = self.absence(self._encode_rows, given, has)
+            return {name: [self._laid_out(level) for level in levels] for name, levels in placed.items()}
         if any(mask is not None for mask in has.values()):
             raise ValueError("has_ecg and has_pcg need a PACFNet built with absence_tokens=True.")
         return {name: self._encode(name, given[name]) for name in self.modalities}
 
     def _encode(self, name: str, signal: Tensor | None) -> list[Tensor]:
-        """Return the features of one modality at the levels that are read, (B, C, T) each."""
-        features = self.encoders[name](check_signal(name, signal))
+        """Return the features of one modality at the levels that are read."""
+        features = self.encoders[name](self._laid_out(check_signal(name, signal)))
         return [features[level - 1] for level in self.read_levels]
+
+    def _encode_rows(self, name: str, signal: Tensor) -> list[Tensor]:
+        """Return these features as (B, C, T), whatever the layout."""
+        features = self._encode(name, signal)
+        return [level.squeeze(2) for level in features] if self.channels_last else features
+
+    def _laid_out(self, features: Tensor) -> Tensor:
+        """Return features (B, C, T) in the layout that the network computes in."""
+        return as_images(features) if self.channels_last else features
 
 
 def _check_arguments(levels: int, attention: str, fused: Sequence[int], modalities: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import EncoderLevel, check_size, normalized_convolution
+from models.layers import as_images
 
 LEVELS = 4
 STEM_KERNEL = 15
@@ -136,7 +137,7 @@ class SignalBranch(nn.Module):
 
     def forward(self, signal: Tensor) -> Tensor:
         """Map signals (P, leads, T) to features (P, features); P may be 0."""
-        maps = self.body(self.scaler(signal))
+        maps = self.body(as_images(self.scaler(signal))).squeeze(2)
         return self.project(torch.cat([maps.mean(dim=-1), maps.amax(dim=-1)], dim=1))
 
     def nothing(self) -> Tensor:

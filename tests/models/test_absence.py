@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models import TAKES_ABSENCE, build_model
 from models.absence import place
+from models.layers import as_images
 
 ECG_ONLY = torch.tensor([True, True, True, False, False])
 PCG_ONLY = torch.tensor([True, False, False, True, True])
@@ -90,8 +91,8 @@ def test_batch_normalization_of_an_encoder_counts_present_samples_alone():
     mixed, present = network("pacfnet"), network("pacfnet")
     ecg, pcg = signals()
     mixed(ecg, pcg, **MASKS)
-    present.encoders["ecg"](ecg[ECG_ONLY])
-    present.encoders["pcg"](pcg[PCG_ONLY])
+    present.encoders["ecg"](as_images(ecg[ECG_ONLY]))
+    present.encoders["pcg"](as_images(pcg[PCG_ONLY]))
     pairs = list(zip(mixed.encoders.buffers(), present.encoders.buffers(), strict=True))
     assert all(torch.equal(one, other) for one, other in pairs)
 

@@ -1,0 +1,81 @@
+"""Layers of one-dimensional networks, in the layout that matrix units of CPUs and GPUs like.
+
+Each layer maps features (B, C, T), as those of torch do, or the same as images of height 1, (B, C, 1, T),
+channels last in memory: a kernel then reads channels side by side, and nothing is rearranged before and
+after each convolution. torch knows that layout for images only. Weights have the shapes of
+`torch.nn.Conv1d`, so a state dict is that of the usual layers, and numbers agree but for rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def as_images(features: Tensor) -> Tensor:
+    """Return (B, C, T) as (B, C, 1, T), channels last in memory."""
+    return features.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+
+
+def like(gate: Tensor, features: Tensor) -> Tensor:
+    """Return a gate (B, C) with the dimensions of the features that it weights."""
+    return gate.reshape(*gate.shape, *(1 for _ in features.shape[2:]))
+
+
+class Convolution(nn.Conv1d):
+    """`torch.nn.Conv1d`, of images too."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, T) to (B, outputs, T of the output), or images of that size to images."""
+        if features.ndim == 3:
+            return super().forward(features)
+        weight, stride, padding = as_images(self.weight), (1, *self.stride), (0, *self.padding)
+        found = functional.conv2d(features, weight, self.bias, stride, padding)
+        return found.contiguous(memory_format=torch.channels_last)  # of one channel no layout can be told
+
+
+class Normalization(nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d`, of images too."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim not in (3, 4):
+            raise ValueError(f"Features are (B, C, T) or (B, C, 1, T), and these have {tuple(input.shape)}.")
+
+
+class TimePadding(nn.Module):
+    """Zeros before and after a signal, of images too."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.sizes = before, after
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, T) to (B, C, before + T + after)."""
+        return functional.pad(features, self.sizes)
+
+
+class TimeMean(nn.Module):
+    """The mean over time."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, T), or images, to (B, C)."""
+        return mean_over_time(features)
+
+
+def mean_over_time(features: Tensor) -> Tensor:
+    """Return the mean over time (B, C) of features (B, C, T), or of images."""
+    if features.ndim == 3 or torch.compiler.is_compiling():
+        return features.mean(dim=-1).flatten(1)
+    # as a product, whose gradient lies channels last; that of a mean does not, and slows all that it meets
+    rows = features.squeeze(2).transpose(1, 2)
+    return torch.matmul(rows.new_ones(1, rows.shape[1]), rows).squeeze(1) / rows.shape[1]
+
+
+def pool(features: Tensor, factor: int) -> Tensor:
+    """Average-pool (B, C, T), or images, to ceil(T / factor), as long as after such strides."""
+    if factor == 1:
+        return features
+    if features.ndim == 3:
+        return functional.avg_pool1d(features, factor, ceil_mode=True)
+    return functional.avg_pool2d(features, (1, factor), ceil_mode=True)
