@@ -20,7 +20,7 @@ from pathlib import Path
 from common.command_line import read_settings, split_task
 from common.script import run_script
 from config import TASK_NAMES
-from tasks import PREPARE
+from tasks.preparing import PREPARE
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
