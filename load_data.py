@@ -20,13 +20,13 @@ from pathlib import Path
 from common.command_line import read_settings, split_task
 from common.script import run_script
 from config import TASK_NAMES
-from tasks.preparing import PREPARE
+from tasks.preparing import preparation_of
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Prepare what the command line names; return the folder of the cache."""
     task, rest = split_task(sys.argv[1:] if arguments is None else arguments, TASK_NAMES)
-    settings, prepare = PREPARE[task]
+    settings, prepare = preparation_of(task)
     return prepare(read_settings(settings, rest, __doc__))
 
 

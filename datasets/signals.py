@@ -6,10 +6,8 @@ import functools
 from fractions import Fraction
 
 import numpy as np
+import scipy  # whose parts are read from disk at their first use; not every preparation needs all of them
 from numpy.typing import NDArray
-from scipy import signal as scipy_signal
-from scipy.interpolate import CubicSpline
-from scipy.linalg import lapack
 
 from datasets.sources import DataError
 
@@ -91,8 +89,8 @@ def bandpass(signal: Floats, sampling_rate: float, band: tuple[float, float], or
     if not 0 < low < high or low >= nyquist:
         raise ValueError(f"Band {low}-{high} Hz does not fit a sampling rate of {sampling_rate} Hz.")
     kind, edges = ("bandpass", [low, high]) if high < nyquist else ("highpass", low)
-    sections = scipy_signal.butter(order, edges, btype=kind, fs=sampling_rate, output="sos")
-    return scipy_signal.sosfiltfilt(sections, signal, axis=-1)
+    sections = scipy.signal.butter(order, edges, btype=kind, fs=sampling_rate, output="sos")
+    return scipy.signal.sosfiltfilt(sections, signal, axis=-1)
 
 
 def standardize(signal: Floats) -> Floats:
@@ -109,7 +107,7 @@ def resample(signal: Floats, sampling_rate: float, target_rate: float) -> Floats
     if sampling_rate == target_rate:
         return signal
     ratio = Fraction(target_rate / sampling_rate).limit_denominator(1000)
-    return scipy_signal.resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+    return scipy.signal.resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
 
 
 def cut_beats(signal: Floats, sampling_rate: float, spans: Floats, points: int) -> NDArray[np.float32]:
@@ -133,7 +131,7 @@ def cut_beats(signal: Floats, sampling_rate: float, spans: Floats, points: int) 
     starts, ends = spans[:, :1] * sampling_rate, spans[:, 1:] * sampling_rate
     phase = np.arange(points) / points
     if len(signal) < SHORTEST_SPLINE:
-        return CubicSpline(np.arange(len(signal)), signal)(starts + (ends - starts) * phase).astype(np.float32)
+        return scipy.interpolate.CubicSpline(np.arange(len(signal)), signal)(starts + (ends - starts) * phase).astype(np.float32)
     slopes = spline_slopes(signal)
     beats = np.empty((len(spans), points), dtype=np.float32)
     together = max(1, POINTS_AT_ONCE // points)
@@ -166,7 +164,7 @@ def spline_slopes(signal: Floats) -> NDArray[np.float64]:
     right = 3 * (steps[:-1] + steps[1:])
     right[0] -= first
     right[-1] -= last
-    inner, _ = lapack.dpttrs(*_spline_factors(len(right)), right, overwrite_b=True)
+    inner, _ = scipy.linalg.lapack.dpttrs(*_spline_factors(len(right)), right, overwrite_b=True)
     slopes = np.concatenate(([first - 2 * inner[0]], inner, [last - 2 * inner[-1]]))
     if not np.isfinite(slopes).all():
         raise ValueError("A spline needs samples that are finite.")
@@ -178,7 +176,7 @@ def _spline_factors(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64
     """Return the factors of the system of that many inner slopes; both signals of a recording share them."""
     diagonal = np.full(count, 4.0)
     diagonal[0] = diagonal[-1] = 2.0
-    factors = lapack.dpttrf(diagonal, np.ones(count - 1))
+    factors = scipy.linalg.lapack.dpttrf(diagonal, np.ones(count - 1))
     return factors[0], factors[1]
 
 
@@ -224,7 +222,7 @@ def shorten_beats(beats: NDArray[np.float32], points: int, chunk: int = 4096) ->
     short = np.empty((len(beats), points), dtype=np.float32)
     for start in range(0, len(beats), chunk):
         part = np.asarray(beats[start : start + chunk])
-        short[start : start + chunk] = scipy_signal.resample_poly(
+        short[start : start + chunk] = scipy.signal.resample_poly(
             part, 1, cached // points, axis=1, padtype="line"
         )
     return short
