@@ -78,10 +78,15 @@ class PreparationSettings:
 class SourceSettings:
     """Settings of load_data.py that all tasks share."""
 
+    raw_dir: Path | None = None
+    """Folder of raw data."""
     cache_dir: Path = Path("data/cache")
     """Folder in which prepared caches lie, each in a folder of its own."""
     jobs: int = -1
     """Processes that prepare recordings in parallel; -1: one a core."""
+    dask: str = ""
+    """Address of the scheduler of a Dask cluster whose workers prepare the recordings instead, as in
+    tcp://HOST:8786; raw_dir is then a folder that all of them see (docs/scale.md)."""
     strict: bool = False
     """Stop at the first recording that cannot be used instead of listing it in skipped.csv."""
     dry_run: bool = False

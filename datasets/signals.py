@@ -20,7 +20,7 @@ NEAR_RAIL = 0.75
 SHORTEST_SPLINE = 4
 """Samples from which a cubic spline takes its usual form."""
 POINTS_AT_ONCE = 8192
-"""Points of beats that are cut together: few enough that all that is computed on the way stays in the cache."""
+"""Points of beats that are cut together: few enough that what is computed on the way stays near the core."""
 
 
 def tell_saturation_from_gaps(
@@ -131,7 +131,9 @@ def cut_beats(signal: Floats, sampling_rate: float, spans: Floats, points: int) 
     starts, ends = spans[:, :1] * sampling_rate, spans[:, 1:] * sampling_rate
     phase = np.arange(points) / points
     if len(signal) < SHORTEST_SPLINE:
-        return scipy.interpolate.CubicSpline(np.arange(len(signal)), signal)(starts + (ends - starts) * phase).astype(np.float32)
+        return scipy.interpolate.CubicSpline(np.arange(len(signal)), signal)(
+            starts + (ends - starts) * phase
+        ).astype(np.float32)
     slopes = spline_slopes(signal)
     beats = np.empty((len(spans), points), dtype=np.float32)
     together = max(1, POINTS_AT_ONCE // points)
