@@ -6,7 +6,7 @@
     python load_data.py --raw-dir MY_COHORT               # one's own: WFDB records and labels.csv
     python load_data.py ecg-multimodal --raw-dir PTB-XL   # another task, with options of its own
     python load_data.py ecg-mae --simulate                # pairs of ECG and cardiac MRI, for all their stages
-    python load_data.py --raw-dir /shared/challenge-2016 --dask tcp://HOST:8786       # on a cluster (docs/scale.md)
+    python load_data.py --raw-dir /shared/challenge-2016 --dask tcp://HOST:8786    # a cluster: docs/scale.md
 
 What cannot be used is left out and listed, with the reason, in the cache's skipped.csv. Same settings and
 same recordings: nothing is computed again. Then: python training.py.

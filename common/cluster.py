@@ -46,10 +46,14 @@ def dask_cluster(address: str, folder: Path) -> Iterator[None]:
         try:
             with joblib.parallel_config(backend="dask", client=client):
                 yield
-        except (distributed.scheduler.KilledWorker, distributed.comm.CommClosedError) as error:
+        except (
+            distributed.scheduler.KilledWorker,
+            distributed.comm.CommClosedError,
+            distributed.CancelledError,
+        ) as error:
             raise UserError(
-                f"The Dask cluster at {address} lost its workers, or itself ({error}): often a worker had too "
-                "little memory. Nothing half done was left; look at the workers' logs and start again."
+                f"The Dask cluster at {address} lost its workers, or itself ({error}): often a worker had "
+                "too little memory. Nothing half done was left; look at the workers' logs and start again."
             ) from error
 
 
@@ -59,8 +63,8 @@ def _connect(distributed: Any, address: str) -> Any:
         client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"No Dask scheduler answers at {address} ({type(error).__name__}). Start one (dask scheduler), or "
-            f"correct the address after --dask; {GUIDE}."
+            f"No Dask scheduler answers at {address} ({type(error).__name__}). Start one (dask scheduler), "
+            f"or correct the address after --dask; {GUIDE}."
         ) from None
     try:
         client.wait_for_workers(1, timeout=PATIENCE)

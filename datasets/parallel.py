@@ -6,9 +6,12 @@ joblib starts the work; whoever calls may hand it to a cluster (`joblib.parallel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from typing import Any, TypeVar
 
 import joblib
+
+from datasets.sources import DataError
 
 Prepared = TypeVar("Prepared")
 
@@ -32,8 +35,19 @@ def in_parallel(
     rows : sequence of dict
     jobs : int
         Processes; -1: one a core, or all that a cluster has.
+
+    Raises
+    ------
+    DataError
+        If a process was killed.
     """
     ahead = max(AHEAD, AHEAD_A_PROCESS * joblib.effective_n_jobs(jobs))
-    with joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=TOGETHER) as parallel:
-        for first in range(0, len(rows), ahead):
-            yield from parallel(joblib.delayed(prepare)(row) for row in rows[first : first + ahead])
+    try:
+        with joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=TOGETHER) as parallel:
+            for first in range(0, len(rows), ahead):
+                yield from parallel(joblib.delayed(prepare)(row) for row in rows[first : first + ahead])
+    except BrokenExecutor as error:
+        raise DataError(
+            "A process that prepared recordings was killed, as happens where memory runs out: try fewer of "
+            f"them with --jobs (there were {joblib.effective_n_jobs(jobs)})."
+        ) from error

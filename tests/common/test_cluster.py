@@ -1,6 +1,8 @@
 """Preparation on a Dask cluster of two workers gives the very files that one process gives."""
 
+import importlib
 import sys
+from typing import Any
 
 import pytest
 
@@ -9,13 +11,13 @@ from common.errors import UserError
 from load_data import main
 
 distributed = pytest.importorskip("distributed")
+QUIET: dict[str, Any] = {"dashboard_address": "127.0.0.1:0", "silence_logs": 50}
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """Return a cluster of two processes on this machine."""
-    options = {"processes": True, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
-    with distributed.LocalCluster(n_workers=2, **options) as running:
+    with distributed.LocalCluster(n_workers=2, processes=True, threads_per_worker=1, **QUIET) as running:
         yield running
 
 
@@ -55,11 +57,23 @@ def test_workers_that_do_not_see_the_folder_are_named(cluster, tmp_path, monkeyp
         pass
 
 
+class Absent:
+    """A function that nobody but this process can unpack."""
+
+    def __call__(self):
+        return "here"
+
+    def __reduce__(self):
+        return importlib.import_module, ("no_such_module_there",)
+
+
 def blind(path):
     return False
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x:1", "tcp://no.such.host.invalid:8786"])
+@pytest.mark.parametrize(
+    "address", ["tcp://127.0.0.1:1", "nonsense://x:1", "tcp://no.such.host.invalid:8786"]
+)
 def test_an_address_where_nothing_answers(monkeypatch, address, tmp_path):
     monkeypatch.setattr(module, "PATIENCE", 1)
     with pytest.raises(UserError, match=f"No Dask scheduler answers at {address}"):
@@ -68,9 +82,29 @@ def test_an_address_where_nothing_answers(monkeypatch, address, tmp_path):
 
 def test_a_scheduler_without_workers(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "PATIENCE", 1)
-    with distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", silence_logs=50) as empty:
-        with pytest.raises(UserError, match="has no workers"):
-            main(["--dask", empty.scheduler_address, "--raw-dir", str(tmp_path)])
+    with (
+        distributed.LocalCluster(n_workers=0, **QUIET) as empty,
+        pytest.raises(UserError, match="has no workers"),
+    ):
+        main(["--dask", empty.scheduler_address, "--raw-dir", str(tmp_path)])
+
+
+def test_a_cluster_that_is_lost_is_told_in_a_sentence(simulated_raw):
+    with (
+        distributed.LocalCluster(n_workers=1, processes=False, **QUIET) as lost,
+        pytest.raises(UserError, match="lost its workers, or itself"),
+        module.dask_cluster(lost.scheduler_address, simulated_raw),
+    ):
+        raise distributed.CancelledError("scheduler-connection-lost")
+
+
+def test_a_cluster_without_this_project_says_how_to_start_one(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_project", Absent())
+    with (
+        pytest.raises(UserError, match=r"cannot import this project .* PYTHONPATH"),
+        module.dask_cluster(cluster.scheduler_address, tmp_path),
+    ):
+        pass
 
 
 def test_without_dask_it_says_what_to_install(monkeypatch, tmp_path):

@@ -1,5 +1,7 @@
 """Work in parallel: in order, and never far ahead of who takes it."""
 
+import os
+import signal
 import threading
 import time
 
@@ -7,6 +9,7 @@ import joblib
 import pytest
 
 from datasets.parallel import AHEAD, in_parallel
+from datasets.sources import DataError
 
 
 def double(row):
@@ -69,3 +72,12 @@ def test_an_error_ends_the_work():
 
     with pytest.raises(OSError, match="no such disk"):
         list(in_parallel(fail, numbered(10), 1))
+
+
+def die(row):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_told_in_a_sentence():
+    with pytest.raises(DataError, match=r"killed.*--jobs \(there were 2\)"):
+        list(in_parallel(die, numbered(8), 2))

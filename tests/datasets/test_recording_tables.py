@@ -10,7 +10,7 @@ from datasets.preparation import PreparedRecording
 from datasets.recording_tables import RecordingTables
 from datasets.sources import Problem
 
-NAMES = ['plain', 'with, comma', 'with "quotes"', "Ö", "007"]
+NAMES = ["plain", "with, comma", 'with "quotes"', "Ö", "007"]
 
 
 def recording(number):
