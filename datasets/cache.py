@@ -293,8 +293,9 @@ def _write(
     tables = RecordingTables(folder)
     skipped = [problem for problem in index.problems if problem.left_out]
     with contextlib.ExitStack() as files:
-        for writer in [*beats.values(), *waves.values(), tables]:
+        for writer in [*beats.values(), *waves.values()]:
             files.callback(writer.close)
+        files.callback(tables.close)
         for item in prepared:
             if isinstance(item, Problem):
                 if strict:

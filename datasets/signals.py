@@ -127,19 +127,19 @@ def cut_beats(signal: Floats, sampling_rate: float, spans: Floats, points: int) 
     -------
     numpy.ndarray of float32, shape (beats, points)
     """
-    signal = np.asarray(signal, dtype=np.float64)
+    samples: NDArray[np.float64] = np.asarray(signal, dtype=np.float64)
     starts, ends = spans[:, :1] * sampling_rate, spans[:, 1:] * sampling_rate
     phase = np.arange(points) / points
-    if len(signal) < SHORTEST_SPLINE:
-        return scipy.interpolate.CubicSpline(np.arange(len(signal)), signal)(
+    if len(samples) < SHORTEST_SPLINE:
+        return scipy.interpolate.CubicSpline(np.arange(len(samples)), samples)(
             starts + (ends - starts) * phase
         ).astype(np.float32)
-    slopes = spline_slopes(signal)
+    slopes = spline_slopes(samples)
     beats = np.empty((len(spans), points), dtype=np.float32)
     together = max(1, POINTS_AT_ONCE // points)
     for first in range(0, len(spans), together):
         rows = slice(first, first + together)
-        beats[rows] = _on_spline(signal, slopes, starts[rows] + (ends[rows] - starts[rows]) * phase)
+        beats[rows] = _on_spline(samples, slopes, starts[rows] + (ends[rows] - starts[rows]) * phase)
     return beats
 
 

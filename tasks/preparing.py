@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from config import SourceSettings
@@ -14,7 +15,7 @@ from datasets.sources import DataError
 Settings = TypeVar("Settings", bound=SourceSettings)
 
 
-def preparation_of(task: str) -> tuple[type, Callable[[Any], Any]]:
+def preparation_of(task: str) -> tuple[type[SourceSettings], Callable[[Any], Path]]:
     """Return the settings of load_data.py for a task, and what prepares a cache from them."""
     if task == "ecg-pcg":
         from config import LoadDataSettings
