@@ -15,7 +15,7 @@ from datasets.sources import DataError
 
 Prepared = TypeVar("Prepared")
 
-TOGETHER = 2
+TOGETHER = 4
 """Recordings a process is handed at a time: few, so that all processes end together."""
 AHEAD = 128
 """Recordings that are under way, or wait to be written, at most; joblib itself would let any number wait."""
