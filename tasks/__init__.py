@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from config import LoadDataSettings
+from learning.export import Exportable
 from settings.ecg_cmr_data import PairSourceSettings
 from settings.ecg_multimodal import PatientSourceSettings
 from settings.prediction import PredictionSettings
@@ -18,6 +19,7 @@ from tasks import (
     ecg_multimodal_data,
     ecg_multimodal_judging,
     ecg_pcg_data,
+    ecg_pcg_export,
     ecg_pcg_judging,
     ecg_to_cmr_judging,
     ecg_to_cmr_prediction,
@@ -28,7 +30,7 @@ from tasks.judging import Checkpoint, Opened
 from tasks.prediction import Predictor
 from tasks.registry import TASKS, find_task
 
-__all__ = ["DRAW", "JUDGE", "PREDICT", "PREPARE", "TASKS", "Task", "find_task"]
+__all__ = ["DRAW", "EXPORT", "JUDGE", "PREDICT", "PREPARE", "TASKS", "Task", "find_task"]
 
 PREPARE: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "ecg-pcg": (LoadDataSettings, ecg_pcg_data.prepare),
@@ -53,3 +55,5 @@ PREDICT: dict[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Pre
 """For each task whose models judge single recordings: what makes a predictor of one run's checkpoints."""
 DRAW: dict[str, Callable[[PredictionSettings], dict[str, Any]]] = {"ecg-to-cmr": ecg_to_cmr_prediction.draw}
 """For each task whose models draw something from a recording: what draws and writes it, and returns facts."""
+EXPORT: dict[str, Callable[[Checkpoint, str], Exportable]] = {"ecg-pcg": ecg_pcg_export.exportable}
+"""For each task whose networks can be exported: what makes one ready, of a checkpoint and its digest."""
