@@ -116,8 +116,8 @@ def choose(found: Tensor, token: Tensor, present: Tensor) -> Tensor:
 def _mask(name: str, signal: Tensor | None, has: Tensor | None, like: Tensor) -> Tensor:
     """Return which rows have a modality, as a checked boolean mask (B,)."""
     if has is None:
-        return torch.full((len(like),), signal is not None, device=like.device)
-    if has.dtype != torch.bool or has.shape != (len(like),):
+        return torch.full((like.shape[0],), signal is not None, device=like.device)
+    if has.dtype != torch.bool or has.shape != like.shape[:1]:
         raise ValueError(
             f"has_{name} must be boolean of shape ({len(like)},), and is {has.dtype} of {tuple(has.shape)}."
         )

@@ -1,4 +1,4 @@
-"""export.py from the command line, and every kind of network of beats it takes."""
+"""export.py from the command line: from recordings to a file, and what is refused."""
 
 import json
 import shutil
@@ -10,68 +10,14 @@ import torch
 
 import export
 import training
-from common.command_line import to_plain
 from common.errors import UserError
-from config import ModelSettings, PreparationSettings, TrainingSettings
+from config import ModelSettings, TrainingSettings
 from datasets.signals import shorten_beats
 from learning.checkpoint import file_digest, load_checkpoint, save_checkpoint
-from learning.export import CHECKED_BATCHES, TOLERANCE, open_exported, read_facts
+from learning.export import CHECKED_BATCHES, TOLERANCE, read_facts
 from learning.loop import predict
-from models import NETWORKS
 from tasks.ecg_pcg import EcgPcg
-from tasks.ecg_pcg_export import exportable, random_beats
-
-POINTS = 100
-SUBSETS = {"modality_dropout": 0.5}
-CASES = [
-    pytest.param({"attention": "cascaded"}, {"ecg", "pcg"}, id="cascaded"),
-    pytest.param({"attention": "parallel"}, {"ecg", "pcg"}, id="parallel"),
-    pytest.param(SUBSETS, {"ecg", "pcg", "has_ecg", "has_pcg"}, id="subsets"),
-    pytest.param({"zeroed": "pcg"}, {"ecg"}, id="zeroed"),
-    pytest.param({"model": "pcg-network"}, {"pcg"}, id="pcg-network"),
-    pytest.param({"model": "cross-attention"} | SUBSETS, None, id="cross-attention-subsets"),
-    *(pytest.param({"model": name}, None, id=name) for name in NETWORKS if name != "pacfnet"),
-]
-
-
-def checkpoint(seed: int = 0, **options) -> dict:
-    """Return the checkpoint of a network with random weights whose answers depend on its input.
-
-    As it is built, batch normalization leaves next to nothing of the input for the head: no test of anything.
-    """
-    settings = TrainingSettings(model=ModelSettings(width=8, points=POINTS, **options))
-    torch.manual_seed(seed)
-    network = EcgPcg().build(settings).train()
-    names = ("ecg", "pcg") + (("has_ecg", "has_pcg") if getattr(network, "absence_tokens", False) else ())
-    for module in network.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    for name, token in network.named_parameters():
-        if "tokens" in name:
-            torch.nn.init.normal_(token)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _ in range(20):
-            logits = network(**random_beats(names, 64, POINTS, generator))
-        last = [part for part in network.modules() if isinstance(part, torch.nn.Linear)][-1]
-        last.weight /= logits.std(dim=0).mean()
-    return {
-        "task": "ecg-pcg",
-        "run": "made",
-        "fold": 0,
-        "protocol": "session",
-        "settings": to_plain(settings),
-        "model": network.state_dict(),
-        "threshold": 0.375,
-        "trained_on": {"content": []},
-        "provenance": {"torch": "2.13.0", "commit": "0123456789ab"},
-        "cache": {
-            "identity": "0" * 64,
-            "source": "physionet2016",
-            "simulated": False,
-            "settings": to_plain(PreparationSettings()),
-        },
-    }
+from tests.exported_checkpoint import checkpoint
 
 
 def call(*arguments: object) -> Path:
@@ -81,58 +27,6 @@ def call(*arguments: object) -> Path:
 def needs_onnx() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name, reason="ONNX needs it (requirements-dev.txt)")
-
-
-# Networks -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("options", "names"), CASES)
-def test_a_torch_program_says_what_the_network_says(options, names, tmp_path):
-    save_checkpoint(tmp_path / "best.pt", checkpoint(**options))
-    path = call("--checkpoint", tmp_path / "best.pt", "--format", "torch")
-    said = compare(path, tmp_path / "best.pt")
-    assert names is None or set(said) == names
-
-
-@pytest.mark.parametrize(("options", "names"), CASES[:5])
-def test_onnxruntime_says_what_the_network_says(options, names, tmp_path):
-    needs_onnx()
-    save_checkpoint(tmp_path / "best.pt", checkpoint(**options))
-    path = call("--checkpoint", tmp_path / "best.pt")
-    assert path == tmp_path / "best.onnx"
-    assert set(compare(path, tmp_path / "best.pt")) == names
-
-
-def compare(path: Path, made_from: Path) -> dict[str, torch.Tensor]:
-    """Ask file and network, as a task asks it, about batches of 1 and of 5; return the last inputs."""
-    content = load_checkpoint(made_from)
-    network = exportable(content, "").network.network.eval()
-    run, spread = open_exported(path), []
-    for rows in (1, 5):
-        inputs = exportable(content, "").draw(rows, torch.Generator().manual_seed(rows))
-        with torch.no_grad():
-            logits = network(**inputs)
-        found = run(inputs)
-        assert found["logits"].shape == (rows, 2)
-        assert (found["logits"] - logits).abs().max() <= TOLERANCE
-        assert (found["probability"] - logits.softmax(dim=1)[:, 1]).abs().max() <= TOLERANCE
-        spread.append(float(logits.std(dim=0, correction=0).max()))
-    assert spread[-1] > 100 * TOLERANCE, "the answers must depend on the input for this to be a test"
-    return inputs
-
-
-def test_an_absent_signal_may_hold_anything_and_a_row_without_any_says_nothing(tmp_path):
-    save_checkpoint(tmp_path / "best.pt", checkpoint(**SUBSETS))
-    run = open_exported(call("--checkpoint", tmp_path / "best.pt", "--format", "torch"))
-    inputs = random_beats(("ecg", "pcg"), 3, POINTS, torch.Generator().manual_seed(1))
-    has = {"has_ecg": torch.tensor([True, False, False]), "has_pcg": torch.tensor([True, True, False])}
-    said = run(inputs | has)["probability"]
-    spoiled = inputs | {"ecg": inputs["ecg"].clone()}
-    spoiled["ecg"][1:] = torch.nan
-    again = run(spoiled | has)["probability"]
-    assert torch.equal(said[:2], again[:2]) and said.isnan().tolist() == [False, False, True]
-    everything = run(inputs | dict.fromkeys(has, torch.ones(3, dtype=torch.bool)))["probability"]
-    assert (said[1] - everything[1]).abs() > TOLERANCE, "the mask must matter"
 
 
 # A run, from recordings to file ---------------------------------------------------------------------------
@@ -168,7 +62,7 @@ def test_a_file_gives_the_probabilities_of_the_run(run, simulated_cache, tmp_pat
     session = onnxruntime.InferenceSession(path)
     logits, probability = session.run(["logits", "probability"], beats)
     content = load_checkpoint(run / "fold_1" / "best.pt")
-    settings = TrainingSettings(model=ModelSettings(width=8, points=100))
+    settings = TrainingSettings(precision="float32", model=ModelSettings(width=8, points=100))
     task, cpu = EcgPcg(), torch.device("cpu")
     network = task.build(settings)
     network.load_state_dict(content["model"])
