@@ -26,7 +26,7 @@ def stir(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _ in range(20):
-            logits = network(**random_beats(("ecg", "pcg", *masks), 64, POINTS, generator))
+            logits = network(**random_beats(("ecg", "pcg", *masks), 16, POINTS, generator))
         last = [part for part in network.modules() if isinstance(part, torch.nn.Linear)][-1]
         last.weight /= logits.std(dim=0).mean()
     return network.eval()

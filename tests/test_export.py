@@ -113,11 +113,12 @@ def test_a_perturbed_weight_is_found_and_no_file_left(tmp_path, monkeypatch):
     """The file is of one network, and asked beside another: one weight of many, changed a bit."""
     save_checkpoint(tmp_path / "best.pt", checkpoint())
     made = export.open_exportable(tmp_path / "best.pt", export.EXPORT)
+    weights = dict(made.network.named_parameters())
     honest = export.write_export.__globals__["open_exported"]
 
     def perturb(path: Path):
         with torch.no_grad():
-            made.network.network.encoders["ecg"][0].body[0][0].weight[0, 0, 3] += 0.05
+            weights["network.encoders.ecg.0.body.0.0.weight"][0, 0, 3] += 0.05
         return honest(path)
 
     monkeypatch.setattr(export, "open_exportable", lambda *_: made)

@@ -95,12 +95,13 @@ def test_nothing_of_this_machine_is_in_a_file(form, ending, tmp_path):
 def test_a_file_that_differs_is_not_written(form, ending, tmp_path, monkeypatch):
     """The network changes between writing and asking: what a fault of an exporter would look like."""
     exportable, honest = toy(), export.open_exported
+    (weight,) = exportable.network.parameters()
     path = tmp_path / f"toy{ending}"
     path.write_bytes(b"what was there before")
 
     def perturb(written: Path) -> export.Run:
         with torch.no_grad():
-            exportable.network.weight[1] += 0.001
+            weight[1] += 0.001
         return honest(written)
 
     monkeypatch.setattr(export, "open_exported", perturb)
