@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from config import ModelSettings, TrainingSettings, preset_defaults
-from learning.devices import autocast, computes_bfloat16
+from learning.devices import autocast, computes_bfloat16, rows_at_once
 from learning.export import ENDINGS, Exportable, ExportError, Format, open_exported, require, write_export
 from learning.loop import predict
 from models.blocks import MODALITIES
@@ -211,13 +211,13 @@ def judging_rows(
     preset: str, network: nn.Module, model: ModelSettings, device: torch.device, batch: int
 ) -> list[dict[str, Any]]:
     """Return recordings a second through the loop that evaluate.py uses, by precision."""
-    samples = recordings(4 * batch, model.points, device)
+    samples, size = recordings(4 * batch, model.points, device), rows_at_once(batch, device)
     taken = {}
     for name, precision in precisions(device).items():
         rows = torch.arange(len(samples))
-        for part in (rows[:batch], rows):  # the first warms up
+        for part in (rows[:size], rows):  # the first warms up
             started = time.perf_counter()
-            predict(EcgPcg(), network, samples, part, batch_size=batch, device=device, precision=precision)
+            predict(EcgPcg(), network, samples, part, batch_size=size, device=device, precision=precision)
             taken[name] = time.perf_counter() - started
     each = len(samples) / BEATS["one recording of 36 beats"]
     values = {name: each / seconds for name, seconds in taken.items()}

@@ -1,8 +1,10 @@
 """export.py from the command line: from recordings to a file, and what is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ import export
 import training
 from common.errors import UserError
 from config import ModelSettings, TrainingSettings
-from datasets.signals import shorten_beats
 from learning.checkpoint import file_digest, load_checkpoint, save_checkpoint
 from learning.export import CHECKED_BATCHES, TOLERANCE, read_facts
 from learning.loop import predict
 from tasks.ecg_pcg import EcgPcg
 from tests.exported_checkpoint import checkpoint
+
+ROOT = Path(__file__).parents[1]
 
 
 def call(*arguments: object) -> Path:
@@ -46,30 +49,40 @@ def run(simulated_cache, tmp_path_factory) -> Path:
     )
 
 
-def test_a_file_gives_the_probabilities_of_the_run(run, simulated_cache, tmp_path, capsys):
-    """Cached beats, shortened, and numpy alone: what docs/inference.md does."""
+def test_the_example_of_the_documentation(run, simulated_cache, tmp_path, capsys, monkeypatch):
+    """Both its programs, as they are but for names and sizes: the probabilities are those of the run."""
     needs_onnx()
-    import onnxruntime
-
-    path = call("--checkpoint", run, "--fold", "1", "--out", tmp_path / "tiny.onnx")
+    monkeypatch.chdir(tmp_path)
+    call("--checkpoint", run, "--fold", "1", "--out", "pacfnet.onnx")
     said = capsys.readouterr().out
     assert "pacfnet of run tiny, fold 1" in said
     assert "Largest difference from the network" in said and "not a medical device" in said
-    beats = {
-        kind: shorten_beats(simulated_cache.beats(kind)[:40], 100)[:, None].astype(np.float32)
-        for kind in ("ecg", "pcg")
-    }
-    session = onnxruntime.InferenceSession(path)
-    logits, probability = session.run(["logits", "probability"], beats)
-    content = load_checkpoint(run / "fold_1" / "best.pt")
-    settings = TrainingSettings(precision="float32", model=ModelSettings(width=8, points=100))
+
+    recordings = simulated_cache.table("samples")["recording"]
+    text = (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")
+    for old, new in {
+        "data/cache/<name>": simulated_cache.path.as_posix(),
+        "a0007": recordings.iloc[0],
+        "(cache.beats(name)[rows], 500)": "(cache.beats(name)[rows], 100)",
+    }.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    names: dict[str, Any] = {}
+    for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(program, names)
+
     task, cpu = EcgPcg(), torch.device("cpu")
-    network = task.build(settings)
+    settings = TrainingSettings(precision="float32", model=ModelSettings(width=8, points=100))
+    network, content = task.build(settings), load_checkpoint(run / "fold_1" / "best.pt")
     network.load_state_dict(content["model"])
+    rows = torch.from_numpy(np.flatnonzero(recordings == recordings.iloc[0]))
     samples = task.samples(simulated_cache, settings, cpu)
-    wanted = predict(task, network, samples, torch.arange(40), batch_size=16, device=cpu)[1]
-    assert np.abs(probability - wanted.numpy()).max() <= TOLERANCE
-    assert logits.shape == (40, 2)
+    wanted = predict(task, network, samples, rows, batch_size=16, device=cpu)[1].numpy()
+    assert np.abs(names["probability"] - wanted).max() <= TOLERANCE
+    assert names["logits"].shape == (len(rows), 2)
+    threshold = content["threshold"]
+    words = f"{len(rows)} beats, abnormal: {wanted.mean():.2f}; threshold {threshold:.2f}"
+    assert words in capsys.readouterr().out
 
 
 def test_a_file_knows_what_it_is(run, tmp_path):
