@@ -6,8 +6,9 @@ onnxruntime (on CUDA only where its provider is installed). What is timed is the
 inputs to it and of its answer back; preparing a recording is timed elsewhere. Weights are random: they
 change no speed.
 
-Latency is the time of one call, 50th and 95th percentile; throughput that of batches of 256. All forms of a
-case take turns, so that a machine that is busy for a while slows all of them.
+Latency is the time of one call, 50th and 95th percentile; throughput that of batches of 256, on a CPU of 64,
+which is faster there. All forms of a case take turns, so that a machine that is busy for a while slows all of
+them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ PLAIN = "eager float32"
 BEATS = {"one beat": 1, "one recording of 36 beats": 36}
 """Cases of latency, and their beats: recordings of training-a have 36 in the median."""
 BATCH = 256
-WARM_UP = 3
+WARM_UP = 2
+FEWEST = 3
 
 
 def measure(
@@ -63,13 +65,13 @@ def measure(
     repeats : int
         Calls of each form in each case, at most.
     batch : int
-        Beats of a batch, for throughput.
+        Beats of a batch, for throughput; fewer on a CPU (`learning.devices.rows_at_once`).
     seconds : float
         Time after which a case is not repeated any more (each form at least three times).
     sizes : mapping, optional
         Model settings by preset in place of its own, for tests.
     """
-    rows = []
+    rows, batch = [], rows_at_once(batch, device)
     for preset in presets:
         model = (sizes or {}).get(preset, preset_defaults(preset).model)
         torch.manual_seed(0)
@@ -79,7 +81,7 @@ def measure(
             for case, beats in BEATS.items():
                 found = times(forms, drawn(beats, model.points), repeats, seconds)
                 rows += latency_rows(f"{preset}, {case}", found)
-            found = times(forms, drawn(batch, model.points), max(3, repeats // 10), seconds)
+            found = times(forms, drawn(batch, model.points), max(FEWEST, repeats // 10), seconds)
             rows += throughput_rows(f"{preset}, batches of {batch}", found, batch)
         rows += judging_rows(preset, network, model, device, batch)
     return rows
@@ -175,7 +177,7 @@ def times(
     taken: dict[str, list[float]] = {name: [] for name in forms}
     began = time.perf_counter()
     for count in range(repeats):
-        if count >= WARM_UP and time.perf_counter() - began > seconds:
+        if count >= FEWEST and time.perf_counter() - began > seconds:
             break
         for name, run in forms.items():
             started = time.perf_counter()
@@ -211,13 +213,13 @@ def judging_rows(
     preset: str, network: nn.Module, model: ModelSettings, device: torch.device, batch: int
 ) -> list[dict[str, Any]]:
     """Return recordings a second through the loop that evaluate.py uses, by precision."""
-    samples, size = recordings(4 * batch, model.points, device), rows_at_once(batch, device)
+    samples = recordings(4 * batch, model.points, device)
     taken = {}
     for name, precision in precisions(device).items():
         rows = torch.arange(len(samples))
-        for part in (rows[:size], rows):  # the first warms up
+        for part in (rows[:batch], rows):  # the first warms up
             started = time.perf_counter()
-            predict(EcgPcg(), network, samples, part, batch_size=size, device=device, precision=precision)
+            predict(EcgPcg(), network, samples, part, batch_size=batch, device=device, precision=precision)
             taken[name] = time.perf_counter() - started
     each = len(samples) / BEATS["one recording of 36 beats"]
     values = {name: each / seconds for name, seconds in taken.items()}

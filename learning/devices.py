@@ -12,7 +12,7 @@ import torch
 from common.errors import UserError
 
 CPU_ROWS = 64
-"""Samples judged in one forward pass on a CPU, at most: 256 take a full-size network 1.7 times as long each."""
+"""Samples judged in one pass on a CPU, at most: by 256, each takes a full-size network 1.7 times as long."""
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
