@@ -1,11 +1,12 @@
-"""A checkpoint of a network of beats whose answers depend on what it is asked about."""
+"""Networks of beats whose answers depend on what they are asked about, and what exporting them must keep."""
 
 import torch
 
 from common.command_line import to_plain
 from config import ModelSettings, PreparationSettings, TrainingSettings
+from learning.export import TOLERANCE, Exportable, Run
 from tasks.ecg_pcg import EcgPcg
-from tasks.ecg_pcg_export import random_beats
+from tasks.ecg_pcg_export import OUTPUTS, ExportedBeats, random_beats
 
 POINTS = 100
 
@@ -54,3 +55,27 @@ def checkpoint(seed: int = 0, **options) -> dict:
             "settings": to_plain(PreparationSettings()),
         },
     }
+
+
+def exported(network: torch.nn.Module, names: tuple[str, ...]) -> Exportable:
+    """Return a network that takes such inputs, ready for export."""
+
+    def draw(rows: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return random_beats(names, rows, POINTS, generator)
+
+    return Exportable(ExportedBeats(network).eval(), draw, OUTPUTS, {"outputs": ", ".join(OUTPUTS)})
+
+
+def compare(made: Exportable, run: Run) -> None:
+    """Ask the network itself, and the file, about batches of 1 and of 5."""
+    network, draw = made.network.get_submodule("network"), made.draw
+    for rows in (1, 5):
+        inputs = draw(rows, torch.Generator().manual_seed(rows))
+        with torch.no_grad():
+            logits = network(**inputs)
+        found = run(inputs)
+        assert found["logits"].shape == (rows, 2)
+        assert (found["logits"] - logits).abs().max() <= TOLERANCE
+        assert (found["probability"] - logits.softmax(dim=1)[:, 1]).abs().max() <= TOLERANCE
+    spread = logits.std(dim=0).max()
+    assert spread > 100 * TOLERANCE, "the answers must depend on the input for this to be a test"

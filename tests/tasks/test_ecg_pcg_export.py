@@ -1,27 +1,18 @@
 """Every network of beats, exported, says what it says when it is judged."""
 
-from typing import Any
-
 import pytest
 import torch
 
 import learning.export as export
-from learning.export import TOLERANCE, Exportable, open_exported, write_export
+from learning.export import TOLERANCE, open_exported, write_export
 from models import NETWORKS, SINGLE_MODALITY, TAKES_ABSENCE
 from models.pacfnet import PACFNet
-from tasks.ecg_pcg_export import OUTPUTS, ExportedBeats, exportable, random_beats
-from tests.exported_checkpoint import POINTS, checkpoint, stir
+from tasks.ecg_pcg_export import OUTPUTS, exportable, random_beats
+from tests.exported_checkpoint import POINTS, checkpoint, compare, exported, stir
 
 SUBSETS = {"modality_dropout": 0.5}
 BOTH = ("ecg", "pcg")
 MASKED = (*BOTH, "has_ecg", "has_pcg")
-KINDS: dict[
-    str, tuple[dict[str, Any], tuple[str, ...]]
-] = {  # tests/test_export.py has the default, cascaded, at all its levels
-    "parallel": ({"attention": "parallel"}, BOTH),
-    "subsets": ({"absence_tokens": True}, MASKED),
-    "ecg-network": ({"modalities": ("ecg",)}, ("ecg",)),
-}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,23 +21,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_onnxruntime_says_what_the_network_says(kind, tmp_path):
-    for package in export.ONNX_PACKAGES:
-        pytest.importorskip(package, reason="ONNX needs it (requirements-dev.txt)")
-    options, names = KINDS[kind]
-    made = exported(stir(PACFNet(width=8, levels=2, **options)), names)
-    assert write_export(made, tmp_path / "a.onnx", "onnx") <= TOLERANCE
-    compare(made, open_exported(tmp_path / "a.onnx"))
-
-
-def exported(network: torch.nn.Module, names: tuple[str, ...]) -> Exportable:
-    def draw(rows: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        return random_beats(names, rows, POINTS, generator)
-
-    return Exportable(ExportedBeats(network).eval(), draw, OUTPUTS, {"outputs": ", ".join(OUTPUTS)})
 
 
 SMALLER = {"last-fusion": {}, "early-fusion": {}, "late-fusion": {}, "cross-attention": {"layers": 2}}
@@ -68,21 +42,6 @@ def test_one_signal_alone_is_one_graph():
     made = exported(stir(PACFNet(width=8, levels=2, absence_tokens=True)), ("pcg",))
     program = export._traced(made).module()
     compare(made, lambda batch: dict(zip(OUTPUTS, program(**batch), strict=True)))
-
-
-def compare(made: Exportable, run: export.Run) -> None:
-    """Ask the network itself, and the file, about batches of 1 and of 5."""
-    network, draw = made.network.get_submodule("network"), made.draw
-    for rows in (1, 5):
-        inputs = draw(rows, torch.Generator().manual_seed(rows))
-        with torch.no_grad():
-            logits = network(**inputs)
-        found = run(inputs)
-        assert found["logits"].shape == (rows, 2)
-        assert (found["logits"] - logits).abs().max() <= TOLERANCE
-        assert (found["probability"] - logits.softmax(dim=1)[:, 1]).abs().max() <= TOLERANCE
-    spread = logits.std(dim=0).max()
-    assert spread > 100 * TOLERANCE, "the answers must depend on the input for this to be a test"
 
 
 @pytest.mark.parametrize(
