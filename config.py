@@ -277,7 +277,7 @@ class EvaluationSettings:
     bootstrap_draws: int = 2000
     """Draws of the session-clustered bootstrap behind the 95 % intervals; 0: no intervals."""
     batch_size: int = 256
-    """Samples of one forward pass."""
+    """Samples of one forward pass, at most; a CPU, which many make slower, judges 64 at a time."""
     device: str = "auto"
     """auto (CUDA if there is one), cpu, cuda or cuda:N."""
     threads: int = 0
