@@ -78,10 +78,15 @@ class PreparationSettings:
 class SourceSettings:
     """Settings of load_data.py that all tasks share."""
 
+    raw_dir: Path | None = None
+    """Folder of raw data."""
     cache_dir: Path = Path("data/cache")
     """Folder in which prepared caches lie, each in a folder of its own."""
     jobs: int = -1
     """Processes that prepare recordings in parallel; -1: one a core."""
+    dask: str = ""
+    """Address of the scheduler of a Dask cluster whose workers prepare the recordings instead, as in
+    tcp://HOST:8786; raw_dir is then a folder that all of them see (docs/scale.md)."""
     strict: bool = False
     """Stop at the first recording that cannot be used instead of listing it in skipped.csv."""
     dry_run: bool = False
@@ -272,7 +277,7 @@ class EvaluationSettings:
     bootstrap_draws: int = 2000
     """Draws of the session-clustered bootstrap behind the 95 % intervals; 0: no intervals."""
     batch_size: int = 256
-    """Samples of one forward pass."""
+    """Samples of one forward pass, at most; a CPU, which many make slower, judges 64 at a time."""
     device: str = "auto"
     """auto (CUDA if there is one), cpu, cuda or cuda:N."""
     threads: int = 0

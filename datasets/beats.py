@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from wfdb.processing import XQRS
 
 from datasets.heart_states import HeartStates, complete_cycles
 from datasets.signals import Floats, bandpass, resample
@@ -16,7 +15,7 @@ R_PEAK_BAND = (5.0, 40.0)
 ARTEFACT = 4.0
 """Values beyond so many times the usual peak of two seconds are cut off: one settling electrode at the
 start of a recording would otherwise set the detector's threshold above every QRS complex."""
-DETECTOR = XQRS.Conf(ref_period=0.3, t_inspect_period=0.6)
+DETECTOR = {"ref_period": 0.3, "t_inspect_period": 0.6}
 """Longer than wfdb's defaults, so that tall T waves (as in training-a) are not taken for beats, seconds."""
 PLAUSIBLE_CYCLE = (0.3, 2.5)
 """Shortest and longest R-to-R interval taken for one beat, seconds."""
@@ -37,9 +36,11 @@ def annotated_spans(states: HeartStates, duration: float) -> NDArray[np.float64]
 
 def r_peaks(ecg: Floats, sampling_rate: float) -> NDArray[np.float64]:
     """Return the times of R-peaks, seconds, found by wfdb's XQRS on the ECG (NaN-free), shape (peaks,)."""
+    from wfdb.processing import XQRS  # takes half a second, and annotated recordings need none of it
+
     slow = resample(ecg, sampling_rate, R_PEAK_RATE)
     slow = _without_artefacts(bandpass(slow, R_PEAK_RATE, R_PEAK_BAND))
-    detector = XQRS(sig=slow, fs=R_PEAK_RATE, conf=DETECTOR)
+    detector = XQRS(sig=slow, fs=R_PEAK_RATE, conf=XQRS.Conf(**DETECTOR))
     detector.detect(verbose=False)
     near = np.asarray(detector.qrs_inds, dtype=int)
     reach = int(0.05 * R_PEAK_RATE)

@@ -20,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -28,14 +27,15 @@ from tqdm import tqdm
 
 from common.files import NpyWriter, replacing_folder, write_json, write_text
 from config import PreparationSettings
+from datasets.parallel import in_parallel
 from datasets.preparation import MODALITIES, PreparedRecording, prepare_recording
 from datasets.record_checks import is_inside
+from datasets.recording_tables import RecordingTables
 from datasets.recordings import ChannelFinder, channels_by_name, signal_files
-from datasets.sources import DataError, Problem, SourceIndex, infer_persons
+from datasets.sources import DataError, Problem, SourceIndex
 
 FORMAT = 1
 LATEST = "latest-{task}.txt"
-TABLES = ("recordings", "samples", "events", "skipped")
 COUNTED = {"recordings": "recordings", "samples": "beats", "skipped": "skipped"}
 """Tables whose number of rows stands in the manifest, and its name there."""
 TEXT = ("recording", "set", "session", "person", "diagnosis", "site", "state", "reason", "remedy")
@@ -173,7 +173,6 @@ def build_cache(
         If nothing usable is left, or under ``strict`` at the first recording left out.
     """
     identity, checksums = identify(index, settings)
-
     path = cache_dir / f"{index.name}-{identity[:8]}"
     if is_there(path, index, strict):
         return path
@@ -226,9 +225,7 @@ def fill_cache(
         Show a bar.
     """
     rows = index.recordings.to_dict("records")
-    prepared = joblib.Parallel(n_jobs=jobs, return_as="generator")(
-        joblib.delayed(prepare)(row) for row in rows
-    )
+    prepared = in_parallel(prepare, rows, jobs)
     with replacing_folder(path) as folder:
         bar = tqdm(prepared, total=len(rows), desc="Preparing", unit="recording", disable=not progress)
         write_json(folder / "manifest.json", write(folder, bar))
@@ -293,91 +290,29 @@ def _write(
     """Write arrays as the recordings come, then the tables; return the counts."""
     beats = {kind: NpyWriter(folder / f"beats_{kind}.npy", (settings.beat_points,)) for kind in MODALITIES}
     waves = {kind: NpyWriter(folder / f"waveforms_{kind}.npy") for kind in MODALITIES}
-    recordings: list[dict[str, object]] = []
-    samples: list[pd.DataFrame] = []
-    events: list[pd.DataFrame] = []
+    tables = RecordingTables(folder)
     skipped = [problem for problem in index.problems if problem.left_out]
-    for item in prepared:
-        if isinstance(item, Problem):
-            if strict:
-                raise stopped(item)
-            skipped.append(item)
-            continue
-        offsets = {f"{kind}_offset": waves[kind].rows for kind in MODALITIES}
-        recordings.append(item.row | offsets)
-        samples.append(_sample_rows(item))
-        if item.states is not None:
-            name = item.row["recording"]
-            events.append(
-                pd.DataFrame({"recording": name, "time": item.states.time, "state": item.states.state})
-            )
-        for kind in MODALITIES:
-            if kind in item.beats:
-                beats[kind].append(item.beats[kind])
-                waves[kind].append(item.waveforms[kind])
-            else:
-                beats[kind].append_zeros(len(item.spans))
-    for writer in [*beats.values(), *waves.values()]:
-        writer.close()
-    if not recordings:
+    with contextlib.ExitStack() as files:
+        for writer in [*beats.values(), *waves.values()]:
+            files.callback(writer.close)
+        files.callback(tables.close)
+        for item in prepared:
+            if isinstance(item, Problem):
+                if strict:
+                    raise stopped(item)
+                skipped.append(item)
+                continue
+            tables.add(item, {f"{kind}_offset": waves[kind].rows for kind in MODALITIES})
+            for kind in MODALITIES:
+                if kind in item.beats:
+                    beats[kind].append(item.beats[kind])
+                    waves[kind].append(item.waveforms[kind])
+                else:
+                    beats[kind].append_zeros(len(item.spans))
+    if not tables.recordings:
         reasons = "; ".join(f"{problem.where}: {problem.what}" for problem in skipped[:3])
         raise DataError(f"No recording of {index.root} can be used. The first reasons: {reasons}")
-    return _write_tables(folder, recordings, samples, events, skipped)
-
-
-def _sample_rows(item: PreparedRecording) -> pd.DataFrame:
-    """Return the rows of ``samples.csv`` of one recording, a row a beat."""
-    start, end = item.spans[:, 0], item.spans[:, 1]
-    return pd.DataFrame(
-        {
-            "recording": item.row["recording"],
-            "start": start.round(5),
-            "end": end.round(5),
-            "heart_rate": (60 / (end - start)).round(3),
-        }
-    )
-
-
-def _write_tables(
-    folder: Path,
-    recordings: list[dict[str, object]],
-    samples: list[pd.DataFrame],
-    events: list[pd.DataFrame],
-    skipped: list[Problem],
-) -> dict[str, int]:
-    """Write the tables of the cache and return their counts."""
-    recording_table = pd.DataFrame(recordings)
-    recording_table["person"] = infer_persons(recording_table)
-    shared = recording_table.set_index("recording")[
-        ["set", "session", "person", "label", "diagnosis", "site", "quality", "ecg_length", "pcg_length"]
-    ]
-    sample_table = pd.concat(samples, ignore_index=True).join(shared, on="recording")
-    for kind in MODALITIES:
-        sample_table[f"has_{kind}"] = (sample_table.pop(f"{kind}_length") > 0).astype(int)
-    sample_table.insert(0, "sample", np.arange(len(sample_table)))
-    event_table = (
-        pd.concat(events, ignore_index=True)
-        if events
-        else pd.DataFrame(columns=["recording", "time", "state"])
-    )
-    skipped_table = skipped_rows(skipped)
-    tables = (recording_table, sample_table, event_table, skipped_table)
-    for name, table in zip(TABLES, tables, strict=True):
-        table.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
-    return {
-        "recordings": len(recording_table),
-        "beats": len(sample_table),
-        "sessions": int(recording_table["session"].nunique()),
-        "persons": int(recording_table["person"].nunique()),
-        "abnormal_recordings": int(recording_table["label"].sum()),
-        "skipped": len(skipped_table),
-    }
-
-
-def skipped_rows(skipped: Iterable[Problem]) -> pd.DataFrame:
-    """Return what was left out as ``skipped.csv`` has it."""
-    rows = [(problem.where, problem.what, problem.remedy) for problem in skipped]
-    return pd.DataFrame(rows, columns=["recording", "reason", "remedy"])
+    return tables.write(skipped)
 
 
 def manifest_of(

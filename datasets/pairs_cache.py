@@ -35,7 +35,6 @@ from datasets.cache import (
     manifest_of,
     name_content,
     record_files,
-    skipped_rows,
     stopped,
 )
 from datasets.ecg_image import LEADS
@@ -43,6 +42,7 @@ from datasets.pair_views import NOT_GIVEN, MissingView, PreparedPair, prepare_pa
 from datasets.pairs import PairIndex
 from datasets.patient_copies import keep_together, leave_out_copies
 from datasets.patients_cache import ByteWriter
+from datasets.recording_tables import skipped_rows
 from datasets.sources import DataError, Problem
 from settings.ecg_cmr_data import PairSettings
 

@@ -29,12 +29,12 @@ from datasets.cache import (
     manifest_of,
     name_content,
     record_files,
-    skipped_rows,
     stopped,
 )
 from datasets.patient_copies import keep_together, leave_out_copies
 from datasets.patient_views import PreparedPatient, prepare_patient
 from datasets.patients import SUPERCLASSES, VIEWS, PatientIndex
+from datasets.recording_tables import skipped_rows
 from datasets.sources import DataError, Problem
 from settings.ecg_multimodal import ViewSettings
 

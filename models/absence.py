@@ -24,7 +24,8 @@ class AbsenceTokens(nn.Module):
     nothing, and batch normalization inside an encoder counts present samples alone. Layers after the tokens
     normalize over all samples, tokens included: these are the inputs they get in use as well. A batch that
     lacks a modality altogether runs its encoder on no rows: its statistics rest and its gradients are zero,
-    not missing, which distributed training asks for.
+    not missing, which distributed training asks for. An exported network runs its encoders on all rows and
+    then chooses: its shapes may not depend on values, and out of training no row depends on another.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -57,12 +58,14 @@ class AbsenceTokens(nn.Module):
             Which rows have the modality; None: all rows of a signal that is given, else none.
         """
         given, present = find_present(signals, has)
+        everywhere = torch.compiler.is_exporting() and not self.training
         features = {}
         for name in MODALITIES:
-            found = encode(name, given[name][present[name]])
+            found = encode(name, given[name] if everywhere else given[name][present[name]])
             tokens = [self.tokens[f"{name}_{level}"] for level in range(self.levels)]
+            put = choose if everywhere else place
             features[name] = [
-                place(level, token, present[name]) for level, token in zip(found, tokens, strict=True)
+                put(level, token, present[name]) for level, token in zip(found, tokens, strict=True)
             ]
         return features
 
@@ -84,13 +87,18 @@ def find_present(
     ecg, pcg = (empty if signals[name] is None else signals[name] for name in MODALITIES)
     given = dict(zip(MODALITIES, check_pair(ecg, pcg), strict=True))
     present = {name: _mask(name, signals[name], has[name], empty) for name in MODALITIES}
-    lacking = (~(present["ecg"] | present["pcg"])).nonzero().flatten().tolist()
+    if not torch.compiler.is_exporting():  # a graph cannot refuse values
+        _refuse_rows_without_signal(present["ecg"] | present["pcg"])
+    return given, present
+
+
+def _refuse_rows_without_signal(known: Tensor) -> None:
+    lacking = (~known).nonzero().flatten().tolist()
     if lacking:
         raise ValueError(
             f"Rows {lacking[:5]} of the batch have neither ECG nor PCG: leave them out, "
             "or correct has_ecg and has_pcg."
         )
-    return given, present
 
 
 def place(found: Tensor, token: Tensor, present: Tensor) -> Tensor:
@@ -100,11 +108,16 @@ def place(found: Tensor, token: Tensor, present: Tensor) -> Tensor:
     return torch.cat([found, stand_in]).index_select(0, slots)
 
 
+def choose(found: Tensor, token: Tensor, present: Tensor) -> Tensor:
+    """Return (B, C, T): the features found (B, C, T) in the present rows, the token (1, C, 1) elsewhere."""
+    return torch.where(present[:, None, None], found, token.to(found.dtype))
+
+
 def _mask(name: str, signal: Tensor | None, has: Tensor | None, like: Tensor) -> Tensor:
     """Return which rows have a modality, as a checked boolean mask (B,)."""
     if has is None:
-        return torch.full((len(like),), signal is not None, device=like.device)
-    if has.dtype != torch.bool or has.shape != (len(like),):
+        return torch.full((like.shape[0],), signal is not None, device=like.device)
+    if has.dtype != torch.bool or has.shape != like.shape[:1]:
         raise ValueError(
             f"has_{name} must be boolean of shape ({len(like)},), and is {has.dtype} of {tuple(has.shape)}."
         )

@@ -50,7 +50,7 @@ class PredictionSettings:
     json: bool = False
     """Print one JSON document instead of text; messages go to the error stream."""
     batch_size: int = 256
-    """Beats of one forward pass."""
+    """Beats of one forward pass, at most; a CPU, which many make slower, judges 64 at a time."""
     device: str = "cpu"
     """cpu, auto (CUDA if there is one), cuda or cuda:N."""
     threads: int = 0

@@ -1,55 +1,23 @@
-"""Tasks: what is learned from which data by which network, how data is prepared and what is made of a run."""
+"""Tasks: what is learned from which data by which network, how data is prepared and what is made of a run.
+
+What `__all__` names lies in `tasks.catalogue`, which brings torch and all that learns and draws. It is
+imported when one of the names is asked for, so that preparing data, here and in its processes, does not wait
+for it.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from config import LoadDataSettings
-from settings.ecg_cmr_data import PairSourceSettings
-from settings.ecg_multimodal import PatientSourceSettings
-from settings.prediction import PredictionSettings
-from tasks import (
-    cine_autoencoder_judging,
-    ecg_cmr_data,
-    ecg_cmr_judging,
-    ecg_multimodal_data,
-    ecg_multimodal_judging,
-    ecg_pcg_data,
-    ecg_pcg_judging,
-    ecg_to_cmr_judging,
-    ecg_to_cmr_prediction,
-)
-from tasks.binary import Task
-from tasks.ecg_pcg_prediction import EcgPcgPredictor
-from tasks.judging import Checkpoint, Opened
-from tasks.prediction import Predictor
-from tasks.registry import TASKS, find_task
+if TYPE_CHECKING:
+    from tasks.catalogue import DRAW, EXPORT, JUDGE, PREDICT, TASKS, Task, find_task
 
-__all__ = ["DRAW", "JUDGE", "PREDICT", "PREPARE", "TASKS", "Task", "find_task"]
+__all__ = ["DRAW", "EXPORT", "JUDGE", "PREDICT", "TASKS", "Task", "find_task"]
 
-PREPARE: dict[str, tuple[type, Callable[[Any], Any]]] = {
-    "ecg-pcg": (LoadDataSettings, ecg_pcg_data.prepare),
-    "ecg-multimodal": (PatientSourceSettings, ecg_multimodal_data.prepare),
-    **{
-        task: (PairSourceSettings, functools.partial(ecg_cmr_data.prepare, task=task))
-        for task in ecg_cmr_data.NEEDS
-    },
-}
-"""For each task its settings of load_data.py, and what prepares a cache from them."""
-JUDGE: dict[str, Callable[[Opened], tuple[dict[str, Any], list[Path]]]] = {
-    "ecg-pcg": ecg_pcg_judging.judge,
-    "ecg-multimodal": ecg_multimodal_judging.judge,
-    **dict.fromkeys(ecg_cmr_judging.STAGES, ecg_cmr_judging.judge),
-    "cine-autoencoder": cine_autoencoder_judging.judge,
-    "ecg-to-cmr": ecg_to_cmr_judging.judge,
-}
-"""For each task what judges an opened run, writes its results, and returns metrics and files written."""
-PREDICT: dict[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Predictor]] = {
-    "ecg-pcg": EcgPcgPredictor,
-}
-"""For each task whose models judge single recordings: what makes a predictor of one run's checkpoints."""
-DRAW: dict[str, Callable[[PredictionSettings], dict[str, Any]]] = {"ecg-to-cmr": ecg_to_cmr_prediction.draw}
-"""For each task whose models draw something from a recording: what draws and writes it, and returns facts."""
+
+def __getattr__(name: str) -> Any:
+    """Return what the catalogue holds, the first time it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("tasks.catalogue"), name)

@@ -31,7 +31,7 @@ from datasets.signal_quality import NAMES, SHORTEST, Remark, examine
 from datasets.sources import DataError
 from evaluation.calibration import SMALLEST_PROBABILITY
 from learning.checkpoint import file_digest
-from learning.devices import choose_device
+from learning.devices import choose_device, rows_at_once
 from learning.loop import predict
 from settings.prediction import PredictionSettings
 from tasks.ecg_pcg_answer import IDENTITY, EcgPcgPrediction, calibration_line
@@ -169,7 +169,7 @@ class EcgPcgPredictor:
     def _ask(self, content: Checkpoint, model: nn.Module, ready: Ready) -> Tensor:
         """Return the probability of abnormal that one model gives to each sample, calibrated if it can be."""
         rows = torch.arange(len(ready.samples))
-        size = self.settings.batch_size
+        size = rows_at_once(self.settings.batch_size, self.device)
         said = predict(self.task, model, ready.samples, rows, batch_size=size, device=self.device)[1].double()
         intercept, slope = calibration_line(content, ready)
         if (intercept, slope) == IDENTITY:

@@ -21,7 +21,7 @@ from datasets.splits import BEAT_PROTOCOLS, assert_separated, fold_from_parts, m
 from evaluation.audit import AuditReport, audit
 from evaluation.report import evaluate_predictions
 from evaluation.tables import format_table
-from learning.devices import choose_device
+from learning.devices import choose_device, rows_at_once
 from learning.linear import out_of_fold_probe
 from learning.loop import predict
 from tasks.binary import Task
@@ -141,14 +141,14 @@ def _predict(
     settings: EvaluationSettings,
 ) -> Tensor:
     """Return the probabilities of a checkpoint's model for some rows."""
-    model = trained_model(task, trained, checkpoint, settings)
+    model, device = trained_model(task, trained, checkpoint, settings), choose_device(settings.device)
     _, probability = predict(
         task,
         model,
         samples,
         torch.from_numpy(rows),
-        batch_size=settings.batch_size,
-        device=choose_device(settings.device),
+        batch_size=rows_at_once(settings.batch_size, device),
+        device=device,
         label=f"fold {checkpoint['fold']}",
     )
     return probability

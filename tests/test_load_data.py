@@ -3,18 +3,22 @@
 import dataclasses
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from config import PreparationSettings
+from config import TASK_NAMES, PreparationSettings, SourceSettings
 from datasets.cache import Cache, find_cache
 from datasets.simulate.layout import write_record, write_states
 from datasets.sources import DataError, Problem
 from load_data import main
 from tasks import ecg_pcg_data
+from tasks.preparing import preparation_of
 
+ROOT = Path(__file__).parents[1]
 SIMULATION = ["--simulation.sessions", "4", "--simulation.persons", "2", "--simulation.recordings", "2"]
 SIMULATION += ["--simulation.duration", "6"]
 
@@ -248,6 +252,22 @@ def test_help_shows_the_manual_of_the_script(capsys):
     said = capsys.readouterr().out
     assert "python load_data.py --download" in said
     assert "--keep-low-quality" in said
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_every_task_can_be_prepared(task):
+    settings, prepare = preparation_of(task)
+    assert issubclass(settings, SourceSettings)
+    assert callable(prepare)
+
+
+def test_it_starts_without_what_learns_and_draws():
+    """Seconds, which every process that prepares would take again."""
+    heavy = "{'torch', 'sklearn', 'matplotlib', 'monai', 'scipy.signal', 'scipy.stats'}"
+    code = "import sys, load_data; from tasks.preparing import preparation_of; preparation_of('ecg-pcg'); "
+    code += f"print(sorted({heavy} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"
 
 
 # One's own cohort -----------------------------------------------------------------------------------

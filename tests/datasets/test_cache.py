@@ -14,6 +14,7 @@ from datasets import cache as cache_module
 from datasets.cache import Cache, build_cache, find_cache, identify, remember_latest
 from datasets.cohort import find_channels, index_cohort
 from datasets.physionet2016 import index_physionet2016
+from datasets.recording_tables import RecordingTables
 from datasets.recordings import read_recording
 from datasets.simulate.layout import write_record, write_states
 from datasets.sources import DataError, Problem, SourceIndex, index_table
@@ -367,11 +368,14 @@ def test_nothing_usable_is_an_error_with_the_first_reasons(raw, tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-@pytest.mark.parametrize("where", ["prepare_recording", "manifest_of", "_write_tables"])
+@pytest.mark.parametrize(
+    ("home", "where"),
+    [(cache_module, "prepare_recording"), (cache_module, "manifest_of"), (RecordingTables, "write")],
+)
 def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_works(
-    simulated_raw, tmp_path, monkeypatch, error, where
+    simulated_raw, tmp_path, monkeypatch, error, home, where
 ):
-    original = getattr(cache_module, where)
+    original = getattr(home, where)
     calls = []
 
     def failing(*arguments, **options):
@@ -381,7 +385,7 @@ def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_works(
             raise error("the disk is full")
         return original(*arguments, **options)
 
-    monkeypatch.setattr(cache_module, where, failing)
+    monkeypatch.setattr(home, where, failing)
     with pytest.raises(error):
         make(simulated_raw, tmp_path)
     assert names(tmp_path) == []

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 
 from datasets.signals import (
     bandpass,
@@ -199,6 +200,25 @@ def test_a_span_of_as_many_samples_as_points_is_the_signal_itself():
     signal = np.random.default_rng(0).normal(size=500)
     beat = cut_beats(signal, RATE, np.array([[0.05, 0.15]]), 200)
     np.testing.assert_allclose(beat[0], signal[100:300], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [2, 3, 4, 5, 6, 40, 9000])
+@pytest.mark.parametrize("points", [7, 9000])
+def test_the_spline_is_that_of_scipy_to_the_last_bit_beyond_the_ends_too(samples, points):
+    random = np.random.default_rng(samples)
+    signal = random.normal(size=samples)
+    spans = np.sort(random.uniform(-1.5, samples + 2, (30, 2)), axis=1)
+    spans[:2] = [[0, samples - 1], [0, samples]]
+    places = spans[:, :1] + np.diff(spans) * (np.arange(points) / points)
+    expected = CubicSpline(np.arange(samples), signal)(places).astype(np.float32)
+    np.testing.assert_array_equal(cut_beats(signal, 1.0, spans, points), expected)
+
+
+def test_a_signal_that_is_not_finite_is_not_cut():
+    signal = np.ones(50)
+    signal[7] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        cut_beats(signal, 1.0, np.array([[20.0, 30.0]]), 10)
 
 
 def test_no_spans_give_no_beats():

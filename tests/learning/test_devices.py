@@ -13,6 +13,7 @@ from learning.devices import (
     choose_precision,
     computes_bfloat16,
     describe_machine,
+    rows_at_once,
     set_threads,
 )
 
@@ -114,3 +115,8 @@ def test_threads():
         assert 1 <= torch.get_num_threads() <= (os.cpu_count() or 1)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_cpu_judges_fewer_samples_at_once():
+    assert [rows_at_once(wanted, CPU) for wanted in (1, 64, 256)] == [1, 64, 64]
+    assert rows_at_once(256, torch.device("cuda")) == 256

@@ -1,0 +1,56 @@
+"""Write a trained network to one file that runs without this code, and check that it says the same.
+
+    python export.py                                           # the newest run, to ONNX
+    python export.py --checkpoint checkpoints/<run> --fold 0   # one fold's network
+    python export.py --checkpoint checkpoints/<run> --format torch --out pacfnet.pt2
+
+The file takes prepared beats, any number at once: ecg and pcg, (batch, 1, points) each, of which a network
+of one signal takes that one; one trained with --modality-dropout takes has_ecg and has_pcg, (batch,), too.
+It gives the logits (batch, 2), normal and abnormal, and the probability of abnormal (batch,). It knows its
+model, inputs, classes, threshold and checkpoint. docs/inference.md has an example.
+
+Before the file takes its place, it is asked about random beats in batches of several sizes; one that
+differs from the network by more than 0.0001 in any output is not kept. ONNX needs
+`pip install onnx onnxscript onnxruntime`. Research software, not a medical device.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.command_line import read_settings
+from common.script import run_script
+from learning.devices import set_threads
+from learning.export import CHECKED_BATCHES, TOLERANCE, require, write_export
+from settings.export import ExportSettings
+from tasks import EXPORT
+from tasks.export import choose_checkpoint, choose_file, open_exportable
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Export what the command line names; return the file."""
+    settings = read_settings(ExportSettings, sys.argv[1:] if arguments is None else arguments, __doc__)
+    set_threads(settings.threads)
+    checkpoint = choose_checkpoint(settings)
+    path, form = choose_file(settings, checkpoint)
+    require(form)
+    exportable = open_exportable(checkpoint, EXPORT)
+    facts = exportable.facts
+    print(f"{facts['model']} of run {facts['run']}, fold {facts['fold']} ({checkpoint}).")
+    if settings.dry_run:
+        print(f"Would write {path}.")
+        return path
+    difference = write_export(exportable, path, form)
+    sizes = ", ".join(str(size) for size in CHECKED_BATCHES)
+    print(
+        f"Largest difference from the network, random beats in batches of {sizes}: {difference:.1e} "
+        f"({TOLERANCE:g} is allowed)."
+    )
+    print(f"Written to {path}, {path.stat().st_size / 1e6:.1f} MB.\n\n{facts['notice']}")
+    return path
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,81 @@
+"""Networks of beats whose answers depend on what they are asked about, and what exporting them must keep."""
+
+import torch
+
+from common.command_line import to_plain
+from config import ModelSettings, PreparationSettings, TrainingSettings
+from learning.export import TOLERANCE, Exportable, Run
+from tasks.ecg_pcg import EcgPcg
+from tasks.ecg_pcg_export import OUTPUTS, ExportedBeats, random_beats
+
+POINTS = 100
+
+
+def stir(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Give a network statistics of random beats, and weights with which its logits spread by about one.
+
+    As it is built, batch normalization leaves next to nothing of the input for the head: no test of anything.
+    """
+    torch.manual_seed(seed)
+    masks = ("has_ecg", "has_pcg") if getattr(network, "absence_tokens", False) else ()
+    for module in network.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for name, token in network.named_parameters():
+        if "tokens" in name:
+            torch.nn.init.normal_(token)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _ in range(20):
+            logits = network(**random_beats(("ecg", "pcg", *masks), 16, POINTS, generator))
+        last = [part for part in network.modules() if isinstance(part, torch.nn.Linear)][-1]
+        last.weight /= logits.std(dim=0).mean()
+    return network.eval()
+
+
+def checkpoint(seed: int = 0, **options) -> dict:
+    """Return the checkpoint of a stirred network of such model settings."""
+    settings = TrainingSettings(model=ModelSettings(width=8, points=POINTS, **options))
+    torch.manual_seed(seed)
+    network = stir(EcgPcg().build(settings), seed)
+    return {
+        "task": "ecg-pcg",
+        "run": "made",
+        "fold": 0,
+        "protocol": "session",
+        "settings": to_plain(settings),
+        "model": network.state_dict(),
+        "threshold": 0.375,
+        "trained_on": {"content": []},
+        "provenance": {"torch": "2.13.0", "commit": "0123456789ab"},
+        "cache": {
+            "identity": "0" * 64,
+            "source": "physionet2016",
+            "simulated": False,
+            "settings": to_plain(PreparationSettings()),
+        },
+    }
+
+
+def exported(network: torch.nn.Module, names: tuple[str, ...]) -> Exportable:
+    """Return a network that takes such inputs, ready for export."""
+
+    def draw(rows: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return random_beats(names, rows, POINTS, generator)
+
+    return Exportable(ExportedBeats(network).eval(), draw, OUTPUTS, {"outputs": ", ".join(OUTPUTS)})
+
+
+def compare(made: Exportable, run: Run) -> None:
+    """Ask the network itself, and the file, about batches of 1 and of 5."""
+    network, draw = made.network.get_submodule("network"), made.draw
+    for rows in (1, 5):
+        inputs = draw(rows, torch.Generator().manual_seed(rows))
+        with torch.no_grad():
+            logits = network(**inputs)
+        found = run(inputs)
+        assert found["logits"].shape == (rows, 2)
+        assert (found["logits"] - logits).abs().max() <= TOLERANCE
+        assert (found["probability"] - logits.softmax(dim=1)[:, 1]).abs().max() <= TOLERANCE
+    spread = logits.std(dim=0).max()
+    assert spread > 100 * TOLERANCE, "the answers must depend on the input for this to be a test"
