@@ -204,6 +204,12 @@ class RunSettings:
     """auto (CUDA if there is one), cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the forward pass; auto: bfloat16 where the device computes it natively."""
+    layout: Literal["channels-last", "plain"] = "channels-last"
+    """How the features of convolutional networks of beats and signals lie in memory: channels side by side,
+    which is faster on CPUs and GPUs, or time. Results agree but for rounding."""
+    compile: bool = False
+    """Let torch.compile fuse what lies between convolutions: faster after a minute or two of compiling.
+    Needs a C++ compiler (CPU) or Triton (CUDA). Results agree but for rounding."""
     threads: int = 0
     """CPU threads of torch; 0: one a core."""
     dry_run: bool = False

@@ -44,6 +44,7 @@ from learning.distributed import Processes, start_processes, stop_processes
 from learning.loop import FoldRun, Progress, check_batch_size, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
 from learning.runs import flatten, is_finished, lock_folder, lock_run, open_run, run_name
+from learning.speed import lay_out
 from learning.tracking import Tracker
 from tasks import TASKS, Task, find_task
 
@@ -200,9 +201,11 @@ def new_model(session: Session) -> nn.Module:
     torch.manual_seed(session.settings.seed)
     try:
         inputs = session.task.inputs(session.samples)
-        return session.task.build(session.settings, inputs).to(session.device)
+        model = session.task.build(session.settings, inputs).to(session.device)
     except ValueError as error:
         raise UserError(f"Such a network cannot be built: {error}") from None
+    lay_out(model, session.settings.layout)
+    return model
 
 
 def fold_run(session: Session, fold: Fold, folder: Path) -> FoldRun:
@@ -222,6 +225,7 @@ def fold_run(session: Session, fold: Fold, folder: Path) -> FoldRun:
         folder=folder,
         facts=facts_of(session, fold),
         label=fold.name.replace("_", " "),
+        compiles=settings.compile,
     )
 
 

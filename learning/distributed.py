@@ -85,5 +85,6 @@ def stop_processes() -> None:
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """Return the network inside the wrapper of `Processes.wrap`."""
+    """Return the network inside the wrappers of `Processes.wrap` and `learning.speed.compiled`."""
+    model = getattr(model, "_orig_mod", model)
     return model.module if isinstance(model, DistributedDataParallel) else model

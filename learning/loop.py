@@ -24,6 +24,7 @@ from learning.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from learning.devices import autocast
 from learning.distributed import Processes, bare
 from learning.optimization import LEAST_IMPROVEMENT, Schedule, make_optimizer
+from learning.speed import compiled
 from learning.tracking import Tracker
 
 CHECK_EVERY = 20
@@ -115,6 +116,8 @@ class FoldRun:
         Plain facts stored in every checkpoint: settings, parts, provenance.
     label : str
         What the progress bar says.
+    compiles : bool
+        Whether the steps of training are compiled.
     """
 
     learner: Learner
@@ -129,6 +132,7 @@ class FoldRun:
     folder: Path
     facts: Mapping[str, Any]
     label: str
+    compiles: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -160,6 +164,7 @@ def fit(run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = Fals
     if resume and (run.folder / LAST).exists():
         progress = _restore(run, model, optimizer, schedule)
     wrapped = run.processes.wrap(model, run.device)
+    wrapped = compiled(wrapped, run.device) if run.compiles else wrapped
     while not progress.finished:
         scores = train_one_epoch(run, wrapped, optimizer, schedule, progress, tracker)
         scores |= run.processes.share(_follow(run, bare(wrapped)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.absence import AbsenceTokens
 from models.blocks import MODALITIES, EncoderLevel, check_pair, check_size, dense_head
-from models.layers import Convolution, as_images
+from models.layers import Convolution, EitherLayout
 
 STEM_STRIDE = 5
 """Stride of each of a stem's two levels: 25 samples of a beat to a token."""
@@ -79,7 +79,7 @@ class CrossAttentionLayer(nn.Module):
         return self.halves["ecg"](ecg, pcg), self.halves["pcg"](pcg, ecg)
 
 
-class CrossAttentionNetwork(nn.Module):
+class CrossAttentionNetwork(EitherLayout, nn.Module):
     """Convolutional stems, tokens with positions, cross-attention layers, mean over tokens, dense head.
 
     Parameters
@@ -175,7 +175,7 @@ class CrossAttentionNetwork(nn.Module):
 
     def _stem(self, name: str, signal: Tensor) -> Tensor:
         """Return the tokens of one modality, (B, C, T)."""
-        return self.stems[name](as_images(signal)).squeeze(2)
+        return self.take_back(self.stems[name](self.lay_out(signal)))
 
 
 def _make_stem(width: int, channels: int, kernel_size: int) -> nn.Sequential:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.blocks import MODALITIES, STRIDES, Encoder, check_pair, check_size, convolutional_head
-from models.layers import as_images
+from models.layers import EitherLayout
 from models.pacfnet import PACFNet
 
 
-class EarlyFusion(nn.Module):
+class EarlyFusion(EitherLayout, nn.Module):
     """ECG and heart sound as two channels of one input: one PACFNet encoder, and PACFNet's head.
 
     Parameters
@@ -26,14 +26,7 @@ class EarlyFusion(nn.Module):
         Dropout of the dense head.
     classes : int
         Number of logits.
-
-    Attributes
-    ----------
-    channels_last : bool
-        As in `models.pacfnet.PACFNet`.
     """
-
-    channels_last: bool = True
 
     def __init__(
         self, width: int = 64, kernel_size: int = 7, dropout: float = 0.5, *, classes: int = 2
@@ -47,7 +40,7 @@ class EarlyFusion(nn.Module):
     def forward(self, ecg: Tensor, pcg: Tensor) -> Tensor:
         """Map beats (B, 1, T) to logits (B, classes)."""
         both = torch.cat(check_pair(ecg, pcg), dim=1)
-        return self.head(self.encoder(as_images(both) if self.channels_last else both)[-1])
+        return self.head(self.encoder(self.lay_out(both))[-1])
 
 
 class LateFusion(nn.Module):

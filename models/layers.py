@@ -23,6 +23,27 @@ def like(gate: Tensor, features: Tensor) -> Tensor:
     return gate.reshape(*gate.shape, *(1 for _ in features.shape[2:]))
 
 
+class EitherLayout:
+    """Part of a network that computes in either layout.
+
+    Attributes
+    ----------
+    channels_last : bool
+        Compute with images (the default), or with (B, C, T). Set it as you like: weights are the same, and
+        results agree but for rounding.
+    """
+
+    channels_last: bool = True
+
+    def lay_out(self, features: Tensor) -> Tensor:
+        """Return features (B, C, T) in the layout that is computed in."""
+        return as_images(features) if self.channels_last else features
+
+    def take_back(self, features: Tensor) -> Tensor:
+        """Return features in the layout that is computed in as (B, C, T)."""
+        return features.squeeze(2) if self.channels_last else features
+
+
 class Convolution(nn.Conv1d):
     """`torch.nn.Conv1d`, of images too."""
 

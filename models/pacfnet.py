@@ -30,7 +30,7 @@ from models.blocks import (
     normalized_convolution,
     pool,
 )
-from models.layers import Convolution, Normalization, TimePadding, as_images, like, mean_over_time
+from models.layers import Convolution, EitherLayout, Normalization, TimePadding, like, mean_over_time
 
 __all__ = [
     "INPUT_POOLING",
@@ -149,7 +149,7 @@ class FusionLevel(nn.Module):
         return self.merge(torch.cat(parts, dim=1)), maps
 
 
-class PACFNet(nn.Module):
+class PACFNet(EitherLayout, nn.Module):
     """PACFNet, and by its options the ablations published beside it.
 
     Parameters
@@ -177,18 +177,11 @@ class PACFNet(nn.Module):
         Learn features that stand in for a missing modality, so that the network takes ECG and PCG, or one
         of them (see `models.absence.AbsenceTokens`).
 
-    Attributes
-    ----------
-    channels_last : bool
-        Compute in the layout of `models.layers` (the default), or as torch lays out (B, C, T). Set it as you
-        like: weights are the same, and results agree but for rounding.
-
     Notes
     -----
+    Computed channels last unless its ``channels_last`` is set to False (`models.layers.EitherLayout`).
     With the defaults 11,723,898 trainable parameters.
     """
-
-    channels_last: bool = True
 
     def __init__(
         self,
@@ -281,24 +274,19 @@ class PACFNet(nn.Module):
         """Return each modality's features at the levels that are read."""
         if self.absence is not None:
             placed = self.absence(self._encode_rows, given, has)
-            return {name: [self._laid_out(level) for level in levels] for name, levels in placed.items()}
+            return {name: [self.lay_out(level) for level in levels] for name, levels in placed.items()}
         if any(mask is not None for mask in has.values()):
             raise ValueError("has_ecg and has_pcg need a PACFNet built with absence_tokens=True.")
         return {name: self._encode(name, given[name]) for name in self.modalities}
 
     def _encode(self, name: str, signal: Tensor | None) -> list[Tensor]:
         """Return the features of one modality at the levels that are read."""
-        features = self.encoders[name](self._laid_out(check_signal(name, signal)))
+        features = self.encoders[name](self.lay_out(check_signal(name, signal)))
         return [features[level - 1] for level in self.read_levels]
 
     def _encode_rows(self, name: str, signal: Tensor) -> list[Tensor]:
         """Return these features as (B, C, T), whatever the layout."""
-        features = self._encode(name, signal)
-        return [level.squeeze(2) for level in features] if self.channels_last else features
-
-    def _laid_out(self, features: Tensor) -> Tensor:
-        """Return features (B, C, T) in the layout that the network computes in."""
-        return as_images(features) if self.channels_last else features
+        return [self.take_back(level) for level in self._encode(name, signal)]
 
 
 def _check_arguments(levels: int, attention: str, fused: Sequence[int], modalities: Sequence[str]) -> None:

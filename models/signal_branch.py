@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import EncoderLevel, check_size, normalized_convolution
-from models.layers import as_images
+from models.layers import EitherLayout
 
 LEVELS = 4
 STEM_KERNEL = 15
@@ -88,7 +88,7 @@ def is_flat(values: Tensor) -> Tensor:
     return highest <= lowest
 
 
-class SignalBranch(nn.Module):
+class SignalBranch(EitherLayout, nn.Module):
     """Scaler, strided stem, four levels of residual blocks, pooling over time, and a projection.
 
     Parameters
@@ -137,7 +137,7 @@ class SignalBranch(nn.Module):
 
     def forward(self, signal: Tensor) -> Tensor:
         """Map signals (P, leads, T) to features (P, features); P may be 0."""
-        maps = self.body(as_images(self.scaler(signal))).squeeze(2)
+        maps = self.take_back(self.body(self.lay_out(self.scaler(signal))))
         return self.project(torch.cat([maps.mean(dim=-1), maps.amax(dim=-1)], dim=1))
 
     def nothing(self) -> Tensor:

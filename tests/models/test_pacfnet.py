@@ -98,6 +98,7 @@ def test_shapes_of_logits_and_attention(options, points, levels):
 @pytest.mark.parametrize("points", [2000, 501])
 def test_encoder_features_have_the_published_lengths(points):
     model = network().eval()
+    model.channels_last = False
     features = [model._encode(name, beats(1, points)[0]) for name in ("ecg", "pcg")]
     lengths = [-(-points // factor) for factor in (1, 5, 25, 125)]
     for levels in features:
@@ -108,6 +109,7 @@ def test_encoder_features_have_the_published_lengths(points):
 
 def test_deeper_levels_read_the_pooled_raw_signal():
     model = network().eval()
+    model.channels_last = False
     ecg, pcg = beats(2, 500)
     seen: list[Tensor] = []
     for level in model.encoders["pcg"].children():
@@ -133,6 +135,7 @@ def test_residual_block_adds_its_input_and_scales_by_its_gate():
 
 def test_fusion_merges_weighted_modalities_and_what_was_fused_before():
     model = network().eval()
+    model.channels_last = False
     given: list[tuple[Tensor, ...]] = []
     merged: list[Tensor] = []
     outputs: list[Tensor] = []

@@ -1,0 +1,40 @@
+"""What makes training faster and changes no result but by rounding; each can be switched off."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from typing import Literal, cast
+
+import torch
+from torch import nn
+
+from common.errors import UserError
+
+COMPILERS = ("g++", "clang++", "c++")
+
+
+def lay_out(model: nn.Module, layout: Literal["channels-last", "plain"]) -> None:
+    """Let the parts of a model that can compute in either layout (see `models.layers`) use this one."""
+    for module in model.modules():
+        if hasattr(type(module), "channels_last"):
+            module.channels_last = layout == "channels-last"  # type: ignore[assignment]
+
+
+def compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the model with its forward and backward pass compiled at the first step.
+
+    The weights are those of ``model``; `learning.distributed.bare` gives it back.
+
+    Raises
+    ------
+    UserError
+        If what compiles is missing.
+    """
+    compilers = [name for name in (os.environ.get("CXX"), *COMPILERS) if name and shutil.which(name)]
+    if device.type == "cpu" and not compilers:
+        raise UserError("--compile needs a C++ compiler such as g++: install one, or go without.")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UserError("--compile on CUDA needs Triton: pip install triton, or go without.")
+    return cast(nn.Module, torch.compile(model))
