@@ -163,6 +163,8 @@ class OptimizationSettings:
     """Stop after so many epochs without a better validation loss; 0: never, and the last epoch counts."""
     gradient_clip: float = 5.0
     """Largest norm of the gradient; 0: not clipped."""
+    fused: bool = True
+    """Change all weights in one call of torch instead of several calls a weight."""
     class_weights: bool = True
     """Weight the loss so that both classes count the same (from the labels of the training part)."""
 

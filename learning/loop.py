@@ -210,19 +210,13 @@ def train_one_epoch(
     )
     started = time.perf_counter()
     for batch_rows in bar:
-        with autocast(run.device, run.precision):
-            named, predicted = run.learner.step(model, run.samples.batch(batch_rows))
-        optimizer.zero_grad(set_to_none=True)
-        named["loss"].backward()
-        run.learner.after_backward(model, named)
-        clip = run.optimization.gradient_clip or math.inf
-        norms.append(nn.utils.clip_grad_norm_(model.parameters(), clip))
-        optimizer.step()
+        loss, predicted, norm = train_step(run, model, optimizer, batch_rows)
         schedule.after_step()
         progress.step += 1
         rows.append(batch_rows)
-        losses.append(named["loss"].detach())
-        predictions.append(predicted.detach())
+        losses.append(loss)
+        predictions.append(predicted)
+        norms.append(norm)
         if len(losses) % CHECK_EVERY == 0 or len(losses) == run.steps_per_epoch:
             _check_finite(run, rows, losses, norms)
             rate = len(losses) * run.optimization.batch_size / (time.perf_counter() - started)
@@ -234,6 +228,20 @@ def train_one_epoch(
         "gradient_norm": float(torch.stack(norms).mean()),
         "samples_per_second": run.steps_per_epoch * run.optimization.batch_size / seconds,
     }
+
+
+def train_step(
+    run: FoldRun, model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Learn from the samples of some rows; return loss, predictions and norm of the gradient, detached."""
+    with autocast(run.device, run.precision):
+        named, predicted = run.learner.step(model, run.samples.batch(rows))
+    optimizer.zero_grad(set_to_none=True)
+    named["loss"].backward()
+    run.learner.after_backward(model, named)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), run.optimization.gradient_clip or math.inf)
+    optimizer.step()
+    return named["loss"].detach(), predicted.detach(), norm
 
 
 def _seed_epoch(run: FoldRun, epoch: int) -> None:

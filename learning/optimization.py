@@ -27,7 +27,7 @@ def make_optimizer(
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     weights: Any = groups or trainable
     return kinds[settings.optimizer](
-        weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=settings.fused or None
     )
 
 

@@ -1,0 +1,65 @@
+"""What a machine can do at best, measured: products of matrices, and copies of memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+SIDE = {"cpu": 2048, "cuda": 8192}
+"""Rows and columns of the matrices."""
+COPIED = {"cpu": 2**27, "cuda": 2**31}
+"""Bytes of the copy, more than any cache holds."""
+ROUNDS = 9
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(call: Callable[[], object], device: torch.device, rounds: int = ROUNDS) -> float:
+    """Return the median time of a call, seconds, after two that are not counted."""
+    taken = []
+    for _ in range(rounds + 2):
+        synchronize(device)
+        started = time.perf_counter()
+        call()
+        synchronize(device)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[2:])
+
+
+def matrix_rate(device: torch.device, precision: torch.dtype, side: int = 0) -> float:
+    """Return floating-point operations a second of a product of square matrices."""
+    side = side or SIDE[device.type]
+    one, other = (torch.randn(side, side, device=device).to(precision) for _ in range(2))
+    return 2 * side**3 / seconds_of(lambda: one @ other, device)
+
+
+def copy_rate(device: torch.device, size: int = 0) -> float:
+    """Return bytes a second, read and written, of a copy."""
+    source = torch.zeros(size or COPIED[device.type], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / seconds_of(lambda: target.copy_(source), device)
+
+
+def measure(device: torch.device) -> list[dict[str, Any]]:
+    """Return rows of the table of speeds: products in both precisions, and a copy."""
+    plain = matrix_rate(device, torch.float32)
+    half = matrix_rate(device, torch.bfloat16)
+    side = SIDE[device.type]
+    rates = [
+        (f"product of {side} x {side}, float32", plain / 1e9, "GFLOP/s", 1.0),
+        (f"product of {side} x {side}, bfloat16", half / 1e9, "GFLOP/s", half / plain),
+        ("copy, read and written", copy_rate(device) / 1e9, "GB/s", None),
+    ]
+    return [
+        {"part": "machine", "case": case, "quantity": "rate", "value": value, "unit": unit}
+        | {"plain": plain / 1e9 if ratio else None, "ratio": ratio}
+        for case, value, unit, ratio in rates
+    ]
