@@ -42,7 +42,7 @@ from datasets.sources import DataError
 from datasets.splits import ALL, Fold, final_fold, make_folds, splits_table
 from learning.checkpoint import BEST, load_checkpoint, provenance, save_checkpoint
 from learning.devices import choose_device, choose_precision, describe_machine, set_threads
-from learning.distributed import Processes, start_processes, stop_processes
+from learning.distributed import Processes, together
 from learning.loop import FoldRun, Progress, check_batch_size, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
 from learning.runs import flatten, is_begun, is_finished, lock_folder, lock_run, open_run, run_name
@@ -99,8 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     set_threads(settings.threads)
     if settings.at_once > 1 and not settings.dry_run:
         return train_side_by_side([task_name, *rest], settings)
-    processes = start_processes(settings.device)
-    try:
+    with together(settings.device) as processes:
         session, folds = open_session(find_task(task_name, settings), settings, processes)
         if settings.dry_run:
             session.say(estimate(session, folds))
@@ -110,8 +109,6 @@ def main(arguments: Sequence[str] | None = None) -> Path:
             train_folds(session, folds)
         session.say(what_next(session.folder, settings))
         return session.folder
-    finally:
-        stop_processes()
 
 
 def train_side_by_side(words: Sequence[str], settings: RunSettings) -> Path:
