@@ -161,7 +161,7 @@ def processes_of(parent: int) -> dict[str, int]:
 )
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_killed_process_ends_the_run_in_a_sentence_and_it_goes_on(simulated_cache, tmp_path, rank):
-    size = "--preset small --width 8 --points 100 --epochs 2 --batch-size 8 --threads 1"
+    size = "--preset small --width 8 --points 100 --epochs 2 --batch-size 4 --threads 1"
     options = [
         *(*size.split(), "--protocol", "beat", "--folds", "0"),
         *("--cache", str(simulated_cache.path), "--device", "cpu", "--precision", "float32"),
@@ -200,3 +200,28 @@ def test_only_what_waited_in_vain_is_called_a_loss(monkeypatch):
         raise RuntimeError("shapes differ")
     assert not is_lost_connection(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert is_lost_connection(dist.DistBackendError("NCCL error"))
+
+
+WAITS = """
+import threading, time
+from learning.distributed import Processes, _told_to_end
+with _told_to_end(Processes(rank={rank}, count=8, local_rank={rank}), threading.Lock()):
+    print("waits", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("rank", "sentences"), [(0, 1), (5, 0)])
+def test_a_process_that_torchrun_ends_says_why_and_not_all_do(rank, sentences):
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS.format(rank=rank)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "waits\n"
+        process.terminate()
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert " ".join(error.split()).count("One of the 8 processes that train together was lost") == sentences
