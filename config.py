@@ -182,6 +182,9 @@ class RunSettings:
     """Folds to train: all, some by number from 0, or none: one final fit on everything, without test."""
     fold_count: int = 5
     """Parts into which the samples are split."""
+    at_once: int = 1
+    """Folds trained at the same time, each by a process of its own: they share the CPU threads and take the
+    GPUs in turn, several on one where they are more. What each learns does not depend on it."""
     validation_share: float = 0.1
     """Part of the training samples held out for the validation curves, stopping and threshold, 0 to 0.5
     (in whole units, as the protocol says; under paper the test fold is used)."""

@@ -4,6 +4,7 @@
     python training.py --protocol paper --folds 0   # the published protocol, first fold
     python training.py --folds none                 # one final fit on everything, nothing to judge it on
     python training.py --resume                     # go on after a stop, exactly
+    python training.py --at-once 5                  # five folds beside each other, on one GPU or several
     python training.py --dry-run                    # how long would it take, in how much memory
     torchrun --nproc-per-node 2 training.py         # two processes, one model
     python training.py ecg-multimodal --help        # another task, with settings of its own
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,10 +42,18 @@ from datasets.sources import DataError
 from datasets.splits import ALL, Fold, final_fold, make_folds, splits_table
 from learning.checkpoint import BEST, load_checkpoint, provenance, save_checkpoint
 from learning.devices import choose_device, choose_precision, describe_machine, set_threads
-from learning.distributed import Processes, start_processes, stop_processes
+from learning.distributed import Processes, together
 from learning.loop import FoldRun, Progress, check_batch_size, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
-from learning.runs import flatten, is_finished, lock_folder, lock_run, open_run, run_name
+from learning.runs import flatten, is_begun, is_finished, lock_folder, lock_run, open_run, run_name
+from learning.side_by_side import (
+    check_at_once,
+    devices_at_once,
+    fold_words,
+    python,
+    threads_each,
+    train_at_once,
+)
 from learning.speed import lay_out
 from learning.tracking import Tracker
 from tasks import TASKS, Task, find_task
@@ -85,9 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     """Train the folds that the command line names; return the folder of their checkpoints."""
     task_name, rest = split_task(sys.argv[1:] if arguments is None else arguments, TASK_NAMES)
     settings = read_preset_settings(rest, __doc__, TASKS[task_name].defaults, resolve_preset)
+    check_at_once(settings.at_once)
     set_threads(settings.threads)
-    processes = start_processes(settings.device)
-    try:
+    if settings.at_once > 1 and not settings.dry_run:
+        return train_side_by_side([task_name, *rest], settings)
+    with together(settings.device) as processes:
         session, folds = open_session(find_task(task_name, settings), settings, processes)
         if settings.dry_run:
             session.say(estimate(session, folds))
@@ -95,12 +107,40 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         names = [fold.name for fold in folds]
         with lock_run(session.folder, names) if processes.leads else contextlib.nullcontext():
             train_folds(session, folds)
-        session.say(f"\nCurves:   tensorboard --logdir {settings.log_dir}")
-        if folds[0].number != ALL:
-            session.say(f"Judge it: python evaluate.py --checkpoint {session.folder}")
+        session.say(what_next(session.folder, settings))
         return session.folder
-    finally:
-        stop_processes()
+
+
+def train_side_by_side(words: Sequence[str], settings: RunSettings) -> Path:
+    """Open the folder of the run, and train its folds in processes that are given the same words and more."""
+    count = settings.at_once
+    devices, threads = devices_at_once(settings.device, count), threads_each(settings.threads, count)
+    device = choose_device(settings.device)
+    session, folds = open_session(find_task(words[0], settings), settings, Processes(), torch.device("cpu"))
+    names = {fold.name: "none" if fold.number == ALL else str(fold.number) for fold in folds}
+    with lock_run(session.folder, list(names)):
+        open_folder(session, folds)
+    cache, log_folder, folder = session.cache.path, session.log_folder, session.folder
+    del session  # the samples, which each process has of its own
+    per = f"{threads} CPU thread{'s' * (threads != 1)} each"
+    where = f"{', '.join(dict.fromkeys(devices))} and " if device.type == "cuda" else ""
+    print(f"{count} folds at once, with {where}{per}.", flush=True)
+
+    def command(fold: str, place: int) -> list[str]:
+        given = fold_words(names[fold], threads, devices[place], cache)
+        return python(Path(__file__).resolve(), *words, *given)
+
+    commands = {name: partial(command, name) for name in names}
+    train_at_once(commands, count, log_folder, partial(print, flush=True))
+    print(what_next(folder, settings), flush=True)
+    return folder
+
+
+def what_next(folder: Path, settings: RunSettings) -> str:
+    """Return what can be done with a trained run."""
+    curves = f"\nCurves:   tensorboard --logdir {settings.log_dir}"
+    judge = f"\nJudge it: python evaluate.py --checkpoint {folder}"
+    return curves + ("" if settings.folds == "none" else judge)
 
 
 def resolve_preset(preset: str, device: str) -> Literal["paper", "small"]:
@@ -110,11 +150,14 @@ def resolve_preset(preset: str, device: str) -> Literal["paper", "small"]:
     return "paper" if preset == "paper" else "small"
 
 
-def open_session(task: Task, settings: RunSettings, processes: Processes) -> tuple[Session, list[Fold]]:
-    """Open the cache, choose the folds and bring the samples to the device."""
+def open_session(
+    task: Task, settings: RunSettings, processes: Processes, samples_on: torch.device | None = None
+) -> tuple[Session, list[Fold]]:
+    """Open the cache, choose the folds and bring the samples to the device of the run, or another."""
     device = choose_device(settings.device, processes.local_rank)
     cache = find_cache(settings.cache, settings.cache_dir, task=task.name)
-    session = Session(task, settings, cache, task.samples(cache, settings, device), device, processes)
+    samples = task.samples(cache, settings, samples_on or device)
+    session = Session(task, settings, cache, samples, device, processes)
     folds = choose_folds(session)
     session.say(
         f"Run {session.name}: preset {settings.preset}, protocol {settings.protocol}, "
@@ -151,19 +194,24 @@ def choose_folds(session: Session) -> list[Fold]:
 def train_folds(session: Session, folds: Sequence[Fold]) -> None:
     """Open the folder of the run and train its folds, one after the other."""
     if session.processes.leads:
-        with lock_folder(session.folder):
-            open_run(
-                session.folder,
-                session.log_folder,
-                session.task.name,
-                session.settings,
-                session.cache.identity,
-                [fold.name for fold in folds],
-            )
-            write_splits(session, folds)
+        open_folder(session, folds)
     session.processes.share(None)  # nobody reads the folder before it is ready
     for fold in folds:
         train_fold(session, fold)
+
+
+def open_folder(session: Session, folds: Sequence[Fold]) -> None:
+    """Make the folder of the run, or check that these folds may be trained into it; write who is in which."""
+    with lock_folder(session.folder):
+        open_run(
+            session.folder,
+            session.log_folder,
+            session.task.name,
+            session.settings,
+            session.cache.identity,
+            [fold.name for fold in folds],
+        )
+        write_splits(session, folds)
 
 
 def write_splits(session: Session, folds: Sequence[Fold]) -> None:
@@ -172,7 +220,7 @@ def write_splits(session: Session, folds: Sequence[Fold]) -> None:
     table = splits_table(session.samples.table, folds)
     if path.exists():
         earlier = pd.read_csv(path)
-        kept = [name for name in earlier if name not in table and (session.folder / name).is_dir()]
+        kept = [name for name in earlier if name not in table and is_begun(session.folder, name)]
         table = table.join(earlier[kept])
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False)

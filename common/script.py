@@ -52,6 +52,11 @@ def run_script(main: Callable[[], object]) -> None:
 
 def fail(message: str) -> NoReturn:
     """Print an error as one sentence and leave with 2."""
-    text = textwrap.fill(f"Error: {message}", 100, break_long_words=False, break_on_hyphens=False)
-    print(f"\n{text}", file=sys.stderr)
+    print_error(message)
     sys.exit(2)
+
+
+def print_error(message: str) -> None:
+    """Print an error as one sentence."""
+    text = textwrap.fill(f"Error: {message}", 100, break_long_words=False, break_on_hyphens=False)
+    print(f"\n{text}", file=sys.stderr, flush=True)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +17,16 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common.errors import UserError
+from common.script import print_error
+
 Value = TypeVar("Value")
+LOST = (
+    "One of the {count} processes that train together was lost (killed, failed or out of reach; if it could "
+    "say why, it did so above), or torchrun was told to end. The last finished epoch is saved: the same "
+    "command with --resume goes on from there."
+)
+"""What is said when the others cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,68 @@ def stop_processes() -> None:
         if sys.exc_info()[0] is None:  # else the others may never come
             dist.barrier()
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def together(device_name: str) -> Iterator[Processes]:
+    """Join the processes torchrun started while the block lasts, or be alone.
+
+    Raises
+    ------
+    UserError
+        If another of the processes is lost: without it there is no next step.
+    """
+    processes = start_processes(device_name)
+    said = threading.Lock()
+    try:
+        with _told_to_end(processes, said):
+            try:
+                yield processes
+            finally:
+                stop_processes()
+    except RuntimeError as error:
+        if processes.count == 1 or not is_lost_connection(error):
+            raise
+        said.acquire()  # for good: whoever has it speaks
+        if processes.local_rank > 1:  # one sentence is enough, and one of the first two is still here
+            sys.exit(2)
+        raise UserError(LOST.format(count=processes.count)) from error
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether an error is that of a process that waited for another in vain."""
+    backend = isinstance(error, dist.DistBackendError | dist.DistNetworkError)
+    return backend or any(word in str(error) for word in ("gloo", "Connection closed", "Connection reset"))
+
+
+@contextlib.contextmanager
+def _told_to_end(processes: Processes, said: threading.Lock) -> Iterator[None]:
+    """While the block lasts, say why if torchrun ends this process, as it does when another is lost.
+
+    A thread listens: the process may be waiting for the other where Python does not hear signals.
+    """
+    if processes.count == 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def listen() -> None:
+        while received := reader.recv(1):
+            if received[0] == signal.SIGTERM and said.acquire(blocking=False):
+                if processes.local_rank <= 1:
+                    print_error(LOST.format(count=processes.count))
+                os._exit(2)
+
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.set_wakeup_fd(-1)
+        writer.close()
 
 
 def bare(model: nn.Module) -> nn.Module:

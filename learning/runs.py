@@ -21,6 +21,7 @@ from learning.checkpoint import BEST, LAST, load_checkpoint
 LOCK = ".lock_{name}"
 FREE_TO_CHANGE = {
     "folds",
+    "at_once",
     "resume",
     "overwrite",
     "dry_run",
@@ -91,6 +92,11 @@ def _lock(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
         file.close()
         with contextlib.suppress(OSError):  # nothing came of it
             folder.rmdir()
+
+
+def is_begun(folder: Path, fold: str) -> bool:
+    """Whether a fold of a run has a checkpoint, or a process that is about to write one."""
+    return (folder / fold).is_dir() or (folder / LOCK.format(name=fold)).exists()
 
 
 def _busy(folder: Path, fold: str, file: IO[str]) -> str:

@@ -1,20 +1,30 @@
 """One process or several: each knows its place, and two learn what one learns."""
 
+import contextlib
 import json
 import os
-import socket
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from toy_learner import build, toy_run, train, untimed
 
 from learning.checkpoint import load_checkpoint
-from learning.distributed import Processes, bare, start_processes, stop_processes
+from learning.distributed import (
+    Processes,
+    bare,
+    is_lost_connection,
+    start_processes,
+    stop_processes,
+    together,
+)
 
 ROOT = Path(__file__).parents[2]
 TOY = Path(__file__).with_name("toy_learner.py")
@@ -35,19 +45,26 @@ def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
 
 def launch(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a script in two CPU processes and return how it ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [sys.executable, *words, *command],
+    with start(*command) as process:
+        try:
+            said, error = process.communicate(timeout=300)
+        finally:
+            process.terminate()
+    return subprocess.CompletedProcess(command, process.returncode, said, error)
+
+
+def start(*command: str) -> subprocess.Popen[str]:
+    """Start a script in two CPU processes that find each other on this machine alone."""
+    words = ["--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    places = ["--local-addr", "127.0.0.1"]
+    alone = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *words, *places, *command],
         cwd=ROOT,
-        env=environment,
-        capture_output=True,
+        env=os.environ | alone | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
 
 
@@ -94,9 +111,9 @@ def test_two_processes_learn_what_one_learns(tmp_path, settings):
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first["count"] == second["count"] == 2
     assert len(first["history"]) == len(alone)
-    for together, single in zip(first["history"], alone, strict=True):
+    for pair, single in zip(first["history"], alone, strict=True):
         for name in {"train/loss", "val/loss", "val/accuracy", "gradient_norm"} & single.keys():
-            assert together[name] == pytest.approx(single[name], abs=1e-5, rel=1e-4), name
+            assert pair[name] == pytest.approx(single[name], abs=1e-5, rel=1e-4), name
     assert second["norm"] == first["norm"], "both processes have the same weights"
     saved = load_checkpoint(tmp_path / "last.pt")
     assert saved["progress"]["epoch"] == settings["epochs"]
@@ -123,3 +140,88 @@ def test_torchrun_trains_one_run(simulated_cache, tmp_path):
     assert not any(name.startswith("module.") for name in best["model"]), "no trace of the wrapper"
     events = list((tmp_path / "runs").rglob("fold_0/events*"))
     assert len(events) == 1
+
+
+def rank_of(pid: int) -> str | None:
+    """Return the rank that torchrun gave a process, if it did."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return next((word[5:].decode() for word in words if word.startswith(b"RANK=")), None)
+    return None
+
+
+def processes_of(parent: int) -> dict[str, int]:
+    """Return the processes that torchrun started, by rank."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return {rank: int(pid) for pid in children if (rank := rank_of(int(pid))) is not None}
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="the system does not list processes in /proc"
+)
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_killed_process_ends_the_run_in_a_sentence_and_it_goes_on(simulated_cache, tmp_path, rank):
+    size = "--preset small --width 8 --points 100 --epochs 2 --batch-size 4 --threads 1"
+    options = [
+        *(*size.split(), "--protocol", "beat", "--folds", "0"),
+        *("--cache", str(simulated_cache.path), "--device", "cpu", "--precision", "float32"),
+        *("--checkpoint-dir", str(tmp_path / "ck"), "--log-dir", str(tmp_path / "runs"), "--run-name", "run"),
+    ]
+    last = tmp_path / "ck" / "run" / "fold_0" / "last.pt"
+    with start(str(ROOT / "training.py"), *options) as command:
+        try:
+            deadline = time.monotonic() + 200
+            while not last.exists():
+                assert command.poll() is None, command.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            os.kill(processes_of(command.pid)[rank], signal.SIGKILL)
+            killed = time.monotonic()
+            _, error = command.communicate(timeout=60)
+        finally:
+            command.terminate()
+    assert command.returncode != 0
+    assert time.monotonic() - killed < 60
+    said = " ".join(error.split())
+    assert said.count("Error: One of the 2 processes that train together was lost") == 1, error
+    assert "--resume goes on" in said
+    progress = load_checkpoint(last)["progress"]
+    assert progress["epoch"] == 1 and not progress["finished"]
+    if rank == "1":
+        torchrun(str(ROOT / "training.py"), *options, "--resume")
+        progress = load_checkpoint(last)["progress"]
+        assert progress["epoch"] == 2 and progress["finished"]
+        assert "threshold" in load_checkpoint(last.with_name("best.pt"))
+
+
+def test_only_what_waited_in_vain_is_called_a_loss(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(RuntimeError, match="shapes"), together("cpu"):
+        raise RuntimeError("shapes differ")
+    assert not is_lost_connection(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert is_lost_connection(dist.DistBackendError("NCCL error"))
+
+
+WAITS = """
+import threading, time
+from learning.distributed import Processes, _told_to_end
+with _told_to_end(Processes(rank={rank}, count=8, local_rank={rank}), threading.Lock()):
+    print("waits", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("rank", "sentences"), [(0, 1), (5, 0)])
+def test_a_process_that_torchrun_ends_says_why_and_not_all_do(rank, sentences):
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS.format(rank=rank)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "waits\n"
+        process.terminate()
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert " ".join(error.split()).count("One of the 8 processes that train together was lost") == sentences

@@ -14,6 +14,7 @@ from learning.checkpoint import save_checkpoint
 from learning.runs import (
     find_checkpoints,
     flatten,
+    is_begun,
     is_finished,
     lock_folder,
     lock_run,
@@ -235,3 +236,13 @@ def test_what_the_folds_share_is_written_by_one_process_after_the_other(tmp_path
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+
+
+def test_a_fold_is_begun_once_somebody_trains_it(tmp_path):
+    """Else the table of splits, written by one fold's process, forgets the fold that is trained beside."""
+    run = tmp_path / "run"
+    with lock_run(run, ["fold_0"]):
+        assert is_begun(run, "fold_0") and not is_begun(run, "fold_1")
+    assert not is_begun(run, "fold_0"), "nothing came of it"
+    (run / "fold_0").mkdir(parents=True)
+    assert is_begun(run, "fold_0")

@@ -1,0 +1,191 @@
+"""What makes training faster changes no curve and no checkpoint, and says what it needs."""
+
+import importlib.util
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from toy_learner import ToyLearner, toy_run, untimed
+
+import training
+from common.errors import UserError
+from datasets.cache import Cache
+from learning.checkpoint import load_checkpoint
+from learning.distributed import bare
+from learning.loop import FoldRun, fit
+from learning.speed import COMPILERS, compiled, lay_out
+from learning.tracking import Tracker
+from models.layers import Convolution
+from models.pacfnet import PACFNet
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Beats:
+    """Beats of the simulated cohort, 100 points of each."""
+
+    ecg: Tensor
+    pcg: Tensor
+    label: Tensor
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        return {"ecg": self.ecg[rows], "pcg": self.pcg[rows], "label": self.label[rows]}
+
+    def describe(self, rows: Tensor) -> str:
+        return f"beats {rows.tolist()}"
+
+
+class BeatLearner(ToyLearner):
+    """Cross-entropy of a network of both signals."""
+
+    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        logits = model(batch["ecg"], batch["pcg"])
+        return {"loss": functional.cross_entropy(logits, batch["label"])}, logits.softmax(dim=1)[:, 1]
+
+
+@pytest.fixture(scope="module")
+def beats(simulated_cache: Cache) -> Beats:
+    ecg, pcg = (
+        torch.from_numpy(np.array(np.load(simulated_cache.path / f"beats_{name}.npy")[:48, ::20], np.float32))
+        for name in ("ecg", "pcg")
+    )
+    label = torch.from_numpy(simulated_cache.table("samples")["label"].to_numpy(np.int64)[:48].copy())
+    return Beats(ecg.reshape(48, 1, 100), pcg.reshape(48, 1, 100), label)
+
+
+def learned(
+    folder: Path,
+    beats: Beats,
+    layout: Any = "channels-last",
+    compiles: bool = False,
+    learning_rate: float = 1e-3,
+) -> Any:
+    """Return the curve and the stored weights of two epochs of a PACFNet of one level, and the network."""
+    toy = toy_run(folder, BeatLearner(), epochs=2, batch_size=16, learning_rate=learning_rate)
+    run: FoldRun = replace(toy, samples=beats, compiles=compiles)
+    torch.manual_seed(0)
+    model = PACFNet(width=8, levels=1, dropout=0.0)
+    lay_out(model, layout)
+    progress = fit(run, model, Tracker(None))
+    return untimed(progress.history), load_checkpoint(folder / "last.pt")["model"], model
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, beats) -> Any:
+    return learned(tmp_path_factory.mktemp("reference"), beats)
+
+
+def assert_same_curve(one: Any, other: Any) -> None:
+    assert len(one[0]) == len(other[0]) == 2
+    for here, there in zip(one[0], other[0], strict=True):
+        for name in ("train/loss", "val/loss", "gradient_norm"):
+            assert here[name] == pytest.approx(there[name], rel=2e-3, abs=1e-4), name
+    assert one[1].keys() == other[1].keys()
+
+
+def test_the_plain_layout_learns_the_same(tmp_path, beats, reference):
+    plain = learned(tmp_path, beats, layout="plain")
+    assert_same_curve(plain, reference)
+    assert reference[0][1]["train/loss"] < reference[0][0]["train/loss"], "something is learned"
+
+
+def test_the_curve_tells_other_weights(tmp_path, beats, reference):
+    """The tolerance is no wider than a difference that matters: another learning rate is seen."""
+    run = replace(
+        toy_run(tmp_path, BeatLearner(), epochs=2, batch_size=16, learning_rate=1.3e-3), samples=beats
+    )
+    torch.manual_seed(0)
+    model = PACFNet(width=8, levels=2, dropout=0.0)
+    history = untimed(fit(run, model, Tracker(None)).history)
+    with pytest.raises(AssertionError):
+        assert_same_curve((history, model.state_dict()), reference)
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here, which --compile needs"
+)
+def test_compiled_it_learns_the_same_and_checkpoints_hold_plain_names(tmp_path, beats, reference):
+    found = learned(tmp_path, beats, compiles=True)
+    assert_same_curve(found, reference)
+    for name, weight in reference[1].items():
+        assert not name.startswith("_orig_mod")
+        assert torch.equal(found[1][name], found[2].state_dict()[name]), "the weights of the model given"
+        assert found[1][name].shape == weight.shape
+
+
+def test_the_model_inside_what_is_compiled(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    model = nn.Linear(3, 2)
+    wrapped = compiled(model, CPU)
+    assert wrapped is not model
+    assert bare(wrapped) is model
+    assert bare(model) is model
+
+
+def test_without_a_compiler_it_is_refused_in_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"^--compile needs a C\+\+ compiler such as g\+\+: install one, or"):
+        compiled(nn.Linear(3, 2), CPU)
+
+
+def test_a_compiler_named_by_the_environment_will_do(monkeypatch, tmp_path):
+    compiler = tmp_path / "my-compiler"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "my-compiler")
+    assert bare(compiled(nn.Linear(3, 2), CPU)) is not None
+    compiler.unlink()
+    with pytest.raises(UserError, match=r"C\+\+ compiler"):
+        compiled(nn.Linear(3, 2), CPU)
+
+
+def test_on_cuda_triton_is_what_is_needed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--compile on CUDA needs Triton"):
+        compiled(nn.Linear(3, 2), torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "dimensions", "compiles"),
+    [
+        ([], 4, False),
+        (["--layout", "plain"], 3, False),
+        (["--layout", "channels-last", "--compile"], 4, True),
+    ],
+    ids=["default", "plain", "compile"],
+)
+def test_the_command_line_reaches_the_network(
+    simulated_cache, tmp_path, monkeypatch, options, dimensions, compiles
+):
+    seen, asked = set(), []
+
+    def forward(layer: Convolution, given: Tensor) -> Tensor:
+        seen.add(given.ndim)
+        return original(layer, given)
+
+    original = Convolution.forward
+    monkeypatch.setattr(Convolution, "forward", forward)
+    monkeypatch.setattr("learning.loop.compiled", lambda model, device: asked.append(device) or model)
+    size = "--preset small --width 8 --points 100 --epochs 1 --folds 0 --threads 1 --device cpu"
+    places = ["--checkpoint-dir", str(tmp_path / "ck"), "--log-dir", str(tmp_path / "runs")]
+    words = [*size.split(), "--precision", "float32", "--cache", str(simulated_cache.path)]
+    run = training.main([*words, *places, *options])
+    assert seen == {dimensions}
+    assert bool(asked) is compiles
+    stored = load_checkpoint(run / "fold_0" / "best.pt")["settings"]
+    assert (stored["layout"], stored["compile"]) == (
+        "plain" if dimensions == 3 else "channels-last",
+        compiles,
+    )
