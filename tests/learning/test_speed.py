@@ -169,15 +169,20 @@ def test_on_cuda_triton_is_what_is_needed(monkeypatch):
 def test_the_command_line_reaches_the_network(
     simulated_cache, tmp_path, monkeypatch, options, dimensions, compiles
 ):
-    seen, asked = set(), []
+    seen: set[int] = set()
+    asked: list[torch.device] = []
 
     def forward(layer: Convolution, given: Tensor) -> Tensor:
         seen.add(given.ndim)
         return original(layer, given)
 
+    def compile_nothing(model: nn.Module, device: torch.device) -> nn.Module:
+        asked.append(device)
+        return model
+
     original = Convolution.forward
     monkeypatch.setattr(Convolution, "forward", forward)
-    monkeypatch.setattr("learning.loop.compiled", lambda model, device: asked.append(device) or model)
+    monkeypatch.setattr("learning.loop.compiled", compile_nothing)
     size = "--preset small --width 8 --points 100 --epochs 1 --folds 0 --threads 1 --device cpu"
     places = ["--checkpoint-dir", str(tmp_path / "ck"), "--log-dir", str(tmp_path / "runs")]
     words = [*size.split(), "--precision", "float32", "--cache", str(simulated_cache.path)]
