@@ -71,20 +71,21 @@ def run_parts(parts: Sequence[Part], results_dir: Path, workers: int = 0) -> Non
     results_dir : pathlib.Path
         Scores go to ``runs/<part>/`` in it.
     workers : int
-        Parts side by side; 0: one a CUDA device, or one a CPU core.
+        Parts side by side, which share the CPU cores; 0: one a CUDA device, or one a CPU core.
     """
     devices: SimpleQueue[str] = SimpleQueue()
+    threads = max(1, cores() // workers) if workers else 1
     if torch.cuda.is_available():
         names = [f"cuda:{number}" for number in range(workers or torch.cuda.device_count())]
     else:
-        names = ["cpu"] * (workers or len(os.sched_getaffinity(0)))
+        names = ["cpu"] * (workers or cores())
     for name in names:
         devices.put(name)
 
     def run(part: Part) -> None:
         device = devices.get()
         try:
-            print(run_part(part, results_dir, device), flush=True)
+            print(run_part(part, results_dir, device, threads), flush=True)
         finally:
             devices.put(device)
 
@@ -92,18 +93,23 @@ def run_parts(parts: Sequence[Part], results_dir: Path, workers: int = 0) -> Non
         list(pool.map(run, [part for part in parts if not is_done(part, results_dir)]))
 
 
-def run_part(part: Part, results_dir: Path, device: str) -> str:
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def run_part(part: Part, results_dir: Path, device: str, threads: int = 1) -> str:
     """Train and judge one part in processes of its own; return how it went, in one line."""
     log = ROOT / "runs" / "study" / f"{part.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    place = ("--device", device, "--threads", "1" if device == "cpu" else "0")
+    place = ("--device", device, "--threads", str(threads) if device == "cpu" else "0")
     results = str((results_dir / "runs").absolute())
     train = ("training.py", *part.train, "--run-name", part.name, "--resume", *place)
     judge = [
         ("evaluate.py", "--checkpoint", f"checkpoints/{part.name}", "--results-dir", results, *place, *words)
         for words in reversed(part.judge)
     ]
-    environment = os.environ | ({"OMP_NUM_THREADS": "1"} if device == "cpu" else {})
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if device == "cpu" else {})
     with log.open("a") as output:
         for command in (train, *judge):
             done = subprocess.run(

@@ -33,9 +33,11 @@ class GeneratorSettings:
     """Size of the generator, and what it learns."""
 
     channels: tuple[int, ...] = (256, 512)
-    """Channels of each level of the U-Net, multiples of 32."""
+    """Channels of each level of the U-Net, multiples of 64."""
     blocks: int = 2
     """Residual blocks a level."""
+    harmonics: int = 4
+    """Harmonics of the cardiac cycle that are drawn, beside its mean."""
     objective: Literal["velocity", "noise", "flow"] = "flow"
     """What is predicted: the noise, the velocity (both diffusion), or the velocity of a straight flow."""
     tokens: Literal["leads", "all"] = "all"
@@ -77,7 +79,7 @@ SMALL = OptimizationSettings(
     learning_rate=4e-4,
     weight_decay=0.01,
     schedule="one-cycle",
-    epochs=40,
+    epochs=30,
     early_stop=0,
     gradient_clip=1.0,
 )
@@ -99,9 +101,9 @@ def cine_defaults(kind: type[StageSettings], preset: Literal["paper", "small"]) 
     settings = replace(settings, optimization=SMALL, encoder=SMALL_ENCODER)
     frames = AutoencoderSettings(channels=(32, 64, 64))
     if isinstance(settings, CineAutoencoderSettings):
-        rate = replace(SMALL, learning_rate=2e-3, epochs=30)
+        rate = replace(SMALL, learning_rate=2e-3)
         return replace(settings, optimization=rate, autoencoder=frames)
     if isinstance(settings, EcgToCmrSettings):
         small = GeneratorSettings(channels=(128, 256), blocks=1, tokens="leads")
-        return replace(settings, autoencoder=frames, generator=small)
+        return replace(settings, autoencoder=frames, generator=small, optimization=replace(SMALL, epochs=100))
     return settings

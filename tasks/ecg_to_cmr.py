@@ -36,8 +36,8 @@ from tasks.stages import Stage, cmr_encoder, ecg_encoder, find_parent, refuse_kn
 
 AT_ONCE = 64
 """Patients that are encoded together."""
-FITTED_ON = 256
-"""Training patients, at most, that the scale of the latents is taken from."""
+FITTED_ON = 512
+"""Training patients, at most, that the scales of latents and tokens are taken from."""
 NOISE_SEED = 30_000
 """Seed of the noise in validation: a patient is asked the same in every epoch."""
 GOLDEN = 0.618_034
@@ -51,7 +51,7 @@ class EncodedPairs(Pairs):
 
     Attributes
     ----------
-    data : torch.Tensor, shape (N, frames * C, h, w)
+    data : torch.Tensor, shape (N, K * C, h, w)
         Standardized latents.
     condition : torch.Tensor, shape (N, tokens, width)
     """
@@ -98,6 +98,7 @@ class EcgToCmr(Stage):
                 ecg_encoder(settings, inputs),
                 build_autoencoder(settings.autoencoder, inputs),
                 inputs["frames"],
+                size.harmonics,
                 size.channels,
                 size.blocks,
                 size.objective,
@@ -112,7 +113,7 @@ class EcgToCmr(Stage):
         return model
 
     def initialize(self, model: nn.Module, run: FoldRun) -> None:
-        """Take the networks of the parents, and the scale of the latents from the training part."""
+        """Take the networks of the parents, and the scales of latents and tokens from the training part."""
         network = generator(model)
         for kind, path in self.parents().items():
             place = find_parent(path)
@@ -126,7 +127,11 @@ class EcgToCmr(Stage):
                 take_encoder(encoder, content, kind, place)
         network.eval()
         rows = run.train[torch.linspace(0, len(run.train) - 1, min(FITTED_ON, len(run.train))).long()]
-        network.fit_latents(network.autoencoder.encode(run.samples.batch(rows)["cmr"]))
+        batches = [run.samples.batch(part) for part in rows.split(AT_ONCE)]
+        network.fit_latents(torch.cat([network.autoencoder.encode(batch["cmr"]) for batch in batches]))
+        network.fit_tokens(
+            torch.cat([network.condition(batch["ecg"], batch["lead_present"]) for batch in batches])
+        )
 
     def fit(self, run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
         """Encode all patients once, then train in the shared loop."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from learning.devices import choose_precision
 from learning.ridge import fit_ridge, predict_each
 from models.cine_generator import CineGenerator
 from tasks.ecg_to_cmr import EncodedPairs
@@ -40,6 +41,8 @@ class Drawing:
     batch_size : int
         Cines drawn together.
     seed : int
+    precision : str
+        Of the U-Net: auto (bfloat16 where the device computes it natively), float32 or bfloat16.
     """
 
     steps: int = 20
@@ -47,6 +50,7 @@ class Drawing:
     guidance: float = 1.0
     batch_size: int = 64
     seed: int = 0
+    precision: str = "auto"
 
 
 def seeds_of(number: int, how: Drawing) -> list[int]:
@@ -79,13 +83,16 @@ def draw_cines(
     numpy.ndarray of uint8, shape (N, samples, frames, H, W)
     """
     network.eval()
+    precision = choose_precision(how.precision, condition.device)
     seeds = torch.tensor([seed for number in numbers for seed in seeds_of(number, how)])
     rows = torch.arange(len(numbers)).repeat_interleave(how.samples)
     found = []
     chunks = torch.arange(len(rows)).split(how.batch_size)
     for chunk in tqdm(chunks, desc=label, unit="batch", leave=False, disable=not label):
         tokens = condition[rows[chunk].to(condition.device)]
-        found.append(to_bytes(network.sample(tokens, seeds[chunk].tolist(), how.steps, how.guidance)))
+        found.append(
+            to_bytes(network.sample(tokens, seeds[chunk].tolist(), how.steps, how.guidance, precision))
+        )
     cines = np.concatenate(found)
     return cines.reshape(len(numbers), how.samples, *cines.shape[1:])
 

@@ -71,7 +71,7 @@ def parents(house) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(house, parents) -> Path:
-    return house.train("ecg-to-cmr", "drawn", *parents, *SAME, "--channels", "32")
+    return house.train("ecg-to-cmr", "drawn", *parents, *SAME, "--channels", "64")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_whoever_is_judged_was_seen_by_no_stage(house, run, metrics):
 
 
 def test_resuming_is_exact(house, parents, run):
-    words = (*parents, *SAME, "--channels", "32")
+    words = (*parents, *SAME, "--channels", "64")
     straight = load_checkpoint(run / "fold_0" / "last.pt")["model"]
     saved = loop._save
     count = []
@@ -138,7 +138,7 @@ def test_parents_are_needed_and_must_be_what_they_are_taken_for(house, parents):
         house.train("ecg-to-cmr", "orphan")
     swapped = [parents[0], parents[5], *parents[2:4], parents[4], parents[1]]
     with pytest.raises(UserError, match="no encoder of the ECG"):
-        house.train("ecg-to-cmr", "swapped", *swapped, *SAME, "--channels", "32")
+        house.train("ecg-to-cmr", "swapped", *swapped, *SAME, "--channels", "64")
     with pytest.raises(UserError, match=r"--autoencoder\.channels"):
         house.train("ecg-to-cmr", "other", *parents, "--autoencoder.channels", "32", "32")
 

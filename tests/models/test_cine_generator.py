@@ -9,6 +9,7 @@ from models.cine_autoencoder import CineAutoencoder
 from models.cine_generator import (
     LATEST,
     CineGenerator,
+    cycle_basis,
     ends_of,
     noise_for,
     path_of,
@@ -24,7 +25,7 @@ def build(**changed) -> CineGenerator:
     torch.manual_seed(0)
     encoder = ECGEncoder(POINTS, 10, LEADS, 16, 1, 2)
     autoencoder = CineAutoencoder(SIZE, (16, 16), 2)
-    return CineGenerator(encoder, autoencoder, FRAMES, **({"channels": (32,)} | changed))
+    return CineGenerator(encoder, autoencoder, FRAMES, **({"channels": (64,)} | changed))
 
 
 def ecgs(count: int = 3) -> torch.Tensor:
@@ -216,17 +217,75 @@ def test_evaluation_asks_the_average():
 
 
 def test_latents_are_standardized_by_channel_and_come_back():
-    model = build().eval()
-    latents = (
-        torch.randn(30, FRAMES, *model.autoencoder.latent_shape) * torch.tensor([2.0, 0.5])[:, None, None]
-    )
+    model = build(harmonics=FRAMES).eval()
+    scale = torch.tensor([2.0, 0.5])[:, None, None]
+    latents = torch.randn(60, FRAMES, *model.autoencoder.latent_shape) * scale
     latents[:, :, 1] += 7
     model.fit_latents(latents)
     data = model.standardized(latents)
-    by_channel = data.unflatten(1, (FRAMES, 2)).movedim(2, 0).flatten(1)
-    assert torch.allclose(by_channel.mean(1), torch.zeros(2), atol=1e-4)
-    assert torch.allclose(by_channel.std(1), torch.ones(2), atol=1e-3)
-    assert torch.allclose(model.cines_of(data), model.autoencoder.decode(latents), atol=1e-5)
+    assert data.shape[1:] == model.shape
+    assert torch.allclose(data.mean(0), torch.zeros(model.shape), atol=1e-4)
+    assert torch.allclose(data.movedim(1, 0).flatten(1).std(1), torch.ones(model.shape[0]), atol=1e-3)
+    assert torch.allclose(model.cines_of(data), model.autoencoder.decode(latents), atol=1e-4)
+
+
+def test_the_basis_of_a_cycle_is_orthonormal_and_begins_with_the_mean():
+    for frames, harmonics in ((16, 4), (16, 8), (15, 7), (4, 99)):
+        basis = cycle_basis(frames, harmonics)
+        assert len(basis) == min(2 * harmonics + 1, frames)
+        assert torch.allclose(basis @ basis.T, torch.eye(len(basis)), atol=1e-6)
+        assert torch.allclose(basis[0], torch.full((frames,), frames**-0.5))
+
+
+def test_what_beats_faster_than_the_harmonics_is_left_out():
+    phase = torch.arange(16) * (2 * torch.pi / 16)
+    slow, fast = 3 + torch.cos(2 * phase + 1), torch.sin(5 * phase)
+    basis = cycle_basis(16, 4)
+    assert torch.allclose((slow + fast) @ basis.T @ basis, slow, atol=1e-5)
+
+
+def test_motion_counts_as_much_as_shape():
+    model = build(harmonics=1).eval()
+    phase = torch.arange(FRAMES) * (2 * torch.pi / FRAMES)
+    shape = torch.randn(80, 1, *model.autoencoder.latent_shape)
+    motion = (
+        0.01 * torch.randn(80, 1, *model.autoencoder.latent_shape) * torch.cos(phase)[:, None, None, None]
+    )
+    model.fit_latents(shape + motion)
+    data = model.standardized(shape + motion).unflatten(1, (3, -1))
+    assert torch.allclose(data[:, 0].std(), torch.tensor(1.0), atol=0.02)
+    assert torch.allclose(data[:, 1].std(), torch.tensor(1.0), atol=0.02)
+
+
+# Condition --------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_standardized_and_those_of_missing_leads_are_the_mean():
+    model = build().eval()
+    signals = ecgs(40)
+    model.fit_tokens(model.condition(signals))
+    tokens = model.condition(signals)
+    assert torch.allclose(tokens.mean(0), torch.zeros_like(tokens[0]), atol=1e-4)
+    assert torch.allclose(tokens.std(0), torch.ones_like(tokens[0]), atol=1e-2)
+    present = torch.ones(40, LEADS, dtype=torch.bool)
+    present[0, 1] = False
+    assert not model.condition(signals, present)[0, 2].any()
+
+
+def test_the_ecg_as_a_whole_reaches_every_block():
+    model = build().eval()
+    with torch.no_grad():
+        for name, weight in model.average.named_parameters():
+            if "attn2" in name or "cross" in name:
+                weight.zero_()  # nothing comes through cross-attention
+            elif "class_embedding" in name:
+                torch.nn.init.normal_(weight)
+            else:
+                weight.add_(0.1 * torch.randn_like(weight))
+    data, condition = torch.randn(2, *model.shape), torch.randn(2, 1 + LEADS, 16)
+    noise, time = torch.randn_like(data), torch.full((2,), 0.5)
+    before = model(data, condition, time, noise)
+    assert not torch.allclose(before, model(data, condition.flip(0), time, noise))
 
 
 def test_the_condition_is_the_class_token_and_a_token_a_lead(model):
@@ -240,7 +299,8 @@ def test_the_condition_is_the_class_token_and_a_token_a_lead(model):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"channels": (33,)},
+        {"harmonics": 0},
+        {"channels": (96,)},
         {"channels": ()},
         {"objective": "score"},
         {"tokens": "beats"},
