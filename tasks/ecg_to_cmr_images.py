@@ -96,7 +96,7 @@ def figures_of(court: Court, truth: pd.DataFrame, measured: list[pd.DataFrame], 
     """Return the Bland-Altman figures and the story of three patients."""
     stamp, count = stamp_of(court.opened), len(truth)
     own = court.measure(court.true(court.fold.test))
-    subject = f"{count:,} unseen patients · found minus true over their mean, 95 % limits"
+    subject = f"{count:,} unseen patients · found minus true, 95 % limits"
     return {
         "bland_altman": bland_altman_figure(
             truth,
