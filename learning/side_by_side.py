@@ -181,7 +181,7 @@ def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 def last_lines(log: Path) -> list[str]:
     """Return the last lines of a log that say something; of a progress bar, what it showed last."""
-    text = log.read_text(encoding="utf-8", errors="replace")
+    text = log.read_bytes().decode("utf-8", errors="replace")  # read as text, "\r" would end a line
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
     return [line for line in lines if line][-SHOWN_LINES:]
 

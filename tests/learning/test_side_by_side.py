@@ -99,6 +99,11 @@ run_script(lambda: train_at_once(commands, 2, Path(sys.argv[1]), partial(print, 
 """
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to what it starts in the background, which these tests may be."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "told-to-end"])
 def test_stopping_stops_all(tmp_path, number):
     with subprocess.Popen(
@@ -108,6 +113,7 @@ def test_stopping_stops_all(tmp_path, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
     ) as process:
         try:
             deadline = time.monotonic() + 120
