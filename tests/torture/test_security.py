@@ -155,7 +155,7 @@ def test_only_the_downloader_talks_to_the_network():
             names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             talking |= {path.relative_to(ROOT).as_posix() for name in names if name.split(".")[0] in network}
-    # the lock of a run names the machine; a process that is told to end wakes its own thread by a pair of sockets
+    # the lock of a run names the machine; a process that is told to end wakes its own thread by sockets
     assert talking <= {"datasets/download.py", "learning/runs.py", "learning/distributed.py"}
 
 
