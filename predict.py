@@ -74,7 +74,10 @@ def draw(settings: PredictionSettings) -> Facts:
     if settings.json:
         print(json.dumps(facts, indent=2, allow_nan=False))
         return facts
-    print(f"{facts['notice']}\nMeasured in {facts['samples']} cines drawn from {facts['ecg']}:")
+    print(facts["notice"])
+    if facts["trained_on_simulated"]:
+        print("The run knows virtual patients only: what it draws of a real ECG cannot be believed.")
+    print(f"Measured in {facts['samples']} cines drawn from {facts['ecg']}:")
     for name, row in facts["indicators"].items():
         low, high = row["low"], row["high"]
         value = "n/a" if low is None else f"{row['mean']:.1f} {row['unit']} ({low:.1f} to {high:.1f})"

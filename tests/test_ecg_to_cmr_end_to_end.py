@@ -194,6 +194,7 @@ def test_predict_draws_from_an_ecg_alone_and_says_what_it_measured(run, tmp_path
     (facts,) = predict.main([*words, "--out", str(tmp_path / "drawn"), "--threads", "1"])
     said = capsys.readouterr().out
     assert "GENERATED" in said.upper() and "Measured in 3 cines" in said and "ejection fraction" in said
+    assert "virtual patients only" in said
     assert all((tmp_path / "drawn" / name).stat().st_size > 100 for name in facts["files"])
     again = predict.main([*words, "--out", str(tmp_path / "twice"), "--threads", "1", "--json"])
     assert json.loads(capsys.readouterr().out) == again[0] == facts
