@@ -54,8 +54,8 @@ from learning.side_by_side import (
     threads_each,
     train_at_once,
 )
-from learning.speed import lay_out
 from learning.tracking import Tracker
+from models.layers import choose_layout
 from tasks import TASKS, Task, find_task
 
 
@@ -252,7 +252,7 @@ def new_model(session: Session) -> nn.Module:
         model = session.task.build(session.settings, inputs).to(session.device)
     except ValueError as error:
         raise UserError(f"Such a network cannot be built: {error}") from None
-    lay_out(model, session.settings.layout)
+    choose_layout(model, session.settings.layout)
     return model
 
 

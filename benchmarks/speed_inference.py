@@ -16,6 +16,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from benchmarks.speed_machine import speed_row
 from config import ModelSettings, TrainingSettings, preset_defaults
 from learning.devices import autocast, computes_bfloat16, rows_at_once
 from learning.export import ENDINGS, Exportable, ExportError, Format, open_exported, require, write_export
@@ -37,7 +39,7 @@ Preset = Literal["paper", "small"]
 Ask = Callable[[], object]
 """One call, with its answer on the CPU."""
 
-PART = "inference"
+row = partial(speed_row, "inference")
 PLAIN = "eager float32"
 BEATS = {"one beat": 1, "one recording of 36 beats": 36}
 """Cases of latency, and their beats: recordings of training-a have 36 in the median."""
@@ -243,16 +245,3 @@ def recordings(beats: int, points: int, device: torch.device) -> Beats:
     table = pd.DataFrame({"recording": ["random"] * beats})
     label, weight, present = (values.to(device) for values in (label, torch.ones(beats), present))
     return Beats(table, signals["ecg"], signals["pcg"], label, weight, present, present)
-
-
-def row(case: str, quantity: str, value: float, unit: str, plain: float, ratio: float) -> dict[str, Any]:
-    """Return a row of the table."""
-    return {
-        "part": PART,
-        "case": case,
-        "quantity": quantity,
-        "value": value,
-        "unit": unit,
-        "plain": plain,
-        "ratio": ratio,
-    }

@@ -48,6 +48,20 @@ def copy_rate(device: torch.device, size: int = 0) -> float:
     return 2 * source.numel() / seconds_of(lambda: target.copy_(source), device)
 
 
+def speed_row(
+    part: str,
+    case: str,
+    quantity: str,
+    value: float,
+    unit: str,
+    plain: float | None = None,
+    ratio: float | None = None,
+) -> dict[str, Any]:
+    """Return a row of the table; ``plain`` is the value of the plain form, and a ratio over 1 is better."""
+    names = ("part", "case", "quantity", "value", "unit", "plain", "ratio")
+    return dict(zip(names, (part, case, quantity, value, unit, plain, ratio), strict=True))
+
+
 def measure(device: torch.device) -> list[dict[str, Any]]:
     """Return rows of the table of speeds: products in both precisions, and a copy."""
     plain = matrix_rate(device, torch.float32)
@@ -59,7 +73,6 @@ def measure(device: torch.device) -> list[dict[str, Any]]:
         ("copy, read and written", copy_rate(device) / 1e9, "GB/s", None),
     ]
     return [
-        {"part": "machine", "case": case, "quantity": "rate", "value": value, "unit": unit}
-        | {"plain": plain / 1e9 if ratio else None, "ratio": ratio}
+        speed_row("machine", case, "rate", value, unit, plain / 1e9 if ratio else None, ratio)
         for case, value, unit, ratio in rates
     ]

@@ -21,6 +21,7 @@ from typing import Any
 import joblib
 import psutil
 
+from benchmarks.speed_machine import speed_row
 from benchmarks.study import ROOT
 from config import SimulationSettings
 from datasets.simulate.cohort import write_cohort
@@ -88,8 +89,7 @@ def rows_of(case: str, one: Measured) -> list[dict[str, Any]]:
         ("recordings/s", one.recordings / one.seconds, "1/s"),
         ("peak MB", one.peak, "MB"),
     )
-    same = {"part": "preparation", "case": case, "plain": None, "ratio": None}
-    return [same | {"quantity": name, "value": value, "unit": unit} for name, value, unit in values]
+    return [speed_row("preparation", case, name, value, unit) for name, value, unit in values]
 
 
 def prepared(raw_dir: Path) -> Measured:

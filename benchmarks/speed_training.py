@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,21 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed_inference import Preset, recordings
-from benchmarks.speed_machine import copy_rate, matrix_rate, synchronize
+from benchmarks.speed_machine import copy_rate, matrix_rate, speed_row, synchronize
 from config import ModelSettings, OptimizationSettings, preset_defaults
 from learning.devices import computes_bfloat16
 from learning.distributed import Processes
 from learning.loop import FoldRun, train_step
 from learning.optimization import make_optimizer
-from learning.speed import compiled, lay_out
+from learning.speed import compiled
+from models.layers import choose_layout
 from tasks.ecg_pcg import EcgPcg
 
 BATCHES: Mapping[Preset, int] = {"small": 64, "paper": 32}
 STEPS: Mapping[Preset, int] = {"small": 8, "paper": 2}
 """Steps that a form takes before it is the next one's turn."""
 ROUNDS = 5
+row = partial(speed_row, "training")
 PLAIN = "plain"
 
 
@@ -115,7 +118,7 @@ class Trainee:
         )
         torch.manual_seed(0)
         network = task.build(dataclasses.replace(preset_defaults("small"), model=settings)).to(device).train()
-        lay_out(network, "channels-last" if form.channels_last else "plain")
+        choose_layout(network, "channels-last" if form.channels_last else "plain")
         self.optimizer = make_optimizer(network, optimization)
         self.network: nn.Module = compiled(network, device) if form.compiles else network
 
@@ -227,21 +230,14 @@ def speed_rows(
     """Return a row a form: beats a second."""
     plain = batch / taken[0]
     return [
-        row(f"{case}, {trainee.run.label}", "training", batch / seconds, "beats/s", plain, taken[0] / seconds)
+        speed_row(
+            "training",
+            f"{case}, {trainee.run.label}",
+            "training",
+            batch / seconds,
+            "beats/s",
+            plain,
+            taken[0] / seconds,
+        )
         for trainee, seconds in zip(trainees, taken, strict=True)
     ]
-
-
-def row(
-    case: str, quantity: str, value: float, unit: str, plain: float | None = None, ratio: float | None = None
-) -> dict[str, Any]:
-    """Return a row of the table."""
-    return {
-        "part": "training",
-        "case": case,
-        "quantity": quantity,
-        "value": value,
-        "unit": unit,
-        "plain": plain,
-        "ratio": ratio,
-    }

@@ -1,11 +1,11 @@
-"""What makes training faster and changes no result but by rounding; each can be switched off."""
+"""Compiling what is trained, which changes no result but by rounding."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -13,13 +13,6 @@ from torch import nn
 from common.errors import UserError
 
 COMPILERS = ("g++", "clang++", "c++")
-
-
-def lay_out(model: nn.Module, layout: Literal["channels-last", "plain"]) -> None:
-    """Let the parts of a model that can compute in either layout (see `models.layers`) use this one."""
-    for module in model.modules():
-        if hasattr(type(module), "channels_last"):
-            module.channels_last = layout == "channels-last"  # type: ignore[assignment]
 
 
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:

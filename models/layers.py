@@ -8,6 +8,8 @@ after each convolution. torch knows that layout for images only. Weights have th
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -42,6 +44,13 @@ class EitherLayout:
     def take_back(self, features: Tensor) -> Tensor:
         """Return features in the layout that is computed in as (B, C, T)."""
         return features.squeeze(2) if self.channels_last else features
+
+
+def choose_layout(model: nn.Module, layout: Literal["channels-last", "plain"]) -> None:
+    """Let the parts of a model that compute in either layout use this one."""
+    for module in model.modules():
+        if isinstance(module, EitherLayout):
+            module.channels_last = layout == "channels-last"
 
 
 class Convolution(nn.Conv1d):

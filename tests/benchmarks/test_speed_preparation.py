@@ -10,7 +10,7 @@ from benchmarks.speed_preparation import measure, peak_memory, prepared
 
 def test_a_tiny_cohort_is_measured():
     rows = measure(None, sizes=(4,))
-    assert {tuple(row) for row in rows} == {("part", "case", "plain", "ratio", "quantity", "value", "unit")}
+    assert {tuple(row) for row in rows} == {("part", "case", "quantity", "value", "unit", "plain", "ratio")}
     values = {row["quantity"]: row["value"] for row in rows}
     assert list(values) == ["seconds", "seconds of the command", "recordings/s", "peak MB"]
     assert {row["part"] for row in rows} == {"preparation"}

@@ -19,9 +19,9 @@ from datasets.cache import Cache
 from learning.checkpoint import load_checkpoint
 from learning.distributed import bare
 from learning.loop import FoldRun, fit
-from learning.speed import COMPILERS, compiled, lay_out
+from learning.speed import COMPILERS, compiled
 from learning.tracking import Tracker
-from models.layers import Convolution
+from models.layers import Convolution, choose_layout
 from models.pacfnet import PACFNet
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def learned(
     run: FoldRun = replace(toy, samples=beats, compiles=compiles)
     torch.manual_seed(0)
     model = PACFNet(width=8, levels=1, dropout=0.0)
-    lay_out(model, layout)
+    choose_layout(model, layout)
     progress = fit(run, model, Tracker(None))
     return untimed(progress.history), load_checkpoint(folder / "last.pt")["model"], model
 

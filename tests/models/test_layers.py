@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from learning.speed import lay_out
 from models import NETWORKS, TAKES_ABSENCE, build_model
 from models.layers import (
     Convolution,
@@ -17,6 +16,7 @@ from models.layers import (
     TimeMean,
     TimePadding,
     as_images,
+    choose_layout,
     like,
     mean_over_time,
     pool,
@@ -217,7 +217,7 @@ def run(name: str, model: nn.Module) -> Tensor:
 
 def either(name: str, layout: Any) -> nn.Module:
     model = build(name)
-    lay_out(model, layout)
+    choose_layout(model, layout)
     return model
 
 
@@ -318,7 +318,7 @@ def test_a_layout_is_chosen_for_every_part_of_a_model():
     )
     parts = [module for module in model.modules() if isinstance(module, EitherLayout)]
     assert len(parts) == 3 and all(part.channels_last for part in parts)
-    lay_out(model, "plain")
+    choose_layout(model, "plain")
     assert not any(part.channels_last for part in parts)
     seen: list[int] = []
     for module in model.modules():
@@ -327,6 +327,6 @@ def test_a_layout_is_chosen_for_every_part_of_a_model():
     run("late-fusion", model["beats"])
     run("signal", model["signal"])
     assert set(seen) == {3}
-    lay_out(model, "channels-last")
+    choose_layout(model, "channels-last")
     run("signal", model["signal"])
     assert seen[-1] == 4
