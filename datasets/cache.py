@@ -97,9 +97,11 @@ class Cache:
         and checksums: of each table as it is now, and one of the checksums of all raw files.
         """
         names = ("identity", "source", "simulated", "settings", "versions")
+        choices = self.manifest.get("choices", {})  # which caches of before do not have
         sources = json.dumps(self.manifest["source_files"], sort_keys=True)
         tables = {path.name: _sha256(path) for path in sorted(self.path.glob("*.csv"))}
         return {name: self.manifest[name] for name in names} | {
+            "choices": choices,
             "source_files": hashlib.sha256(sources.encode()).hexdigest(),
             "tables": tables,
         }
@@ -334,6 +336,7 @@ def manifest_of(
             f"{problem.where}: {problem.what}" for problem in index.problems if not problem.left_out
         ],
         "settings": dataclasses.asdict(settings),
+        "choices": index.choices,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in libraries},
         "source_files": checksums,

@@ -7,8 +7,8 @@
     clinical.xlsx or clinical.csv                    a row a patient: IDX, then numbers
     labels.xlsx or labels.csv                        a row a patient: index, label
 
-A patient needs a label and one view. Whatever does not fit is named in one table of problems; the rest is
-used.
+A patient needs one view and, to be learned from, a label. Whatever does not fit is named in one table of
+problems; the rest is used.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from datasets.ecg_image_reading import read_ecg_image
 from datasets.labels import LABELS, plain_number
 from datasets.patient_tables import PatientTable, clinical_number, find_table, patient_id, read_patients
-from datasets.patients import PatientIndex, believable, patient_tables, require_some
+from datasets.patients import (
+    UNLABELLED,
+    PatientIndex,
+    believable,
+    by_patient,
+    patient_tables,
+    require_some,
+)
 from datasets.signal_table import SignalRows, scan_signals
 from datasets.sources import DataError, Problem
 
@@ -58,7 +66,9 @@ EMPTY_TABLE = PatientTable("", [], {}, set())
 SIMULATION = "simulation.json"
 
 
-def index_patient_folders(root: Path, signal_rate: float = 250.0) -> PatientIndex:
+def index_patient_folders(
+    root: Path, signal_rate: float = 250.0, *, labelled: bool = True
+) -> PatientIndex:
     """Index and check one's own patients.
 
     Parameters
@@ -66,6 +76,9 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0) -> PatientInde
     root : pathlib.Path
     signal_rate : float
         Sampling rate of ``ecg_signals.csv``, hertz.
+    labelled : bool
+        Whether a label is needed; else a table of labels is not read, and everyone counts of whom there is
+        anything, usable or not.
 
     Returns
     -------
@@ -76,34 +89,37 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0) -> PatientInde
     Raises
     ------
     DataError
-        If there is no table of labels, or a table cannot be read at all.
+        If there is no table of labels where one is needed, or a table cannot be read at all.
     """
     if signal_rate <= 0:
         raise ValueError(f"The sampling rate is {signal_rate}; hertz are needed.")
     problems: list[Problem] = []
-    labels, files = _table(root, LABELS_TABLE, problems)
-    if not labels.name:
+    labels, files = _table(root, LABELS_TABLE, problems) if labelled else (EMPTY_TABLE, [])
+    if labelled and not labels.name:
         raise DataError(f"{root} has no labels.xlsx or labels.csv, with the columns index and label.")
-    known = _labels(labels, problems)
-    clinical, clinical_files = _table(root, CLINICAL, problems)
-    values, columns = _clinical(clinical, problems)
+    known = _labels(labels, problems) if labelled else {}
+    of_view: dict[str, list[Problem]] = {view: [] for view in ("clinical", "signal", "image")}
+    clinical, clinical_files = _table(root, CLINICAL, of_view["clinical"])
+    values, columns = _clinical(clinical, of_view["clinical"])
     signals = SignalRows({}, set())
     if (root / SIGNALS).is_file():
-        signals = scan_signals(root / SIGNALS, signal_rate, problems)
-    images, folders = _images(root, problems)
-    listed = {
-        IMAGES: folders,
-        SIGNALS: signals.listed,
-        clinical.name or CLINICAL: clinical.listed,
-        labels.name: labels.listed,
-    }
-    problems += _mismatches(listed, labels.name)
+        signals = scan_signals(root / SIGNALS, signal_rate, of_view["signal"])
+    images, folders = _images(root, of_view["image"])
+    problems += [problem for found in of_view.values() for problem in found]
+    given = {"image": folders, "signal": signals.listed, "clinical": clinical.listed}
+    if labelled:
+        names = (IMAGES, SIGNALS, clinical.name or CLINICAL)
+        listed = dict(zip(names, given.values(), strict=True)) | {labels.name: labels.listed}
+        problems += _mismatches(listed, labels.name)
+    else:
+        known = dict.fromkeys(sorted(set[str]().union(*given.values()), key=_natural), UNLABELLED)
     rows = [
         _row(name, label, images.get(name, ""), signals.places.get(name, ""), labels)
         for name, label in known.items()
-        if _has_view(name, (images, signals.places, values), problems)
+        if not labelled or _has_view(name, (images, signals.places, values), problems)
     ]
     require_some(rows, problems, root)
+    usable = {"image": images, "signal": signals.places, "clinical": clinical.rows}
     table, clinical_table = patient_tables(rows, values, columns)
     files = [*files, *clinical_files, *([SIGNALS] if signals.listed else [])]
     return PatientIndex(
@@ -118,7 +134,20 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0) -> PatientInde
         ("II",),
         signal_rate,
         simulated=(root / SIMULATION).is_file(),
+        unusable=_unusable(given, usable, of_view),
+        doubts={view: by_patient(found) for view, found in of_view.items()},
     )
+
+
+def _unusable(
+    given: Mapping[str, set[str]], usable: Mapping[str, Collection[str]], said: Mapping[str, list[Problem]]
+) -> dict[str, dict[str, str]]:
+    """Return by view and patient why what was given of a view cannot be used."""
+    reasons = {view: by_patient(found) for view, found in said.items()}
+    return {
+        view: {name: " ".join(reasons[view].get(name, [])) for name in given[view] - set(usable[view])}
+        for view in given
+    }
 
 
 def _table(root: Path, stem: str, problems: list[Problem]) -> tuple[PatientTable, list[str]]:

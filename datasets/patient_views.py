@@ -162,7 +162,7 @@ def prepare_patient(
     name, problems = str(row["recording"]), list[Problem]()
     ecg, image, digest = None, None, ""
     try:
-        ecg = _read_signal(row, root, leads, signal_rate)
+        ecg = read_signal(row, root, leads, signal_rate)
         if drawn and ecg is None:
             raise DataError("It has no signal.")
     except DataError as error:
@@ -207,8 +207,14 @@ def draw_ink(ecg: Ecg, leads: tuple[str, ...], settings: ViewSettings, name: str
     return to_ink(picture, settings.image_height, settings.image_width)
 
 
-def _read_signal(row: dict[str, Any], root: Path, leads: tuple[str, ...], signal_rate: float) -> Ecg | None:
-    """Return the signal of a row of the index, None where it has none."""
+def read_signal(row: dict[str, Any], root: Path, leads: tuple[str, ...], signal_rate: float) -> Ecg | None:
+    """Return the signal of a row of the index as recorded, None where it has none.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, its rate is not plausible, or it is too short or empty.
+    """
     where = str(row["signal"])
     if not where:
         return None
@@ -244,4 +250,9 @@ def _signal_facts(ecg: Ecg | None, leads: tuple[str, ...]) -> dict[str, Any]:
 
 def _used_without(name: str, view: str, error: Exception) -> Problem:
     """Return the warning about a view that cannot be read."""
-    return Problem(name, f"{error} It is used without {view}.", "Mend the file.", left_out=False)
+    return Problem(name, f"{error}{without(view)}", "Mend the file.", left_out=False)
+
+
+def without(view: str) -> str:
+    """Return the end of the warning about a view that cannot be read."""
+    return f" It is used without {view}."

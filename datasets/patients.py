@@ -7,6 +7,8 @@ value is no reason to leave a patient out; what cannot be believed counts as mis
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -27,6 +29,8 @@ SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 """Diagnostic superclasses of PTB-XL: normal, myocardial infarction, ST/T change, conduction disturbance,
 hypertrophy."""
 VIEWS = ("image", "signal", "clinical")
+UNLABELLED = -1
+"""Label of a patient who is to be judged, not learned from."""
 PLAUSIBLE = {
     "age": (0.0, 120.0, "years"),
     "sex": (0.0, 1.0, "0 male, 1 female"),
@@ -60,6 +64,10 @@ class PatientIndex(SourceIndex):
         Whether pictures are drawn from the signals; a recording without a readable signal is then left out.
     simulated : bool
         Whether the patients are virtual.
+    unusable : mapping of str to mapping of str to str
+        By view and recording, why what was given cannot be used; of sources that can be judged.
+    doubts : mapping of str to mapping of str to list of str
+        By view and recording, what is doubtful about what is used.
 
     The other attributes are those of `datasets.sources.SourceIndex`.
     """
@@ -69,6 +77,8 @@ class PatientIndex(SourceIndex):
     signal_rate: float = 0.0
     drawn: bool = False
     simulated: bool = False
+    unusable: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    doubts: Mapping[str, Mapping[str, list[str]]] = field(default_factory=dict)
 
 
 def patient_tables(
@@ -123,6 +133,14 @@ def believable(values: dict[str, float], where: str, problems: list[Problem]) ->
         problems.append(Problem(where, what, "Correct the cells.", left_out=False))
         kept |= {"diastolic": math.nan, "systolic": math.nan}
     return kept
+
+
+def by_patient(problems: Iterable[Problem]) -> dict[str, list[str]]:
+    """Return what was said of each patient."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for problem in problems:
+        found[problem.where].append(problem.what)
+    return dict(found)
 
 
 def require_some(rows: list[dict[str, object]], problems: list[Problem], root: object) -> None:

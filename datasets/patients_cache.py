@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,11 +196,23 @@ def _facts(item: PreparedPatient, clinical: pd.DataFrame, settings: ViewSettings
     if not any(has.values()):
         reasons = " ".join(problem.what for problem in item.problems)
         return Problem(name, f"None of its views can be used. {reasons}".strip(), "Mend or remove it.")
-    content = item.row["signal_sha256"] or item.row["image_sha256"]
-    if not content:  # clinical values alone, which two patients may share
-        content = hashlib.sha256(f"{name} {values.to_dict()}".encode()).hexdigest()
     end = min(item.row["duration"], settings.seconds)
-    return item.row | has | {"sha256": content, "end": end}
+    return item.row | has | {"sha256": content_digest(item.row, values), "end": end}
+
+
+def content_digest(facts: Mapping[str, Any], values: pd.Series) -> str:
+    """Return the digest by which a recording is known again: of its signal, else its picture, else its values.
+
+    Parameters
+    ----------
+    facts : mapping
+        Row of `datasets.patient_views.PreparedPatient`.
+    values : pandas.Series
+        Clinical values.
+    """
+    found = facts["signal_sha256"] or facts["image_sha256"]
+    # clinical values alone two patients may share
+    return found or hashlib.sha256(f"{facts['recording']} {values.to_dict()}".encode()).hexdigest()
 
 
 # Tables ---------------------------------------------------------------------------------------------

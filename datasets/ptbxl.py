@@ -24,13 +24,22 @@ from typing import Literal
 import pandas as pd
 
 from datasets.ecg_image import LEADS
-from datasets.patients import SUPERCLASSES, PatientIndex, believable, patient_tables, require_some
+from datasets.patients import (
+    SUPERCLASSES,
+    UNLABELLED,
+    PatientIndex,
+    believable,
+    by_patient,
+    patient_tables,
+    require_some,
+)
 from datasets.sources import DataError, Problem
 
 DATABASE = "ptbxl_database.csv"
 STATEMENTS = "scp_statements.csv"
 CLINICAL = ("age", "sex", "height", "weight")
-COLUMNS = ("ecg_id", "patient_id", *CLINICAL, "scp_codes", "strat_fold", "filename_lr", "filename_hr")
+FOUND_BY = ("ecg_id", *CLINICAL, "filename_lr", "filename_hr")
+COLUMNS = (*FOUND_BY, "patient_id", "scp_codes", "strat_fold")
 FILES = {100: "filename_lr", 500: "filename_hr"}
 """Column that names the record at each rate, hertz."""
 OVER_89, COUNTS_AS = 300.0, 90.0
@@ -39,7 +48,11 @@ CONTRADICTORY = "It is normal (NORM) and has another superclass: contradictory."
 
 
 def index_ptbxl(
-    root: Path, rate: Literal[100, 500] = 100, mixed: Literal["leave-out", "abnormal"] = "leave-out"
+    root: Path,
+    rate: Literal[100, 500] = 100,
+    mixed: Literal["leave-out", "abnormal"] = "leave-out",
+    *,
+    labelled: bool = True,
 ) -> PatientIndex:
     """Index the records of PTB-XL, or of a part of it in the same layout.
 
@@ -51,6 +64,8 @@ def index_ptbxl(
         Sampling rate wanted, hertz. Where a record is there at the other rate only, that is taken.
     mixed : {"leave-out", "abnormal"}
         What a record with NORM and another superclass is.
+    labelled : bool
+        Whether a label is needed; else diagnoses are not read.
 
     Returns
     -------
@@ -64,16 +79,15 @@ def index_ptbxl(
     """
     if rate not in FILES or mixed not in ("leave-out", "abnormal"):
         raise ValueError(f"rate is {rate} (100 or 500), mixed {mixed!r} (leave-out or abnormal).")
-    classes = _superclass_of(root)
-    database = _read(root, DATABASE, COLUMNS)
+    classes = _superclass_of(root) if labelled else {}
+    database = _read(root, DATABASE, COLUMNS if labelled else FOUND_BY)
     rows: list[dict[str, object]] = []
     clinical: dict[str, dict[str, float]] = {}
     problems: list[Problem] = []
     fallback: Counter[int] = Counter()
     for record in _unique(database.to_dict("records"), problems):
-        found = _superclasses(record, classes, problems)
-        label = None if found is None else _label(record, found, mixed, problems)
-        if found is None or label is None:
+        told = _diagnosis(record, classes, mixed, problems) if labelled else ([], UNLABELLED)
+        if told is None:
             continue
         header, other = _header(root, record, rate)
         if not header:
@@ -81,7 +95,8 @@ def index_ptbxl(
             problems.append(Problem(record["ecg_id"], what, "Fetch the record from PhysioNet."))
             continue
         fallback[other] += 1
-        rows.append(_row(record, label, found, header, problems))
+        facts = _facts(record, problems) if labelled else {"person": record["ecg_id"], "official_fold": 0}
+        rows.append(_row(record, *told, header) | facts)
         clinical[record["ecg_id"]] = _clinical(record, problems)
     require_some(rows, problems, root)
     notes = _notes(database, fallback, rate)
@@ -90,7 +105,17 @@ def index_ptbxl(
     files = [DATABASE, STATEMENTS]
     units = {"ptbxl": "person"}
     return PatientIndex(
-        "ptbxl", root, table, notes + problems, units, files, choices, values, LEADS, drawn=True
+        "ptbxl",
+        root,
+        table,
+        notes + problems,
+        units,
+        files,
+        choices,
+        values,
+        LEADS,
+        drawn=True,
+        doubts={"clinical": by_patient(problem for problem in problems if not problem.left_out)},
     )
 
 
@@ -125,6 +150,15 @@ def _unique(records: list[dict[str, str]], problems: list[Problem]) -> list[dict
             what = f"The ecg_id occurs {count} times in {DATABASE}."
             problems.append(Problem(name, what, "Keep one row; until then the record is left out."))
     return [record for record in records if counts[record["ecg_id"]] == 1]
+
+
+def _diagnosis(
+    record: dict[str, str], classes: dict[str, str], mixed: str, problems: list[Problem]
+) -> tuple[list[str], int] | None:
+    """Return superclasses and label of a record; None for one that is left out."""
+    found = _superclasses(record, classes, problems)
+    label = None if found is None else _label(record, found, mixed, problems)
+    return None if found is None or label is None else (found, label)
 
 
 def _superclasses(
@@ -164,10 +198,8 @@ def _header(root: Path, record: dict[str, str], rate: int) -> tuple[str, int]:
     return "", 0
 
 
-def _row(
-    record: dict[str, str], label: int, found: list[str], header: str, problems: list[Problem]
-) -> dict[str, object]:
-    """Return the index row of one record."""
+def _facts(record: dict[str, str], problems: list[Problem]) -> dict[str, object]:
+    """Return whose a record is, and in which official fold."""
     name = record["ecg_id"]
     person, fold = _number(record["patient_id"]), _number(record["strat_fold"])
     if math.isnan(person):
@@ -177,12 +209,16 @@ def _row(
         what = f"Its strat_fold {record['strat_fold']!r} is not 1 to 10; it is in no official fold."
         problems.append(Problem(name, what, f"Fetch {DATABASE} again.", left_out=False))
         fold = 0
+    person_name = f"record {name}" if math.isnan(person) else f"{person:.0f}"
+    return {"person": person_name, "official_fold": int(fold)}
+
+
+def _row(record: dict[str, str], found: list[str], label: int, header: str) -> dict[str, object]:
+    """Return the index row of one record, without whose it is."""
     return {
-        "recording": name,
-        "person": f"record {name}" if math.isnan(person) else f"{person:.0f}",
+        "recording": record["ecg_id"],
         "label": label,
         "diagnosis": "+".join(found),
-        "official_fold": int(fold),
         "signal": header,
         "image": "",
         **{superclass: int(superclass in found) for superclass in SUPERCLASSES},
