@@ -5,9 +5,11 @@
     python predict.py sound.wav --ecg ecg.csv --ecg-rate 500   # a heart sound and the ECG recorded with it
     python predict.py FOLDER --out judged                      # all in it, with a figure and facts of each
     python predict.py RECORDING --prevalence 0.05 --json       # for programs
+    python predict.py FOLDER --checkpoint checkpoints/<run of ecg-multimodal>    # patients: image, signal, table
     python predict.py --ecg ECG --checkpoint checkpoints/<run of ecg-to-cmr> --out drawn    # cines, drawn
 
-RECORDING is a WFDB record with ECG, heart sound (PCG) or both, a .wav heart sound, or a folder of these.
+RECORDING is a WFDB record with ECG, heart sound (PCG) or both, a .wav heart sound, or a folder of these; for
+a run of ecg-multimodal a folder of patients as load_data.py ecg-multimodal takes it, without labels.
 The probability is one for a share of abnormal that the model assumes; --prevalence brings it to yours.
 What cannot be judged is refused, with the reason. Exit status: 0 all were judged, 1 some were not, 2 none
 was (or the command is wrong). Research software, not a medical device: nothing it prints is a diagnosis.
@@ -32,8 +34,8 @@ from evaluation.figures import save_figure
 from evaluation.recording_figure import DISCLAIMER, rounded_probability
 from learning.devices import set_threads
 from settings.prediction import PredictionSettings
-from tasks import DRAW, PREDICT
-from tasks.prediction import Prediction, Predictor, open_predictor, task_of
+from tasks import DRAW, PREDICT, WORDS
+from tasks.prediction import Prediction, Predictor, Words, at_share, open_predictor, task_of
 
 Facts = dict[str, Any]
 NAMES = {"ecg": "ECG", "pcg": "heart sound"}
@@ -135,12 +137,13 @@ def write(prediction: Prediction, facts: Facts, place: Place, settings: Predicti
 
 def report(model: Facts, rows: Sequence[Facts]) -> None:
     """Print each recording, and a table if there are several."""
-    print("\n".join(describe_model(model)))
+    words = WORDS.get(model["task"], Words(describe_model, describe, table_lines))
+    print("\n".join(words.model(model)))
     for row in rows:
         if row["status"] == "judged":
-            print("\n".join(["", row["recording"], *(f"  {line}" for line in describe(row))]))
+            print("\n".join(["", row["recording"], *(f"  {line}" for line in words.row(row))]))
     if len(rows) > 1:
-        print("\n" + "\n".join(table_lines(rows)))
+        print("\n" + "\n".join(words.table(rows)))
     print(f"\n{DISCLAIMER}")
 
 
@@ -183,11 +186,6 @@ def describe(row: Facts) -> list[str]:
     lines += [f"warning: {doubt['text']}" for doubt in row["warnings"]]
     lines += [f"written to {path}" for path in row["files"]]
     return lines
-
-
-def at_share(share: float | None) -> str:
-    """Return the words for a probability that holds at a prevalence."""
-    return "" if share is None else f"  if {share:.4g} of those measured are abnormal"
 
 
 def table_lines(rows: Sequence[Facts]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,14 +95,24 @@ def find_recordings(given: Iterable[Path]) -> list[Place]:
     found: list[Place] = []
     for path in given:
         found += _of_folder(path) if path.is_dir() else [Place(_name(Path(path.name)), path)]
+    return named_apart(found)
+
+
+def named_apart(places: Sequence[Place]) -> list[Place]:
+    """Return the same places, equal names with a number behind."""
     named: list[Place] = []
     taken: set[str] = set()
-    for place in found:
-        numbered = (f"{place.name}-{number}" for number in range(2, len(found) + 2))
+    for place in places:
+        numbered = (f"{place.name}-{number}" for number in range(2, len(places) + 2))
         name = place.name if place.name not in taken else next(name for name in numbered if name not in taken)
         taken.add(name)
         named.append(Place(name, place.path))
     return named
+
+
+def safe_name(name: str) -> str:
+    """Return a name from a table as one of a file: within its folder, whatever it holds."""
+    return re.sub(r"[^\w .,+()-]", "_", name).strip(". ") or "_"
 
 
 def resolve_recording(path: Path) -> Path:

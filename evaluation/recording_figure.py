@@ -127,7 +127,7 @@ def recording_figure(
     heights = [whole, len(traces) * PANEL["signal"] + 0.6]
     heights += [] if looked is None else [len(looked.beats) * PANEL["attention"] + 0.6]
     heights += [] if contributions is None else [PANEL["contributions"]]
-    figure = _sized(sum(heights) + 1.0, title, subtitle, stamp)
+    figure = sized_figure(sum(heights) + 1.0, title, subtitle, stamp)
     # the last, empty part keeps room for the sentence at the foot
     parts = list(figure.subfigures(len(heights) + 1, 1, height_ratios=[*heights, 0.15], squeeze=False)[:, 0])
     shown = _close_up(traces, spans)
@@ -165,7 +165,8 @@ def thin(samples: Array, sampling_rate: float, points: int = DRAWN_POINTS) -> tu
     return times, np.where(np.isfinite(values), values, np.nan)
 
 
-def _sized(height: float, title: str, subtitle: str, stamp: str) -> Figure:
+def sized_figure(height: float, title: str, subtitle: str, stamp: str) -> Figure:
+    """Return an empty figure of a height in inches; of a long title the end is shown."""
     longest = LONGEST_BESIDE_STAMP if stamp else LONGEST_TITLE
     shown = title if len(title) <= longest else f"…{title[1 - longest :]}"
     figure = new_figure(shown, subtitle, "", stamp)

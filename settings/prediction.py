@@ -27,7 +27,8 @@ class PredictionSettings:
     """What is to be judged, by which model, and what is to be written."""
 
     recordings: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """WFDB records (with or without .hea), .wav heart sounds, or folders of them."""
+    """WFDB records (with or without .hea), .wav heart sounds, or folders of them; for a run of ecg-multimodal
+    folders of patients."""
     checkpoint: Path | None = None
     """A run's folder or one checkpoint file; default: the small model that comes with the code. Of a run's
     folder the final fit on everything (fold_all) is used where there is one, else the mean of its folds."""
@@ -36,7 +37,8 @@ class PredictionSettings:
     .npy or .csv with one column of numbers (then with --ecg-rate). Without a sound, for a run of ecg-to-cmr:
     the 12-lead ECG to draw a cine from, a WFDB record or .npy (leads, samples) in millivolts."""
     ecg_rate: float | None = None
-    """Sampling rate of an --ecg file that does not know its own (.npy, .csv), hertz."""
+    """Sampling rate of an --ecg file that does not know its own (.npy, .csv), hertz; of ecg_signals.csv in a
+    folder of patients, which by default is that of the run's own table, or 250."""
     ecg_channel: str = ""
     """Name of the ECG channel in the WFDB headers; empty: recognized by its name."""
     pcg_channel: str = ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,30 @@ class Predictor(Protocol):
     def predict(self, place: Place) -> Prediction:
         """Judge one recording, or say in a UserError why it cannot be judged."""
         ...
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a task tells in words what `Predictor.facts` and the rows of predict.py hold, a line each.
+
+    Attributes
+    ----------
+    model : callable
+        From the facts of the model.
+    row : callable
+        From those of one recording that was judged.
+    table : callable
+        From all rows; the last line says how many were judged.
+    """
+
+    model: Callable[[dict[str, Any]], list[str]]
+    row: Callable[[dict[str, Any]], list[str]]
+    table: Callable[[Sequence[dict[str, Any]]], list[str]]
+
+
+def at_share(share: float | None) -> str:
+    """Return the words for a probability that holds at a prevalence."""
+    return "" if share is None else f"  if {share:.4g} of those measured are abnormal"
 
 
 Makers = Mapping[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Predictor]]

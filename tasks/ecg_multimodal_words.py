@@ -1,0 +1,116 @@
+"""What a run of ``ecg-multimodal`` says of patients, in words for a terminal of any width."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from datasets.patients import SUPERCLASSES
+from evaluation.recording_figure import rounded_probability
+from tasks.prediction import Words, at_share
+
+Facts = dict[str, Any]
+WIDEST, NARROWEST = 100, 30
+"""Signs of a line."""
+COLUMN = 25
+"""Signs of the names before what is said."""
+NAMES = {"image": "image", "signal": "signal", "clinical": "clinical values"}
+
+
+def describe_model(model: Facts) -> list[str]:
+    """Return what the model is, what it learned from, and how its probabilities are to be read."""
+    count, learned = len(model["checkpoints"]), model["trained_on"]
+    share = learned["abnormal_share"]
+    abnormal = "" if share is None else f", {share:.0%} of them abnormal"
+    folds = f", mean of {count} folds" if count > 1 else ""
+    lines = [
+        f"Model: {model['model']} of run {model['run']}{folds}; its calibration is unknown.",
+        f"Learned from {learned['recordings']} recordings of {learned['sessions']} patients of "
+        f"{learned['source']}{abnormal}.",
+        *(f"Note: {note}" for note in model["notes"]),
+    ]
+    return [part for line in lines for part in wrapped(line)]
+
+
+def describe(row: Facts) -> list[str]:
+    """Return what is known of a judged patient, a line each."""
+    found = [*_probabilities(row), ("made from", _views(row))]
+    known = [name for name, value in row["clinical"].items() if value is not None]
+    if row["clinical"]:
+        missing = [name for name in row["clinical"] if name not in known]
+        lacking = f"; missing: {', '.join(missing)}" if missing else ""
+        found.append(("clinical values", f"{len(known)} of {len(row['clinical'])}{lacking}"))
+    if row["spread_over_models"] is not None and row["probability"] is not None:
+        (low,), (high,) = row["spread_over_models"].values()
+        found.append((f"the {row['models']} models", f"{low:.2f} to {high:.2f}  (no confidence interval)"))
+    if row["models_trained_on_it"]:
+        found.append(("models", f"{row['models']}; others were trained on this patient"))
+    lines = [line for name, said in found for line in wrapped(said, name)]
+    lines += [line for doubt in row["warnings"] for line in wrapped(f"warning: {doubt['text']}")]
+    return lines + [f"written to {path}" for path in row["files"]]
+
+
+def _probabilities(row: Facts) -> list[tuple[str, str]]:
+    """Return the names and the words of what is said of a patient."""
+    if row["probabilities"] is not None:
+        return [(f"probability of {name}", rounded_probability(p)) for name, p in row["probabilities"].items()]
+    said = rounded_probability(row["probability"]) + at_share(row["assumed_prevalence"])
+    lines = [("probability of abnormal", said)]
+    if row["probability_at_prevalence"] is not None:
+        shifted = rounded_probability(row["probability_at_prevalence"])
+        lines.append(("", shifted + at_share(row["prevalence"])))
+    return lines
+
+
+def _views(row: Facts) -> str:
+    """Return the views that a patient was judged by, and how much each counted."""
+    shares = row["shares"]
+    if shares is None or len(shares) == 1:
+        return " and ".join(NAMES[view] for view in row["signals_used"])
+    return ", ".join(f"{NAMES[view]} {share:.0%}" for view, share in shares.items()) + "  (weight of each)"
+
+
+def table_lines(rows: Sequence[Facts]) -> list[str]:
+    """Return a table of all patients: probability, views and doubts, or why one was refused."""
+    width = max(len("patient"), *(len(row["recording"]) for row in rows))
+    classes = any(row["status"] == "judged" and row["probabilities"] is not None for row in rows)
+    heads = [f"{name:>5}" for name in SUPERCLASSES] if classes else [f"{'abnormal':>10}"]
+    lines = [f"{'patient':{width}}  {' '.join(heads)}  views, warnings"]
+    for row in rows:
+        if row["status"] == "refused":
+            lines += wrapped(f"refused: {row['reason']}", row["recording"], width + 2)
+            continue
+        values = row["probabilities"].values() if classes else [row["probability"]]
+        cells = [f"{p:5.2f}" if classes else f"{rounded_probability(p):>10}" for p in values]
+        codes = dict.fromkeys(doubt["code"] for doubt in row["warnings"])
+        said = f"{'+'.join(row['signals_used'])}{'; ' if codes else ''}{', '.join(codes)}"
+        lines += wrapped(said, f"{row['recording']:{width}}  {' '.join(cells)}", width + 3 + len(" ".join(heads)) + 1)
+    judged = sum(row["status"] == "judged" for row in rows)
+    return [*lines, f"{judged} of {len(rows)} patients were judged."]
+
+
+def wrapped(text: str, name: str = "", column: int = COLUMN) -> list[str]:
+    """Return text in lines that fit the terminal, beside a name, or below it where there is no room.
+
+    Parameters
+    ----------
+    text : str
+    name : str
+        Written first; empty: the lines begin with the text, and with a name of spaces alone below another.
+    column : int
+        Signs kept for the name.
+    """
+    width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns) - 2)
+    beside = name.ljust(column) if name or column != COLUMN else ""
+    room = width - column
+    if beside and room < NARROWEST:
+        return [name, *textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")]
+    indent = " " * (column if beside else 2)
+    return textwrap.wrap(
+        beside + text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+WORDS = Words(describe_model, describe, table_lines)
