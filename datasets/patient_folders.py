@@ -62,6 +62,7 @@ SYNONYMS = {
 """Names of columns, in lower case and joined by ``_``, that mean the same. Others keep their own name."""
 GIVEAWAYS = (*LABEL_COLUMNS, "diagnosis", "row")
 """Columns that are never taken for clinical values: they tell the label, or nothing."""
+NO_IMAGE = " It has no image."
 EMPTY_TABLE = PatientTable("", [], {}, set())
 SIMULATION = "simulation.json"
 
@@ -145,7 +146,10 @@ def _unusable(
     """Return by view and patient why what was given of a view cannot be used."""
     reasons = {view: by_patient(found) for view, found in said.items()}
     return {
-        view: {name: " ".join(reasons[view].get(name, [])) for name in given[view] - set(usable[view])}
+        view: {
+            name: " ".join(reasons[view].get(name, [])).removesuffix(NO_IMAGE)
+            for name in given[view] - set(usable[view])
+        }
         for view in given
     }
 
@@ -261,7 +265,7 @@ def _images(root: Path, problems: list[Problem]) -> tuple[dict[str, str], set[st
         try:
             images[name] = _picture(name, folders).relative_to(root).as_posix()
         except DataError as error:
-            problems.append(Problem(name, f"{error} It has no image.", "Mend the file.", left_out=False))
+            problems.append(Problem(name, f"{error}{NO_IMAGE}", "Mend the file.", left_out=False))
     return images, set(found)
 
 

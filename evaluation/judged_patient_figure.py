@@ -27,9 +27,8 @@ from evaluation.view_figures import (
 
 VIEWS = ("image", "signal", "clinical")
 OUTCOME = "abnormal"
-COLUMNS, LONGEST_NAME = 4, 18
+COLUMNS, LONGEST_NAME = 3, 26
 """Clinical values in a row, and signs of their names."""
-TWELVE_LEADS = 12
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _draw_values(axes: Axes, values: Mapping[str, float | None]) -> None:
         said, colour = ("missing", GREY) if value is None else (f"{value:.4g}", INK)
         style: dict[str, Any] = {"va": "center", "fontsize": 9.5}
         axes.text(column, row, shown.replace("_", " "), color=GREY, **style)
-        axes.text(column + 0.93, row, said, color=colour, ha="right", **style)
+        axes.text(column + 0.9, row, said, color=colour, ha="right", **style)
 
 
 def _draw_shares(axes: Axes, shares: Mapping[str, float], lacking: Sequence[str]) -> None:

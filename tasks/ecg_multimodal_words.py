@@ -27,8 +27,8 @@ def describe_model(model: Facts) -> list[str]:
     folds = f", mean of {count} folds" if count > 1 else ""
     lines = [
         f"Model: {model['model']} of run {model['run']}{folds}; its calibration is unknown.",
-        f"Learned from {learned['recordings']} recordings of {learned['sessions']} patients of "
-        f"{learned['source']}{abnormal}.",
+        f"Learned from {learned['recordings']} recordings of {learned['sessions']} patients (source: "
+        f"{learned['source']}){abnormal}.",
         *(f"Note: {note}" for note in model["notes"]),
     ]
     return [part for line in lines for part in wrapped(line)]
@@ -86,31 +86,33 @@ def table_lines(rows: Sequence[Facts]) -> list[str]:
         cells = [f"{p:5.2f}" if classes else f"{rounded_probability(p):>10}" for p in values]
         codes = dict.fromkeys(doubt["code"] for doubt in row["warnings"])
         said = f"{'+'.join(row['signals_used'])}{'; ' if codes else ''}{', '.join(codes)}"
-        lines += wrapped(said, f"{row['recording']:{width}}  {' '.join(cells)}", width + 3 + len(" ".join(heads)) + 1)
+        beside = f"{row['recording']:{width}}  {' '.join(cells)}  "
+        lines += wrapped(said, beside, len(beside))
     judged = sum(row["status"] == "judged" for row in rows)
     return [*lines, f"{judged} of {len(rows)} patients were judged."]
 
 
-def wrapped(text: str, name: str = "", column: int = COLUMN) -> list[str]:
+def wrapped(text: str, name: str | None = None, column: int = COLUMN) -> list[str]:
     """Return text in lines that fit the terminal, beside a name, or below it where there is no room.
 
     Parameters
     ----------
     text : str
-    name : str
-        Written first; empty: the lines begin with the text, and with a name of spaces alone below another.
+    name : str, optional
+        Written before it; empty: only its place is kept.
     column : int
-        Signs kept for the name.
+        Signs of the name's place.
     """
-    width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns) - 2)
-    beside = name.ljust(column) if name or column != COLUMN else ""
-    room = width - column
-    if beside and room < NARROWEST:
-        return [name, *textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")]
-    indent = " " * (column if beside else 2)
-    return textwrap.wrap(
-        beside + text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    width = max(NARROWEST, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns - 2))
+    beside, indent = ("", "  ") if name is None else (name.ljust(column), " " * column)
+    if name is not None and width - column < NARROWEST:
+        return [*([name] if name else []), *_filled(text, width, "  ", "  ")]
+    return _filled(text, width, beside, indent)
+
+
+def _filled(text: str, width: int, first: str, rest: str) -> list[str]:
+    style: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, **style)
 
 
 WORDS = Words(describe_model, describe, table_lines)
