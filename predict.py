@@ -5,7 +5,7 @@
     python predict.py sound.wav --ecg ecg.csv --ecg-rate 500   # a heart sound and the ECG recorded with it
     python predict.py FOLDER --out judged                      # all in it, with a figure and facts of each
     python predict.py RECORDING --prevalence 0.05 --json       # for programs
-    python predict.py FOLDER --checkpoint checkpoints/<run of ecg-multimodal>    # patients: image, signal, table
+    python predict.py FOLDER --checkpoint checkpoints/<run of ecg-multimodal>    # patients
     python predict.py --ecg ECG --checkpoint checkpoints/<run of ecg-to-cmr> --out drawn    # cines, drawn
 
 RECORDING is a WFDB record with ECG, heart sound (PCG) or both, a .wav heart sound, or a folder of these; for

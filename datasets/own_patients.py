@@ -23,7 +23,7 @@ from datasets.patients import PatientIndex
 from datasets.patients_cache import content_digest
 from datasets.ptbxl import DATABASE, index_ptbxl
 from datasets.recordings import Recording, Signal
-from datasets.signal_quality import Remark, examine
+from datasets.signal_quality import FEWEST_BEATS, Remark, examine
 from datasets.signal_table import LARGEST_GAPS, LARGEST_MILLIVOLTS
 from datasets.signals import fill_gaps
 from datasets.sources import DataError, Problem
@@ -158,25 +158,33 @@ def examine_ecg(ecg: Ecg, leads: tuple[str, ...], seconds: float) -> list[Remark
     lead = ecg.samples[leads.index(IMAGE_LEAD)]
     missing = float(np.isnan(lead).mean())
     peaks = r_peaks(fill_gaps(lead), ecg.sampling_rate)
-    spans = np.stack([peaks[:-1], peaks[1:]], axis=1) if len(peaks) > 1 else np.zeros((0, 2))
-    usual = float(np.median(np.diff(peaks))) if len(peaks) > 1 else PLAUSIBLE_CYCLE[0]
+    if len(peaks) < FEWEST_BEATS:
+        raise DataError(
+            f"Fewer than {FEWEST_BEATS} heart beats are found in the {ecg.duration:.1f} s of its signal: it "
+            "is too short or too noisy to judge, or its sampling rate is wrong."
+        )
+    usual = float(np.median(np.diff(peaks)))
     if not PLAUSIBLE_CYCLE[0] <= usual <= PLAUSIBLE_CYCLE[1]:
         raise DataError(
-            f"What repeats in its signal does so {60 / usual:.0f} times a minute, as no heart does: it is too "
-            "noisy to judge, or its sampling rate is wrong."
+            f"What repeats in its signal does so {60 / usual:.0f} times a minute, as no heart does: it is "
+            "too noisy to judge, or its sampling rate is wrong."
         )
+    spans = np.stack([peaks[:-1], peaks[1:]], axis=1)
     signal = Signal(lead.astype(np.float32), ecg.sampling_rate, 0.0, missing)
     quality = examine(Recording(signal, None, ecg.sampling_rate, ""), spans)
     if quality.shows_no_heart(["ecg"]):
         raise DataError("No heart beat that repeats is found in its signal: it is too noisy to judge.")
     span = float(np.nanmax(ecg.samples) - np.nanmin(ecg.samples))
-    short = f"The signal lasts {ecg.duration:.1f} s of {seconds:g} that are read: it goes on with its last value."
+    short = (
+        f"The signal lasts {ecg.duration:.1f} s of {seconds:g} that are read: it goes on with its last value."
+    )
     doubts = [
         ("unit", span > LARGEST_MILLIVOLTS, f"The signal ranges over {span:.3g}: it seems not to be in mV."),
         ("short", ecg.duration < SHORTEST_SHARE * seconds, short),
     ]
-    found = [remark for remark in quality.remarks if remark.code != "short"]
-    return found + [Remark(code, "ecg", text) for code, doubtful, text in doubts if doubtful]
+    found = [(remark.code, remark.text) for remark in quality.remarks if remark.code != "short"]
+    found += [(code, text) for code, doubtful, text in doubts if doubtful]
+    return [Remark(code, "signal", text) for code, text in found]
 
 
 def check_leads(ecg: Ecg, leads: tuple[str, ...]) -> None:

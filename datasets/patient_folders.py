@@ -67,9 +67,7 @@ EMPTY_TABLE = PatientTable("", [], {}, set())
 SIMULATION = "simulation.json"
 
 
-def index_patient_folders(
-    root: Path, signal_rate: float = 250.0, *, labelled: bool = True
-) -> PatientIndex:
+def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: bool = True) -> PatientIndex:
     """Index and check one's own patients.
 
     Parameters
@@ -120,7 +118,11 @@ def index_patient_folders(
         if not labelled or _has_view(name, (images, signals.places, values), problems)
     ]
     require_some(rows, problems, root)
-    usable = {"image": images, "signal": signals.places, "clinical": clinical.rows}
+    usable: dict[str, Collection[str]] = {
+        "image": images,
+        "signal": signals.places,
+        "clinical": clinical.rows,
+    }
     table, clinical_table = patient_tables(rows, values, columns)
     files = [*files, *clinical_files, *([SIGNALS] if signals.listed else [])]
     return PatientIndex(

@@ -201,7 +201,7 @@ def _facts(item: PreparedPatient, clinical: pd.DataFrame, settings: ViewSettings
 
 
 def content_digest(facts: Mapping[str, Any], values: pd.Series) -> str:
-    """Return the digest by which a recording is known again: of its signal, else its picture, else its values.
+    """Return the digest by which a recording is known: of its signal, else its picture, else its values.
 
     Parameters
     ----------

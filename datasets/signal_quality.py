@@ -64,7 +64,7 @@ class Remark:
     code : str
         A word for programs: flat, clipped, gaps, noisy, short, rate, heart-rate, out-of-step, ...
     signal : {"ecg", "pcg", ""}
-        What it is about; empty: the whole recording.
+        What it is about; empty: the whole recording. Of a patient: the view.
     text : str
         One sentence.
     """

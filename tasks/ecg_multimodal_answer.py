@@ -53,9 +53,7 @@ class Answer:
         return self.each.mean(axis=0)
 
 
-def ask(
-    task: Task, networks: Sequence[MultimodalNetwork], samples: Patients, device: torch.device
-) -> Answer:
+def ask(task: Task, networks: Sequence[MultimodalNetwork], samples: Patients, device: torch.device) -> Answer:
     """Return what networks say of the one patient among samples."""
     row = torch.zeros(1, dtype=torch.int64)
     each = [predict(task, network, samples, row, batch_size=1, device=device)[1] for network in networks]

@@ -1,4 +1,4 @@
-"""What is doubtful about judging one patient by some views: what is left aside, and values unlike training's."""
+"""What is doubtful about judging one patient: views that are left aside, and values unlike training's."""
 
 from __future__ import annotations
 

@@ -80,7 +80,9 @@ class EcgMultimodalPredictor:
         self.inputs, self.cache = first["inputs"], first["cache"]
         self.views = from_plain(ViewSettings, self.cache["settings"])
         if list(self.inputs["image_size"]) != [self.views.image_height, self.views.image_width]:
-            raise ValueError(f"pictures of {self.inputs['image_size']} pixels were not made with its settings")
+            raise ValueError(
+                f"pictures of {self.inputs['image_size']} pixels were not made with its settings"
+            )
         self.trained_on = self._trained_on()
         self.believed = self._believed()
         self._check_prevalence()
@@ -163,9 +165,10 @@ class EcgMultimodalPredictor:
 
     def _entries(self, index: PatientIndex) -> Iterable[_Entry]:
         """Return who is in an index, and what was left out of it; note what holds for a whole table."""
-        names = index.recordings["recording"].tolist()
+        names = sorted(index.recordings["recording"], key=_natural)
+        known = set(names)
         for problem in index.problems:
-            if problem.where in names:
+            if problem.where in known:
                 continue
             if problem.left_out:
                 yield _Entry(problem.where, reason=problem.what)
@@ -174,8 +177,7 @@ class EcgMultimodalPredictor:
         unread = [name for name in index.clinical if name not in ("recording", *self.inputs["clinical"])]
         if unread and "clinical" in self.network.views:
             self.notes.append(f"The run knows no {', '.join(unread)}: not looked at.")
-        names = index.recordings["recording"].tolist()
-        yield from (_Entry(name, index) for name in sorted(names, key=_natural))
+        yield from (_Entry(name, index) for name in names)
 
     # Judging ----------------------------------------------------------------------------------------------
 
@@ -222,7 +224,9 @@ class EcgMultimodalPredictor:
         reads = self.network.views
         for view in reads:
             if view in patient.unusable:
-                others = f"; without it {patient.name} is judged by the rest" if len(patient.given) > 1 else ""
+                others = (
+                    f"; without it {patient.name} is judged by the rest" if len(patient.given) > 1 else ""
+                )
                 raise DataError(f"{patient.unusable[view]} Mend the {view}, or remove it{others}.")
         remarks = view_remarks(patient, reads, self.inputs, self.cache["source"])
         ignored = {remark.signal for remark in remarks if remark.code == "ignored"}
@@ -234,8 +238,8 @@ class EcgMultimodalPredictor:
         lacking = [view for view in reads if view not in used]
         if lacking and not self.trained.model.modality_dropout:
             raise DataError(
-                f"There is no {' and no '.join(lacking)}, and the run cannot do without, as it was trained with "
-                "--modality-dropout 0."
+                f"There is no {' and no '.join(lacking)}, and the run cannot do without, as it was "
+                "trained with --modality-dropout 0."
             )
         return used, remarks
 

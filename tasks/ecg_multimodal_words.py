@@ -55,7 +55,9 @@ def describe(row: Facts) -> list[str]:
 def _probabilities(row: Facts) -> list[tuple[str, str]]:
     """Return the names and the words of what is said of a patient."""
     if row["probabilities"] is not None:
-        return [(f"probability of {name}", rounded_probability(p)) for name, p in row["probabilities"].items()]
+        return [
+            (f"probability of {name}", rounded_probability(p)) for name, p in row["probabilities"].items()
+        ]
     said = rounded_probability(row["probability"]) + at_share(row["assumed_prevalence"])
     lines = [("probability of abnormal", said)]
     if row["probability_at_prevalence"] is not None:

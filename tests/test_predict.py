@@ -219,8 +219,8 @@ def test_commands_without_a_meaning_are_refused(run, arguments, said):
     ("changes", "said"),
     [
         (
-            {"task": "ecg-multimodal"},
-            "of task ecg-multimodal, for which single recordings cannot be judged yet",
+            {"task": "cmr-mae"},
+            "of task cmr-mae, for which single recordings cannot be judged yet",
         ),
         ({"settings": {}}, "does not fit this version of the code"),
         ({"trained_on": {"recording": []}}, "does not fit this version of the code"),

@@ -48,11 +48,11 @@ class House:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.cache = self.prepare("raw", 30, 0)
+        self.cache = self.prepare("raw", 24, 0)
         places = ["--cache-dir", str(root / "cache-raw"), "--checkpoint-dir", str(root / "checkpoints")]
         logs = ["--log-dir", str(root / "runs"), "--run-name", "three-views"]
         self.run = training.main([TASK, *TINY, *places, *logs])
-        self.others = self.prepare("others", 8, 7)
+        self.others = self.prepare("others", 5, 7)
 
     def prepare(self, name: str, patients: int, seed: int) -> Cache:
         made = ["--simulate", "--simulation.patients", str(patients), "--simulation.seed", str(seed)]
@@ -104,6 +104,14 @@ def made(tmp_path) -> Callable[..., Path]:
         return tmp_path / "made"
 
     return make
+
+
+@pytest.fixture(scope="module")
+def before(few, tmp_path_factory) -> dict[str, float]:
+    """Return what a run with random weights says of the patients as they are."""
+    path = tmp_path_factory.mktemp("before") / "best.pt"
+    save_checkpoint(path, checkpoint(0, "normal", 1))
+    return {row["recording"]: row["probability"] for row in call(few, "--checkpoint", path)}
 
 
 def checkpoint(fold: int, target: Any, leads: int, **model: Any) -> dict[str, Any]:
@@ -172,7 +180,9 @@ def keep(folder: Path, name: str, views: tuple[str, ...] = VIEWS) -> None:
     signals = rows_of(folder / "ecg_signals.csv")
     save(folder / "ecg_signals.csv", [row for row in signals if row[0] == name and "signal" in views])
     head, *clinical = rows_of(folder / "clinical.csv")
-    save(folder / "clinical.csv", [head, *(row for row in clinical if row[0] == name and "clinical" in views)])
+    save(
+        folder / "clinical.csv", [head, *(row for row in clinical if row[0] == name and "clinical" in views)]
+    )
 
 
 def unlabelled(raw: Path, folder: Path) -> Path:
@@ -189,7 +199,7 @@ def test_a_patient_is_judged_as_evaluate_judges_it(house, tmp_path):
     told = house.judged("--cache-dir", str(house.root / "cache-raw"))
     rows = call(unlabelled(house.root / "raw", tmp_path / "own"), "--checkpoint", house.run)
     found = {row["recording"]: row for row in rows}
-    assert len(told) > 15
+    assert len(told) > 10
     assert set(told.index) < set(found)
     for name, row in told.iterrows():
         assert found[name]["probability"] == pytest.approx(row["probability"], abs=1e-5)
@@ -230,7 +240,14 @@ def test_patients_nobody_knows_are_judged_by_all_folds_and_each_alone_as_among_t
 
 @pytest.mark.parametrize(
     "views",
-    [("image",), ("signal",), ("clinical",), ("image", "signal"), ("image", "clinical"), ("signal", "clinical")],
+    [
+        ("image",),
+        ("signal",),
+        ("clinical",),
+        ("image", "signal"),
+        ("image", "clinical"),
+        ("signal", "clinical"),
+    ],
 )
 def test_what_is_absent_counts_as_absent(house, tmp_path, views):
     """The same as the network says of what was prepared for learning, given these views and no others."""
@@ -258,19 +275,19 @@ def test_what_is_absent_counts_as_absent(house, tmp_path, views):
         gates.append({view: float(gate[0, VIEWS.index(view)]) for view in views})
     assert row["probability"] == pytest.approx(np.mean(said), abs=1e-5)
     assert row["signals_used"] == list(views)
-    assert row["shares"] == pytest.approx({view: np.mean([g[view] for g in gates]) for view in views}, abs=1e-5)
+    assert row["shares"] == pytest.approx(
+        {view: np.mean([g[view] for g in gates]) for view in views}, abs=1e-5
+    )
     assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-6)
 
 
-def test_the_values_of_others_change_nothing(own, made):
-    run = made()
-    before = {row["recording"]: row["probability"] for row in call(own, "--checkpoint", run)}
+def test_the_values_of_others_change_nothing(own, made, before):
     head, *rows = rows_of(own / "clinical.csv")
     for row in rows[1:]:
         row[head.index("age")] = "99"
         row[head.index("height")] = ""
     save(own / "clinical.csv", [head, *rows])
-    after = {row["recording"]: row["probability"] for row in call(own, "--checkpoint", run)}
+    after = {row["recording"]: row["probability"] for row in call(own, "--checkpoint", made())}
     assert after["1"] == before["1"]
     assert after["2"] != before["2"]
 
@@ -307,7 +324,7 @@ def test_a_fusion_without_weights_tells_none(own, made):
 def test_words_fit_the_terminal(own, made, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     run = made(2)
-    (own / "images" / "3" / "003ECG_lead2.jpg").write_bytes(b"no picture")
+    (own / "images" / "3" / "003ECG_lead2.jpg").unlink()
     with pytest.raises(SystemExit):
         call(own, "--checkpoint", run, "--prevalence", "0.05")
     said = capsys.readouterr().out
@@ -321,16 +338,15 @@ def test_words_fit_the_terminal(own, made, capsys, monkeypatch, columns):
         "if 0.05 of those measured are abnormal",
         "5 of 5",
         "2 of 3 patients were judged.",
-        "refused: The picture 003ECG_lead2.jpg cannot be read",
+        "refused: images/3 holds no picture where 003ECG_lead2.jpg is expected.",
         DISCLAIMER,
     ):
         assert words in plain
 
 
 def test_files_are_written_within_the_folder_that_was_named(own, made, tmp_path):
-    head, *rows = rows_of(own / "clinical.csv")
-    rows[0][0] = "../../outside"
-    save(own / "clinical.csv", [head, *rows])
+    head, first, *others = rows_of(own / "clinical.csv")
+    save(own / "clinical.csv", [head, ["../../outside", *first[1:]], *others])
     rows = call(own, "--checkpoint", made(), "--out", tmp_path / "judged")
     names = {path.name for path in (tmp_path / "judged").iterdir()}
     assert names == {f"{row['recording']}{ending}" for row in rows for ending in (".png", ".json")}
@@ -444,12 +460,10 @@ def make_noise(own: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_one_bad_patient_is_refused_by_name_and_the_others_are_judged(own, made, capsys, fault):
+def test_one_bad_patient_is_refused_by_name_and_the_others_are_judged(own, made, before, capsys, fault):
     spoil_it, said = FAULTS[fault]
-    run = made()
-    before = {row["recording"]: row["probability"] for row in call(own, "--checkpoint", run)}
     spoil_it(own)
-    rows = some_refused(capsys, own, "--checkpoint", run)
+    rows = some_refused(capsys, own, "--checkpoint", made())
     assert [row["status"] for row in rows.values()] == ["judged", "refused", "judged"]
     assert said in rows["2"]["reason"]
     assert "It is used without" not in rows["2"]["reason"]
@@ -478,9 +492,11 @@ def test_a_rate_that_no_recorder_has_is_refused(own, made):
 
 def test_a_rate_that_makes_no_heart_is_refused_or_doubted(own, made, capsys):
     run = made()
-    with pytest.raises(UserError, match="as no heart does"):
+    with pytest.raises(UserError, match=r"Fewer than 3 heart beats are found in the 1\.2 s"):
         call(own, "--checkpoint", run, "--ecg-rate", 2000)
-    capsys.readouterr()
+    rows = some_refused(capsys, own, "--checkpoint", run, "--ecg-rate", 90)
+    assert "heart-rate" in codes(rows["2"])
+    assert "times a minute, as no heart does" in rows["1"]["reason"]
 
 
 def test_the_rate_of_the_table_travels_with_the_run(own, made):
@@ -499,7 +515,7 @@ def test_cells_that_name_nobody_are_not_passed_over(own, made, capsys):
     book = openpyxl.Workbook()
     sheet: Any = book.active
     for row in [*rows_of(own / "clinical.csv"), ["", "44"]]:
-        sheet.append([cell if number == 0 else cell for number, cell in enumerate(row)])
+        sheet.append(row)
     book.save(own / "clinical.xlsx")
     (own / "clinical.csv").unlink()
     rows = some_refused(capsys, own, "--checkpoint", made())
@@ -551,7 +567,10 @@ def write_ptbxl(root: Path, nan_lead: int) -> Path:
             counts[:, nan_lead] = -32768
         path = root / "records100" / f"{number:05d}_lr"
         path.with_suffix(".dat").write_bytes(counts.tobytes())
-        lines = [f"{path.name} 12 100 1000", *(f"{path.name}.dat 16 1000.0(0)/mV 16 0 0 0 0 {n}" for n in names)]
+        lines = [
+            f"{path.name} 12 100 1000",
+            *(f"{path.name}.dat 16 1000.0(0)/mV 16 0 0 0 0 {n}" for n in names),
+        ]
         path.with_suffix(".hea").write_text("\n".join(lines) + "\n")
         row = {"ecg_id": number, "age": 50, "sex": 1, "height": "", "weight": 70}
         table.append(row | {"filename_lr": f"records100/{path.name}", "filename_hr": ""})
