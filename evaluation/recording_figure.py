@@ -172,7 +172,7 @@ def sized_figure(height: float, title: str, subtitle: str, stamp: str) -> Figure
     figure = new_figure(shown, subtitle, "", stamp)
     figure.set_figheight(height)
     for text in figure.texts[-1:] if stamp else []:
-        text.set_y(1 - 0.1 / height)  # beside the title, as the second line is as wide as the figure
+        text.set_y(1 - 0.06 / height)  # beside the title, as the second line is as wide as the figure
     return figure
 
 
