@@ -135,7 +135,8 @@ class EcgPhenotypes(Stage):
     def remember(self, model: nn.Module, run: FoldRun) -> dict[str, Any]:
         """Return how far off the model is on the validation part, for who asks it about one patient."""
         assert isinstance(model, PhenotypeModel)
-        return {"validation": measure_errors(model, run.samples, run.train, run.validation, self.chosen.reads)}
+        parts = (run.train, run.validation)
+        return {"validation": measure_errors(model, run.samples, *parts, reads=self.chosen.reads)}
 
     def predicted(self, samples: Pairs) -> list[str]:
         """Return the names of the indicators and diseases."""
