@@ -41,12 +41,15 @@ class People:
         """Return what is known of who was recorded there, and what is doubtful about it."""
         if self.rows is None:
             return dict(self.given), []
-        names = (patient_id(place.name), patient_id(Path(place.name).name))
+        file = place.path.name.removesuffix(".hea").removesuffix(".npy")
+        names = [patient_id(place.path.name.removesuffix(".hea").removesuffix(".npy"))]
+        if "/" in place.name:  # a name without folder may have a number, being the second of its kind
+            names.insert(0, patient_id(place.name))
         cells = next((self.rows[name] for name in names if name in self.rows), None)
         if cells is None:
-            text = f"{self.table} has no row for {names[1]}: age, sex, height and weight count as not known."
+            text = f"{self.table} has no row for {names[-1]}: age, sex, height and weight count as not known."
             return dict(self.given), [Remark("no-row", "", text)]
-        known, problems = _numbers(names[1], cells, self.table)
+        known, problems = _numbers(names[-1], cells, self.table)
         return self.given | known, [Remark("person", "", problem.what) for problem in problems]
 
 

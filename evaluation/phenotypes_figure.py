@@ -18,10 +18,11 @@ LEAD_HEIGHT, ROW_HEIGHT, HEAD = 0.62, 0.235, 0.75
 """Inches."""
 LEFT = 3.6
 """Deviations from the mean that are drawn to both sides."""
-PLACES = {"name": 0.0, "said": 0.40, "interval": 0.60}
+PLACES = {"name": 0.015, "said": 0.40, "interval": 0.60}
 """Where the columns of the table begin (name) or end, as shares of the width."""
 AXIS = (0.64, 0.36)
 """Beginning and width of the panel beside the table."""
+INTERVAL = "90 % interval: from the errors on the validation part, so for patients like those of training"
 WEAK = "grey: on validation not shown to be better than the mean, or than chance"
 
 
@@ -76,18 +77,18 @@ def phenotypes_figure(
     heights = [LEAD_HEIGHT * 6 + 0.5, *(HEAD + ROW_HEIGHT * len(rows) for rows in tables)]
     longest = LONGEST_BESIDE_STAMP if stamp else LONGEST_TITLE
     shown = title if len(title) <= longest else f"…{title[1 - longest :]}"
-    subject = "twelve-lead ECG, and what a model predicts from it"
-    figure = new_figure(shown, subject, "", stamp, sum(heights) + 1.15)
+    subject = "predicted from a twelve-lead ECG"
+    figure = new_figure(shown, subject, "", stamp, sum(heights) + 1.3)
     if stamp:
         figure.texts[-1].set_y(1 - 0.1 / figure.get_figheight())
-    parts = list(figure.subfigures(len(heights) + 1, 1, height_ratios=[*heights, 0.3], squeeze=False)[:, 0])
+    parts = list(figure.subfigures(len(heights) + 1, 1, height_ratios=[*heights, 0.45], squeeze=False)[:, 0])
     _draw_leads(parts.pop(0), ecg, sampling_rate, leads)
     if indicators:
         _draw_indicators(parts.pop(0), indicators)
     if diseases:
         _draw_diseases(parts.pop(0), diseases)
     weak = not all(row.better for rows in tables for row in rows)
-    foot = [*([WEAK] if weak else []), DISCLAIMER]
+    foot = [*([INTERVAL] if indicators else []), *([WEAK] if weak else []), DISCLAIMER]
     figure.text(0.02, 0.06 / sum(heights), "\n".join(foot), ha="left", va="bottom", fontsize=8.5, color=GREY)
     return figure
 
@@ -104,18 +105,16 @@ def _draw_leads(part: SubFigure, ecg: NDArray[Any], sampling_rate: float, leads:
         axes.plot(times, values, color=INK, linewidth=0.6)
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10.5)
         axes.set(yticks=[], ylim=(low - margin, high + margin), xlim=(0, ecg.shape[1] / sampling_rate))
-        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
         axes.tick_params(axis="x", length=0, labelsize=9.5)
     for axes in panels[-1]:
+        axes.spines["bottom"].set_visible(True)
         axes.set_xlabel("time in seconds", fontsize=10.5)
     corner = panels[0, 1]
-    corner.plot([0.985, 0.985], [high - 1, high], color=BLUE, linewidth=2, transform=_beside(corner))
-    corner.text(0.975, high, "1 mV", ha="right", va="top", fontsize=9, color=BLUE, transform=_beside(corner))
-
-
-def _beside(axes: Axes) -> Any:
-    """Return coordinates of a share of the width and of millivolts."""
-    return axes.get_yaxis_transform()
+    # a share of the width, and millivolts
+    beside: dict[str, Any] = {"transform": corner.get_yaxis_transform(), "clip_on": False}
+    corner.plot([1.01, 1.01], [low, low + 1], color=BLUE, linewidth=2, **beside)
+    corner.text(1.02, low, "1 mV", rotation=90, ha="left", va="bottom", fontsize=9, color=BLUE, **beside)
 
 
 def _table(part: SubFigure, rows: Sequence[Row], heads: tuple[str, str, str]) -> Axes:

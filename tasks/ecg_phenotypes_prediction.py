@@ -228,7 +228,7 @@ class EcgPhenotypesPredictor:
             text = "The model was trained on this very ECG: its answer says nothing about new ones."
             remarks.append(Remark("seen", "", text))
         if self.simulated:
-            text = "The model was trained on virtual patients: its answer says nothing about real ones."
+            text = "The model knows virtual patients only: what it says of a real ECG cannot be believed."
             remarks.append(Remark("simulated", "", text))
         return remarks
 
@@ -237,8 +237,11 @@ class EcgPhenotypesPredictor:
         lacking = [name for name in self.covariates if name not in known]
         if not lacking:
             return []
-        told = f"The model learned with {', '.join(self.covariates)}, and {', '.join(lacking)}"
-        text = f"{told} {'is' if len(lacking) == 1 else 'are'} not given: it is less exact without."
+        which = "which" if lacking == self.covariates else f"and {', '.join(lacking)}"
+        text = (
+            f"The model learned with {', '.join(self.covariates)}, {which} "
+            f"{'is' if len(lacking) == 1 else 'are'} not given: it is less exact without."
+        )
         return [Remark("person", "", text)]
 
 

@@ -17,13 +17,10 @@ def tell_model(model: Facts) -> list[str]:
     """Return what the model is and what it learned from."""
     count, learned = len(model["checkpoints"]), model["trained_on"]
     virtual = "virtual " * model["simulated"]
-    lines = [
+    return [
         f"Model: ecg-phenotypes of run {model['run']}{f', mean of {count} folds' * (count > 1)}.",
         f"Learned from {learned['recordings']} {virtual}patients of {learned['source']}.",
     ]
-    if model["simulated"]:
-        lines.append("The run knows virtual patients only: what it says of a real ECG cannot be believed.")
-    return lines
 
 
 def tell_recording(row: Facts) -> list[str]:
