@@ -41,7 +41,6 @@ class People:
         """Return what is known of who was recorded there, and what is doubtful about it."""
         if self.rows is None:
             return dict(self.given), []
-        file = place.path.name.removesuffix(".hea").removesuffix(".npy")
         names = [patient_id(place.path.name.removesuffix(".hea").removesuffix(".npy"))]
         if "/" in place.name:  # a name without folder may have a number, being the second of its kind
             names.insert(0, patient_id(place.name))
