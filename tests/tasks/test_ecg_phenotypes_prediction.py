@@ -320,12 +320,14 @@ def test_a_run_without_covariates_is_told_none(house, patient):
 # How far off it may be --------------------------------------------------------------------------------
 
 
-def test_intervals_are_those_of_the_validation_part(house, run, patient):
+@pytest.mark.parametrize("told", [True, False])
+def test_intervals_are_those_of_the_validation_part(house, run, told):
     """Nine tenths of the validation patients, rounded up, lie within them, of their own model."""
     file = run / "fold_0" / "best.pt"
     parts = pd.read_csv(run / "splits.csv").set_index("recording")["fold_0"]
     names = parts.index[parts == "validation"]
-    rows = call(*map(house.ecg, names), "--patients", house.table, "--checkpoint", file)
+    table = ["--patients", house.table] if told else []
+    rows = call(*map(house.ecg, names), *table, "--checkpoint", file)
     count = len(names)
     needed = int(np.ceil((count + 1) * 0.9))
     assert 9 <= needed <= count
