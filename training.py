@@ -339,7 +339,8 @@ def conclude(session: Session, fold: Fold, run: FoldRun, model: nn.Module, track
         tracker.hyperparameters(flatten(to_plain(session.settings)), named)
         for tag, figure in task.figures(model, samples, rows, predictions, session.settings).items():
             tracker.figure(tag, figure, epoch)
-    save_checkpoint(run.folder / BEST, best | {"threshold": 0.5 if threshold is None else threshold})
+    found = {"threshold": 0.5 if threshold is None else threshold} | task.remember(model, run)
+    save_checkpoint(run.folder / BEST, best | found)
 
 
 def estimate(session: Session, folds: Sequence[Fold]) -> str:

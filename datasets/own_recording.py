@@ -94,6 +94,11 @@ def find_recordings(given: Iterable[Path]) -> list[Place]:
     found: list[Place] = []
     for path in given:
         found += _of_folder(path) if path.is_dir() else [Place(_name(Path(path.name)), path)]
+    return distinct(found)
+
+
+def distinct(found: Sequence[Place]) -> list[Place]:
+    """Return places of which no two have the same name: equal ones get a number."""
     named: list[Place] = []
     taken: set[str] = set()
     for place in found:

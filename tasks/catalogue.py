@@ -14,16 +14,18 @@ from tasks import (
     ecg_multimodal_judging,
     ecg_pcg_export,
     ecg_pcg_judging,
+    ecg_phenotypes_words,
     ecg_to_cmr_judging,
     ecg_to_cmr_prediction,
 )
 from tasks.binary import Task
 from tasks.ecg_pcg_prediction import EcgPcgPredictor
+from tasks.ecg_phenotypes_prediction import EcgPhenotypesPredictor
 from tasks.judging import Checkpoint, Opened
-from tasks.prediction import Predictor
+from tasks.prediction import Predictor, Words
 from tasks.registry import TASKS, find_task
 
-__all__ = ["DRAW", "EXPORT", "JUDGE", "PREDICT", "TASKS", "Task", "find_task"]
+__all__ = ["DRAW", "ECG_ALONE", "EXPORT", "JUDGE", "PREDICT", "TASKS", "WORDS", "Task", "find_task"]
 
 JUDGE: dict[str, Callable[[Opened], tuple[dict[str, Any], list[Path]]]] = {
     "ecg-pcg": ecg_pcg_judging.judge,
@@ -35,8 +37,13 @@ JUDGE: dict[str, Callable[[Opened], tuple[dict[str, Any], list[Path]]]] = {
 """For each task what judges an opened run, writes its results, and returns metrics and files written."""
 PREDICT: dict[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Predictor]] = {
     "ecg-pcg": EcgPcgPredictor,
+    "ecg-phenotypes": EcgPhenotypesPredictor,
 }
 """For each task whose models judge single recordings: what makes a predictor of one run's checkpoints."""
+WORDS: dict[str, Words] = {"ecg-phenotypes": ecg_phenotypes_words.WORDS}
+"""For each task whose models say other things than a probability of abnormal: how they are told."""
+ECG_ALONE = ("ecg-phenotypes",)
+"""Tasks whose models judge what --ecg names, without any other recording."""
 DRAW: dict[str, Callable[[PredictionSettings], dict[str, Any]]] = {"ecg-to-cmr": ecg_to_cmr_prediction.draw}
 """For each task whose models draw something from a recording: what draws and writes it, and returns facts."""
 EXPORT: dict[str, Callable[[Checkpoint, str], Exportable]] = {"ecg-pcg": ecg_pcg_export.exportable}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,9 +26,10 @@ class Prediction(Protocol):
     def facts(self) -> dict[str, Any]:
         """Return it in plain types, all numbers finite.
 
-        At least ``probability``, ``assumed_prevalence``, ``prevalence``, ``probability_at_prevalence``,
-        ``spread_over_beats``, ``signals_used``, ``duration``, ``beats``, ``beat_source``, ``models``,
-        ``models_trained_on_it`` and ``warnings``; None for what a task does not have.
+        At least ``warnings``, and what the task's `Words` tell. Without such, ``probability``,
+        ``assumed_prevalence``, ``prevalence``, ``probability_at_prevalence``, ``spread_over_beats``,
+        ``signals_used``, ``duration``, ``beats``, ``beat_source``, ``models`` and ``models_trained_on_it``;
+        None for what a task does not have.
         """
         ...
 
@@ -36,13 +38,34 @@ class Prediction(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Words:
+    """How the facts of a task are told on the screen.
+
+    Attributes
+    ----------
+    model, recording : callable
+        From the facts of the model, and of a recording that was judged, to lines of text.
+    column : str
+        Heading of the column that `short` fills in the table of several recordings.
+    short : callable
+        From the facts of a recording that was judged to a few words.
+    """
+
+    model: Callable[[dict[str, Any]], list[str]]
+    recording: Callable[[dict[str, Any]], list[str]]
+    column: str
+    short: Callable[[dict[str, Any]], str]
+
+
 class Predictor(Protocol):
     """A trained model of a task, ready for recordings."""
 
     def facts(self) -> dict[str, Any]:
         """Return what the model is, in plain types.
 
-        At least ``model``, ``run``, ``checkpoints``, ``trained_on``, ``assumed_prevalence``, ``calibrated``.
+        At least ``task``, ``model``, ``run`` and ``checkpoints``, and what the task's `Words` tell. Without
+        such, ``trained_on``, ``assumed_prevalence`` and ``calibrated``.
         """
         ...
 
