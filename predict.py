@@ -7,10 +7,14 @@
     python predict.py RECORDING --prevalence 0.05 --json       # for programs
     python predict.py FOLDER --checkpoint checkpoints/<run of ecg-multimodal>    # patients
     python predict.py --ecg ECG --checkpoint checkpoints/<run of ecg-to-cmr> --out drawn    # cines, drawn
+    python predict.py --ecg ECG --checkpoint checkpoints/<run of ecg-phenotypes> --age 61 --sex female
+    python predict.py ECGS --checkpoint checkpoints/<run of ecg-phenotypes> --patients pairs.csv --out judged
 
 RECORDING is a WFDB record with ECG, heart sound (PCG) or both, a .wav heart sound, or a folder of these; for
 a run of ecg-multimodal a folder of patients as load_data.py ecg-multimodal takes it, without labels.
 The probability is one for a share of abnormal that the model assumes; --prevalence brings it to yours.
+Runs of ecg-phenotypes judge twelve-lead ECGs (WFDB records, .npy in millivolts, folders of these): what a
+cardiac MRI would show, with intervals in which the truth lay for 90 in 100 patients of the validation part.
 What cannot be judged is refused, with the reason. Exit status: 0 all were judged, 1 some were not, 2 none
 was (or the command is wrong). Research software, not a medical device: nothing it prints is a diagnosis.
 """
@@ -21,6 +25,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
@@ -34,7 +39,7 @@ from evaluation.figures import save_figure
 from evaluation.recording_figure import DISCLAIMER, rounded_probability
 from learning.devices import set_threads
 from settings.prediction import PredictionSettings
-from tasks import DRAW, PREDICT, WORDS
+from tasks import DRAW, ECG_ALONE, PREDICT, WORDS
 from tasks.prediction import Prediction, Predictor, Words, at_share, open_predictor, task_of
 
 Facts = dict[str, Any]
@@ -46,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> list[Facts]:
     settings = read_settings(PredictionSettings, sys.argv[1:] if arguments is None else arguments, __doc__)
     set_threads(settings.threads)
     if not settings.recordings and settings.ecg is not None and settings.checkpoint is not None:
-        return [draw(settings)]
+        if task_of(settings) not in ECG_ALONE:
+            return [draw(settings)]
+        settings = replace(settings, recordings=(settings.ecg,), ecg=None)
     check(settings)
     with quiet_output(settings.json):
         predictor = open_predictor(settings, PREDICT)
@@ -54,11 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> list[Facts]:
         if settings.ecg is not None and len(places) > 1:
             raise UserError(f"--ecg belongs to one recording, and {len(places)} were given.")
         rows = [judge(predictor, place, settings) for place in follow(places)]
+    model = predictor.facts()
     if settings.json:
-        document = {"notice": DISCLAIMER, "model": predictor.facts(), "recordings": rows}
+        document = {"notice": DISCLAIMER, "model": model, "recordings": rows}
         print(json.dumps(document, indent=2, allow_nan=False))
     else:
-        report(predictor.facts(), rows)
+        report(model, rows, WORDS.get(model["task"], PROBABILITY))
     leave(rows)
     return rows
 
@@ -135,15 +143,16 @@ def write(prediction: Prediction, facts: Facts, place: Place, settings: Predicti
     return [printable(str(path)) for path in (figure, table)]
 
 
-def report(model: Facts, rows: Sequence[Facts]) -> None:
+def report(model: Facts, rows: Sequence[Facts], words: Words) -> None:
     """Print each recording, and a table if there are several."""
-    words = WORDS.get(model["task"], Words(describe_model, describe, table_lines))
     print("\n".join(words.model(model)))
     for row in rows:
         if row["status"] == "judged":
-            print("\n".join(["", row["recording"], *(f"  {line}" for line in words.row(row))]))
+            lines = [*words.recording(row), *(words.doubts or describe_doubts)(row)]
+            print("\n".join(["", row["recording"], *(f"  {line}" for line in lines)]))
     if len(rows) > 1:
-        print("\n" + "\n".join(words.table(rows)))
+        table = words.table(rows) if words.table else table_lines(rows, words)
+        print("\n" + "\n".join(table))
     print(f"\n{DISCLAIMER}")
 
 
@@ -183,22 +192,31 @@ def describe(row: Facts) -> list[str]:
         lines.append(f"beats                    {row['beats']}, by {row['beat_source']}")
     if row["models_trained_on_it"]:
         lines.append(f"models                   {row['models']}; others were trained on this recording")
-    lines += [f"warning: {doubt['text']}" for doubt in row["warnings"]]
-    lines += [f"written to {path}" for path in row["files"]]
     return lines
 
 
-def table_lines(rows: Sequence[Facts]) -> list[str]:
-    """Return a table of all recordings: probability, and how many warnings, or why it was refused."""
+def describe_doubts(row: Facts) -> list[str]:
+    """Return what is doubtful about a judged recording, and the files written, a line each."""
+    lines = [f"warning: {doubt['text']}" for doubt in row["warnings"]]
+    return lines + [f"written to {path}" for path in row["files"]]
+
+
+PROBABILITY = Words(describe_model, describe, "abnormal", lambda row: rounded_probability(row["probability"]))
+"""How the facts of a task are told that says how probably a recording is abnormal."""
+
+
+def table_lines(rows: Sequence[Facts], words: Words) -> list[str]:
+    """Return a table of all recordings: what is said of each, and which warnings, or why it was refused."""
     width = max(len("recording"), *(len(row["recording"]) for row in rows))
-    lines = [f"{'recording':{width}}    abnormal  warnings"]
+    told = [words.short(row) for row in rows if row["status"] == "judged"]
+    wide = max([10, len(words.column), *map(len, told)])
+    lines = [f"{'recording':{width}}  {words.column:>{wide}}  warnings"]
     for row in rows:
         if row["status"] == "refused":
             lines.append(f"{row['recording']:{width}}  refused: {row['reason']}")
             continue
         codes = dict.fromkeys(doubt["code"] for doubt in row["warnings"])
-        said = rounded_probability(row["probability"])
-        lines.append(f"{row['recording']:{width}}  {said:>10}  {', '.join(codes)}".rstrip())
+        lines.append(f"{row['recording']:{width}}  {words.short(row):>{wide}}  {', '.join(codes)}".rstrip())
     judged = sum(row["status"] == "judged" for row in rows)
     return [*lines, f"{judged} of {len(rows)} recordings were judged."]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
+
+FLOATS, BYTES = "<f4", "|u1"
 
 
 @contextlib.contextmanager
@@ -55,6 +58,17 @@ def _take_place(temporary: Path, path: Path) -> None:
             raise
 
 
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or "absent", or "unreadable"."""
+    if not path.is_file():
+        return "absent"
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:  # whoever prepares the recording will say so
+        return "unreadable"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as temporary:
@@ -80,10 +94,12 @@ class NpyWriter:
     path : pathlib.Path
     row_shape : tuple of int
         Shape of one row; ``()`` for a plain vector.
+    kind : str
+        numpy's name of the type in the file: `FLOATS`, to which rows are rounded, or `BYTES`.
     """
 
-    def __init__(self, path: Path, row_shape: tuple[int, ...] = ()) -> None:
-        self.row_shape = row_shape
+    def __init__(self, path: Path, row_shape: tuple[int, ...] = (), kind: str = FLOATS) -> None:
+        self.row_shape, self.kind = row_shape, np.dtype(kind)
         self.rows = 0
         self._file: IO[bytes] = path.open("wb")
         self._write_header()
@@ -92,20 +108,23 @@ class NpyWriter:
     def _write_header(self) -> None:
         # numpy pads the header so that the first axis can grow in place (GROWTH_AXIS_MAX_DIGITS)
         shape = (self.rows, *self.row_shape)
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        header = {"descr": self.kind.str, "fortran_order": False, "shape": shape}
         npy_format.write_array_header_1_0(self._file, header)
 
-    def append(self, rows: NDArray[np.float32]) -> None:
+    def append(self, rows: NDArray[Any]) -> None:
         """Append rows of shape (n, ...), each of the row shape."""
-        if rows.shape[1:] != self.row_shape:
-            raise ValueError(f"Rows of shape {rows.shape[1:]} do not fit a file of rows {self.row_shape}.")
-        self._file.write(np.ascontiguousarray(rows, dtype="<f4").data)
+        if rows.shape[1:] != self.row_shape or not np.can_cast(rows.dtype, self.kind, "same_kind"):
+            raise ValueError(
+                f"Rows of shape {rows.shape[1:]} and type {rows.dtype} do not fit a file of rows "
+                f"{self.row_shape} of type {self.kind}."
+            )
+        self._file.write(np.ascontiguousarray(rows, dtype=self.kind).data)
         self.rows += len(rows)
 
     def append_zeros(self, count: int) -> None:
         """Append rows of zeros as a hole, which takes no space where the file system knows holes."""
         self.rows += count
-        size = 4 * count * int(np.prod(self.row_shape, dtype=int))
+        size = self.kind.itemsize * count * int(np.prod(self.row_shape, dtype=int))
         self._file.seek(size, os.SEEK_CUR)
         self._file.truncate()
 

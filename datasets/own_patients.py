@@ -20,7 +20,7 @@ from datasets.patient_folders import CLINICAL, IMAGES, SIGNALS, index_patient_fo
 from datasets.patient_tables import ENDINGS
 from datasets.patient_views import IMAGE_LEAD, Ecg, flat_leads, prepare_patient, read_signal, without
 from datasets.patients import PatientIndex
-from datasets.patients_cache import content_digest
+from datasets.patients_cache import patient_digest
 from datasets.ptbxl import DATABASE, index_ptbxl
 from datasets.recordings import Recording, Signal
 from datasets.signal_quality import FEWEST_BEATS, Remark, examine
@@ -130,7 +130,7 @@ def read_own_patient(index: PatientIndex, name: str, settings: ViewSettings) -> 
             if problem.what.endswith(without(view)):
                 unusable[view] = problem.what.removesuffix(without(view))
     values = index.clinical[index.clinical["recording"] == name].iloc[0].drop("recording").astype(float)
-    digests = {made.row["signal_sha256"], made.row["image_sha256"], content_digest(made.row, values)}
+    digests = {made.row["signal_sha256"], made.row["image_sha256"], patient_digest(made.row, values)}
     doubts = {view: said[name] for view, said in index.doubts.items() if name in said}
     return OwnPatient(
         name=name,

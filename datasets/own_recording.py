@@ -95,15 +95,15 @@ def find_recordings(given: Iterable[Path]) -> list[Place]:
     found: list[Place] = []
     for path in given:
         found += _of_folder(path) if path.is_dir() else [Place(_name(Path(path.name)), path)]
-    return named_apart(found)
+    return distinct(found)
 
 
-def named_apart(places: Sequence[Place]) -> list[Place]:
-    """Return the same places, equal names with a number behind."""
+def distinct(found: Sequence[Place]) -> list[Place]:
+    """Return places of which no two have the same name: equal ones get a number."""
     named: list[Place] = []
     taken: set[str] = set()
-    for place in places:
-        numbered = (f"{place.name}-{number}" for number in range(2, len(places) + 2))
+    for place in found:
+        numbered = (f"{place.name}-{number}" for number in range(2, len(found) + 2))
         name = place.name if place.name not in taken else next(name for name in numbered if name not in taken)
         taken.add(name)
         named.append(Place(name, place.path))

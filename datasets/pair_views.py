@@ -168,7 +168,10 @@ def _npy_leads(path: Path, rate: float) -> Ecg:
     stated_rate, names = _sidecar(path)
     rate = rate or stated_rate
     if rate <= 0:
-        raise DataError(f"The sampling rate of {path.name} is not known: add the column ecg_rate, in hertz.")
+        raise DataError(
+            f"The sampling rate of {path.name} is not known: add the column ecg_rate to the table, or "
+            f"--ecg-rate to the command, in hertz, or state it in {path.stem}.json."
+        )
     if len(names) != len(samples):
         raise DataError(
             f"The ECG {path.name} has {len(samples)} rows, and {len(names)} leads are expected: "
@@ -205,15 +208,20 @@ def _ecg_facts(ecg: Ecg | None, settings: PairSettings) -> dict[str, Any]:
     """Return what ``recordings.csv`` says of an ECG; the digest is of its content."""
     if ecg is None:
         return {"ecg_rate": 0.0, "duration": 0.0, "end": 0.0, "absent_leads": "", "signal_sha256": ""}
-    content = ecg.samples.astype("<f4").tobytes() + f"{ecg.sampling_rate:g}".encode()
     absent = flat_leads(ecg.samples)
     return {
         "ecg_rate": ecg.sampling_rate,
         "duration": round(ecg.duration, 4),
         "end": round(min(ecg.duration, settings.seconds), 4),
         "absent_leads": " ".join(lead for lead, lacks in zip(LEADS, absent, strict=True) if lacks),
-        "signal_sha256": hashlib.sha256(content).hexdigest(),
+        "signal_sha256": ecg_digest(ecg),
     }
+
+
+def ecg_digest(ecg: Ecg) -> str:
+    """Return a digest of an ECG's samples and rate, by which the same ECG is known wherever it turns up."""
+    content = ecg.samples.astype("<f4").tobytes() + f"{ecg.sampling_rate:g}".encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 # Cine -----------------------------------------------------------------------------------------------

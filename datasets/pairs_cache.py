@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from common.files import NpyWriter
-from datasets.cache import (
+from common.files import BYTES, NpyWriter
+from datasets.cache import Cache
+from datasets.cache_filling import (
     LIBRARIES,
-    Cache,
+    Kept,
+    append_view,
     fill_cache,
     is_there,
     manifest_of,
@@ -41,7 +41,6 @@ from datasets.ecg_image import LEADS
 from datasets.pair_views import NOT_GIVEN, MissingView, PreparedPair, prepare_pair
 from datasets.pairs import PairIndex
 from datasets.patient_copies import keep_together, leave_out_copies
-from datasets.patients_cache import ByteWriter
 from datasets.recording_tables import skipped_rows
 from datasets.sources import DataError, Problem
 from settings.ecg_cmr_data import PairSettings
@@ -184,33 +183,24 @@ def identify_pairs(index: PairIndex, settings: PairSettings) -> tuple[str, dict[
 # Arrays ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """What is in the arrays: a row a patient, and what was said while preparing."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
-
-
 def _write_arrays(
     folder: Path,
     prepared: Iterable[PreparedPair | Problem],
     index: PairIndex,
     settings: PairSettings,
     strict: bool,
-) -> _Kept:
+) -> Kept:
     """Write the arrays as the patients come; return what they are."""
     cine = (settings.frames, settings.size, settings.size)
     writers: dict[str, NpyWriter] = {
         "ecg": NpyWriter(folder / "ecg.npy", (len(LEADS), settings.points)),
-        "lead_present": ByteWriter(folder / "lead_present.npy", (len(LEADS),)),
-        "cmr": ByteWriter(folder / "cmr.npy", cine),
+        "lead_present": NpyWriter(folder / "lead_present.npy", (len(LEADS),), BYTES),
+        "cmr": NpyWriter(folder / "cmr.npy", cine, BYTES),
     }
     if settings.long_axis:
-        writers["long_axis"] = ByteWriter(folder / "long_axis.npy", cine)
+        writers["long_axis"] = NpyWriter(folder / "long_axis.npy", cine, BYTES)
     listed = [problem for problem in index.problems if problem.left_out or isinstance(problem, MissingView)]
-    kept = _Kept(skipped=listed)
+    kept = Kept(skipped=listed)
     for item in prepared:
         faults = [item] if isinstance(item, Problem) else [item for item in item.problems if item.left_out]
         if strict and faults:
@@ -222,7 +212,7 @@ def _write_arrays(
         kept.rows.append(item.row | has)
         kept.warnings.extend(problem for problem in item.problems if not problem.left_out)
         for name, writer in writers.items():
-            _append(writer, getattr(item, name))
+            append_view(writer, getattr(item, name))
     for writer in writers.values():
         writer.close()
     used = {row["recording"] for row in kept.rows}
@@ -235,18 +225,10 @@ def _write_arrays(
     return kept
 
 
-def _append(writer: NpyWriter, view: NDArray[Any] | None) -> None:
-    """Append a view, or zeros where there is none."""
-    if view is None:
-        writer.append_zeros(1)
-    else:
-        writer.append(view[None].astype(np.uint8) if view.dtype == bool else view[None])
-
-
 # Tables ---------------------------------------------------------------------------------------------
 
 
-def _write_tables(folder: Path, kept: _Kept, index: PairIndex) -> dict[str, int]:
+def _write_tables(folder: Path, kept: Kept, index: PairIndex) -> dict[str, int]:
     """Write the tables of the cache and return their counts."""
     recordings = pd.DataFrame(kept.rows)
     for column in recordings.columns[recordings.isna().any()]:  # facts of a view that some have not

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.lib import format as npy_format
-from numpy.typing import NDArray
 
-from common.files import NpyWriter
-from datasets.cache import (
+from common.files import BYTES, NpyWriter
+from datasets.cache_filling import (
     LIBRARIES,
+    Kept,
+    append_view,
     fill_cache,
     is_there,
     manifest_of,
@@ -114,48 +112,18 @@ def check_settings(index: PatientIndex, settings: ViewSettings) -> None:
 # Arrays ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """What is in the arrays: a row a recording, and what was said while preparing."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[Problem] = field(default_factory=list)
-    warnings: list[Problem] = field(default_factory=list)
-
-
-class ByteWriter(NpyWriter):
-    """As `NpyWriter`, for bytes."""
-
-    def _write_header(self) -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (self.rows, *self.row_shape)}
-        npy_format.write_array_header_1_0(self._file, header)
-
-    def append(self, rows: NDArray[Any]) -> None:
-        """Write rows, shape (n, *row_shape)."""
-        if rows.shape[1:] != self.row_shape or rows.dtype != np.uint8:
-            raise ValueError(f"Rows of shape {rows.shape[1:]} do not fit a file of rows {self.row_shape}.")
-        self._file.write(np.ascontiguousarray(rows).data)
-        self.rows += len(rows)
-
-    def append_zeros(self, count: int) -> None:
-        """Append rows of zeros as a hole, which takes no space where the file system knows holes."""
-        self.rows += count
-        self._file.seek(count * int(np.prod(self.row_shape, dtype=int)), os.SEEK_CUR)
-        self._file.truncate()
-
-
 def _write_arrays(
     folder: Path,
     prepared: Iterable[PreparedPatient | Problem],
     index: PatientIndex,
     settings: ViewSettings,
     strict: bool,
-) -> _Kept:
+) -> Kept:
     """Write signals and images as the recordings come; return what they are."""
     signals = NpyWriter(folder / "signals.npy", (len(index.leads), settings.points))
-    images = ByteWriter(folder / "images.npy", (settings.image_height, settings.image_width))
+    images = NpyWriter(folder / "images.npy", (settings.image_height, settings.image_width), BYTES)
     clinical = index.clinical.set_index("recording")
-    kept = _Kept(skipped=[problem for problem in index.problems if problem.left_out])
+    kept = Kept(skipped=[problem for problem in index.problems if problem.left_out])
     for item in prepared:
         found = item if isinstance(item, Problem) else _facts(item, clinical, settings)
         if isinstance(found, Problem):
@@ -166,22 +134,14 @@ def _write_arrays(
         assert isinstance(item, PreparedPatient)
         kept.rows.append(found)
         kept.warnings.extend(item.problems)
-        _append(signals, item.signal)
-        _append(images, item.image)
+        append_view(signals, item.signal)
+        append_view(images, item.image)
     signals.close()
     images.close()
     if not kept.rows:
         reasons = "; ".join(f"{problem.where}: {problem.what}" for problem in kept.skipped[:3])
         raise DataError(f"No patient of {index.root} can be used. The first reasons: {reasons}")
     return kept
-
-
-def _append(writer: NpyWriter, view: NDArray[Any] | None) -> None:
-    """Append a view, or zeros where there is none."""
-    if view is None:
-        writer.append_zeros(1)
-    else:
-        writer.append(view[None])
 
 
 def _facts(item: PreparedPatient, clinical: pd.DataFrame, settings: ViewSettings) -> dict[str, Any] | Problem:
@@ -197,10 +157,10 @@ def _facts(item: PreparedPatient, clinical: pd.DataFrame, settings: ViewSettings
         reasons = " ".join(problem.what for problem in item.problems)
         return Problem(name, f"None of its views can be used. {reasons}".strip(), "Mend or remove it.")
     end = min(item.row["duration"], settings.seconds)
-    return item.row | has | {"sha256": content_digest(item.row, values), "end": end}
+    return item.row | has | {"sha256": patient_digest(item.row, values), "end": end}
 
 
-def content_digest(facts: Mapping[str, Any], values: pd.Series) -> str:
+def patient_digest(facts: Mapping[str, Any], values: pd.Series) -> str:
     """Return the digest by which a recording is known: of its signal, else its picture, else its values.
 
     Parameters
@@ -218,7 +178,7 @@ def content_digest(facts: Mapping[str, Any], values: pd.Series) -> str:
 # Tables ---------------------------------------------------------------------------------------------
 
 
-def _write_tables(folder: Path, kept: _Kept, index: PatientIndex) -> dict[str, int]:
+def _write_tables(folder: Path, kept: Kept, index: PatientIndex) -> dict[str, int]:
     """Write the tables of the cache and return their counts."""
     recordings = pd.DataFrame(kept.rows)
     recordings.insert(2, "session", keep_together(recordings, kept.warnings))

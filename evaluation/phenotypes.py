@@ -12,6 +12,15 @@ from evaluation.statistics import Interval, cluster_bootstrap, paired_cluster_bo
 from evaluation.weighted import Array, divided
 
 INDICATOR_SCORES = ("r", "r2", "mae")
+INDICATOR_UNITS = {
+    **dict.fromkeys(("lv_edv", "lv_esv", "rv_edv", "rv_esv", "stroke_volume", "la_volume"), "mL"),
+    **dict.fromkeys(("ejection_fraction", "rv_ejection_fraction"), "%"),
+    **dict.fromkeys(("longitudinal_strain", "circumferential_strain", "radial_strain"), "%"),
+    "lv_mass": "g",
+    "wall_thickness": "mm",
+    "blood_contrast": "",
+}
+"""Units of the indicators of virtual patients and of ACDC; one's own tables have units of their own."""
 
 
 def weighted_correlation(units: pd.DataFrame, weights: Array) -> Array:

@@ -140,7 +140,7 @@ def open_run(
     now = {"task": task, "cache": identity, "settings": to_plain(settings)}
     replaced = set(folds) if settings.overwrite else set()
     if stored.exists() and {path.name for path in folder.glob("fold_*")} - replaced:
-        check_same(stored, read_stored(stored), now)
+        check_same(stored, read_stored(stored), now, to_plain(type(settings)()))
     for name in replaced.intersection(there):
         shutil.rmtree(folder / name)
         shutil.rmtree(log_folder / name, ignore_errors=True)
@@ -158,11 +158,15 @@ def read_stored(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on with a run under other settings than it was begun with, naming them."""
+def check_same(path: Path, before: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Refuse to go on with a run under other settings than it was begun with, naming them.
+
+    A setting that the code did not have yet when the run was begun counts as its default.
+    """
+    begun = flatten(defaults) | flatten(before.get("settings", {}))
     differing = [
         f"{key}: {old} then, {new} now"
-        for key, old, new in differing_settings(before.get("settings", {}), now["settings"])
+        for key, old, new in differing_settings(begun, flatten(now["settings"]))
     ]
     if before.get("task") != now["task"]:
         differing.append(f"task: {before.get('task')} then, {now['task']} now")

@@ -162,8 +162,18 @@ class PhenotypeModel(nn.Module):
         dropped = self.token_dropout if self.training and not self.frozen else 0.0
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             encoded, known = encode_sparsely(self.encoder, signal, present, dropped)
-        features = self._with_covariates(pool_tokens(encoded, known, self.pooling), covariates)
+        return self.answers(pool_tokens(encoded, known, self.pooling), covariates)
+
+    def answers(self, pooled: Tensor, covariates: Tensor | None = None) -> dict[str, Tensor]:
+        """Predict from what the encoder found, (B, C); covariates and what is returned as of `forward`."""
+        features = self._with_covariates(pooled, covariates)
         return {name: head(features) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def found(self, signal: Tensor, present: Tensor | None = None) -> Tensor:
+        """Return what the encoder finds in a whole signal, (B, C), for `answers`; nothing is left out."""
+        encoded, known = encode_sparsely(self.encoder, signal, present)
+        return pool_tokens(encoded, known, self.pooling)
 
     def losses(
         self,

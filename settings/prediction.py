@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -23,6 +24,23 @@ class DrawingSettings:
 
 
 @dataclass(frozen=True)
+class PersonSettings:
+    """Who was recorded, for runs that learned from it (ecg-phenotypes); what is not given is not known."""
+
+    age: float | None = None
+    """Years."""
+    sex: Literal["male", "female"] | None = None
+    """male or female."""
+    height: float | None = None
+    """Centimetres."""
+    weight: float | None = None
+    """Kilograms."""
+    patients: Path | None = None
+    """Table (.csv, .xlsx) of several: column patient, named as the file of the recording without its ending,
+    and any of age, sex, height and weight. A pairs.csv is one."""
+
+
+@dataclass(frozen=True)
 class PredictionSettings:
     """What is to be judged, by which model, and what is to be written."""
 
@@ -35,7 +53,8 @@ class PredictionSettings:
     ecg: Path | None = None
     """ECG recorded together with the one .wav that is given, starting at the same moment: a WFDB record, or
     .npy or .csv with one column of numbers (then with --ecg-rate). Without a sound, for a run of ecg-to-cmr:
-    the 12-lead ECG to draw a cine from, a WFDB record or .npy (leads, samples) in millivolts."""
+    the 12-lead ECG to draw a cine from, a WFDB record or .npy (leads, samples) in millivolts; for a run of
+    ecg-phenotypes, the one to judge."""
     ecg_rate: float | None = None
     """Sampling rate of an --ecg file that does not know its own (.npy, .csv), hertz; of ecg_signals.csv in a
     folder of patients, which by default is that of the run's own table, or 250."""
@@ -58,3 +77,4 @@ class PredictionSettings:
     threads: int = 0
     """CPU threads of torch; 0: one a core."""
     drawing: tyro.conf.OmitArgPrefixes[DrawingSettings] = DrawingSettings()
+    person: tyro.conf.OmitArgPrefixes[PersonSettings] = PersonSettings()

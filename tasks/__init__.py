@@ -11,9 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tasks.catalogue import DRAW, EXPORT, JUDGE, PREDICT, TASKS, WORDS, Task, find_task
+    from tasks.catalogue import DRAW, ECG_ALONE, EXPORT, JUDGE, PREDICT, TASKS, WORDS, Task, find_task
 
-__all__ = ["DRAW", "EXPORT", "JUDGE", "PREDICT", "TASKS", "WORDS", "Task", "find_task"]
+__all__ = ["DRAW", "ECG_ALONE", "EXPORT", "JUDGE", "PREDICT", "TASKS", "WORDS", "Task", "find_task"]
 
 
 def __getattr__(name: str) -> Any:

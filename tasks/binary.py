@@ -100,6 +100,10 @@ class Task(Protocol):
         """Return a threshold found inside the training part, or None."""
         ...
 
+    def remember(self, model: nn.Module, run: FoldRun) -> dict[str, Any]:
+        """Return what the checkpoint shall hold of how the kept weights did on the validation part."""
+        ...
+
     def hide(self, samples: Any, modality: str, settings: Any) -> Any:
         """Return the samples without one signal, or say why the model needs it."""
         ...
@@ -170,6 +174,10 @@ class BinaryTask:
     def inner_threshold(self, run: FoldRun) -> float | None:
         """Return None: the validation part has to give the threshold."""
         return None
+
+    def remember(self, model: nn.Module, run: FoldRun) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
 
     def predictions(self, samples: Any, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
         """Return the table of predictions that evaluation reads, one row a sample."""

@@ -17,7 +17,8 @@ import joblib
 import pandas as pd
 
 from datasets.acdc import PARTS, index_acdc
-from datasets.cache import Cache, name_content, remember_latest
+from datasets.cache import Cache, remember_latest
+from datasets.cache_filling import name_content
 from datasets.pair_views import prepare_pair
 from datasets.pairs import TABLE, PairIndex, ecg_only, index_pairs
 from datasets.pairs_cache import (

@@ -20,7 +20,7 @@ from common.command_line import from_plain
 from common.errors import UserError
 from config import EvaluationSettings
 from datasets.own_patients import OwnPatient, examine_ecg, open_patients, read_own_patient
-from datasets.own_recording import Place, named_apart, safe_name
+from datasets.own_recording import Place, distinct, safe_name
 from datasets.patients import SUPERCLASSES, UNLABELLED, VIEWS, PatientIndex
 from datasets.signal_quality import Remark
 from datasets.sources import DataError
@@ -28,7 +28,7 @@ from learning.checkpoint import file_digest
 from learning.devices import choose_device
 from models.multimodal import MultimodalNetwork
 from settings.ecg_multimodal import MultimodalTrainingSettings, ViewSettings
-from settings.prediction import PredictionSettings
+from settings.prediction import PersonSettings, PredictionSettings
 from tasks.ecg_multimodal import as_network
 from tasks.ecg_multimodal_answer import PatientPrediction, ask
 from tasks.ecg_multimodal_doubts import clinical_remarks, view_remarks
@@ -65,9 +65,12 @@ class EcgMultimodalPredictor:
     """
 
     def __init__(self, checkpoints: Mapping[Path, Checkpoint], settings: PredictionSettings) -> None:
-        for name, option in ELSEWHERE.items():
-            if getattr(settings, name):
-                raise UserError(f"{option} has no meaning for a run of ecg-multimodal: name folders alone.")
+        given = [option for name, option in ELSEWHERE.items() if getattr(settings, name)]
+        given += ["A person (--age, --patients and the like)"] * (settings.person != PersonSettings())
+        if given:
+            raise UserError(
+                f"{given[0]} is not for a run of ecg-multimodal: what is known of a patient is in the folder."
+            )
         self.settings = settings
         self.paths, self.checkpoints = list(checkpoints), list(checkpoints.values())
         first = self.checkpoints[0]
@@ -159,7 +162,7 @@ class EcgMultimodalPredictor:
             index = open_patients(folder, table_rate, 500 if choices.get("rate") == "500" else 100)
             named = {entry.name: entry for entry in self._entries(index)}
             found += [(Place(safe_name(name), folder), entry) for name, entry in named.items()]
-        places = named_apart([place for place, _ in found])
+        places = distinct([place for place, _ in found])
         self.entries = dict(zip(places, (entry for _, entry in found), strict=True))
         return places
 

@@ -47,9 +47,20 @@ def describe(row: Facts) -> list[str]:
         found.append((f"the {row['models']} models", f"{low:.2f} to {high:.2f}  (no confidence interval)"))
     if row["models_trained_on_it"]:
         found.append(("models", f"{row['models']}; others were trained on this patient"))
-    lines = [line for name, said in found for line in wrapped(said, name)]
-    lines += [line for doubt in row["warnings"] for line in wrapped(f"warning: {doubt['text']}")]
+    return [line for name, said in found for line in wrapped(said, name)]
+
+
+def describe_doubts(row: Facts) -> list[str]:
+    """Return what is doubtful about a judged patient, and the files written, a line each or more."""
+    lines = [line for doubt in row["warnings"] for line in wrapped(f"warning: {doubt['text']}")]
     return lines + [f"written to {path}" for path in row["files"]]
+
+
+def describe_shortly(row: Facts) -> str:
+    """Return the probability of abnormal, or those of all superclasses."""
+    if row["probabilities"] is not None:
+        return " ".join(f"{value:5.2f}" for value in row["probabilities"].values())
+    return f"{rounded_probability(row['probability']):>10}"
 
 
 def _probabilities(row: Facts) -> list[tuple[str, str]]:
@@ -78,17 +89,15 @@ def table_lines(rows: Sequence[Facts]) -> list[str]:
     """Return a table of all patients: probability, views and doubts, or why one was refused."""
     width = max(len("patient"), *(len(row["recording"]) for row in rows))
     classes = any(row["status"] == "judged" and row["probabilities"] is not None for row in rows)
-    heads = [f"{name:>5}" for name in SUPERCLASSES] if classes else [f"{'abnormal':>10}"]
-    lines = [f"{'patient':{width}}  {' '.join(heads)}  views, warnings"]
+    head = " ".join(f"{name:>5}" for name in SUPERCLASSES) if classes else f"{'abnormal':>10}"
+    lines = [f"{'patient':{width}}  {head}  views, warnings"]
     for row in rows:
         if row["status"] == "refused":
             lines += wrapped(f"refused: {row['reason']}", row["recording"], width + 2)
             continue
-        values = row["probabilities"].values() if classes else [row["probability"]]
-        cells = [f"{p:5.2f}" if classes else f"{rounded_probability(p):>10}" for p in values]
         codes = dict.fromkeys(doubt["code"] for doubt in row["warnings"])
         said = f"{'+'.join(row['signals_used'])}{'; ' if codes else ''}{', '.join(codes)}"
-        beside = f"{row['recording']:{width}}  {' '.join(cells)}  "
+        beside = f"{row['recording']:{width}}  {describe_shortly(row)}  "
         lines += wrapped(said, beside, len(beside))
     judged = sum(row["status"] == "judged" for row in rows)
     return [*lines, f"{judged} of {len(rows)} patients were judged."]
@@ -117,4 +126,4 @@ def _filled(text: str, width: int, first: str, rest: str) -> list[str]:
     return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, **style)
 
 
-WORDS = Words(describe_model, describe, table_lines)
+WORDS = Words(describe_model, describe, "abnormal", describe_shortly, describe_doubts, table_lines)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config import LoadDataSettings
-from datasets.cache import Cache, build_cache, identify, remember_latest
+from datasets.beats_cache import build_cache, identify
+from datasets.cache import Cache, remember_latest
 from datasets.cohort import find_channels, index_cohort
 from datasets.download import download_physionet2016
 from datasets.physionet2016 import index_physionet2016

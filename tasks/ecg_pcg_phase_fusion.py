@@ -24,7 +24,8 @@ from datasets.cache import Cache
 from datasets.ecg_cycle_grid import cycle_grids
 from evaluation.scores import best_threshold
 from learning.loop import FoldRun, Progress, save_finished
-from learning.phase_fusion import Recorded, fit_phase_fusion
+from learning.phase_fusion import fit_phase_fusion
+from learning.phase_fusion_members import Recorded
 from learning.tracking import Tracker
 from models import build_model
 from tasks.ecg_pcg_linear import TENSORS, EcgPcgLinear, Recordings

@@ -28,6 +28,7 @@ from learning.loop import FoldRun
 from models.phenotypes import PhenotypeModel
 from models.transformer import TokenEncoder
 from settings.ecg_cmr import PhenotypeSettings
+from tasks.ecg_phenotypes_error import measure_errors
 from tasks.pairs import Pairs
 from tasks.stages import Stage, cmr_encoder, ecg_encoder, varied
 
@@ -130,6 +131,12 @@ class EcgPhenotypes(Stage):
         if diseases.shape[1] and not np.isnan(diseases).any():
             scores["auroc"] = macro_auroc(diseases, predictions[:, count:].numpy())
         return scores
+
+    def remember(self, model: nn.Module, run: FoldRun) -> dict[str, Any]:
+        """Return how far off the model is on the validation part, for who asks it about one patient."""
+        assert isinstance(model, PhenotypeModel)
+        parts = (run.train, run.validation)
+        return {"validation": measure_errors(model, run.samples, *parts, reads=self.chosen.reads)}
 
     def predicted(self, samples: Pairs) -> list[str]:
         """Return the names of the indicators and diseases."""

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.files import write_json
 from datasets.cmr_files import display_affine
 from datasets.ecg_image import LEADS
-from datasets.pair_views import read_leads
+from datasets.own_ecg import open_ecg
 from datasets.patient_views import flat_leads, prepare_signal
 from evaluation.cine_files import NOTICE, write_gif, write_nifti, write_strip
 from evaluation.cine_measures import MEASURED, UNITS, measure_cines
@@ -28,8 +28,6 @@ from settings.prediction import PredictionSettings
 from tasks.ecg_to_cmr import EcgToCmr
 from tasks.ecg_to_cmr_drawing import Bytes, Drawing, draw_cines
 from tasks.stages import find_parent
-
-ENDINGS = (".hea", ".npy")
 
 
 @dataclass(frozen=True)
@@ -193,9 +191,6 @@ def read_own(
     UserError
         If there is no such file, or it cannot be read.
     """
-    path = ecg if ecg.suffix in ENDINGS else ecg.with_name(ecg.name + ".hea")
-    if not path.is_file():
-        raise UserError(f"There is no ECG {path}: name a WFDB record or an .npy of shape (leads, samples).")
-    found = read_leads(path, path.parent, rate)
+    found = open_ecg(ecg, rate)
     signal = prepare_signal(found.samples, found.sampling_rate, prepared["ecg_rate"], prepared["seconds"])
     return signal, ~flat_leads(found.samples)

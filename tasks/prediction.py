@@ -26,9 +26,10 @@ class Prediction(Protocol):
     def facts(self) -> dict[str, Any]:
         """Return it in plain types, all numbers finite.
 
-        At least ``probability``, ``assumed_prevalence``, ``prevalence``, ``probability_at_prevalence``,
-        ``spread_over_beats``, ``signals_used``, ``duration``, ``beats``, ``beat_source``, ``models``,
-        ``models_trained_on_it`` and ``warnings``; None for what a task does not have.
+        At least ``warnings``, and what the task's `Words` tell. Without such, ``probability``,
+        ``assumed_prevalence``, ``prevalence``, ``probability_at_prevalence``, ``spread_over_beats``,
+        ``signals_used``, ``duration``, ``beats``, ``beat_source``, ``models`` and ``models_trained_on_it``;
+        None for what a task does not have.
         """
         ...
 
@@ -37,13 +38,45 @@ class Prediction(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Words:
+    """How the facts of a task are told on the screen.
+
+    Attributes
+    ----------
+    model, recording : callable
+        From the facts of the model, and of a recording that was judged, to lines of text.
+    column : str
+        Heading of the column that `short` fills in the table of several recordings.
+    short : callable
+        From the facts of a recording that was judged to a few words.
+    doubts : callable, optional
+        From the facts of a recording that was judged to its warnings and files, in place of predict.py's.
+    table : callable, optional
+        From all rows to the table of several, in place of the one that `column` and `short` make.
+    """
+
+    model: Callable[[dict[str, Any]], list[str]]
+    recording: Callable[[dict[str, Any]], list[str]]
+    column: str
+    short: Callable[[dict[str, Any]], str]
+    doubts: Callable[[dict[str, Any]], list[str]] | None = None
+    table: Callable[[Sequence[dict[str, Any]]], list[str]] | None = None
+
+
+def at_share(share: float | None) -> str:
+    """Return the words for a probability that holds at a prevalence."""
+    return "" if share is None else f"  if {share:.4g} of those measured are abnormal"
+
+
 class Predictor(Protocol):
     """A trained model of a task, ready for recordings."""
 
     def facts(self) -> dict[str, Any]:
         """Return what the model is, in plain types.
 
-        At least ``model``, ``run``, ``checkpoints``, ``trained_on``, ``assumed_prevalence``, ``calibrated``.
+        At least ``task``, ``model``, ``run`` and ``checkpoints``, and what the task's `Words` tell. Without
+        such, ``trained_on``, ``assumed_prevalence`` and ``calibrated``.
         """
         ...
 
@@ -54,30 +87,6 @@ class Predictor(Protocol):
     def predict(self, place: Place) -> Prediction:
         """Judge one recording, or say in a UserError why it cannot be judged."""
         ...
-
-
-@dataclass(frozen=True)
-class Words:
-    """How a task tells in words what `Predictor.facts` and the rows of predict.py hold, a line each.
-
-    Attributes
-    ----------
-    model : callable
-        From the facts of the model.
-    row : callable
-        From those of one recording that was judged.
-    table : callable
-        From all rows; the last line says how many were judged.
-    """
-
-    model: Callable[[dict[str, Any]], list[str]]
-    row: Callable[[dict[str, Any]], list[str]]
-    table: Callable[[Sequence[dict[str, Any]]], list[str]]
-
-
-def at_share(share: float | None) -> str:
-    """Return the words for a probability that holds at a prevalence."""
-    return "" if share is None else f"  if {share:.4g} of those measured are abnormal"
 
 
 Makers = Mapping[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Predictor]]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from config import PreparationSettings, SimulationSettings
-from datasets.cache import Cache, build_cache, remember_latest
+from datasets.beats_cache import build_cache
+from datasets.cache import Cache, remember_latest
 from datasets.physionet2016 import index_physionet2016
 from datasets.simulate.cohort import write_cohort
 

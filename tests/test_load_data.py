@@ -72,7 +72,7 @@ def test_what_was_left_out_is_counted_by_reason(simulated_raw, simulated_cache, 
 def test_the_same_command_again_computes_nothing(simulated_raw, monkeypatch):
     first = run("--raw-dir", simulated_raw)
     times = {file: file.stat().st_mtime_ns for file in files_below(first)}
-    monkeypatch.setattr("datasets.cache.prepare_recording", None)
+    monkeypatch.setattr("datasets.beats_cache.prepare_recording", None)
     assert run("--raw-dir", simulated_raw) == first
     assert {file: file.stat().st_mtime_ns for file in files_below(first)} == times
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.cache import name_content
+from datasets.cache_filling import name_content
 from datasets.cmr_frames import to_bytes
 from datasets.ecg_image import LEADS
 from datasets.pair_views import PreparedPair

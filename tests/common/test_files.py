@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.files import NpyWriter, replacing, replacing_folder, write_json, write_text
+from common.files import BYTES, FLOATS, NpyWriter, replacing, replacing_folder, write_json, write_text
 
 
 class InterruptedWriteError(Exception):
@@ -84,9 +84,10 @@ def test_json_reads_back_and_refuses_nan_without_touching_the_old_file(tmp_path)
 
 
 @pytest.mark.parametrize("row_shape", [(), (3,), (2, 5)])
-def test_an_array_written_in_pieces_is_the_file_numpy_writes(tmp_path, row_shape):
-    whole = np.random.default_rng(0).normal(size=(12, *row_shape)).astype(np.float32)
-    writer = NpyWriter(tmp_path / "pieces.npy", row_shape)
+@pytest.mark.parametrize("kind", [FLOATS, BYTES])
+def test_an_array_written_in_pieces_is_the_file_numpy_writes(tmp_path, row_shape, kind):
+    whole = (99 * np.random.default_rng(0).random(size=(12, *row_shape))).astype(kind)
+    writer = NpyWriter(tmp_path / "pieces.npy", row_shape, kind)
     for piece in (whole[:1], whole[1:1], whole[1:12]):
         writer.append(piece)
     writer.close()
@@ -94,12 +95,13 @@ def test_an_array_written_in_pieces_is_the_file_numpy_writes(tmp_path, row_shape
     assert (tmp_path / "pieces.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
-def test_zeros_keep_their_place_between_rows(tmp_path):
-    writer = NpyWriter(tmp_path / "beats.npy", (2,))
-    writer.append(np.array([[1, 2]], dtype=np.float32))
+@pytest.mark.parametrize("kind", [FLOATS, BYTES])
+def test_zeros_keep_their_place_between_rows(tmp_path, kind):
+    writer = NpyWriter(tmp_path / "beats.npy", (2,), kind)
+    writer.append(np.array([[1, 2]], dtype=kind))
     writer.append_zeros(3)
     assert writer.rows == 4
-    writer.append(np.array([[3, 4]], dtype=np.float32))
+    writer.append(np.array([[3, 4]], dtype=kind))
     writer.append_zeros(1)
     writer.close()
     expected = [[1, 2], [0, 0], [0, 0], [0, 0], [3, 4], [0, 0]]
@@ -128,7 +130,17 @@ def test_the_header_holds_any_number_of_rows(tmp_path, count):
 
 def test_rows_of_another_shape_are_refused(tmp_path):
     writer = NpyWriter(tmp_path / "a.npy", (3,))
-    with pytest.raises(ValueError, match=r"\(4,\) do not fit a file of rows \(3,\)"):
+    with pytest.raises(ValueError, match=r"\(4,\) and type float32 do not fit a file of rows \(3,\)"):
         writer.append(np.zeros((2, 4), dtype=np.float32))
     writer.close()
     assert np.load(tmp_path / "a.npy").shape == (0, 3)
+
+
+def test_numbers_that_bytes_cannot_hold_are_refused(tmp_path):
+    writer = NpyWriter(tmp_path / "a.npy", (3,), BYTES)
+    for kind in (np.float32, np.int64):
+        with pytest.raises(ValueError, match="of type uint8"):
+            writer.append(np.zeros((2, 3), dtype=kind))
+    writer.append(np.ones((2, 3), dtype=bool))
+    writer.close()
+    assert np.load(tmp_path / "a.npy").tolist() == [[1, 1, 1], [1, 1, 1]]

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from config import PreparationSettings
-from datasets import cache as cache_module
-from datasets.cache import Cache, build_cache, find_cache, identify, remember_latest
+from datasets import beats_cache
+from datasets.beats_cache import build_cache, identify
+from datasets.cache import Cache, find_cache, remember_latest
 from datasets.cohort import find_channels, index_cohort
 from datasets.physionet2016 import index_physionet2016
 from datasets.recording_tables import RecordingTables
@@ -217,7 +218,7 @@ def test_warnings_of_the_index_stand_in_the_manifest_and_not_among_the_skipped(r
 def test_the_same_settings_compute_nothing_again(simulated_raw, tmp_path, monkeypatch):
     first = make(simulated_raw, tmp_path)
     times = {path.name: path.stat().st_mtime_ns for path in first.path.iterdir()}
-    monkeypatch.setattr(cache_module, "prepare_recording", None)  # not callable: any use would fail
+    monkeypatch.setattr(beats_cache, "prepare_recording", None)  # not callable: any use would fail
     again = make(simulated_raw, tmp_path)
     assert again.path == first.path
     assert {path.name: path.stat().st_mtime_ns for path in again.path.iterdir()} == times
@@ -340,7 +341,7 @@ def test_strict_stops_at_the_first_recording_and_leaves_nothing(simulated_raw, t
 def test_strict_stops_at_a_problem_of_the_index_before_anything_is_done(tmp_path, monkeypatch):
     index = small_cohort(tmp_path / "raw")
     index.problems.append(Problem("row 3", "It has no label.", "Add one."))
-    monkeypatch.setattr(cache_module, "prepare_recording", None)
+    monkeypatch.setattr(beats_cache, "prepare_recording", None)
     with pytest.raises(DataError, match=r"row 3: It has no label\. Add one\. \(stopped by --strict\)"):
         build_cache(index, SETTINGS, tmp_path / "cache", jobs=1, strict=True, progress=False)
 
@@ -370,7 +371,7 @@ def test_nothing_usable_is_an_error_with_the_first_reasons(raw, tmp_path):
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize(
     ("home", "where"),
-    [(cache_module, "prepare_recording"), (cache_module, "manifest_of"), (RecordingTables, "write")],
+    [(beats_cache, "prepare_recording"), (beats_cache, "manifest_of"), (RecordingTables, "write")],
 )
 def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_works(
     simulated_raw, tmp_path, monkeypatch, error, home, where

@@ -6,7 +6,7 @@ import pytest
 
 from datasets.own_patients import check_leads, examine_ecg, open_patients, read_own_patient
 from datasets.patient_folders import index_patient_folders
-from datasets.patient_views import Ecg, prepare_patient
+from datasets.patient_views import Ecg, PreparedPatient, prepare_patient
 from datasets.patients import UNLABELLED
 from datasets.sources import DataError
 from settings.ecg_multimodal import ViewSettings
@@ -39,6 +39,7 @@ def test_without_labels_everyone_is_read_as_with_them(make_patients):
             prepare_patient(row, settings=VIEWS, **about),
             read_own_patient(index, row["recording"], VIEWS),
         )
+        assert isinstance(made, PreparedPatient)
         np.testing.assert_array_equal(own.signal, made.signal)
         np.testing.assert_array_equal(own.image, made.image)
         assert made.row["signal_sha256"] in own.content

@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from config import PreparationSettings
 from datasets import phase_grid as module
-from datasets.cache import FORMAT, Cache, build_cache
+from datasets.beats_cache import build_cache
+from datasets.cache import FORMAT, Cache
 from datasets.heart_states import HeartStates
 from datasets.phase_grid import PhaseGrid, phase_grid
 from datasets.physionet2016 import index_physionet2016

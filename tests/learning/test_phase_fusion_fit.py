@@ -10,16 +10,14 @@ from sklearn.metrics import roc_auc_score
 from common.errors import UserError
 from learning.linear import fit_logistic
 from learning.phase_fusion import (
-    DeepSettings,
-    Recorded,
     choose_share,
     coloured,
     fit_evidence,
     fit_in_span,
     fit_phase_fusion,
     inner_folds,
-    train_members,
 )
+from learning.phase_fusion_members import DeepSettings, Recorded, train_members
 from models.phase_fusion import PhaseFusion
 
 CELLS, BANDS = 8, 6
@@ -228,7 +226,7 @@ def test_inside_the_fit_nothing_is_said_of_a_session_that_was_learned_from(monke
 
 def test_members_start_from_the_log_odds_of_the_evidence(monkeypatch):
     """At the first step a member adds nothing, so what the loss sees is the offset of each recording."""
-    import learning.phase_fusion as module
+    import learning.phase_fusion_members as module
 
     made, seen = crossed(60), []
     loss = module.functional.binary_cross_entropy_with_logits

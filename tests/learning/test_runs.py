@@ -132,6 +132,18 @@ def test_other_settings_are_refused_and_named(tmp_path, how):
     assert (tmp_path / "ck" / "run" / "settings.json").read_text() == before
 
 
+def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path):
+    trained(tmp_path, "fold_0")
+    stored = tmp_path / "ck" / "run" / "settings.json"
+    older = json.loads(stored.read_text())
+    del older["settings"]["layout"], older["settings"]["optimization"]["fused"]
+    stored.write_text(json.dumps(older))
+    with pytest.raises(UserError, match=r"layout: channels-last then, plain now"):
+        opened(tmp_path, "fold_1", settings=replace(SETTINGS, layout="plain"))
+    opened(tmp_path, "fold_0", settings=replace(SETTINGS, resume=True))
+    assert json.loads(stored.read_text())["settings"]["layout"] == "channels-last"
+
+
 def test_other_data_are_refused(tmp_path):
     trained(tmp_path, "fold_0")
     with pytest.raises(UserError, match=r"other settings \(the prepared data\)"):

@@ -525,8 +525,9 @@ def test_cells_that_name_nobody_are_not_passed_over(own, made, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--ecg", "ecg.csv"], "--ecg has no meaning for a run of ecg-multimodal"),
-        (["--pcg-channel", "X"], "--pcg-channel has no meaning"),
+        (["--ecg", "ecg.csv"], "--ecg is not for a run of ecg-multimodal"),
+        (["--pcg-channel", "X"], "--pcg-channel is not for a run"),
+        (["--age", "50"], "--patients and the like"),
     ],
 )
 def test_options_without_a_meaning_are_refused(own, made, options, said):

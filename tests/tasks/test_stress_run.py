@@ -12,7 +12,8 @@ import training
 from benchmarks import physionet2016_stress as study
 from common.errors import UserError
 from config import EvaluationSettings, PreparationSettings, SimulationSettings
-from datasets.cache import Cache, build_cache
+from datasets.beats_cache import build_cache
+from datasets.cache import Cache
 from datasets.heart_states import HeartStates
 from datasets.phase_grid import phase_grid
 from datasets.physionet2016 import index_physionet2016
