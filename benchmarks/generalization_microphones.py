@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from datasets.stress import Corruption
 from evaluation.comparison import compare
 from learning.checkpoint import load_checkpoint
 from learning.runs import find_checkpoints
-from tasks.stress import StressedCache, judge_recordings
+from tasks.stress import ChangedCache, StressedCache, judge_recordings
 
 KNOTS = np.geomspace(20.0, 1000.0, 8)
 """Frequencies at which a gain is drawn, hertz."""
@@ -44,25 +43,6 @@ WORSE: tuple[Corruption, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Microphone:
-    """Another frequency response for every session."""
-
-    decibels: float
-    """Standard deviation of the gain at a knot."""
-    kind: str = "microphone"
-    signal: str = "pcg"
-
-    @property
-    def level(self) -> float:
-        """What the table calls its level."""
-        return self.decibels
-
-    def change(self, modality: str) -> str | None:
-        """Return whether it changes a signal."""
-        return self.kind if modality == "pcg" else None
-
-
 def through(signal: Floats, sampling_rate: float, decibels: float, session: str, seed: int) -> Floats:
     """Return a heart sound as the microphone of a session hears it; gaps are bridged."""
     if not np.isfinite(signal).any():
@@ -74,24 +54,36 @@ def through(signal: Floats, sampling_rate: float, decibels: float, session: str,
     return fft.irfft(fft.rfft(fill_gaps(signal)) * 10 ** (gain / 20), len(signal))
 
 
-class FilteredCache(StressedCache):
-    """A cache whose heart sounds went through other microphones."""
+class FilteredCache(ChangedCache):
+    """A cache whose heart sounds went through other microphones, one a session.
 
-    def __init__(self, cache: Cache, microphone: Microphone, *, seed: int = 0) -> None:
-        super().__init__(cache, microphone, seed=seed)  # type: ignore[arg-type]
-        self.decibels = microphone.decibels
+    Parameters
+    ----------
+    cache : Cache
+        The clean one; not changed.
+    decibels : float
+        Standard deviation of the gain at a knot.
+    seed : int
+        Set of microphones.
+    """
 
-    def _worsened(self, modality: str) -> list[tuple[Floats, float]]:
-        """Return signal and sampling rate of each recording, filtered once and kept."""
-        if modality not in self._signals:
-            waveforms = self.clean.waveforms(modality)
-            columns = ["session", f"{modality}_offset", f"{modality}_length", f"{modality}_rate"]
-            rows = self.clean.table("recordings")[columns].itertuples(index=False, name=None)
-            self._signals[modality] = [
-                (through(np.array(waveforms[at : at + size]), rate, self.decibels, session, self.seed), rate)
-                for session, at, size, rate in rows
-            ]
-        return self._signals[modality]
+    def __init__(self, cache: Cache, decibels: float, *, seed: int = 0) -> None:
+        super().__init__(cache, seed=seed)
+        self.decibels = decibels
+
+    def changes(self, modality: str) -> bool:
+        """Whether the signals are heart sounds."""
+        return modality == "pcg"
+
+    def make(self, modality: str) -> list[tuple[Floats, float]]:
+        """Return the filtered signal of each recording, and its sampling rate."""
+        waveforms = self.clean.waveforms(modality)
+        columns = ["session", f"{modality}_offset", f"{modality}_length", f"{modality}_rate"]
+        rows = self.clean.table("recordings")[columns].itertuples(index=False, name=None)
+        return [
+            (through(np.array(waveforms[at : at + size]), rate, self.decibels, session, self.seed), rate)
+            for session, at, size, rate in rows
+        ]
 
 
 def score_microphones(
@@ -148,7 +140,7 @@ def score_microphones(
     judge("clean", 0.0, 0, cache)
     for level in tqdm(decibels, desc="Microphones", unit="level"):
         for draw in range(draws):
-            with FilteredCache(cache, Microphone(level), seed=draw) as filtered:
+            with FilteredCache(cache, level, seed=draw) as filtered:
                 judge("microphone", level, draw, filtered)
     for corruption in tqdm(WORSE, desc="Worse signals", unit="corruption"):
         with StressedCache(cache, corruption) as worse:

@@ -13,7 +13,7 @@ import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import joblib
 import numpy as np
@@ -36,85 +36,79 @@ from tasks.judging import Checkpoint, predict_folds
 CLEAN = "clean"
 
 
-class StressedCache(Cache):
-    """A cache whose signals were made worse, held in memory; close it, or use it in a ``with`` block.
+class ChangedCache(Cache):
+    """A cache whose signals were changed, held in memory; close it, or use it in a ``with`` block.
 
     Its identity and its samples are those of the clean cache. Its ``path`` is a temporary folder, so that
-    features derived from it are kept apart from those of the clean one, and are gone with it.
+    features derived from it are kept apart from those of the clean one, and are gone with it. A subclass
+    says which signals it changes, and makes them; everything else is made from them when it is asked for.
 
     Parameters
     ----------
     cache : Cache
         The clean one; not changed.
-    corruption : Corruption
-        What is done to its waveforms. Everything else is made from them when it is asked for.
     seed : int
-        Seed of noise.
+        Seed of what is random.
     jobs : int
         Processes over recordings; -1: one a core. What is made does not depend on it.
     """
 
-    def __init__(self, cache: Cache, corruption: Corruption, *, seed: int = 0, jobs: int = 1) -> None:
-        self.clean, self.corruption, self.seed, self.jobs = cache, corruption, seed, jobs
+    def __init__(self, cache: Cache, *, seed: int = 0, jobs: int = 1) -> None:
+        self.clean, self.seed, self.jobs = cache, seed, jobs
         self.manifest = cache.manifest
         self._folder = tempfile.TemporaryDirectory(prefix="stressed-cache-")
         self.path = Path(self._folder.name)
         self._signals: dict[str, list[tuple[Floats, float]]] = {}
         self._beats: dict[str, NDArray[np.float32]] = {}
 
-    def __enter__(self) -> StressedCache:
+    def changes(self, modality: str) -> bool:
+        """Whether the signals of "ecg" or "pcg" are changed."""
+        raise NotImplementedError
+
+    def make(self, modality: str) -> list[tuple[Floats, float]]:
+        """Return the changed signal of each recording, and its sampling rate."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Delete what was derived from the worsened signals."""
+        """Delete what was derived from the changed signals."""
         self._folder.cleanup()
 
     def table(self, name: str, missing: Sequence[str] = ()) -> pd.DataFrame:
-        """Return a table of the cache; in recordings are rate, length and offset of the worsened signals."""
+        """Return a table of the cache; in recordings are rate, length and offset of the changed signals."""
         table = self.clean.table(name, missing)
         if name == "recordings":
             for modality in MODALITIES:
-                if self.corruption.change(modality):
+                if self.changes(modality):
                     table = table.assign(**self._layout(modality))
         return table
 
     def array(self, name: str) -> NDArray[Any]:
-        """Return an array of the cache; beats and waveforms made from the worsened signals."""
+        """Return an array of the cache; beats and waveforms made from the changed signals."""
         what, _, modality = name.partition("_")
-        if what not in ("beats", "waveforms") or self.corruption.change(modality) is None:
+        if what not in ("beats", "waveforms") or not self.changes(modality):
             return self.clean.array(name)
         if what == "waveforms":
-            return np.concatenate([signal for signal, _ in self._worsened(modality)], dtype=np.float32)
+            return np.concatenate([signal for signal, _ in self._changed(modality)], dtype=np.float32)
         if modality not in self._beats:
             self._beats[modality] = self._cut(modality)
         return self._beats[modality]
 
-    def _worsened(self, modality: str) -> list[tuple[Floats, float]]:
-        """Return signal and sampling rate of each recording, worsened once and kept."""
+    def _changed(self, modality: str) -> list[tuple[Floats, float]]:
+        """Return signal and sampling rate of each recording, made once and kept."""
         if modality not in self._signals:
-            waveforms = self.clean.waveforms(modality)
-            facts = ["recording", f"{modality}_offset", f"{modality}_length", f"{modality}_rate"]
-            rows = self.clean.table("recordings")[facts].itertuples(index=False, name=None)
-            self._signals[modality] = joblib.Parallel(n_jobs=self.jobs)(
-                joblib.delayed(worsen)(
-                    np.array(waveforms[offset : offset + length]),
-                    float(rate),
-                    modality,
-                    self.corruption,
-                    name,
-                    self.seed,
-                )
-                for name, offset, length, rate in rows
-            )
+            self._signals[modality] = self.make(modality)
         return self._signals[modality]
 
     def _layout(self, modality: str) -> dict[str, NDArray[Any]]:
-        """Return the columns of the table of recordings that say where the worsened signals are."""
-        lengths = np.array([len(signal) for signal, _ in self._worsened(modality)])
-        rates = np.array([rate for _, rate in self._worsened(modality)])
+        """Return the columns of the table of recordings that say where the changed signals are."""
+        lengths = np.array([len(signal) for signal, _ in self._changed(modality)])
+        rates = np.array([rate for _, rate in self._changed(modality)])
         offsets = np.cumsum(lengths) - lengths
         return {
             f"{modality}_length": lengths,
@@ -123,14 +117,14 @@ class StressedCache(Cache):
         }
 
     def _cut(self, modality: str) -> NDArray[np.float32]:
-        """Return the beats of the worsened signals, at the spans of the clean ones."""
+        """Return the beats of the changed signals, at the spans of the clean ones."""
         settings = from_plain(PreparationSettings, self.manifest["settings"])
         samples, names = self.clean.table("samples"), self.clean.table("recordings")["recording"]
         rows = samples.groupby("recording", sort=False).indices
         spans = samples[["start", "end"]].to_numpy(float)
         signals = {
             name: signal
-            for name, signal in zip(names, self._worsened(modality), strict=True)
+            for name, signal in zip(names, self._changed(modality), strict=True)
             if name in rows and np.isfinite(signal[0]).any()
         }
         cut = joblib.Parallel(n_jobs=self.jobs, return_as="generator")(
@@ -141,6 +135,45 @@ class StressedCache(Cache):
         for name, of_recording in zip(signals, cut, strict=True):
             beats[rows[name]] = of_recording
         return beats
+
+
+class StressedCache(ChangedCache):
+    """A cache whose signals were made worse.
+
+    Parameters
+    ----------
+    cache : Cache
+        The clean one; not changed.
+    corruption : Corruption
+        What is done to its waveforms.
+    seed, jobs : int
+        See `ChangedCache`.
+    """
+
+    def __init__(self, cache: Cache, corruption: Corruption, *, seed: int = 0, jobs: int = 1) -> None:
+        super().__init__(cache, seed=seed, jobs=jobs)
+        self.corruption = corruption
+
+    def changes(self, modality: str) -> bool:
+        """Whether the signals of "ecg" or "pcg" are made worse."""
+        return self.corruption.change(modality) is not None
+
+    def make(self, modality: str) -> list[tuple[Floats, float]]:
+        """Return the worse signal of each recording, and its sampling rate."""
+        waveforms = self.clean.waveforms(modality)
+        facts = ["recording", f"{modality}_offset", f"{modality}_length", f"{modality}_rate"]
+        rows = self.clean.table("recordings")[facts].itertuples(index=False, name=None)
+        return joblib.Parallel(n_jobs=self.jobs)(
+            joblib.delayed(worsen)(
+                np.array(waveforms[offset : offset + length]),
+                float(rate),
+                modality,
+                self.corruption,
+                name,
+                self.seed,
+            )
+            for name, offset, length, rate in rows
+        )
 
 
 def stress_run(

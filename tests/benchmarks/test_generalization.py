@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.generalization_learners import Material, shape_of
-from benchmarks.generalization_microphones import KNOTS, Microphone, through
+from benchmarks.generalization_microphones import KNOTS, FilteredCache, through
 from benchmarks.generalization_tables import comparisons, figures, microphone_lines
 from benchmarks.generalization_variants import OUTER, folds_of, inner_scores, variants
 from benchmarks.physionet2016_generalization import SEEDS, parts
@@ -45,8 +45,6 @@ def test_a_microphone_scales_a_tone_by_its_gain_and_is_the_same_all_session():
         assert through(tone, rate, 0.0, "C1", seed=0) == pytest.approx(tone, abs=1e-9)
         assert through(tone, rate, 6.0, "C2", seed=0).std() != pytest.approx(heard.std(), rel=1e-3)
     assert 2 < np.std(list(scale.values())) < 14
-    assert Microphone(3.0).change("pcg")
-    assert Microphone(3.0).change("ecg") is None
 
 
 def test_every_variant_runs_and_what_is_scored_outside_is_among_them():
@@ -134,3 +132,18 @@ def test_both_models_are_trained_with_all_seeds_on_the_same_folds(tmp_path):
         part.name.split("-session-seed")[0]: part.train[2:] for part in made if part.name.endswith("seed3")
     }
     assert options["linear"] == options["phase-fusion"]
+
+
+def test_a_filtered_cache_holds_other_heart_sounds_and_the_same_ecg(simulated_cache):
+    sessions = simulated_cache.table("recordings")["session"]
+    with FilteredCache(simulated_cache, 6.0) as filtered:
+        np.testing.assert_array_equal(filtered.waveforms("ecg"), simulated_cache.waveforms("ecg"))
+        assert filtered.waveforms("pcg").shape == simulated_cache.waveforms("pcg").shape
+        assert not np.allclose(filtered.waveforms("pcg"), simulated_cache.waveforms("pcg"), equal_nan=True)
+        assert not np.allclose(filtered.beats("pcg"), simulated_cache.beats("pcg"))
+        first = simulated_cache.table("recordings").iloc[0]
+        heard = np.array(simulated_cache.waveforms("pcg")[: first["pcg_length"]])
+        expected = through(heard, first["pcg_rate"], 6.0, sessions.iloc[0], 0)
+        np.testing.assert_allclose(filtered.waveforms("pcg")[: len(heard)], expected, rtol=1e-5, atol=1e-6)
+    with FilteredCache(simulated_cache, 0.0) as flat:
+        np.testing.assert_allclose(flat.waveforms("pcg"), simulated_cache.waveforms("pcg"), atol=1e-5)
