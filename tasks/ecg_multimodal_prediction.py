@@ -32,9 +32,9 @@ from settings.prediction import PersonSettings, PredictionSettings
 from tasks.ecg_multimodal import as_network
 from tasks.ecg_multimodal_answer import PatientPrediction, ask
 from tasks.ecg_multimodal_doubts import clinical_remarks, view_remarks
-from tasks.ecg_pcg_judging import BALANCED
 from tasks.judging import Checkpoint, trained_model
 from tasks.patients import Patients
+from tasks.prediction import assumed_prevalence
 from tasks.registry import find_task
 
 TABLE_RATE = 250.0
@@ -104,10 +104,7 @@ class EcgMultimodalPredictor:
         """Return the share of abnormal that the probabilities assume; None if it cannot be told."""
         if self.trained.target != "normal":
             return None
-        if self.trained.optimization.class_weights:
-            return BALANCED
-        shares = [share for content in self.checkpoints if (share := content.get("label_share")) is not None]
-        return float(np.mean(shares)) if len(shares) == len(self.checkpoints) else None
+        return assumed_prevalence(self.checkpoints, balanced=self.trained.optimization.class_weights)
 
     def _trained_on(self) -> dict[str, Any]:
         """Return how many recordings of which source the models learned from, all of them together."""

@@ -35,9 +35,9 @@ from learning.devices import choose_device, rows_at_once
 from learning.loop import predict
 from settings.prediction import PredictionSettings
 from tasks.ecg_pcg_answer import IDENTITY, EcgPcgPrediction, calibration_line
-from tasks.ecg_pcg_judging import BALANCED
 from tasks.ecg_pcg_own import Preparer, Ready, Segment, automatic_states
 from tasks.judging import Checkpoint, trained_model
+from tasks.prediction import assumed_prevalence
 from tasks.registry import find_task
 
 
@@ -209,14 +209,9 @@ def _was_seen(remarks: Iterable[Remark]) -> bool:
 
 
 def believed_prevalence(checkpoints: list[Checkpoint], trained: TrainingSettings) -> float | None:
-    """Return the share of abnormal that the probabilities of a run assume; None if it cannot be told.
-
-    A loss that weights both classes the same makes it one half, else it is that of the training parts.
-    """
-    if trained.model.model == "linear" or trained.optimization.class_weights:
-        return BALANCED
-    shares = [share for content in checkpoints if (share := content.get("label_share")) is not None]
-    return float(np.mean(shares)) if len(shares) == len(checkpoints) else None
+    """Return the share of abnormal that the probabilities of a run assume; None if it cannot be told."""
+    balanced = trained.model.model == "linear" or trained.optimization.class_weights
+    return assumed_prevalence(checkpoints, balanced=balanced)
 
 
 def was_trained_on(checkpoint: Checkpoint, own: OwnRecording) -> bool:

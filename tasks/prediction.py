@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from common.errors import UserError
@@ -14,6 +15,7 @@ from datasets.own_recording import Place
 from learning.checkpoint import CheckpointError, load_checkpoint
 from learning.runs import find_checkpoints
 from settings.prediction import PredictionSettings
+from tasks.ecg_pcg_judging import BALANCED
 from tasks.judging import Checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "models" / "weights" / "ecg_pcg_linear.pt"
@@ -62,6 +64,17 @@ class Words:
     short: Callable[[dict[str, Any]], str]
     doubts: Callable[[dict[str, Any]], list[str]] | None = None
     table: Callable[[Sequence[dict[str, Any]]], list[str]] | None = None
+
+
+def assumed_prevalence(checkpoints: Sequence[Checkpoint], *, balanced: bool) -> float | None:
+    """Return the share of abnormal that the probabilities of a run assume; None if it cannot be told.
+
+    A loss that weights both classes the same makes it one half, else it is that of the training parts.
+    """
+    if balanced:
+        return BALANCED
+    shares = [share for content in checkpoints if (share := content.get("label_share")) is not None]
+    return float(np.mean(shares)) if len(shares) == len(checkpoints) else None
 
 
 def at_share(share: float | None) -> str:
