@@ -197,7 +197,8 @@ def _millivolts(record: wfdb.Record, number: int) -> Floats:
             "state V, mV or uV in the header's gain field, as in 1000/mV."
         )
     counts = record.e_d_signal[number] - float(record.baseline[number])
-    return counts * (MILLIVOLTS[unit] / (record.adc_gain[number] or 200.0))
+    with np.errstate(all="ignore"):  # what is not finite is named and skipped later
+        return counts * (MILLIVOLTS[unit] / (record.adc_gain[number] or 200.0))
 
 
 def _share_of_full_scale(record: wfdb.Record, number: int) -> Floats:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # see stop_processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -57,6 +60,8 @@ class Processes:
         if device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
             return DistributedDataParallel(model, device_ids=[device.index])
+        # gradients of channels-last convolutions are copied as they are gathered: small beside a step
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(model)
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
@@ -91,10 +96,18 @@ def start_processes(device_name: str) -> Processes:
 
 
 def stop_processes() -> None:
-    """Leave the group of processes, if there is one; unless this one failed, all at the same time."""
+    """Leave the group of processes, if there is one; unless this one failed, all at the same time.
+
+    No thread of the group outlives it: one that drops a tensor while Python ends would abort the process. So
+    nothing else may hold the group. Functions of torch.distributed.nn do, as a default of theirs, if they
+    are first imported where a group exists: this module imports them before. So do networks wrapped by
+    `Processes.wrap`: they are collected before, since one that is dropped later waits, with Python's lock,
+    for threads that may wait for the lock.
+    """
     if dist.is_available() and dist.is_initialized():
         if sys.exc_info()[0] is None:  # else the others may never come
             dist.barrier()
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -30,15 +30,9 @@ ROOT = Path(__file__).parents[2]
 TOY = Path(__file__).with_name("toy_learner.py")
 
 
-ABORTED = "terminate called without an active exception"
-"""What gloo says when, seldom and on a busy machine, a thread of its own outlives a process that is done."""
-
-
 def torchrun(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in two CPU processes and return how it ended; again if gloo aborted at the very end."""
+    """Run a script in two CPU processes and return how it ended."""
     done = launch(*command)
-    if done.returncode and ABORTED in done.stderr:
-        done = launch(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -115,6 +109,7 @@ def test_two_processes_learn_what_one_learns(tmp_path, settings):
         for name in {"train/loss", "val/loss", "val/accuracy", "gradient_norm"} & single.keys():
             assert pair[name] == pytest.approx(single[name], abs=1e-5, rel=1e-4), name
     assert second["norm"] == first["norm"], "both processes have the same weights"
+    assert first["left"] == second["left"] == [], "a thread that outlives the group may abort the process"
     saved = load_checkpoint(tmp_path / "last.pt")
     assert saved["progress"]["epoch"] == settings["epochs"]
     for name, weight in model.state_dict().items():

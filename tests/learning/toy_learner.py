@@ -5,6 +5,7 @@ Run as a script under torchrun it trains the task and prints its curve; one proc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -160,11 +161,21 @@ def main() -> None:
     try:
         run = toy_run(folder, None, processes, **settings)
         model, progress, _ = train(run, build(plain=True))
-        norm = math.sqrt(sum(float(weight.square().sum()) for weight in model.parameters()))
+        norm = math.sqrt(sum(float(weight.detach().square().sum()) for weight in model.parameters()))
         report = {"count": processes.count, "history": untimed(progress.history), "norm": norm}
-        (folder / f"rank{processes.rank}.json").write_text(json.dumps(report))
     finally:
         stop_processes()
+    report["left"] = [name for name in threads() if "gloo" in name]
+    (folder / f"rank{processes.rank}.json").write_text(json.dumps(report))
+
+
+def threads() -> list[str]:
+    """Return the names of all threads of this process, also those Python did not start (Linux; else none)."""
+    names = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # it has just ended
+            names.append(path.read_text().strip())
+    return names
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from learning.distributed import stop_processes
 from models.cmr_mae import CMREncoder
 from models.contrast import ContrastiveModel, info_nce, match_parts
 from models.ecg_mae import ECGEncoder
@@ -292,19 +293,23 @@ def step(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Any]:
     return {"losses": losses, "gradients": gradients}
 
 
+def share_a_batch(rank: int, folder: str) -> None:
+    model = DistributedDataParallel(build(long_axis=True, local=True))
+    mine = {name: rows[rank::2] for name, rows in batch_with_everything().items()}
+    torch.save(step(model, mine), f"{folder}/rank{rank}.pt")
+    if rank == 0:  # evaluation is done by one process alone, and must not wait for the other
+        with torch.no_grad():
+            model.module.eval()(**mine)
+
+
 def work(rank: int, folder: str) -> None:
     """Be one of two processes that share a batch."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     try:
-        model = DistributedDataParallel(build(long_axis=True, local=True))
-        mine = {name: rows[rank::2] for name, rows in batch_with_everything().items()}
-        torch.save(step(model, mine), f"{folder}/rank{rank}.pt")
-        if rank == 0:  # evaluation is done by one process alone, and must not wait for the other
-            with torch.no_grad():
-                model.module.eval()(**mine)
+        share_a_batch(rank, folder)
     finally:
-        dist.destroy_process_group()
+        stop_processes()
 
 
 def test_two_processes_find_the_loss_and_the_gradients_of_one(tmp_path: Path):

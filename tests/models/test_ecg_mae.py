@@ -231,7 +231,7 @@ def test_normalized_patches_ask_for_shape_only():
         model.reconstruct(ecg)
     nn.init.zeros_(model.head.weight)
     found = model(ecg, generator=generator())
-    assert float(found["loss"]) == pytest.approx(1, abs=1e-3), "answering zero misses by the deviation, one"
+    assert found["loss"].item() == pytest.approx(1, abs=1e-3), "answering zero misses by the deviation, one"
     patch = found["mask"].unflatten(2, (8, 10)).all(dim=-1)
     borrowed, truth = (signal.unflatten(2, (8, 10))[patch] for signal in (found["reconstruction"], ecg))
     assert torch.allclose(borrowed, truth.mean(dim=-1, keepdim=True).expand_as(truth), atol=1e-5)
