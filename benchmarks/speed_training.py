@@ -3,7 +3,8 @@
 Plain is float32, eager, laid out as torch lays out signals, weights changed as torch's Adam does by default.
 Each further form adds one thing to the one before: the fused optimizer, channels last, bfloat16 (where the
 device computes it natively), torch.compile. bfloat16 is also shown alone. Forms take turns, a few steps each,
-so that a machine that is busy for a while slows all of them; the median counts.
+so that a machine that is busy for a while slows all of them; the median counts. Last come folds at once, each
+in a process with its share of the threads, as ``--at-once`` trains them: samples a second of all together.
 
 Operations of a step are counted by torch (convolutions and matrix products), and bytes are what the eager
 operators of a step read and write. Over the machine's own measured rates of matrix products and of copies
@@ -13,127 +14,30 @@ is the first of them over the time that a step took. Beats are random: they chan
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed_inference import Preset, recordings
-from benchmarks.speed_machine import copy_rate, matrix_rate, speed_row, synchronize
-from config import ModelSettings, OptimizationSettings, preset_defaults
-from learning.devices import computes_bfloat16
-from learning.distributed import Processes
-from learning.loop import FoldRun, train_step
-from learning.optimization import make_optimizer
-from learning.speed import compiled
-from models.layers import choose_layout
-from tasks.ecg_pcg import EcgPcg
+from benchmarks.speed_forms import AtOnce, TakesSteps, Trainee, folds_at_once, forms
+from benchmarks.speed_inference import Preset
+from benchmarks.speed_machine import copy_rate, matrix_rate, speed_row
+from config import ModelSettings, preset_defaults
 
 BATCHES: Mapping[Preset, int] = {"small": 64, "paper": 32}
 STEPS: Mapping[Preset, int] = {"small": 8, "paper": 2}
 """Steps that a form takes before it is the next one's turn."""
 ROUNDS = 5
 row = partial(speed_row, "training")
-PLAIN = "plain"
-
-
-@dataclass(frozen=True)
-class Form:
-    """A way to take the same step.
-
-    Attributes
-    ----------
-    name : str
-    fused, channels_last, bfloat16, compiles : bool
-    """
-
-    name: str
-    fused: bool = False
-    channels_last: bool = False
-    bfloat16: bool = False
-    compiles: bool = False
-
-
-def forms(device: torch.device, *, compiles: bool = True) -> list[Form]:
-    """Return the forms that are of use on a device, plain first."""
-    half = computes_bfloat16(device)
-    found = [
-        Form(PLAIN),
-        Form("plain, bfloat16", bfloat16=True),
-        Form("fused optimizer", fused=True),
-        Form("+ channels last", fused=True, channels_last=True),
-        Form("+ bfloat16", fused=True, channels_last=True, bfloat16=True),
-        Form("+ compiled", fused=True, channels_last=True, bfloat16=half, compiles=True),
-    ]
-    return [
-        form for form in found if (half or form.compiles or not form.bfloat16) and compiles >= form.compiles
-    ]
-
-
-class Trainee:
-    """A network that is trained in one form.
-
-    Parameters
-    ----------
-    form : Form
-    settings : ModelSettings
-    batch_size : int
-    device : torch.device
-    folder : pathlib.Path
-        Nothing is written there.
-    """
-
-    def __init__(
-        self, form: Form, settings: ModelSettings, batch_size: int, device: torch.device, folder: Path
-    ) -> None:
-        task = EcgPcg()
-        optimization = OptimizationSettings(batch_size=batch_size, fused=form.fused)
-        self.samples = recordings(batch_size, settings.points, device)
-        self.rows = torch.arange(batch_size)
-        precision = torch.bfloat16 if form.bfloat16 else torch.float32
-        self.run = FoldRun(
-            task,
-            self.samples,
-            self.rows,
-            self.rows[:0],
-            optimization,
-            0,
-            device,
-            precision,
-            Processes(),
-            folder,
-            {},
-            form.name,
-        )
-        torch.manual_seed(0)
-        network = task.build(dataclasses.replace(preset_defaults("small"), model=settings)).to(device).train()
-        choose_layout(network, "channels-last" if form.channels_last else "plain")
-        self.optimizer = make_optimizer(network, optimization)
-        self.network: nn.Module = compiled(network, device) if form.compiles else network
-
-    def step(self) -> Tensor:
-        """Take a step and return its loss."""
-        return train_step(self.run, self.network, self.optimizer, self.rows)[0]
-
-    def seconds(self, steps: int) -> float:
-        """Return the time that a step takes, as a mean over some."""
-        synchronize(self.run.device)
-        started = time.perf_counter()
-        for _ in range(steps):
-            self.step()
-        synchronize(self.run.device)
-        return (time.perf_counter() - started) / steps
 
 
 def measure(
@@ -144,6 +48,7 @@ def measure(
     compiles: bool = True,
     batches: Mapping[Preset, int] = BATCHES,
     sizes: Mapping[str, ModelSettings] | None = None,
+    at_once: int | None = None,
 ) -> list[dict[str, Any]]:
     """Return rows ``part, case, quantity, value, unit, plain, ratio``; a ratio over 1 is better than plain.
 
@@ -160,24 +65,30 @@ def measure(
         Batch size of each preset.
     sizes : mapping, optional
         Model settings by preset in place of its own, for tests.
+    at_once : int, optional
+        Folds that are trained at once in the last forms, none if 1; default: what the machine has room for.
     """
     rows = []
     matrices = {kind: matrix_rate(device, kind) for kind in (torch.float32, torch.bfloat16)}
     copies = copy_rate(device)
+    folds = folds_at_once(device) if at_once is None else at_once
     for preset in presets:
         settings = (sizes or {}).get(preset) or preset_defaults(preset).model
         with tempfile.TemporaryDirectory() as folder:
-            trainees = [
-                Trainee(form, settings, batches[preset], device, Path(folder))
-                for form in forms(device, compiles=compiles)
-            ]
-            taken = taken_turns(trainees, rounds, STEPS[preset])
-            operations, moved = counted(trainees[0])
+            kinds = forms(device, compiles=compiles)
+            given = (settings, batches[preset], device, Path(folder))
+            alone = [Trainee(form, *given) for form in kinds]
+            operations, moved = counted(alone[0])
+            with contextlib.ExitStack() as processes:
+                least_and_most = [kinds[0], *kinds[-2:]] if folds > 1 else []
+                beside = [processes.enter_context(AtOnce(form, *given, folds)) for form in least_and_most]
+                timed: list[TakesSteps] = [*alone, *beside]
+                taken = taken_turns(timed, rounds, STEPS[preset])
         case = f"{preset}, batch {batches[preset]}"
-        rows += speed_rows(case, trainees, taken, batches[preset])
-        for trainee, seconds in zip(trainees, taken, strict=True):
-            share = operations / matrices[trainee.run.precision] / seconds
-            rows.append(row(f"{case}, {trainee.run.label}", "share of products", 100 * share, "%"))
+        rows += speed_rows(case, timed, taken, batches[preset])
+        for form, seconds in zip(timed, taken, strict=True):
+            share = operations / matrices[form.precision] / seconds
+            rows.append(row(f"{case}, {form.name}", "share of products", 100 * share, "%"))
         rows.append(row(case, "operations a step", operations / 1e9, "GFLOP"))
         rows.append(row(case, "bytes a step, plain", moved / 1e9, "GB"))
         rows.append(row(case, "floor of bytes, plain", moved / copies * 1e3, "ms"))
@@ -187,11 +98,11 @@ def measure(
     return rows
 
 
-def taken_turns(trainees: Sequence[Trainee], rounds: int, steps: int) -> list[float]:
+def taken_turns(timed: Sequence[TakesSteps], rounds: int, steps: int) -> list[float]:
     """Return the median time of a step of each, seconds; two steps of each are not counted."""
-    for trainee in trainees:
-        trainee.seconds(2)
-    turns = [[trainee.seconds(steps) for trainee in trainees] for _ in range(rounds)]
+    for form in timed:
+        form.seconds(2)
+    turns = [[form.seconds(steps) for form in timed] for _ in range(rounds)]
     return [statistics.median(one) for one in zip(*turns, strict=True)]
 
 
@@ -225,19 +136,19 @@ def counted(trainee: Trainee) -> tuple[int, int]:
 
 
 def speed_rows(
-    case: str, trainees: Sequence[Trainee], taken: Sequence[float], batch: int
+    case: str, timed: Sequence[TakesSteps], taken: Sequence[float], batch: int
 ) -> list[dict[str, Any]]:
     """Return a row a form: beats a second."""
     plain = batch / taken[0]
     return [
         speed_row(
             "training",
-            f"{case}, {trainee.run.label}",
+            f"{case}, {form.name}",
             "training",
             batch / seconds,
             "beats/s",
             plain,
             taken[0] / seconds,
         )
-        for trainee, seconds in zip(trainees, taken, strict=True)
+        for form, seconds in zip(timed, taken, strict=True)
     ]

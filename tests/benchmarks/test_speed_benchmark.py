@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import time
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from benchmarks import speed, speed_machine, speed_training
-from benchmarks.speed_training import Form, Trainee
+from benchmarks import speed, speed_forms, speed_machine, speed_training
+from benchmarks.speed_forms import AtOnce, Form, Trainee, forms
 from config import ModelSettings
 
 CPU = torch.device("cpu")
@@ -44,7 +48,7 @@ def test_traffic_counts_what_is_read_and_written_and_no_views():
     assert traffic.bytes == 4 * ((5 + 1) + (10 + 1 + 10))
 
 
-@pytest.mark.parametrize("form", speed_training.forms(CPU, compiles=False))
+@pytest.mark.parametrize("form", forms(CPU, compiles=False))
 def test_every_form_takes_the_same_steps(form, tmp_path):
     plain = Trainee(Form("plain"), TINY, 8, CPU, tmp_path)
     other = Trainee(form, TINY, 8, CPU, tmp_path)
@@ -53,9 +57,48 @@ def test_every_form_takes_the_same_steps(form, tmp_path):
         assert abs(float(plain.step()) - float(other.step())) < tolerance
 
 
-def test_the_table_of_training_is_against_plain():
+def test_folds_at_once_share_the_threads_and_count_together(monkeypatch, tmp_path):
+    clock = iter([10.0, 16.0])
+    with AtOnce(Form("plain"), TINY, 4, CPU, tmp_path, 2) as two:
+        assert two.name == "plain, 2 folds at once"
+        threads = [pool.submit(torch.get_num_threads).result() for pool in two.pools]
+        assert threads == [max(1, torch.get_num_threads() // 2)] * 2
+        monkeypatch.setattr(speed_forms, "_take", partial(meet, tmp_path))
+        monkeypatch.setattr(speed_forms.time, "perf_counter", lambda: next(clock))
+        assert two.seconds(3) == 1.0, "two that take three steps each in six seconds"
+
+
+def meet(folder: Path, steps: int) -> None:
+    """Return when a second process has come; what is asked for no steps is not waited with."""
+    (folder / f"{steps}-{os.getpid()}").touch()
+    deadline = time.monotonic() + 60
+    while steps and len(list(folder.glob(f"{steps}-*"))) < 2:
+        assert time.monotonic() < deadline, "nobody beside this one"
+        time.sleep(0.01)
+
+
+class TwoAtOnce:
+    """Stands in for processes: a step takes a second."""
+
+    precision = torch.float32
+
+    def __init__(self, form, settings, batch_size, device, folder, count):
+        self.name = f"{form.name}, {count} at once"
+
+    def seconds(self, steps):
+        return 1.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_the_table_of_training_is_against_plain(monkeypatch):
+    monkeypatch.setattr(speed_training, "AtOnce", TwoAtOnce)
     rows = speed_training.measure(
-        CPU, ["small"], rounds=1, compiles=False, batches={"small": 4}, sizes={"small": TINY}
+        CPU, ["small"], rounds=1, compiles=False, batches={"small": 4}, sizes={"small": TINY}, at_once=2
     )
     speeds = [row for row in rows if row["quantity"] == "training"]
     assert [row["case"] for row in speeds[:1]] == ["small, batch 4, plain"]
@@ -63,6 +106,9 @@ def test_the_table_of_training_is_against_plain():
     for row in speeds:
         assert row["ratio"] == pytest.approx(row["value"] / row["plain"])
         assert row["plain"] == speeds[0]["value"]
+    beside = {row["case"]: row["value"] for row in speeds if "2 at once" in row["case"]}
+    assert len(beside) == 3 and set(beside.values()) == {4.0}, "a batch of 4 in a second"
+    assert "small, batch 4, plain, 2 at once" in beside
     by_quantity = {row["quantity"]: row for row in rows}
     assert by_quantity["floor of operations, float32"]["value"] > 0
 
