@@ -38,7 +38,8 @@ from datasets.splits import ALL, Fold
 from learning.checkpoint import BEST, load_checkpoint, save_checkpoint
 from learning.devices import choose_device, set_threads
 from learning.distributed import Processes, together
-from learning.loop import FoldRun, Progress, check_batch_size, predict, train_one_epoch
+from learning.fold_run import FoldRun, Progress
+from learning.loop import check_batch_size, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
 from learning.runs import flatten, is_finished, lock_run
 from learning.side_by_side import (

@@ -19,7 +19,8 @@ from benchmarks.speed_machine import synchronize
 from config import ModelSettings, OptimizationSettings, preset_defaults
 from learning.devices import computes_bfloat16
 from learning.distributed import Processes
-from learning.loop import FoldRun, train_step
+from learning.fold_run import FoldRun
+from learning.loop import train_step
 from learning.optimization import make_optimizer
 from learning.side_by_side import threads_each
 from learning.speed import compiled

@@ -15,7 +15,8 @@ from config import RunSettings
 from datasets.cache import Cache
 from datasets.splits import Fold
 from evaluation.scores import best_threshold, binary_scores
-from learning.loop import FoldRun, Progress, fit
+from learning.fold_run import FoldRun, Progress
+from learning.loop import fit
 from learning.tracking import Tracker
 
 CURVES = ("accuracy", "auroc", "sensitivity", "specificity")

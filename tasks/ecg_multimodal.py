@@ -27,7 +27,7 @@ from datasets.splits import Fold
 from evaluation.figures import confusion_figure, roc_figure
 from evaluation.scores import macro_auroc
 from learning.distributed import bare
-from learning.loop import FoldRun
+from learning.fold_run import FoldRun
 from learning.modality_balance import (
     branch_confidences,
     branch_losses,

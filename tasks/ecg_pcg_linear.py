@@ -26,8 +26,9 @@ from datasets.cache import Cache
 from datasets.phase_grid import phase_grid
 from datasets.splits import Fold
 from evaluation.scores import best_threshold
+from learning.fold_run import FoldRun, Progress
 from learning.linear import fit_linear, out_of_fold_log_odds
-from learning.loop import FoldRun, Progress, save_finished
+from learning.loop import save_finished
 from learning.tracking import Tracker
 from models import build_model
 from tasks.beats import class_weights, describe_recordings

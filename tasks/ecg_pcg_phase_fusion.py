@@ -23,7 +23,8 @@ from config import TrainingSettings
 from datasets.cache import Cache
 from datasets.ecg_cycle_grid import cycle_grids
 from evaluation.scores import best_threshold
-from learning.loop import FoldRun, Progress, save_finished
+from learning.fold_run import FoldRun, Progress
+from learning.loop import save_finished
 from learning.phase_fusion import fit_phase_fusion
 from learning.phase_fusion_members import Recorded
 from learning.tracking import Tracker

@@ -23,8 +23,8 @@ from common.errors import UserError
 from datasets.splits import Fold
 from evaluation.scores import macro_auroc
 from learning.distributed import bare
+from learning.fold_run import FoldRun
 from learning.layer_decay import layer_decay_groups
-from learning.loop import FoldRun
 from models.phenotypes import PhenotypeModel
 from models.transformer import TokenEncoder
 from settings.ecg_cmr import PhenotypeSettings

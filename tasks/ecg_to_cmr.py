@@ -23,7 +23,8 @@ from common.errors import UserError
 from datasets.splits import Fold
 from learning.checkpoint import LAST, load_checkpoint
 from learning.distributed import bare
-from learning.loop import FoldRun, Progress, fit
+from learning.fold_run import FoldRun, Progress
+from learning.loop import fit
 from learning.tracking import Tracker
 from models.cine_generator import EARLIEST, CineGenerator, noise_for
 from models.cmr_mae import CMREncoder

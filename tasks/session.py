@@ -22,7 +22,7 @@ from datasets.splits import Fold, final_fold, make_folds, splits_table
 from learning.checkpoint import provenance
 from learning.devices import choose_device, choose_precision, describe_machine
 from learning.distributed import Processes
-from learning.loop import FoldRun
+from learning.fold_run import FoldRun
 from learning.runs import is_begun, lock_folder, open_run, run_name
 from models.layers import choose_layout
 from tasks.binary import Task

@@ -18,7 +18,7 @@ from datasets.splits import Fold
 from learning.augmentation import shift_in_time, vary_cine
 from learning.checkpoint import BEST, file_digest, load_checkpoint
 from learning.distributed import bare
-from learning.loop import FoldRun
+from learning.fold_run import FoldRun
 from models.cmr_mae import CMREncoder
 from models.ecg_mae import ECGEncoder
 from models.transformer import TokenEncoder

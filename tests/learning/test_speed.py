@@ -18,7 +18,8 @@ from common.errors import UserError
 from datasets.cache import Cache
 from learning.checkpoint import load_checkpoint
 from learning.distributed import bare
-from learning.loop import FoldRun, fit
+from learning.fold_run import FoldRun
+from learning.loop import fit
 from learning.speed import COMPILERS, compiled
 from learning.tracking import Tracker
 from models.layers import Convolution, choose_layout

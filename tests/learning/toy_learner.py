@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from config import OptimizationSettings
 from learning.distributed import Processes, start_processes, stop_processes
-from learning.loop import FoldRun, Progress, fit
+from learning.fold_run import FoldRun, Progress
+from learning.loop import fit
 from learning.tracking import Tracker
 
 FEATURES = 6

@@ -15,7 +15,8 @@ from common.errors import UserError
 from config import ModelSettings, OptimizationSettings, TrainingSettings
 from datasets.splits import final_fold
 from learning.distributed import Processes
-from learning.loop import FoldRun, Progress, fit, predict
+from learning.fold_run import FoldRun, Progress
+from learning.loop import fit, predict
 from learning.tracking import Tracker
 from models import NETWORKS, TAKES_ABSENCE
 from tasks.ecg_pcg import Beats, EcgPcg, inputs
