@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.beat_agreement import FEWEST_BEATS
 from datasets.beats import PLAUSIBLE_CYCLE, r_peaks
 from datasets.patient_folders import CLINICAL, IMAGES, SIGNALS, index_patient_folders
 from datasets.patient_tables import ENDINGS
@@ -23,7 +24,7 @@ from datasets.patients import PatientIndex
 from datasets.patients_cache import patient_digest
 from datasets.ptbxl import DATABASE, index_ptbxl
 from datasets.recordings import Recording, Signal
-from datasets.signal_quality import FEWEST_BEATS, Remark, examine
+from datasets.signal_quality import Remark, examine
 from datasets.signal_table import LARGEST_GAPS, LARGEST_MILLIVOLTS
 from datasets.signals import fill_gaps
 from datasets.sources import DataError, Problem

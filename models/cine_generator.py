@@ -1,18 +1,4 @@
-r"""Cines drawn from an ECG: MONAI's `DiffusionModelUNet` over the latents of a cine, as diffusion or flow.
-
-Between data x0 at time t = 0 and noise e at t = 1 lies :math:`x_t = a(t) x_0 + s(t) e`:
-
-============  =====================  =========================================  =======================
-objective     path                   the network predicts                       reference
-============  =====================  =========================================  =======================
-``velocity``  a = cos(pi t / 2),     :math:`v = a e - s x_0`                    Salimans and Ho 2022
-              s = sin(pi t / 2)
-``noise``     the same               e                                          Ho et al. 2020
-``flow``      a = 1 - t, s = t       :math:`v = e - x_0`                        Lipman et al. 2023
-============  =====================  =========================================  =======================
-
-Each prediction gives x0 and e, and a step to time u goes to :math:`a(u) x_0 + s(u) e`: that is DDIM (Song
-et al. 2021) for the first two and Euler's method for the flow, so one sampler serves all.
+"""Cines drawn from an ECG: MONAI's `DiffusionModelUNet` over the latents of a cine (`models.diffusion_path`).
 
 What is drawn are the latents of a whole cycle, and not frame by frame but as their mean over the cycle and
 its first harmonics, cosine and sine, the channels of one small image. Of the power of latents over time the
@@ -34,9 +20,9 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from models.cine_autoencoder import CineAutoencoder
+from models.diffusion_path import Objective, ends_of, path_of, target_of
 from models.transformer import TokenEncoder
 
-Objective = Literal["velocity", "noise", "flow"]
 Tokens = Literal["leads", "all"]
 LATEST = {"velocity": 1.0, "noise": 0.98, "flow": 1.0}
 """Time at which sampling begins; where the network predicts the noise, x0 cannot be told from it at 1."""
@@ -50,34 +36,6 @@ GROUPED = 64
 """Channels come in multiples of it: of 32 groups that are normalized, one of one channel forgets the time."""
 FASTEST_AVERAGE = 10
 """The average of the weights follows them closely at first: (1 + steps) / (10 + steps) of it stays."""
-
-
-def path_of(objective: Objective, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a(t) and s(t) of times (B,), each of shape (B, 1, 1, 1)."""
-    time = time.reshape(-1, 1, 1, 1)
-    if objective == "flow":
-        return 1 - time, time
-    return torch.cos(time * math.pi / 2), torch.sin(time * math.pi / 2)
-
-
-def target_of(objective: Objective, data: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-    """Return what the network has to predict at these times, of the shape of ``data`` (B, C, H, W)."""
-    if objective == "noise":
-        return noise
-    if objective == "flow":
-        return noise - data
-    signal, spread = path_of(objective, time)
-    return signal * noise - spread * data
-
-
-def ends_of(objective: Objective, point: Tensor, found: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Return data and noise (B, C, H, W) that a prediction at a point of the path stands for."""
-    signal, spread = path_of(objective, time)
-    if objective == "noise":
-        return (point - spread * found) / signal, found
-    if objective == "flow":
-        return point - spread * found, point + signal * found
-    return signal * point - spread * found, spread * point + signal * found
 
 
 def cycle_basis(frames: int, harmonics: int) -> Tensor:

@@ -19,13 +19,14 @@ from torch import nn
 
 from common.command_line import from_plain
 from config import PreparationSettings, TrainingSettings
+from datasets.beat_agreement import FEWEST_BEATS
 from datasets.beats import annotated_spans, r_peak_spans
 from datasets.heart_states import HeartStates
 from datasets.own_recording import OwnRecording
 from datasets.preparation import read_states
 from datasets.recordings import Recording
 from datasets.segmentation import Segmentation, segment
-from datasets.signal_quality import FEWEST_BEATS, NAMES, Remark
+from datasets.signal_quality import NAMES, Remark
 from datasets.signals import fill_gaps, shorten_beats
 from datasets.sources import DataError
 from datasets.spectral import (

@@ -10,11 +10,9 @@ from models.cine_generator import (
     LATEST,
     CineGenerator,
     cycle_basis,
-    ends_of,
     noise_for,
-    path_of,
-    target_of,
 )
+from models.diffusion_path import ends_of, path_of, target_of
 from models.ecg_mae import ECGEncoder
 
 OBJECTIVES = ("velocity", "noise", "flow")
