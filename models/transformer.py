@@ -177,7 +177,8 @@ def sine_positions(grid: Sequence[int], channels: int) -> Tensor:
         angles = cells[:, axis, None] * frequencies
         waves += [angles.sin(), angles.cos()]
     table = torch.cat(waves, dim=1)
-    table = (table - table.mean(dim=0)) / table.std(dim=0, unbiased=False)
+    if axes:
+        table = (table - table.mean(dim=0)) / table.std(dim=0, unbiased=False)
     return functional.pad(table, (0, channels - table.shape[1])).float()
 
 

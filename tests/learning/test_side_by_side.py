@@ -93,7 +93,7 @@ from functools import partial
 from pathlib import Path
 from common.script import run_script
 from learning.side_by_side import train_at_once
-code = "print('up', flush=True)\\nimport time\\ntry:\\n    time.sleep(60)\\nfinally:\\n    print('tidy')"
+code = "import time\\ntry:\\n    print('up', flush=True)\\n    time.sleep(60)\\nfinally:\\n    print('tidy')"
 commands = {f"fold_{k}": lambda place: [sys.executable, "-S", "-c", code] for k in range(2)}
 run_script(lambda: train_at_once(commands, 2, Path(sys.argv[1]), partial(print, flush=True)))
 """
