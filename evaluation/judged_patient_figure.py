@@ -16,14 +16,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from evaluation.figures import BLUE, GREY, INK, set_text_sizes
+from evaluation.patient_panels import VIEW_COLOURS, checked_signal, draw_image, draw_leads, draw_steps
 from evaluation.recording_figure import DISCLAIMER, rounded_probability, sized_figure
-from evaluation.view_figures import (
-    VIEW_COLOURS,
-    _checked_signal,
-    _draw_image,
-    _draw_leads,
-    _draw_steps,
-)
 
 VIEWS = ("image", "signal", "clinical")
 OUTCOME = "abnormal"
@@ -84,11 +78,11 @@ def judged_patient_figure(
     if image is not None:
         picture = np.asarray(image)
         height = 0.45 + 6.6 * picture.shape[0] / picture.shape[1]
-        panels.append((height, lambda part: _draw_image(part.subplots(), picture, image_map)))
+        panels.append((height, lambda part: draw_image(part.subplots(), picture, image_map)))
     if signal is not None:
-        traces, shade = _checked_signal(signal, signal_map, leads)
+        traces, shade = checked_signal(signal, signal_map, leads)
         height = 0.9 + (0.9 if len(leads) == 1 else 0.46 * len(leads))
-        panels.append((height, lambda part: _draw_leads(part, traces, shade, sampling_rate, leads, OUTCOME)))
+        panels.append((height, lambda part: draw_leads(part, traces, shade, sampling_rate, leads, OUTCOME)))
     if clinical is not None:
         height = 0.45 + 0.24 * -(-len(clinical) // COLUMNS)
         panels.append((height, lambda part: _draw_values(part.subplots(), clinical)))
@@ -96,7 +90,7 @@ def judged_patient_figure(
         panels.append((1.05, lambda part: _draw_shares(part.subplots(), shares, lacking)))
     if steps is not None:
         height = 1.0 + 0.36 * (len(steps.added) + 2)
-        panels.append((height, lambda part: _draw_steps(part.subplots(), steps.added, steps.start, OUTCOME)))
+        panels.append((height, lambda part: draw_steps(part.subplots(), steps.added, steps.start, OUTCOME)))
     if classes is not None:
         panels.append((0.9 + 0.36 * len(classes), lambda part: _draw_classes(part.subplots(), classes)))
     heights = [height for height, _ in panels]

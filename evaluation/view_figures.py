@@ -11,38 +11,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import uniform_filter1d
 from scipy.special import expit
 
-from evaluation.calibration import log_odds
 from evaluation.figures import (
     BLUE,
-    GREEN,
     GREY,
     INK,
     LEGEND,
-    ORANGE,
-    PURPLE,
-    SHADES,
     SKY,
     VERMILLION,
     new_figure,
-    set_text_sizes,
+)
+from evaluation.patient_panels import (
+    VIEW_COLOURS,
+    checked_signal,
+    draw_image,
+    draw_leads,
+    draw_steps,
+    plain_axes,
 )
 from evaluation.shapley import shapley_shares
 
 Array = NDArray[Any]
-VIEW_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
-SIGNS = LinearSegmentedColormap.from_list("signs", [BLUE, SKY, "#B4B4B4", ORANGE, VERMILLION])
 CLASSES = {0: ("normal", SKY), 1: ("abnormal", VERMILLION)}
-TICKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
-FINE_TICKS = tuple(part / 10 for part in range(1, 10))
-SMOOTHING = 0.04
-"""Width, in seconds, of the mean over time of an attribution that is shown: it hops from point to point."""
 
 
 def patient_figure(
@@ -84,7 +77,7 @@ def patient_figure(
     -------
     matplotlib.figure.Figure
     """
-    traces = None if signal is None else _checked_signal(signal, signal_map, leads)
+    traces = None if signal is None else checked_signal(signal, signal_map, leads)
     picture = None if image is None else np.asarray(image)
     heights = [] if picture is None else [0.45 + 6.6 * picture.shape[0] / picture.shape[1]]
     heights += [] if traces is None else [0.9 + (0.9 if len(leads) == 1 else 0.46 * len(leads))]
@@ -93,10 +86,10 @@ def patient_figure(
     figure = new_figure(title, f"probability of {outcome} {expit(final):.3f}", "", stamp, sum(heights) + 0.8)
     parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     if picture is not None:
-        _draw_image(parts.pop(0).subplots(), picture, image_map)
+        draw_image(parts.pop(0).subplots(), picture, image_map)
     if traces is not None:
-        _draw_leads(parts.pop(0), *traces, sampling_rate, leads, outcome)
-    _draw_steps(parts.pop(0).subplots(), contributions, empty, outcome)
+        draw_leads(parts.pop(0), *traces, sampling_rate, leads, outcome)
+    draw_steps(parts.pop(0).subplots(), contributions, empty, outcome)
     return figure
 
 
@@ -135,7 +128,7 @@ def contributions_figure(
     axes.legend(handles=handles, loc="best", **LEGEND)
     _draw_shares(below, tables, labels)
     for panel in (axes, below):
-        _plain(panel)
+        plain_axes(panel)
     return figure
 
 
@@ -176,128 +169,6 @@ def subsets_figure(
         _draw_forest(panels[1], [(row, BLUE) for row in credits.to_dict("records")], "view", 0.0, "{:+.3f}")
         panels[1].set_xlabel("part of AUROC − 0.5 (Shapley), 95 % interval")
     return figure
-
-
-def _plain(axes: Axes) -> None:
-    set_text_sizes(axes)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-
-
-def _checked_signal(
-    signal: ArrayLike, signal_map: ArrayLike | None, leads: Sequence[str]
-) -> tuple[Array, Array | None]:
-    traces = np.asarray(signal, dtype=float)
-    if traces.ndim != 2 or len(traces) != len(leads):
-        raise ValueError(f"A signal (leads, T) needs a name a lead: {traces.shape} for {', '.join(leads)}.")
-    if signal_map is None:
-        return traces, None
-    found = np.asarray(signal_map, dtype=float)
-    if found.shape != traces.shape:
-        raise ValueError(f"The attribution has shape {found.shape}, the signal {traces.shape}.")
-    return traces, found
-
-
-def _draw_image(axes: Axes, image: Array, image_map: ArrayLike | None) -> None:
-    axes.imshow(image, cmap="gray", aspect="equal", interpolation="antialiased")
-    said = "image"
-    if image_map is not None:
-        shade = np.asarray(image_map, dtype=float)
-        if shade.shape != image.shape[:2]:
-            raise ValueError(f"The map of the image has shape {shade.shape}, the image {image.shape[:2]}.")
-        strength = shade / shade.max() if shade.max() > 0 else np.zeros_like(shade)
-        axes.imshow(strength, cmap=SHADES, vmin=0, vmax=1, alpha=0.65 * strength, aspect="equal")
-        said += f" · shade: Grad-CAM, 0 to {max(shade.max(), 0):.2g}"
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(said, loc="left", fontsize=12, color=INK)
-
-
-def _draw_leads(
-    part: Any,
-    traces: Array,
-    signal_map: Array | None,
-    sampling_rate: float,
-    leads: Sequence[str],
-    outcome: str,
-) -> None:
-    panels = part.subplots(len(leads), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    time = np.arange(traces.shape[1]) / sampling_rate
-    shown = np.zeros_like(traces)
-    if signal_map is not None:
-        shown = uniform_filter1d(signal_map, max(1, round(SMOOTHING * sampling_rate)), axis=1)
-    # A few points may stand out so far that everything else would be grey.
-    limit = float(np.quantile(np.abs(shown), 0.995)) or float(np.abs(shown).max()) or 1.0
-    for axes, trace, values, name in zip(panels, traces, shown, leads, strict=True):
-        lines = _coloured(axes, time, trace, values if signal_map is not None else None, limit)
-        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
-        axes.spines[["top", "right", *(["bottom"] if axes is not panels[-1] else [])]].set_visible(False)
-        axes.tick_params(labelsize=10, bottom=axes is panels[-1])
-    panels[-1].set(xlim=(0, traces.shape[1] / sampling_rate), xlabel="time in s, ECG in mV")
-    if signal_map is not None:
-        bar = part.colorbar(lines, ax=list(panels), fraction=0.03, pad=0.01, ticks=[-limit, 0, limit])
-        bar.ax.set_yticklabels([f"against\n{outcome}", "0", f"for\n{outcome}"], fontsize=9.5)
-    panels[0].set_title(
-        "signal" + (" · colour: integrated gradients" if signal_map is not None else ""),
-        loc="left",
-        fontsize=12,
-        color=INK,
-    )
-
-
-def _coloured(axes: Axes, time: Array, trace: Array, values: Array | None, limit: float) -> LineCollection:
-    """Draw one lead, in ink or coloured by its attribution."""
-    points = np.stack([time, trace], axis=1)
-    segments = np.stack([points[:-1], points[1:]], axis=1)
-    lines = LineCollection(list(segments), cmap=SIGNS, linewidths=1.0, capstyle="round")
-    if values is None:
-        lines.set_color(INK)
-    else:
-        between = (values[:-1] + values[1:]) / 2
-        lines.set_array(between)
-        lines.set_clim(-limit, limit)
-        lines.set_linewidth((1.0 + 1.8 * np.minimum(np.abs(between) / limit, 1)).tolist())
-    axes.add_collection(lines)
-    axes.autoscale_view()
-    return lines
-
-
-def _draw_steps(axes: Axes, contributions: Mapping[str, float], empty: float, outcome: str) -> None:
-    """Draw the way from the odds when nothing is known to the prediction, a bar a view."""
-    start, ends = empty, [empty]
-    for row, (view, value) in enumerate(contributions.items(), start=1):
-        if np.isfinite(value):
-            axes.barh(row, value, left=start, height=0.62, color=VERMILLION if value > 0 else BLUE)
-            axes.plot([start, start], [row - 1, row + 0.31], color=GREY, linewidth=0.8)
-            start += value
-            ends.append(start)
-        said = f"{value:+.2f}" if np.isfinite(value) else f"no {view}"
-        _beside(axes, max(ends[-2:]) if np.isfinite(value) else start, row, said)
-    last = len(contributions) + 1
-    axes.plot([start, start], [last - 1, last], color=GREY, linewidth=0.8)
-    axes.scatter([empty, start], [0, last], color=INK, zorder=3, s=45)
-    _beside(axes, empty, 0, f"{expit(empty):.3f}")
-    _beside(axes, start, last, f"{expit(start):.3f}", fontweight="bold")
-    room = 0.12 * (max(ends) - min(ends)) + 0.3
-    axes.set(xlim=(min(ends) - room, max(ends) + 2 * room), ylim=(last + 0.6, -0.6))
-    axes.set_yticks(range(last + 1), labels=["nothing known", *contributions, "all together"])
-    axes.set_xlabel(f"log-odds of {outcome}")
-    _plain(axes)
-    _probability_axis(axes, outcome)
-
-
-def _beside(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
-    axes.annotate(text, (x, y), (8, 0), textcoords="offset points", va="center", fontsize=11, **style)
-
-
-def _probability_axis(axes: Axes, outcome: str) -> None:
-    above = axes.twiny()
-    low, high = axes.get_xlim()
-    chosen = FINE_TICKS if high - low < 4 else TICKS
-    ticks = [value for value in chosen if low <= log_odds(value) <= high]
-    above.set(xlim=(low, high), xlabel=f"probability of {outcome}")
-    above.set_xticks(log_odds(ticks), labels=[f"{value:g}" for value in ticks])
-    above.spines["right"].set_visible(False)
-    set_text_sizes(above)
 
 
 def _draw_spread(axes: Axes, place: float, values: Array, kind: int) -> None:
@@ -353,4 +224,4 @@ def _draw_forest(
     axes.set(ylim=(len(rows) - 0.4, -0.6))
     axes.set_yticks(range(len(rows)), labels=[str(row[name]) for row, _ in rows])
     axes.grid(axis="x", color="#E4E4E4", linewidth=0.8)
-    _plain(axes)
+    plain_axes(axes)
