@@ -27,7 +27,6 @@ from learning.speed import compiled
 from models.layers import choose_layout
 from tasks.ecg_pcg import EcgPcg
 
-PLAIN = "plain"
 FOLDS = 5
 """Folds at once on a machine of so many CPU threads, or on a GPU; fewer threads, fewer folds."""
 
@@ -58,7 +57,7 @@ def forms(device: torch.device, *, compiles: bool = True) -> list[Form]:
     """Return the forms that are of use on a device, plain first."""
     half = computes_bfloat16(device)
     found = [
-        Form(PLAIN),
+        Form("plain"),
         Form("plain, bfloat16", bfloat16=True),
         Form("fused optimizer", fused=True),
         Form("+ channels last", fused=True, channels_last=True),
