@@ -42,16 +42,16 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy .
 
 ecg-cmr: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.ecg_cmr
+	$(BIN)/python -m studies.ecg_cmr
 
 ecg-to-cmr: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.ecg_to_cmr
+	$(BIN)/python -m studies.ecg_to_cmr
 
 speed: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m studies.speed
 
 torture: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture
+	OMP_NUM_THREADS=1 $(BIN)/python -m studies.torture
 
 audit: $(VENV)/.installed
 	$(PIP) pip-audit

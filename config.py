@@ -1,4 +1,4 @@
-"""Every setting of the project, with its unit and meaning beside it.
+"""The settings that all tasks share, with unit and meaning beside each.
 
 Settings are frozen dataclasses; the command line is made from them by tyro, so the text under
 each field is what ``--help`` prints. Scripts take an optional first word, the task::
@@ -6,17 +6,16 @@ each field is what ``--help`` prints. Scripts take an optional first word, the t
     python training.py --protocol beat            # task ecg-pcg, the default
     python training.py ecg-pcg --protocol beat    # the same
 
-Here are the settings that all tasks share and those of ``ecg-pcg``; those of the other tasks are in
-``settings/``. Training settings come in presets. ``--preset`` (and the protocol, which sets the number of
-epochs of the small preset) is read first; its values are the defaults that every other option then changes.
+Those of one system are in ``systems/<system>/settings.py``. Training settings come in presets. ``--preset``
+(and the protocol, which sets the number of epochs of the small preset) is read first; its values are the
+defaults that every other option then changes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import tyro
 
@@ -27,51 +26,7 @@ TASK_NAMES = (
 )
 """Tasks, by the first word of a command; the first is the default."""
 
-Protocol = Literal["paper", "beat", "recording", "session"]
 Preset = Literal["auto", "paper", "small"]
-Onsets = Literal["hand-corrected", "springer", "ecg"]
-
-
-@dataclass(frozen=True)
-class SimulationSettings:
-    """A cohort of virtual patients in the layout of training-a."""
-
-    sessions: int = 24
-    """Sittings. Room and mains noise belong to a sitting."""
-    persons: int = 3
-    """Persons in one sitting. Body and sensor coloration belong to a person."""
-    recordings: int = 3
-    """Recordings of one person, each at another auscultation site."""
-    duration: float = 16.0
-    """Length of one recording, seconds (the shortest is three quarters of it)."""
-    abnormal_share: float = 0.6
-    """Share of persons with a systolic murmur, 0 to 1."""
-    fingerprint: float = 1.0
-    """Strength of person and session coloration: 0 none, 1 strong enough to recognize a person."""
-    seed: int = 0
-    """Seed of the cohort; the same seed writes the same files."""
-
-
-@dataclass(frozen=True)
-class PreparationSettings:
-    """What is done to a recording before a model sees it. Part of the name of the cache."""
-
-    onsets: Onsets = "hand-corrected"
-    """Where beats come from: the hand-corrected or the automatic (Springer) heart-state onsets, or
-    R-peaks of the ECG. Recordings without annotations always take R-peaks."""
-    beat_points: int = 2000
-    """Samples of one beat after cubic time normalization."""
-    bandpass: bool = False
-    """Zero-phase Butterworth band-pass of order 2 on both signals (off in the published method)."""
-    ecg_band: tuple[float, float] = (0.5, 100.0)
-    """Pass band of the ECG, hertz; used with --bandpass."""
-    pcg_band: tuple[float, float] = (25.0, 400.0)
-    """Pass band of the heart sound, hertz; used with --bandpass."""
-    keep_low_quality: bool = False
-    """Keep recordings whose signal quality is 0 ("unsure") in the reference table."""
-    modalities: Literal["as-published", "both", "any"] = "as-published"
-    """Signals a recording must have: those its set was published with (training-a: both; training-b
-    to f: heart sound), always both, or at least one."""
 
 
 @dataclass(frozen=True)
@@ -93,52 +48,6 @@ class SourceSettings:
     """Say what would be read, written and how long it would take; write nothing."""
     simulate: bool = False
     """Write a cohort of virtual patients into raw_dir (by default a folder in data/raw) and prepare that."""
-
-
-@dataclass(frozen=True)
-class LoadDataSettings(SourceSettings):
-    """Settings of load_data.py."""
-
-    raw_dir: Path | None = None
-    """Folder of raw recordings: one that holds training-a ... training-f and annotations, or one's own
-    cohort (WFDB records and labels.csv). Default: $PHYSIONET2016_DIR, then data/raw/challenge-2016."""
-    source: Literal["auto", "physionet2016", "cohort"] = "auto"
-    """Layout of raw_dir; auto looks for labels.csv (cohort) or training-* folders (physionet2016)."""
-    sets: tuple[Literal["a", "b", "c", "d", "e", "f"], ...] = ("a",)
-    """Sets of PhysioNet/CinC 2016 to read or download; only training-a has an ECG."""
-    download: bool = False
-    """Fetch the sets and their annotations from PhysioNet into raw_dir first (checksums, resumable)."""
-    preparation: tyro.conf.OmitArgPrefixes[PreparationSettings] = PreparationSettings()
-    simulation: SimulationSettings = SimulationSettings()
-    ecg_channel: str = ""
-    """Own cohort: name of the ECG channel in the WFDB headers; empty: recognized by its name."""
-    pcg_channel: str = ""
-    """Own cohort: name of the heart-sound channel in the WFDB headers; empty: recognized by its name."""
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Which network, and its size."""
-
-    model: str = "pacfnet"
-    """Name of the model (models/__init__.py lists them)."""
-    width: int = 64
-    """Channels of the first level; level k has k times as many."""
-    points: int = 2000
-    """Samples of a beat that the model sees; fewer than cached are taken anti-aliased."""
-    kernel_size: int = 7
-    """Kernel of the encoder convolutions, samples."""
-    dropout: float = 0.5
-    """Dropout of the dense layers of the head, 0 to 1."""
-    attention: Literal["cascaded", "parallel"] = "cascaded"
-    """Channel attention reads the spatially weighted features (as in the paper's text and figure), or
-    the raw features (as in the code published with it)."""
-    modality_dropout: float = 0.0
-    """Share of training samples in which the ECG or the heart sound, chosen at random, is hidden, 0 to 1.
-    Above 0 the model learns features for what is absent and then takes both signals or either one."""
-    zeroed: Literal["none", "ecg", "pcg"] = "none"
-    """Signal that is zeros in training and in use: the paper's way to measure one modality. Of zeros an
-    encoder can learn but constants, so constants are learned in its place."""
 
 
 @dataclass(frozen=True)
@@ -226,21 +135,6 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
-class TrainingSettings(RunSettings):
-    """Settings of training.py."""
-
-    protocol: Protocol = "session"
-    """Who is kept apart between train and test: sittings (session, the default), recordings, beats,
-    or paper: beats, with selection on the test fold, to reproduce the published figures."""
-    model: tyro.conf.OmitArgPrefixes[ModelSettings] = ModelSettings()
-
-    def variant(self) -> str:
-        """Return the model, and what it does about missing signals."""
-        hidden = f"-no-{self.model.zeroed}" if self.model.zeroed != "none" else ""
-        return f"{self.model.model}{hidden}{'-subsets' if self.model.modality_dropout else ''}"
-
-
-@dataclass(frozen=True)
 class EvaluationSettings:
     """Settings of evaluate.py."""
 
@@ -295,38 +189,3 @@ class EvaluationSettings:
     """CPU threads of torch; 0: one a core."""
     dry_run: bool = False
     """Say what would be evaluated; write nothing."""
-
-
-SMALL_MODEL = ModelSettings(width=16, points=500)
-SMALL_OPTIMIZATION = OptimizationSettings(
-    batch_size=64,
-    optimizer="adamw",
-    learning_rate=2e-3,
-    weight_decay=1e-2,
-    schedule="one-cycle",
-    epochs=12,
-    early_stop=0,
-)
-SMALL_SESSION_EPOCHS = 8
-
-
-def preset_defaults(preset: Literal["paper", "small"], protocol: str = "") -> TrainingSettings:
-    """Return the training settings of ``ecg-pcg`` that a preset stands for.
-
-    Parameters
-    ----------
-    preset : {"paper", "small"}
-        ``auto`` is resolved by the caller, who knows the device.
-    protocol : str
-        Under ``session`` the small preset trains for 8 epochs instead of 12. One that does not exist counts
-        as the default: the command line refuses it.
-    """
-    chosen: Protocol = next((name for name in get_args(Protocol) if name == protocol), "session")
-    if preset == "paper":
-        return TrainingSettings(preset=preset, protocol=chosen)
-    if preset != "small":
-        raise ValueError(f"Unknown preset {preset!r}: choose paper or small.")
-    optimization = SMALL_OPTIMIZATION
-    if chosen == "session":
-        optimization = dataclasses.replace(optimization, epochs=SMALL_SESSION_EPOCHS)
-    return TrainingSettings(preset=preset, protocol=chosen, model=SMALL_MODEL, optimization=optimization)

@@ -26,18 +26,19 @@ from common.command_line import read_settings, split_task
 from common.errors import UserError
 from common.files import write_table
 from common.script import run_script
-from config import TASK_NAMES, EvaluationSettings, TrainingSettings
+from config import TASK_NAMES, EvaluationSettings
 from datasets.cache import Cache, find_cache
 from datasets.splits import ALL
-from evaluation.audit import audit_failed, format_audit
 from evaluation.comparison import compare, format_comparison
 from evaluation.html_report import write_html_report
 from learning.checkpoint import changed_data, changed_since, file_digest, load_checkpoint
 from learning.devices import set_threads
 from learning.runs import differing_settings, find_checkpoints
-from tasks import JUDGE
-from tasks.judging import Opened, audit_data
-from tasks.stress import stress_run
+from systems import JUDGE
+from systems.base.evaluation_run import Opened
+from systems.ecg_pcg.audit import audit_data, audit_failed, format_audit
+from systems.ecg_pcg.robustness.evaluate import stress_run
+from systems.ecg_pcg.settings import TrainingSettings
 
 PLACES = ("cache", "cache_dir", "checkpoint_dir", "log_dir")
 """Settings that say where files lie on one machine, and so do not belong into results."""

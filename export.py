@@ -23,10 +23,10 @@ from pathlib import Path
 from common.command_line import read_settings
 from common.script import run_script
 from learning.devices import set_threads
-from learning.export import CHECKED_BATCHES, TOLERANCE, require, write_export
-from settings.export import ExportSettings
-from tasks import EXPORT
-from tasks.export import choose_checkpoint, choose_file, open_exportable
+from systems import EXPORT
+from systems.base.export_run import choose_checkpoint, choose_file, open_exportable
+from systems.base.export_settings import ExportSettings
+from systems.base.exporting import CHECKED_BATCHES, TOLERANCE, require, write_export
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 from common.command_line import read_settings, split_task
 from common.script import run_script
 from config import TASK_NAMES
-from tasks.preparing import preparation_of, workers_of
+from systems.preparing import preparation_of, workers_of
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

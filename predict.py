@@ -34,13 +34,13 @@ from common.command_line import read_settings
 from common.errors import UserError
 from common.files import write_json
 from common.script import run_script
-from datasets.own_recording import Place
+from datasets.recording_paths import Place
+from evaluation.figure_text import DISCLAIMER, rounded_probability
 from evaluation.figures import save_figure
-from evaluation.recording_figure import DISCLAIMER, rounded_probability
 from learning.devices import set_threads
-from settings.prediction import PredictionSettings
-from tasks import DRAW, ECG_ALONE, PREDICT, WORDS
-from tasks.prediction import Prediction, Predictor, Words, at_share, open_predictor, task_of
+from systems import DRAW, ECG_ALONE, PREDICT, WORDS
+from systems.base.prediction_settings import PredictionSettings
+from systems.base.predictor import Prediction, Predictor, Words, at_share, open_predictor, task_of
 
 Facts = dict[str, Any]
 NAMES = {"ecg": "ECG", "pcg": "heart sound"}

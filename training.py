@@ -38,11 +38,10 @@ from datasets.splits import ALL, Fold
 from learning.checkpoint import BEST, load_checkpoint, save_checkpoint
 from learning.devices import choose_device, set_threads
 from learning.distributed import Processes, together
-from learning.fold_run import FoldRun, Progress
+from learning.fold import FoldRun, Progress
 from learning.loop import check_batch_size, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
-from learning.runs import flatten, is_finished, lock_run
-from learning.side_by_side import (
+from learning.parallel_folds import (
     check_at_once,
     devices_at_once,
     fold_words,
@@ -50,9 +49,10 @@ from learning.side_by_side import (
     threads_each,
     train_at_once,
 )
+from learning.runs import flatten, is_finished, lock_run
 from learning.tracking import Tracker
-from tasks import TASKS, find_task
-from tasks.session import Session, fold_run, new_model, open_folder, open_session
+from systems import TASKS, find_task
+from systems.base.training_run import Session, fold_run, new_model, open_folder, open_session
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

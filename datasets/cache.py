@@ -3,7 +3,7 @@
 ``data/cache/<source>-<8 hex digits>/`` holds arrays (``.npy``, memory-mapped), tables (``.csv``) and
 ``manifest.json``. The digits name the preparation settings and the content of the source, so the same of
 both is never computed again, and others get another folder. It appears whole or not at all
-(`datasets.cache_filling`). What lies in it: `datasets.beats_cache`, `patients_cache`, `pairs_cache`.
+(`datasets.cache_filling`). What lies in it: `systems.ecg_pcg.sources.cache`, `patients_cache`, `pairs_cache`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from common.files import replacing
+from datasets.ecg import LEADS
 
 Picture = NDArray[np.uint8]
 
@@ -29,7 +30,6 @@ PEN_MM, FINE_LINE_MM, BOLD_LINE_MM = 0.3, 0.1, 0.2
 """Width of the trace, of the 1 mm lines and of the 5 mm lines, millimetres."""
 MARGIN = 0.04
 """Share of the height, above and below, that a trace is shifted to leave free."""
-LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SHEET = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"), ("II",))
 SMALLEST_SIDE = 16
 """Pixels below which the shorter side of a picture cannot show an ECG."""

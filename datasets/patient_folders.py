@@ -31,6 +31,7 @@ from datasets.patients import (
     require_some,
 )
 from datasets.signal_table import SignalRows, scan_signals
+from datasets.simulated import SIMULATION
 from datasets.sources import DataError, Problem
 
 IMAGES, SIGNALS, CLINICAL, LABELS_TABLE = "images", "ecg_signals.csv", "clinical", "labels"
@@ -64,7 +65,6 @@ GIVEAWAYS = (*LABEL_COLUMNS, "diagnosis", "row")
 """Columns that are never taken for clinical values: they tell the label, or nothing."""
 NO_IMAGE = " It has no image."
 EMPTY_TABLE = PatientTable("", [], {}, set())
-SIMULATION = "simulation.json"
 
 
 def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: bool = True) -> PatientIndex:

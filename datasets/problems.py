@@ -80,3 +80,9 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
         GAP.join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
         for parts in zip_longest(*columns, fillvalue="")
     ]
+
+
+def skipped_rows(skipped: list[Problem]) -> pd.DataFrame:
+    """Return what was left out as ``skipped.csv`` has it."""
+    rows = [(problem.where, problem.what, problem.remedy) for problem in skipped]
+    return pd.DataFrame(rows, columns=["recording", "reason", "remedy"])

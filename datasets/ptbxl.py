@@ -23,7 +23,7 @@ from typing import Literal
 
 import pandas as pd
 
-from datasets.ecg_image import LEADS
+from datasets.ecg import LEADS
 from datasets.patients import (
     SUPERCLASSES,
     UNLABELLED,

@@ -19,7 +19,7 @@ from common.errors import UserError
 from learning.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from learning.devices import autocast
 from learning.distributed import bare
-from learning.fold_run import FoldRun, Learner, Progress, SampleSet
+from learning.fold import FoldRun, Learner, Progress, SampleSet
 from learning.optimization import LEAST_IMPROVEMENT, Schedule, make_optimizer
 from learning.speed import compiled
 from learning.tracking import Tracker

@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.absence import AbsenceTokens
-from models.blocks import MODALITIES, EncoderLevel, check_pair, check_size, dense_head
-from models.layers import Convolution, EitherLayout
+from models.layers.absence import AbsenceTokens
+from models.layers.blocks import MODALITIES, EncoderLevel, check_pair, check_size, dense_head
+from models.layers.layers import Convolution, EitherLayout
 
 STEM_STRIDE = 5
 """Stride of each of a stem's two levels: 25 samples of a beat to a token."""
@@ -101,7 +101,7 @@ class CrossAttentionNetwork(EitherLayout, nn.Module):
     classes : int
         Number of logits.
     absence_tokens : bool
-        Learn a token that stands in for a missing modality (see `models.absence.AbsenceTokens`).
+        Learn a token that stands in for a missing modality (see `models.layers.absence.AbsenceTokens`).
     """
 
     def __init__(

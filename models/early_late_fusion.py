@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.blocks import MODALITIES, STRIDES, Encoder, check_pair, check_size, convolutional_head
-from models.layers import EitherLayout
+from models.layers.blocks import MODALITIES, STRIDES, Encoder, check_pair, check_size, convolutional_head
+from models.layers.layers import EitherLayout
 from models.pacfnet import PACFNet
 
 

@@ -1,8 +1,8 @@
 """The linear model on a phase-normalized time-frequency grid and ECG band powers: the floor to beat.
 
 Each modality has its own standardization and logistic regression, fitted apart from the other
-(learning/linear.py). What they say of a recording is added as log-odds; where a recording has one modality
-only, that one speaks alone.
+(systems/ecg_pcg/linear/fit.py). What they say of a recording is added as log-odds; where a recording has one
+modality only, that one speaks alone.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.absence import AbsenceTokens
-from models.blocks import (
+from models.layers.absence import AbsenceTokens
+from models.layers.blocks import (
     INPUT_POOLING,
     MODALITIES,
     SHORTEST_BEAT,
@@ -30,7 +30,7 @@ from models.blocks import (
     normalized_convolution,
     pool,
 )
-from models.layers import Convolution, EitherLayout, Normalization, TimePadding, like, mean_over_time
+from models.layers.layers import Convolution, EitherLayout, Normalization, TimePadding, like, mean_over_time
 
 __all__ = [
     "INPUT_POOLING",
@@ -175,11 +175,11 @@ class PACFNet(EitherLayout, nn.Module):
         Number of logits.
     absence_tokens : bool
         Learn features that stand in for a missing modality, so that the network takes ECG and PCG, or one
-        of them (see `models.absence.AbsenceTokens`).
+        of them (see `models.layers.absence.AbsenceTokens`).
 
     Notes
     -----
-    Computed channels last unless its ``channels_last`` is set to False (`models.layers.EitherLayout`).
+    Computed channels last unless its ``channels_last`` is set to False (`models.layers.layers.EitherLayout`).
     With the defaults 11,723,898 trainable parameters.
     """
 

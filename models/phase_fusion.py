@@ -1,15 +1,15 @@
 """Phase fusion: evidence that adds up, and beside it a small PACFNet over the phase of the cardiac cycle.
 
-A recording comes as how much power each band has in each part of the cycle (`datasets.spectral`,
-`datasets.ecg_cycle_grid`), not as waveforms: that says more of disease and less of the person. Two paths
-lead to the log-odds of abnormal:
+A recording comes as how much power each band has in each part of the cycle (`features.spectral`,
+`features.ecg_cycle_grid` of ecg_pcg), not as waveforms: that says more of disease and less of the
+person. Two paths lead to the log-odds of abnormal:
 
 evidence  Four logistic regressions. Of the heart sound three views: the grid as it is, its *shape* (each
           band's mean over the cycle removed, so that a microphone, a room or a chest that colours all of the
           cycle alike says nothing) and its *colour* (these means alone). Of the ECG its band powers.
 deep      Two encoders over phase that share no weights, and at each level the attention fusion of PACFNet;
           an ensemble of members. It starts at zero, learns what the evidence leaves open, and is heard with
-          a ``share`` that its fit chooses on sessions kept apart (learning/phase_fusion.py).
+          a ``share`` that its fit chooses on sessions kept apart (systems/ecg_pcg/phase_fusion/fit.py).
 
 Whatever a recording lacks stays silent, so one model takes both signals or either one.
 """
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.absence import place
+from models.layers.absence import place
 from models.linear import StandardizedLogistic
 from models.pacfnet import FusionLevel
 

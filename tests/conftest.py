@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from config import PreparationSettings, SimulationSettings
-from datasets.beats_cache import build_cache
 from datasets.cache import Cache, remember_latest
-from datasets.physionet2016 import index_physionet2016
-from datasets.simulate.cohort import write_cohort
+from simulation.population import SimulationSettings
+from systems.ecg_pcg.settings import PreparationSettings
+from systems.ecg_pcg.sources.cache import build_cache
+from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
+from systems.ecg_pcg.sources.simulated_cohort import write_cohort
 
 COHORT = SimulationSettings(sessions=8, persons=2, recordings=2, duration=6.0)
 """32 recordings; one without ECG and one of poor quality are left out of a cache."""

@@ -3,10 +3,10 @@
 import torch
 
 from common.command_line import to_plain
-from config import ModelSettings, PreparationSettings, TrainingSettings
-from learning.export import TOLERANCE, Exportable, Run
-from tasks.ecg_pcg import EcgPcg
-from tasks.ecg_pcg_export import OUTPUTS, ExportedBeats, random_beats
+from systems.base.exporting import TOLERANCE, Exportable, Run
+from systems.ecg_pcg.export import OUTPUTS, ExportedBeats, random_beats
+from systems.ecg_pcg.settings import ModelSettings, PreparationSettings, TrainingSettings
+from systems.ecg_pcg.task import EcgPcg
 
 POINTS = 100
 

@@ -16,15 +16,8 @@ import load_data
 import training
 from common.command_line import from_plain, read_preset_settings, read_settings, split_task, to_plain
 from common.errors import UserError
-from config import (
-    TASK_NAMES,
-    EvaluationSettings,
-    LoadDataSettings,
-    ModelSettings,
-    OptimizationSettings,
-    TrainingSettings,
-    preset_defaults,
-)
+from config import TASK_NAMES, EvaluationSettings, OptimizationSettings
+from systems.ecg_pcg.settings import LoadDataSettings, ModelSettings, TrainingSettings, preset_defaults
 
 SCRIPTS = {
     "load_data": (load_data.main, LoadDataSettings),

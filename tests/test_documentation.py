@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from benchmarks.physionet2016 import parts
 from models import MODELS
+from studies.physionet2016 import parts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,12 +16,12 @@ import load_data
 import predict
 import training
 from common.errors import UserError
-from datasets.simulate.pair_files import write_pairs
-from evaluation.cine_measures import MEASURED
 from learning import loop
 from learning.checkpoint import load_checkpoint
-from tasks.ecg_to_cmr_drawing import Drawing
-from tasks.ecg_to_cmr_prediction import draw_from_ecg
+from systems.ecg_cmr.cine.measures import MEASURED
+from systems.ecg_cmr.generation.predict import draw_from_ecg
+from systems.ecg_cmr.generation.sampling import Drawing
+from systems.ecg_cmr.sources.simulated_files import write_pairs
 
 VIEWS = ["--frames", "4", "--size", "32", "--pixel-spacing", "4.4", "--seconds", "2", "--ecg-rate", "100"]
 TINY = ["--preset", "small", "--width", "16", "--depth", "1", "--heads", "2", "--patch-seconds", "0.4"]

@@ -13,11 +13,11 @@ import torch
 import export
 import training
 from common.errors import UserError
-from config import ModelSettings, TrainingSettings
 from learning.checkpoint import file_digest, load_checkpoint, save_checkpoint
-from learning.export import CHECKED_BATCHES, TOLERANCE, read_facts
 from learning.loop import predict
-from tasks.ecg_pcg import EcgPcg
+from systems.base.exporting import CHECKED_BATCHES, TOLERANCE, read_facts
+from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
+from systems.ecg_pcg.task import EcgPcg
 from tests.exported_checkpoint import checkpoint
 
 ROOT = Path(__file__).parents[1]

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from config import TASK_NAMES, PreparationSettings, SourceSettings
+from config import TASK_NAMES, SourceSettings
 from datasets.cache import Cache, find_cache
-from datasets.simulate.layout import write_record, write_states
 from datasets.sources import DataError, Problem
 from load_data import main
-from tasks import ecg_pcg_data
-from tasks.preparing import preparation_of
+from systems.ecg_pcg import prepare as ecg_pcg_data
+from systems.ecg_pcg.settings import PreparationSettings
+from systems.ecg_pcg.sources.simulated_layout import write_record, write_states
+from systems.preparing import preparation_of
 
 ROOT = Path(__file__).parents[1]
 SIMULATION = ["--simulation.sessions", "4", "--simulation.persons", "2", "--simulation.recordings", "2"]
@@ -72,7 +73,7 @@ def test_what_was_left_out_is_counted_by_reason(simulated_raw, simulated_cache, 
 def test_the_same_command_again_computes_nothing(simulated_raw, monkeypatch):
     first = run("--raw-dir", simulated_raw)
     times = {file: file.stat().st_mtime_ns for file in files_below(first)}
-    monkeypatch.setattr("datasets.beats_cache.prepare_recording", None)
+    monkeypatch.setattr("systems.ecg_pcg.sources.cache.prepare_recording", None)
     assert run("--raw-dir", simulated_raw) == first
     assert {file: file.stat().st_mtime_ns for file in files_below(first)} == times
 
@@ -264,7 +265,7 @@ def test_every_task_can_be_prepared(task):
 def test_it_starts_without_what_learns_and_draws():
     """Seconds, which every process that prepares would take again."""
     heavy = "{'torch', 'sklearn', 'matplotlib', 'monai', 'scipy.signal', 'scipy.stats'}"
-    code = "import sys, load_data; from tasks.preparing import preparation_of; preparation_of('ecg-pcg'); "
+    code = "import sys, load_data; from systems.preparing import preparation_of; preparation_of('ecg-pcg'); "
     code += f"print(sorted({heavy} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout == "[]\n"

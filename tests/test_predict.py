@@ -16,12 +16,12 @@ import predict
 from common.command_line import to_plain
 from common.errors import UserError
 from common.script import run_script
-from config import ModelSettings, PreparationSettings, TrainingSettings
 from datasets.heart_states import read_heart_states
-from evaluation.recording_figure import DISCLAIMER
+from evaluation.figure_text import DISCLAIMER
 from learning.checkpoint import save_checkpoint
 from models.linear import PhaseGridLinear
-from tasks import prediction as dispatch
+from systems.base import predictor as dispatch
+from systems.ecg_pcg.settings import ModelSettings, PreparationSettings, TrainingSettings
 
 ONSETS = "annotations/hand_corrected/training-a_StateAns"
 SETTINGS = TrainingSettings(model=ModelSettings(model="linear"))

@@ -5,13 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from config import SimulationSettings
 from datasets import beats as beats_module
 from datasets.beats import annotated_spans, r_peak_spans, r_peaks
 from datasets.heart_states import HeartStates
-from datasets.simulate.patient import stream
-from datasets.simulate.population import draw_patient, draw_sitting
-from datasets.simulate.signals import simulate_signals
+from simulation.patient import stream
+from simulation.population import SimulationSettings, draw_patient, draw_sitting
+from simulation.signals import simulate_signals
 
 RATE = 2000.0
 

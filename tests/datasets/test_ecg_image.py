@@ -5,7 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from datasets.ecg_image import LEADS, SHEET, draw_ecg, draw_sheet
+from datasets.ecg import LEADS
+from datasets.ecg_image import SHEET, draw_ecg, draw_sheet
 
 RATE = 500.0
 TIME = np.arange(5000) / RATE

@@ -7,8 +7,8 @@ import pytest
 
 from datasets.record_checks import is_inside
 from datasets.recordings import read_recording, signal_files
-from datasets.simulate.layout import write_record
 from datasets.sources import DataError
+from systems.ecg_pcg.sources.simulated_layout import write_record
 
 RATE = 2000
 SOUND = np.random.default_rng(0).integers(-1000, 1000, 2 * RATE).astype(np.int16)

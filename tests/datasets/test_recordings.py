@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from datasets.recordings import channels_by_name, read_recording
-from datasets.simulate.layout import write_record
 from datasets.sources import DataError
+from systems.ecg_pcg.sources.simulated_layout import write_record
 
 RATE = 2000
 NOISE = np.random.default_rng(0).integers(-1000, 1000, 2 * RATE).astype(np.int16)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from config import ModelSettings, TrainingSettings, preset_defaults
 from learning.checkpoint import save_checkpoint
 from learning.runs import (
     find_checkpoints,
@@ -22,6 +21,7 @@ from learning.runs import (
     open_run,
     run_name,
 )
+from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, preset_defaults
 
 SETTINGS = preset_defaults("small", "session")
 

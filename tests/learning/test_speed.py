@@ -18,11 +18,11 @@ from common.errors import UserError
 from datasets.cache import Cache
 from learning.checkpoint import load_checkpoint
 from learning.distributed import bare
-from learning.fold_run import FoldRun
+from learning.fold import FoldRun
 from learning.loop import fit
 from learning.speed import COMPILERS, compiled
 from learning.tracking import Tracker
-from models.layers import Convolution, choose_layout
+from models.layers.layers import Convolution, choose_layout
 from models.pacfnet import PACFNet
 
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from config import OptimizationSettings
 from learning.distributed import Processes, start_processes, stop_processes
-from learning.fold_run import FoldRun, Progress
+from learning.fold import FoldRun, Progress
 from learning.loop import fit
 from learning.tracking import Tracker
 

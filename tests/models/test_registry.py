@@ -10,7 +10,7 @@ from torch import nn
 
 import models
 from models import MODELS, NETWORKS, build_model
-from models.multimodal import MultimodalNetwork
+from models.ecg_multimodal.network import MultimodalNetwork
 
 FOLDER = Path(models.__file__).parent
 OF_OTHER_TASKS = {MultimodalNetwork}
@@ -41,9 +41,11 @@ def test_every_network_of_the_folder_is_registered():
     built = {type(module) for name in NETWORKS for module in build_model(name, **SMALL).modules()}
     missing = [
         f"{path.name}: {name}"
-        for path in FOLDER.glob("*.py")
+        for path in FOLDER.rglob("*.py")
         if path.name != "__init__.py"
-        for name, thing in vars(importlib.import_module(f"models.{path.stem}")).items()
+        for name, thing in vars(
+            importlib.import_module(".".join(path.relative_to(FOLDER.parent).with_suffix("").parts))
+        ).items()
         if inspect.isclass(thing)
         and issubclass(thing, nn.Module)
         and "width" in inspect.signature(thing).parameters
@@ -56,7 +58,7 @@ def test_models_import_nothing_of_ours_but_models():
     ours = {path.stem for path in FOLDER.parent.glob("*.py")} | {
         path.parent.name for path in FOLDER.parent.glob("*/__init__.py")
     }
-    for path in FOLDER.glob("*.py"):
+    for path in FOLDER.rglob("*.py"):
         imported = {
             line.split()[1].split(".")[0]
             for line in path.read_text(encoding="utf-8").splitlines()

@@ -20,10 +20,10 @@ import pandas as pd
 
 import load_data
 from common.errors import UserError
-from config import SimulationSettings
 from datasets.cache import Cache
-from datasets.simulate.cohort import write_cohort
-from datasets.simulate.layout import HAND_CORRECTED_FOLDER
+from simulation.population import SimulationSettings
+from systems.ecg_pcg.sources.simulated_cohort import write_cohort
+from systems.ecg_pcg.sources.simulated_layout import HAND_CORRECTED_FOLDER
 
 PHYSIONET, COHORT = "physionet2016", "cohort"
 LAYOUTS = (PHYSIONET, COHORT)

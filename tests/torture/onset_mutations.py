@@ -12,7 +12,7 @@ from numpy.random import Generator
 
 from datasets.cache import Cache
 from datasets.heart_states import read_heart_states
-from datasets.simulate.layout import write_states
+from systems.ecg_pcg.sources.simulated_layout import write_states
 from tests.torture.houses import COHORT
 from tests.torture.mutations import LEFT_OUT, USED, Expect, Victim, kind
 

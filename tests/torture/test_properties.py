@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datasets.beats import annotated_spans
-from datasets.cohort import index_cohort
 from datasets.heart_states import STATES, HeartStates, complete_cycles, read_heart_states
 from datasets.labels import plain_number, read_labels
-from datasets.physionet2016 import index_physionet2016
 from datasets.record_checks import is_inside
 from datasets.recordings import read_recording, signal_files
 from datasets.sources import DataError
 from datasets.splits import BEAT_PROTOCOLS, UNIT, assert_separated, make_folds
+from systems.ecg_pcg.sources.cohort import index_cohort
+from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
 
 PROPERTY = settings(
     max_examples=150,

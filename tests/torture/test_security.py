@@ -147,7 +147,7 @@ def test_the_search_lets_safe_calls_pass():
 
 
 def test_only_the_downloader_talks_to_the_network():
-    """Whoever opens a connection has to check paths and sums as datasets/download.py does."""
+    """Whoever opens a connection has to check paths and sums as systems/ecg_pcg/sources/download.py does."""
     network = {"requests", "urllib", "http", "socket", "ftplib", "wfdb.io"}
     talking = set()
     for path in PRODUCT:
@@ -156,7 +156,7 @@ def test_only_the_downloader_talks_to_the_network():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             talking |= {path.relative_to(ROOT).as_posix() for name in names if name.split(".")[0] in network}
     # the lock of a run names the machine; a process that is told to end wakes its own thread by sockets
-    assert talking <= {"datasets/download.py", "learning/runs.py", "learning/distributed.py"}
+    assert talking <= {"systems/ecg_pcg/sources/download.py", "learning/runs.py", "learning/distributed.py"}
 
 
 REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+(\[[\w,]+\])?>=\d[\w.]*,<\d[\w.]*")

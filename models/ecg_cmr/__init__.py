@@ -1,0 +1,1 @@
+"""Networks of ECG and cardiac MRI."""

@@ -1,0 +1,329 @@
+"""Cines drawn from an ECG: MONAI's `DiffusionModelUNet` over the latents of a cine (`noise_schedule`).
+
+What is drawn are the latents of a whole cycle, and not frame by frame but as their mean over the cycle and
+its first harmonics, cosine and sine, the channels of one small image. Of the power of latents over time the
+mean holds nearly all, motion a few percent: each of these channels is brought to deviation 1, so that motion
+counts as much as shape, and what is drawn moves smoothly and ends where it began. Against three-dimensional
+convolutions over (frames, height, width) a step costs less at eight times the weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor, nn
+
+from models.ecg_cmr.cine_autoencoder import CineAutoencoder
+from models.ecg_cmr.noise_schedule import Objective, ends_of, path_of, target_of
+from models.ecg_cmr.transformer import TokenEncoder
+
+Tokens = Literal["leads", "all"]
+LATEST = {"velocity": 1.0, "noise": 0.98, "flow": 1.0}
+"""Time at which sampling begins; where the network predicts the noise, x0 cannot be told from it at 1."""
+EARLIEST = 0.001
+"""Smallest time that is trained: at 0 there is nothing to predict."""
+TIME_SCALE = 1000.0
+"""Times are given to the network in thousandths, for which its sine embedding is made."""
+SMALLEST_DEVIATION = 1e-4
+"""Standard deviation, of a latent channel or a number of a token, below which it is only centered."""
+GROUPED = 64
+"""Channels come in multiples of it: of 32 groups that are normalized, one of one channel forgets the time."""
+FASTEST_AVERAGE = 10
+"""The average of the weights follows them closely at first: (1 + steps) / (10 + steps) of it stays."""
+
+
+def cycle_basis(frames: int, harmonics: int) -> Tensor:
+    """Return orthonormal functions of a cycle, (K, frames): its mean, then cosine and sine of each harmonic.
+
+    With half as many harmonics as frames, or more, they are as many as frames and nothing is lost.
+    """
+    phase = torch.arange(frames, dtype=torch.float64) * (2 * math.pi / frames)
+    found = [torch.ones(frames, dtype=torch.float64)]
+    for number in range(1, min(harmonics, frames // 2) + 1):
+        found.append(torch.cos(number * phase))
+        if 2 * number != frames:
+            found.append(torch.sin(number * phase))
+    basis = torch.stack(found)
+    return (basis / basis.norm(dim=1, keepdim=True)).float()
+
+
+def noise_for(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Return standard normal numbers (N, *shape), each sample's from its own seed, whatever the batch."""
+    drawn = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(drawn)
+
+
+class CineGenerator(nn.Module):
+    """What is learned about cines given ECGs, with the two networks that it stands on.
+
+    Parameters
+    ----------
+    encoder : TokenEncoder
+        Of the ECG, trained before; it stays as it is.
+    autoencoder : CineAutoencoder
+        Trained before; it stays as it is.
+    frames : int
+        Of a cine.
+    harmonics : int
+        Of the cycle that are drawn; what beats faster is left out.
+    channels : sequence of int
+        Of each level of the U-Net, multiples of 64; every level but the first halves height and width.
+    blocks : int
+        Residual blocks a level.
+    objective : {"velocity", "noise", "flow"}
+    tokens : {"leads", "all"}
+        What the U-Net attends to: the class token and the mean token of each lead, or all tokens.
+    condition_dropout : float
+        Share of the training samples whose ECG is hidden, so that guidance has something to lead away from.
+    average_decay : float
+        Of the running average of the weights, which is what samples are drawn with.
+    """
+
+    def __init__(
+        self,
+        encoder: TokenEncoder,
+        autoencoder: CineAutoencoder,
+        frames: int = 16,
+        harmonics: int = 4,
+        channels: Sequence[int] = (128, 256),
+        blocks: int = 1,
+        objective: Objective = "flow",
+        tokens: Tokens = "leads",
+        condition_dropout: float = 0.1,
+        average_decay: float = 0.999,
+    ) -> None:
+        super().__init__()
+        self._check(harmonics, channels, objective, tokens, condition_dropout, average_decay)
+        self.encoder = encoder.requires_grad_(False).eval()
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
+        self.objective, self.tokens_kind, self.frames = objective, tokens, frames
+        self.condition_dropout, self.average_decay = condition_dropout, average_decay
+        latent, height, width = autoencoder.latent_shape
+        self.register_buffer("basis", cycle_basis(frames, harmonics), persistent=False)
+        count = len(self.get_buffer("basis")) * latent
+        self.shape = (count, height, width)
+        self.judge: TokenEncoder | None = None
+        """Of cines: features by which generated ones are told from true ones; no part of what draws."""
+        self.network = DiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=count,
+            out_channels=count,
+            channels=tuple(channels),
+            num_res_blocks=blocks,
+            attention_levels=(True,) * len(channels),
+            num_head_channels=32,
+            with_conditioning=True,
+            cross_attention_dim=encoder.token_width,
+            num_class_embeds=1,
+        )
+        # beside the time, into every block: the ECG as a whole (MONAI has a table of classes there)
+        self.network.add_module("class_embedding", nn.Linear(2 * encoder.token_width, 4 * channels[0]))
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.unknown = nn.Parameter(torch.zeros(encoder.token_width))
+        self.register_buffer("average_unknown", torch.zeros(encoder.token_width))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("latent_mean", torch.zeros(self.shape))
+        self.register_buffer("latent_deviation", torch.ones(count, 1, 1))
+        encoded = torch.zeros(1, 1 + len(encoder.positions()), encoder.token_width)
+        tokens_used = self._tokens_of(encoded)[0].shape[1]
+        self.register_buffer("token_mean", torch.zeros(tokens_used, encoder.token_width))
+        self.register_buffer("token_deviation", torch.ones(tokens_used, encoder.token_width))
+
+    @staticmethod
+    def _check(
+        harmonics: int,
+        channels: Sequence[int],
+        objective: str,
+        tokens: str,
+        condition_dropout: float,
+        average_decay: float,
+    ) -> None:
+        """Refuse settings that make no model, saying which would."""
+        if harmonics < 1:
+            raise ValueError(f"harmonics must be 1 or more, and are {harmonics}.")
+        if not channels or any(count < GROUPED or count % GROUPED for count in channels):
+            raise ValueError(f"channels must be multiples of {GROUPED}, and are {tuple(channels)}.")
+        if objective not in get_args(Objective) or tokens not in get_args(Tokens):
+            known = ", ".join((*get_args(Objective), *get_args(Tokens)))
+            raise ValueError(
+                f"Of objectives and tokens there are {known}, not {objective!r} with {tokens!r}."
+            )
+        if not 0 <= condition_dropout < 1 or not 0 <= average_decay < 1:
+            raise ValueError(
+                "condition_dropout and average_decay must be in [0, 1), "
+                f"and are {condition_dropout} and {average_decay}."
+            )
+
+    def train(self, mode: bool = True) -> CineGenerator:
+        """Set training or evaluation; the parts that are not trained stay in evaluation."""
+        super().train(mode)
+        for part in (self.encoder, self.autoencoder, self.average, self.judge):
+            if part is not None:
+                part.eval()
+        return self
+
+    # What it stands on --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def condition(self, ecg: Tensor, lead_present: Tensor | None = None) -> Tensor:
+        """Map ECGs (B, leads, T) to the standardized tokens (B, N, token_width) that the U-Net attends to.
+
+        The first is the class token; those of leads that are missing are 0, as the mean is.
+        """
+        tokens, known = self._tokens_of(*self.encoder.encode_with_mask(ecg, lead_present))
+        mean, deviation = (self.get_buffer(f"token_{name}") for name in ("mean", "deviation"))
+        return (tokens.float() - mean) / deviation * known.unsqueeze(-1)
+
+    def _tokens_of(self, encoded: Tensor, usable: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return which of encoded patches (B, 1 + P, C) are attended to, (B, N, C), and which are known."""
+        if usable is None:
+            usable = encoded.new_ones(encoded.shape[0], encoded.shape[1] - 1, dtype=torch.bool)
+        patches = encoded[:, 1:]
+        if self.tokens_kind == "leads":
+            patches, usable = self.encoder.regions(patches, usable)
+        known = torch.cat([torch.ones_like(usable[:, :1]), usable], dim=1)
+        return torch.cat([encoded[:, :1], patches], dim=1), known
+
+    @torch.no_grad()
+    def fit_tokens(self, tokens: Tensor) -> None:
+        """Take mean and deviation of each number from the conditions (N, tokens, width) of training ECGs.
+
+        To be called once, while `condition` standardizes nothing yet.
+        """
+        deviation = tokens.float().std(dim=0)
+        self.get_buffer("token_mean").copy_(tokens.float().mean(dim=0))
+        self.get_buffer("token_deviation").copy_(deviation.where(deviation > SMALLEST_DEVIATION, 1.0))
+
+    @torch.no_grad()
+    def fit_latents(self, latents: Tensor) -> None:
+        """Take the mean cycle and each channel's deviation from training latents (N, frames, C, h, w)."""
+        data = self._in_harmonics(latents.float())
+        mean = data.mean(dim=0)
+        deviation = (data - mean).movedim(1, 0).flatten(1).std(dim=1)
+        self.get_buffer("latent_mean").copy_(mean)
+        scale = deviation.where(deviation > SMALLEST_DEVIATION, 1.0)
+        self.get_buffer("latent_deviation").copy_(scale[:, None, None])
+
+    def _in_harmonics(self, latents: Tensor) -> Tensor:
+        """Map latents (B, frames, C, h, w) to their mean and harmonics over the cycle, (B, K * C, h, w)."""
+        return torch.einsum("kf,bfchw->bkchw", self.get_buffer("basis"), latents).flatten(1, 2)
+
+    def standardized(self, latents: Tensor) -> Tensor:
+        """Map latents (B, frames, C, h, w) to data (B, K * C, h, w) of mean 0 and deviation 1."""
+        mean, deviation = (self.get_buffer(f"latent_{name}") for name in ("mean", "deviation"))
+        return (self._in_harmonics(latents) - mean) / deviation
+
+    def cines_of(self, data: Tensor) -> Tensor:
+        """Map data (B, K * C, h, w) to cines (B, frames, H, W), brightness 0 to 1."""
+        mean, deviation = (self.get_buffer(f"latent_{name}") for name in ("mean", "deviation"))
+        basis = self.get_buffer("basis")
+        by_harmonic = (data * deviation + mean).unflatten(1, (len(basis), -1))
+        return self.autoencoder.decode(torch.einsum("kf,bkchw->bfchw", basis, by_harmonic))
+
+    # Training -----------------------------------------------------------------------------------------
+
+    def forward(
+        self, data: Tensor, condition: Tensor, time: Tensor, noise: Tensor, hidden: Tensor | None = None
+    ) -> Tensor:
+        """Return the squared error of each sample's prediction, shape (B,).
+
+        In training by the weights that learn, in evaluation by their average.
+
+        Parameters
+        ----------
+        data, noise : torch.Tensor, shape (B, K * C, h, w)
+            Standardized latents, and standard normal numbers.
+        condition : torch.Tensor, shape (B, N, token_width)
+        time : torch.Tensor, shape (B,)
+            0 to 1.
+        hidden : torch.Tensor of bool, shape (B,), optional
+            Samples whose ECG is hidden; default: drawn in training, none in evaluation.
+        """
+        signal, spread = path_of(self.objective, time)
+        if hidden is None:
+            share = self.condition_dropout if self.training else 0.0
+            hidden = torch.rand(len(data), device=data.device) < share
+        found = self._predict(signal * data + spread * noise, time, condition, hidden)
+        wanted = target_of(self.objective, data, noise, time)
+        return (found - wanted).square().flatten(1).mean(dim=1)
+
+    def _predict(self, point: Tensor, time: Tensor, condition: Tensor, hidden: Tensor) -> Tensor:
+        """Return what the network predicts at points of the path, in single precision."""
+        network = self.network if self.training else self.average
+        unknown = self.unknown if self.training else self.get_buffer("average_unknown")
+        context = torch.where(hidden[:, None, None], unknown.expand_as(condition), condition)
+        whole = torch.cat([context[:, 0], context[:, 1:].mean(dim=1)], dim=1)
+        return network(point, time * TIME_SCALE, context, class_labels=whole).float()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the average toward the weights: once after each step of the optimizer."""
+        self.get_buffer("steps").add_(1)
+        steps = int(self.get_buffer("steps"))
+        keep = min(self.average_decay, (1 + steps) / (FASTEST_AVERAGE + steps))
+        for mean, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(weight, 1 - keep)
+        self.get_buffer("average_unknown").lerp_(self.unknown, 1 - keep)
+
+    # Use ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Tensor,
+        seeds: Sequence[int],
+        steps: int = 20,
+        guidance: float = 1.0,
+        precision: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Draw one cine for each condition.
+
+        Parameters
+        ----------
+        condition : torch.Tensor, shape (B, N, token_width)
+            From `condition`.
+        seeds : sequence of int
+            One a cine: the same seed and condition give the same cine, whatever else is in the batch.
+        steps : int
+            Predictions a cine (twice as many under guidance).
+        guidance : float
+            1: as learned. Above 1, away from what is drawn without an ECG (Ho and Salimans 2022); 0: without.
+        precision : torch.dtype
+            Of the U-Net.
+
+        Returns
+        -------
+        torch.Tensor, shape (B, frames, H, W)
+            Brightness 0 to 1.
+        """
+        if steps < 1 or len(seeds) != len(condition) or guidance < 0:
+            raise ValueError(
+                f"{steps} steps, {len(seeds)} seeds for {len(condition)} conditions and guidance {guidance} "
+                "draw nothing: at least one step, a seed each and guidance of 0 or more are needed."
+            )
+        times = torch.linspace(LATEST[self.objective], 0.0, steps + 1).tolist()
+        point = noise_for(seeds, self.shape).to(condition.device)
+        for now, then in itertools.pairwise(times):
+            here, there = (torch.full((len(point),), time, device=point.device) for time in (now, then))
+            with torch.autocast(point.device.type, precision, enabled=precision != torch.float32):
+                found = self.guided(point, here, condition, guidance)
+            data, noise = ends_of(self.objective, point, found, here)
+            signal, spread = path_of(self.objective, there)
+            point = signal * data + spread * noise
+        return self.cines_of(point)
+
+    def guided(self, point: Tensor, time: Tensor, condition: Tensor, guidance: float) -> Tensor:
+        """Return the prediction at a point of the path, led away from the one without an ECG."""
+        none = torch.zeros(len(point), dtype=torch.bool, device=point.device)
+        if guidance == 1:
+            return self._predict(point, time, condition, none)
+        without = self._predict(point, time, condition, ~none)
+        if guidance == 0:
+            return without
+        return without + guidance * (self._predict(point, time, condition, none) - without)

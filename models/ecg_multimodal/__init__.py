@@ -1,0 +1,1 @@
+"""The network of ECG image, ECG signal and clinical table, and its branches."""

@@ -1,0 +1,120 @@
+"""Phase fusion beside the linear model on sittings never seen, and every variant that was tried on the way.
+
+    python -m studies.physionet2016_generalization --raw-dir PATH/challenge-2016
+    python -m studies.physionet2016_generalization --list       # what it consists of, and what is done
+    python -m studies.physionet2016_generalization --tables     # tables from what is done
+
+Trains both models under protocol ``session`` with seeds 0 to 4 and judges them with both signals and with
+either one; does the same with automatic (Springer) onsets where the raw recordings are named; judges both
+through other microphones (studies/generalization_microphones.py); and scores all variants of
+studies/generalization_variants.py. Writes to results/physionet2016: runs/ and generalization/runs/ (a
+folder of scores a run), generalization.csv (a row a variant, failed ones too, with how often each was scored
+on outer folds), generalization_figures.csv, _comparisons.csv, _microphones.csv and generalization.md.
+
+The primary comparison was declared before it was run: AUROC per recording, both signals, phase fusion
+against the linear model, whole sessions drawn, the mean over seeds. Stop it and start it again as you like.
+About 40 minutes on one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from common.script import run_script
+from datasets.cache import Cache, find_cache
+from learning.devices import set_threads
+from studies.generalization_microphones import score_microphones
+from studies.generalization_tables import MICROPHONES, MODELS, write_tables
+from studies.generalization_variants import score_variants
+from studies.study import ROOT, Part, list_parts, run_parts
+from systems.ecg_pcg.prepare import prepare
+from systems.ecg_pcg.settings import LoadDataSettings, PreparationSettings
+
+SEEDS = range(5)
+EACH = ("nothing", "ecg", "pcg")
+
+
+@dataclass(frozen=True)
+class GeneralizationSettings:
+    """Settings of the study."""
+
+    list: bool = False
+    """List the parts and whether they are done; run nothing."""
+    tables: bool = False
+    """Only make tables from the parts that are done."""
+    variants: bool = True
+    """Score the variants as well."""
+    microphones: bool = True
+    """Judge through other microphones as well."""
+    workers: int = 1
+    """Parts side by side."""
+    cache: Path | None = None
+    """Cache of training-a; default: the one prepared last."""
+    raw_dir: Path | None = None
+    """Raw recordings, from which a cache with automatic onsets is prepared; none: without that row."""
+    cache_dir: Path = Path("data/cache")
+    """Folder in which caches lie."""
+    results_dir: Path = Path("results/physionet2016")
+    """Folder of scores and tables."""
+
+
+def parts(cache: Path, suffix: str = "", hidden: Sequence[str] = EACH) -> list[Part]:
+    """Return both models under ``session`` with all seeds, from one cache."""
+    place = ("--cache", str(cache.absolute()))
+    judge = tuple(("--compact", "--without", name, *place) for name in hidden)
+    return [
+        Part(
+            f"{model}{suffix}-session-seed{seed}",
+            (
+                *("--model", model, "--protocol", "session", "--seed", str(seed), "--preset", "small"),
+                *("--validation-share", "0", *place),
+            ),
+            judge,
+        )
+        for seed in SEEDS
+        for model in MODELS
+    ]
+
+
+def automatic_cache(settings: GeneralizationSettings) -> Path | None:
+    """Return the cache with automatic onsets, prepared if it is not there; None without raw recordings."""
+    if settings.raw_dir is None:
+        return None
+    preparation = PreparationSettings(onsets="springer")
+    return prepare(
+        LoadDataSettings(
+            raw_dir=settings.raw_dir, cache_dir=settings.cache_dir, preparation=preparation, jobs=1
+        )
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is not done yet, then make the tables."""
+    settings = tyro.cli(GeneralizationSettings, args=arguments, description=__doc__)
+    set_threads(1)
+    cache = find_cache(settings.cache, settings.cache_dir, task="ecg-pcg")
+    automatic = settings.results_dir / "generalization"
+    if settings.list:
+        print(list_parts(parts(cache.path), settings.results_dir))
+        print(list_parts(parts(cache.path, "-springer"), automatic))
+        return
+    if not settings.tables:
+        run_parts(parts(cache.path), settings.results_dir, settings.workers)
+        springer = automatic_cache(settings)
+        if springer is not None:
+            run_parts(parts(springer, "-springer", ("nothing",)), automatic, settings.workers)
+        if settings.microphones:
+            runs = [ROOT / "checkpoints" / part.name for part in parts(cache.path)]
+            there = [run for run in runs if run.is_dir()]  # scores alone may be there, from elsewhere
+            score_microphones(there, Cache(cache.path), settings.results_dir / MICROPHONES)
+        if settings.variants:
+            score_variants(Cache(cache.path), settings.results_dir / "generalization.csv")
+    print(write_tables(settings.results_dir))
+
+
+if __name__ == "__main__":
+    run_script(main)

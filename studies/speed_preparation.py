@@ -1,0 +1,134 @@
+"""How fast raw recordings become a cache, and in how much memory: ``load_data.py`` as its user runs it.
+
+Each case is a process of its own, with processes of its own. Its memory is what all of them hold together
+(resident, so what they share counts more than once), looked at every 50 ms. ``seconds`` is what the script
+says it took once Python had started; ``seconds of the command`` has Python's start and all imports in it.
+Recordings are simulated before the clock starts. `studies.speed` prints all of this.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import psutil
+
+from simulation.population import SimulationSettings
+from studies.speed_machine import speed_row
+from studies.study import ROOT
+from systems.ecg_pcg.sources.simulated_cohort import write_cohort
+
+SIZES = (40, 400, 2000)
+"""Recordings of the simulated cohorts: one, ten and fifty times as many."""
+INTERVAL = 0.05
+"""Time between two looks at the memory, seconds."""
+FOUND = re.compile(r"^(?P<count>\d+) recordings in ", re.MULTILINE)
+TOOK = re.compile(r"^Cache: .* \((?P<seconds>[\d.]+) s\)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one preparation took.
+
+    Attributes
+    ----------
+    recordings : int
+        Recordings read.
+    seconds, command_seconds : float
+        Once Python had started, and with its start and end.
+    peak : float
+        Largest memory of all processes together, megabytes (10^6 bytes).
+    """
+
+    recordings: int
+    seconds: float
+    command_seconds: float
+    peak: float
+
+
+def measure(
+    raw_dir: Path | None = None, sizes: Sequence[int] = SIZES, repeats: int = 3
+) -> list[dict[str, Any]]:
+    """Return the rows of a table: real recordings where a folder is named, then simulated cohorts.
+
+    Parameters
+    ----------
+    raw_dir : pathlib.Path or None
+        Folder that holds training-a.
+    sizes : sequence of int
+        Recordings of the simulated cohorts, even numbers.
+    repeats : int
+        Times that real recordings are prepared, of which the fastest counts; simulated ones once.
+    """
+    rows = []
+    workers = joblib.effective_n_jobs(-1)
+    if raw_dir is not None:
+        fastest = min((prepared(raw_dir) for _ in range(repeats)), key=lambda one: one.command_seconds)
+        rows += rows_of(f"training-a, {workers} workers", fastest)
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            cohort = SimulationSettings(sessions=size // 2, persons=1, recordings=2)
+            raw = write_cohort(Path(folder) / "raw", cohort, jobs=-1)
+            rows += rows_of(f"simulated {size}, {workers} workers", prepared(raw))
+    return rows
+
+
+def rows_of(case: str, one: Measured) -> list[dict[str, Any]]:
+    """Return the rows of one case; there is no plain form to compare with."""
+    values = (
+        ("seconds", one.seconds, "s"),
+        ("seconds of the command", one.command_seconds, "s"),
+        ("recordings/s", one.recordings / one.seconds, "1/s"),
+        ("peak MB", one.peak, "MB"),
+    )
+    return [speed_row("preparation", case, name, value, unit) for name, value, unit in values]
+
+
+def prepared(raw_dir: Path) -> Measured:
+    """Prepare a folder into a cache that is thrown away, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["load_data.py", "--raw-dir", str(raw_dir.absolute()), "--cache-dir", folder]
+        with (Path(folder) / "said.txt").open("w+", encoding="utf-8") as said:
+            began = time.perf_counter()
+            process = subprocess.Popen(
+                [sys.executable, *words], cwd=ROOT, stdout=said, stderr=subprocess.DEVNULL
+            )
+            peak = peak_memory(process)
+            seconds = time.perf_counter() - began
+            said.seek(0)
+            text = said.read()
+    count, took = FOUND.search(text), TOOK.search(text)
+    if process.returncode or count is None or took is None:
+        raise RuntimeError(f"load_data.py left with {process.returncode}: {text[-500:]}")
+    return Measured(int(count["count"]), float(took["seconds"]), seconds, peak / 1e6)
+
+
+def peak_memory(process: subprocess.Popen[bytes]) -> int:
+    """Return the largest memory, in bytes, of a process and its descendants, when it has ended."""
+    peak, first = 0, psutil.Process(process.pid)
+    while process.poll() is None:
+        held = 0
+        for each in _family(first):
+            try:
+                held += each.memory_info().rss
+            except psutil.NoSuchProcess:  # it has ended meanwhile
+                continue
+        peak = max(peak, held)
+        time.sleep(INTERVAL)
+    return peak
+
+
+def _family(first: psutil.Process) -> list[psutil.Process]:
+    """Return a process and its descendants; none if it has ended."""
+    try:
+        return [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []

@@ -1,0 +1,1 @@
+"""ECG and cardiac MRI: pre-training, contrast, function and disease, cines generated from an ECG."""

@@ -1,0 +1,1 @@
+"""Contours, measures, figures and files of cines."""

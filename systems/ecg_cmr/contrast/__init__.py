@@ -1,0 +1,1 @@
+"""Contrastive alignment of ECG and cine."""

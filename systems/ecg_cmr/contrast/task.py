@@ -1,0 +1,82 @@
+"""Task ``ecg-cmr-contrast``: bring the ECG and the cine of a patient to one place.
+
+Data     pairs: ``ecg`` (B, 12, T), ``cmr`` (B, frames, H, W)
+Model    two encoders, from ``--init-ecg`` and ``--init-cmr``, and a head each (`models.ecg_cmr.contrast`)
+Loss     symmetric InfoNCE with a learned temperature; both heads are always trained
+Scores   recall among the first 1, 5 and 10, both ways; the predictions are the embeddings of both
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from datasets.splits import Fold
+from models.ecg_cmr.contrast import ContrastiveModel
+from systems.ecg_cmr.contrast.retrieval import true_ranks
+from systems.ecg_cmr.samples import Pairs
+from systems.ecg_cmr.settings import ContrastSettings
+from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, varied
+
+RANK = 10
+
+
+class EcgCmrContrast(Stage):
+    """What is particular to pairs that are compared."""
+
+    name = "ecg-cmr-contrast"
+    settings = ContrastSettings
+    needs = ("ecg", "cmr")
+
+    def for_fold(self, samples: Pairs, fold: Fold, settings: ContrastSettings) -> Pairs:
+        """Return the samples; with ``--shuffle-pairs`` each training ECG beside another patient's cine."""
+        return shuffled_pairs(samples, fold) if settings.shuffle_pairs else samples
+
+    def build(self, settings: ContrastSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the model for inputs as `inputs` describes them."""
+        assert inputs is not None
+        try:
+            return ContrastiveModel(
+                ecg_encoder(settings, inputs),
+                cmr_encoder(settings, inputs),
+                settings.dimension,
+                settings.temperature,
+                local=settings.local,
+                token_dropout=settings.token_dropout,
+                freeze_cmr=settings.freeze_cmr,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the losses of a batch of pairs, and both embeddings side by side, (B, 2 * dimension)."""
+        augment = self.chosen.augment and model.training
+        ecg, cmr = (varied(batch, kind, augment) for kind in ("ecg", "cmr"))
+        found = model(ecg, cmr, batch["lead_present"], patient=batch["patient"])
+        embeddings = torch.cat([found["ecg_embedding"], found["cmr_embedding"]], dim=1)
+        return {name: found[name] for name in ("loss", "short_axis", "temperature")}, embeddings.float()
+
+    def score(self, samples: Pairs, rows: Tensor, predictions: Tensor) -> dict[str, float]:
+        """Return the recall of the CMR from the ECG among these patients, and its multiple of chance."""
+        ecg, cmr = predictions.numpy().astype(float).reshape(len(rows), 2, -1).transpose(1, 0, 2)
+        ranks = true_ranks(ecg, cmr, samples.table["session"].to_numpy()[rows.numpy()])
+        recall = float((ranks <= RANK).mean())
+        return {"recall_at_10": recall, "times_chance": recall / min(1.0, RANK / len(rows))}
+
+    def predicted(self, samples: Pairs) -> list[str]:
+        """Return the names of the columns: both embeddings."""
+        return [f"{kind}_{number}" for kind in ("ecg", "cmr") for number in range(self.chosen.dimension)]
+
+
+def shuffled_pairs(samples: Pairs, fold: Fold) -> Pairs:
+    """Return the samples with each ECG that is learned from beside another patient's cine."""
+    rows = np.concatenate([fold.train, fold.validation])
+    cmr = samples.cmr.clone()
+    cmr[torch.from_numpy(rows)] = samples.cmr[torch.from_numpy(np.roll(rows, len(rows) // 2))]
+    return dataclasses.replace(samples, cmr=cmr)

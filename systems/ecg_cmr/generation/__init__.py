@@ -1,0 +1,1 @@
+"""Cines generated from an ECG."""

@@ -1,0 +1,218 @@
+"""Task ``ecg-to-cmr``: draw a cine of the beating heart from an ECG.
+
+Data     pairs: ``ecg`` (B, 12, T), ``cmr`` (B, frames, H, W)
+Model    a U-Net over the latents of a cine that attends to the tokens of an ECG
+         (`models.ecg_cmr.cine_generator`); ECG encoder from ``--init-ecg``, autoencoder from
+         ``--init-autoencoder``, both as they are
+Loss     squared error of the noise, or of the velocity of diffusion or flow
+Scores   that error; evaluate.py draws cines and measures them (`systems.ecg_cmr.generation.evaluate`)
+
+The latents and the tokens of all patients are made once, before the first epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from datasets.splits import Fold
+from learning.checkpoint import LAST, load_checkpoint
+from learning.distributed import bare
+from learning.fold import FoldRun, Progress
+from learning.loop import fit
+from learning.tracking import Tracker
+from models.ecg_cmr.cine_generator import EARLIEST, CineGenerator, noise_for
+from models.ecg_cmr.cmr_mae import CMREncoder
+from systems.ecg_cmr.contrast.task import shuffled_pairs
+from systems.ecg_cmr.generation.autoencoder_task import build_autoencoder
+from systems.ecg_cmr.generation.settings import EcgToCmrSettings, cine_defaults
+from systems.ecg_cmr.samples import Pairs
+from systems.ecg_cmr.settings import StageSettings
+from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, find_parent, refuse_known, take_encoder
+
+AT_ONCE = 64
+"""Patients that are encoded together."""
+FITTED_ON = 512
+"""Training patients, at most, that the scales of latents and tokens are taken from."""
+NOISE_SEED = 30_000
+"""Seed of the noise in validation: a patient is asked the same in every epoch."""
+GOLDEN = 0.618_034
+"""Share by which the time asked of one patient in validation lies after that of the one before."""
+NEEDED = {"ecg": "a run of ecg-cmr-contrast", "autoencoder": "a run of cine-autoencoder"}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedPairs(Pairs):
+    """Patients with what the two frozen networks make of them.
+
+    Attributes
+    ----------
+    data : torch.Tensor, shape (N, K * C, h, w)
+        Standardized latents.
+    condition : torch.Tensor, shape (N, tokens, width)
+    """
+
+    data: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+    condition: Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return row, data and condition of these rows."""
+        here = rows.to(self.data.device)
+        return {"row": here, "data": self.data[here], "condition": self.condition[here]}
+
+
+class EcgToCmr(Stage):
+    """What is particular to drawing cines."""
+
+    name = "ecg-to-cmr"
+    settings = EcgToCmrSettings
+    needs = ("ecg", "cmr")
+    columns = ("error",)
+
+    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> StageSettings:
+        """Return the settings that a preset stands for."""
+        return cine_defaults(self.settings, preset)
+
+    def for_fold(self, samples: Pairs, fold: Fold, settings: EcgToCmrSettings) -> Pairs:
+        """Return the samples; with ``--shuffle-pairs`` each training ECG beside another patient's cine."""
+        return shuffled_pairs(samples, fold) if settings.shuffle_pairs else samples
+
+    def parents(self) -> dict[str, Path]:
+        """Return the runs that this one stands on."""
+        given = {kind: getattr(self.chosen, f"init_{kind}") for kind in ("ecg", "autoencoder", "cmr")}
+        lacking = [kind for kind in NEEDED if given[kind] is None]
+        if lacking:
+            raise UserError(f"ecg-to-cmr needs --init-{lacking[0]} PATH: {NEEDED[lacking[0]]}.")
+        return {kind: path for kind, path in given.items() if path is not None}
+
+    def build(self, settings: Any, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the model for inputs as `inputs` describes them."""
+        assert inputs is not None
+        size = settings.generator
+        try:
+            model = CineGenerator(
+                ecg_encoder(settings, inputs),
+                build_autoencoder(settings.autoencoder, inputs),
+                inputs["frames"],
+                size.harmonics,
+                size.channels,
+                size.blocks,
+                size.objective,
+                size.tokens,
+                size.condition_dropout,
+                size.average_decay,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if settings.init_cmr is not None:
+            model.judge = cmr_encoder(settings, inputs).requires_grad_(False)
+        return model
+
+    def initialize(self, model: nn.Module, run: FoldRun) -> None:
+        """Take the networks of the parents, and the scales of latents and tokens from the training part."""
+        network = generator(model)
+        for kind, path in self.parents().items():
+            place = find_parent(path)
+            content = load_checkpoint(place)
+            refuse_known(content, place, run)
+            if kind == "autoencoder":
+                take_autoencoder(network.autoencoder, content, place)
+            else:
+                encoder = network.encoder if kind == "ecg" else network.judge
+                assert encoder is not None
+                take_encoder(encoder, content, kind, place)
+        network.eval()
+        rows = run.train[torch.linspace(0, len(run.train) - 1, min(FITTED_ON, len(run.train))).long()]
+        batches = [run.samples.batch(part) for part in rows.split(AT_ONCE)]
+        network.fit_latents(torch.cat([network.autoencoder.encode(batch["cmr"]) for batch in batches]))
+        network.fit_tokens(
+            torch.cat([network.condition(batch["ecg"], batch["lead_present"]) for batch in batches])
+        )
+
+    def fit(self, run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+        """Encode all patients once, then train in the shared loop."""
+        last = run.folder / LAST
+        if resume and last.exists():  # the networks that the run began with, whatever became of the parents
+            model.load_state_dict(load_checkpoint(last)["model"])
+        rows = torch.cat([run.train, run.validation])
+        run = dataclasses.replace(run, samples=encoded_pairs(run.samples, generator(model), rows))
+        return fit(run, model, tracker, resume=resume)
+
+    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the loss of a batch, and each patient's error."""
+        network = generator(model)
+        if "data" not in batch:
+            batch = batch | encoded(network, batch)
+        data = batch["data"]
+        if model.training:
+            network.follow()
+            time = torch.rand(len(data), device=data.device).clamp(min=EARLIEST)
+            noise = torch.randn_like(data)
+        else:
+            time = (batch["row"] * GOLDEN % 1).clamp(min=EARLIEST).to(data.dtype)
+            noise = noise_for([NOISE_SEED + row for row in batch["row"].tolist()], network.shape)
+            noise = noise.to(data.device)
+        errors = model(data, batch["condition"], time, noise)
+        return {"loss": errors.mean()}, errors
+
+    def score(self, samples: Pairs, rows: Tensor, predictions: Tensor) -> dict[str, float]:
+        """Return the mean error, for the curves: 1 is what knowing nothing gives (flow: 2)."""
+        return {"error": float(predictions.mean())}
+
+
+def generator(model: nn.Module) -> CineGenerator:
+    """Return the generator within what may be wrapped for several processes."""
+    network = bare(model)
+    assert isinstance(network, CineGenerator)
+    return network
+
+
+@torch.no_grad()
+def encoded(network: CineGenerator, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the standardized latents of a batch's cines and the tokens of its ECGs."""
+    latents = network.autoencoder.encode(batch["cmr"])
+    condition = network.condition(batch["ecg"], batch["lead_present"])
+    return {"data": network.standardized(latents), "condition": condition}
+
+
+def encoded_pairs(samples: Pairs, network: CineGenerator, rows: Tensor) -> EncodedPairs:
+    """Return the samples with latents and tokens of these rows; those of all others are zero."""
+    network.eval()
+    made: dict[str, Tensor] = {}
+    for part in rows.split(AT_ONCE):
+        for name, values in encoded(network, samples.batch(part)).items():
+            if name not in made:
+                made[name] = values.new_zeros(len(samples), *values.shape[1:])
+            made[name][part.to(values.device)] = values
+    known: dict[str, Any] = {item.name: getattr(samples, item.name) for item in dataclasses.fields(Pairs)}
+    return EncodedPairs(**(known | made))
+
+
+def take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: Path) -> None:
+    """Load the autoencoder of a parent into this one.
+
+    Raises
+    ------
+    UserError
+        If the parent has none, or one of another size.
+    """
+    if content["task"] != "cine-autoencoder":
+        raise UserError(f"{path} is a run of {content['task']}: --init-autoencoder takes cine-autoencoder.")
+    try:
+        autoencoder.load_state_dict(content["model"])
+    except RuntimeError:
+        raise UserError(
+            f"The autoencoder of {path} has another size: give the same --autoencoder.channels, "
+            "--autoencoder.latent-channels and --autoencoder.fold, and data prepared alike."
+        ) from None
+
+
+def judging_encoder(network: CineGenerator) -> CMREncoder | None:
+    """Return the CMR encoder whose features tell generated from true cines, if the run has one."""
+    return network.judge if isinstance(network.judge, CMREncoder) else None

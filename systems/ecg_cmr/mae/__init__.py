@@ -1,0 +1,1 @@
+"""Masked autoencoders of ECG and cine."""

@@ -1,0 +1,169 @@
+"""Tasks ``ecg-mae`` and ``cmr-mae``: reconstruct what was hidden of an ECG, or of a cine.
+
+Data     ``ecg`` (B, 12, T) and which leads there are, or ``cmr`` (B, frames, H, W)
+Model    masked autoencoder over patches (`models.ecg_cmr.ecg_mae`, `models.ecg_cmr.cmr_mae`); later stages
+         keep its encoder
+Loss     mean squared error over the hidden patches of the standardized signal
+Scores   correlation (NCC) and error over the hidden part, a patient; the error of the mean beside it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from common.errors import UserError
+from datasets.ecg import LEADS
+from learning.distributed import bare
+from models.ecg_cmr.cmr_mae import CMRMaskedAutoencoder
+from models.ecg_cmr.ecg_mae import ECGMaskedAutoencoder
+from models.ecg_cmr.masking import MaskedAutoencoder
+from models.ecg_cmr.transformer import TokenEncoder
+from systems.ecg_cmr.figures import cines_figure, reconstruction_figure
+from systems.ecg_cmr.mae.reconstruction import masked_correlation, masked_error
+from systems.ecg_cmr.samples import Pairs
+from systems.ecg_cmr.settings import CmrMaeSettings, EcgMaeSettings
+from systems.ecg_cmr.stage import Stage, patch_length
+
+MASK_SEED = 20_000
+"""Seed of the masks in evaluation: the same patients are asked the same, whoever is asked."""
+
+
+class MaskedStage(Stage):
+    """What both masked autoencoders have in common."""
+
+    columns = ("ncc", "error", "error_of_mean")
+    kind: str
+
+    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the loss of a batch, and for each patient correlation, error, and error of the mean."""
+        signal, present = self.signal(batch)
+        generator = None
+        if not model.training:
+            generator = torch.Generator().manual_seed(MASK_SEED + int(batch["row"].sum()))
+        found = model(signal, present, generator)
+        truth, guess, mask = signal.float(), found["reconstruction"].float(), found["mask"]
+        of_mean = masked_error(truth, self.mean_of(truth).expand_as(truth), mask)
+        scores = [masked_correlation(truth, guess, mask), masked_error(truth, guess, mask), of_mean]
+        return {"loss": found["loss"]}, torch.stack([score.float() for score in scores], dim=1)
+
+    def signal(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return what the model takes of a batch."""
+        raise NotImplementedError
+
+    def mean_of(self, truth: Tensor) -> Tensor:
+        """Return the simplest guess: the mean of the lead, or of the cine."""
+        raise NotImplementedError
+
+    def score(self, samples: Pairs, rows: Tensor, predictions: Tensor) -> dict[str, float]:
+        """Return the means over patients, for the curves."""
+        ncc, error, of_mean = predictions.nanmean(dim=0).tolist()
+        return {"ncc": ncc, "relative_error": error / of_mean if of_mean else float("nan")}
+
+    @torch.no_grad()
+    def reconstructed(self, model: nn.Module, samples: Pairs, row: int) -> dict[str, Tensor]:
+        """Return ``truth``, ``found`` and ``mask`` (what was hidden) of one sample, in the signal's unit."""
+        signal, present = self.signal(samples.batch(torch.tensor([row])))
+        model.eval()
+        output = bare(model)(signal, present, torch.Generator().manual_seed(MASK_SEED + row))
+        found = {"truth": signal, "found": output["reconstruction"], "mask": output["mask"]}
+        return {name: values[0].float().cpu() for name, values in found.items()}
+
+    def encoder_of(self, model: nn.Module, kind: str) -> TokenEncoder | None:
+        """Return the encoder."""
+        network = bare(model)
+        assert isinstance(network, MaskedAutoencoder)
+        return network.encoder if kind == self.kind else None
+
+
+class EcgMae(MaskedStage):
+    """Masked autoencoder of ECGs."""
+
+    name = "ecg-mae"
+    settings = EcgMaeSettings
+    needs = ("ecg",)
+    kind = "ecg"
+
+    def build(self, settings: EcgMaeSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the model for inputs as `inputs` describes them."""
+        assert inputs is not None
+        size, masking = settings.encoder, settings.masking
+        try:
+            return ECGMaskedAutoencoder(
+                inputs["samples"],
+                patch_length(size.patch_seconds, inputs),
+                inputs["leads"],
+                size.width,
+                size.depth,
+                size.heads,
+                masking.decoder_width,
+                masking.decoder_depth,
+                mask_ratio=masking.mask_ratio,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def signal(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the ECG and which leads there are."""
+        return batch["ecg"], batch["lead_present"]
+
+    def mean_of(self, truth: Tensor) -> Tensor:
+        """Return the mean of each lead."""
+        return truth.mean(dim=-1, keepdim=True)
+
+    def figures(
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+    ) -> dict[str, Figure]:
+        """Return the first ECG of the test part with its hidden stretches put back."""
+        parts = self.reconstructed(model, samples, int(rows[0]))
+        figure = reconstruction_figure(parts["truth"], parts["found"], parts["mask"], LEADS, samples.ecg_rate)
+        return {"test/reconstruction": figure}
+
+
+class CmrMae(MaskedStage):
+    """Masked autoencoder of cines."""
+
+    name = "cmr-mae"
+    settings = CmrMaeSettings
+    needs = ("cmr",)
+    kind = "cmr"
+
+    def build(self, settings: CmrMaeSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the model for inputs as `inputs` describes them."""
+        assert inputs is not None
+        size, masking = settings.encoder, settings.masking
+        try:
+            return CMRMaskedAutoencoder(
+                inputs["frames"],
+                inputs["size"],
+                (inputs["frames"], size.patch_pixels, size.patch_pixels),
+                size.width,
+                size.depth,
+                size.heads,
+                masking.decoder_width,
+                masking.decoder_depth,
+                mask_ratio=masking.mask_ratio,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def signal(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the cine."""
+        return batch["cmr"], None
+
+    def mean_of(self, truth: Tensor) -> Tensor:
+        """Return the mean of each cine."""
+        return truth.mean(dim=(1, 2, 3), keepdim=True)
+
+    def figures(
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+    ) -> dict[str, Figure]:
+        """Return the first cine of the test part: as it is, what was seen of it, and put back."""
+        parts = self.reconstructed(model, samples, int(rows[0]))
+        seen = parts["truth"].where(parts["mask"] == 0, 0.5)
+        strips = [("measured", parts["truth"]), ("seen", seen), ("reconstructed", parts["found"])]
+        return {"test/reconstruction": cines_figure(strips, title="A cine, reconstructed")}

@@ -1,0 +1,1 @@
+"""Function and disease from the ECG alone."""

@@ -1,0 +1,165 @@
+"""The figure of one ECG: its twelve leads, and what a model says that a cardiac MRI would show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import NDArray
+
+from evaluation.figure_text import DISCLAIMER, LONGEST_BESIDE_STAMP, LONGEST_TITLE, thin
+from evaluation.figures import BLUE, GREY, INK, ORANGE, new_figure, set_text_sizes
+
+LEAD_HEIGHT, ROW_HEIGHT, HEAD = 0.62, 0.235, 0.75
+"""Inches."""
+LEFT = 3.6
+"""Deviations from the mean that are drawn to both sides."""
+PLACES = {"name": 0.015, "said": 0.40, "interval": 0.60}
+"""Where the columns of the table begin (name) or end, as shares of the width."""
+AXIS = (0.64, 0.36)
+"""Beginning and width of the panel beside the table."""
+INTERVAL = "90 % interval: from the errors on the validation part, so for patients like those of training"
+WEAK = "grey: on validation not shown to be better than the mean, or than chance"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    name, said, interval : str
+        What it is, what is predicted, and the text of the third column.
+    place, low, high : float or None
+        Of an indicator: prediction and interval, in deviations of the training patients from their mean. Of a
+        disease: probability, and ``low`` the share of the training patients who had it.
+    better : bool
+        Whether validation showed the prediction to be better than none.
+    """
+
+    name: str
+    said: str
+    interval: str
+    place: float
+    low: float | None
+    high: float | None
+    better: bool
+
+
+def phenotypes_figure(
+    ecg: NDArray[Any],
+    sampling_rate: float,
+    leads: Sequence[str],
+    indicators: Sequence[Row],
+    diseases: Sequence[Row],
+    *,
+    title: str,
+    stamp: str = "",
+) -> Figure:
+    """Draw an ECG and what is predicted from it.
+
+    Parameters
+    ----------
+    ecg : numpy.ndarray, shape (12, T)
+        Millivolts, NaN where missing; what the model read of it.
+    sampling_rate : float
+        Hertz.
+    leads : sequence of str
+    indicators, diseases : sequence of Row
+    title, stamp : str
+        Name of the ECG, and a warning to be printed on the figure.
+    """
+    tables = [rows for rows in (indicators, diseases) if rows]
+    heights = [LEAD_HEIGHT * 6 + 0.5, *(HEAD + ROW_HEIGHT * len(rows) for rows in tables)]
+    longest = LONGEST_BESIDE_STAMP if stamp else LONGEST_TITLE
+    shown = title if len(title) <= longest else f"…{title[1 - longest :]}"
+    subject = "predicted from a twelve-lead ECG"
+    figure = new_figure(shown, subject, "", stamp, sum(heights) + 1.3)
+    if stamp:
+        figure.texts[-1].set_y(1 - 0.1 / figure.get_figheight())
+    parts = list(figure.subfigures(len(heights) + 1, 1, height_ratios=[*heights, 0.45], squeeze=False)[:, 0])
+    _draw_leads(parts.pop(0), ecg, sampling_rate, leads)
+    if indicators:
+        _draw_indicators(parts.pop(0), indicators)
+    if diseases:
+        _draw_diseases(parts.pop(0), diseases)
+    weak = not all(row.better for rows in tables for row in rows)
+    foot = [*([INTERVAL] if indicators else []), *([WEAK] if weak else []), DISCLAIMER]
+    figure.text(0.02, 0.06 / sum(heights), "\n".join(foot), ha="left", va="bottom", fontsize=8.5, color=GREY)
+    return figure
+
+
+def _draw_leads(part: SubFigure, ecg: NDArray[Any], sampling_rate: float, leads: Sequence[str]) -> None:
+    """Draw the leads in two columns, all on one scale."""
+    panels = part.subplots(6, 2, sharex=True, sharey=True, gridspec_kw={"hspace": 0, "wspace": 0.02})
+    low, high = (
+        float(np.nanpercentile(ecg - np.nanmedian(ecg, axis=1)[:, None], end)) for end in (0.05, 99.95)
+    )
+    margin = 0.1 * (high - low) + 1e-9
+    for axes, trace, name in zip(panels.T.ravel(), ecg, leads, strict=True):
+        times, values = thin(trace - np.nanmedian(trace), sampling_rate)
+        axes.plot(times, values, color=INK, linewidth=0.6)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10.5)
+        axes.set(yticks=[], ylim=(low - margin, high + margin), xlim=(0, ecg.shape[1] / sampling_rate))
+        axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+        axes.tick_params(axis="x", length=0, labelsize=9.5)
+    for axes in panels[-1]:
+        axes.spines["bottom"].set_visible(True)
+        axes.set_xlabel("time in seconds", fontsize=10.5)
+    corner = panels[0, 1]
+    # a share of the width, and millivolts
+    beside: dict[str, Any] = {"transform": corner.get_yaxis_transform(), "clip_on": False}
+    corner.plot([1.01, 1.01], [low, low + 1], color=BLUE, linewidth=2, **beside)
+    corner.text(1.02, low, "1 mV", rotation=90, ha="left", va="bottom", fontsize=9, color=BLUE, **beside)
+
+
+def _table(part: SubFigure, rows: Sequence[Row], heads: tuple[str, str, str]) -> Axes:
+    """Write three columns of text, and return the axes beside them, a unit a row."""
+    words = part.subplots()
+    words.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -1.2))
+    words.axis("off")
+    style: dict[str, Any] = {"fontsize": 10, "va": "center"}
+    lines = [(-0.9, heads, GREY)]
+    lines += [
+        (place, (row.name, row.said, row.interval), INK if row.better else GREY)
+        for place, row in enumerate(rows)
+    ]
+    for place, texts, colour in lines:
+        for (column, x), text in zip(PLACES.items(), texts, strict=True):
+            words.text(x, place, text, ha="left" if column == "name" else "right", color=colour, **style)
+    axes = words.inset_axes((AXIS[0], 0, AXIS[1], 1))
+    axes.set(ylim=words.get_ylim(), yticks=[])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.patch.set_alpha(0)
+    set_text_sizes(axes)
+    axes.tick_params(labelsize=9.5)
+    return axes
+
+
+def _draw_indicators(part: SubFigure, rows: Sequence[Row]) -> None:
+    axes = _table(part, rows, ("indicator", "predicted", "90 % interval"))
+    axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
+    for place, row in enumerate(rows):
+        colour = BLUE if row.better else GREY
+        if row.low is not None and row.high is not None:
+            axes.plot(np.clip([row.low, row.high], -LEFT, LEFT), [place, place], color=colour, linewidth=2)
+        axes.plot([np.clip(row.place, -LEFT, LEFT)], [place], "o", color=colour, markersize=5)
+    axes.set(xlim=(-LEFT, LEFT), xticks=[-3, -2, -1, 0, 1, 2, 3])
+    axes.set_xlabel("deviations from the mean of the training patients", fontsize=9)
+
+
+def _draw_diseases(part: SubFigure, rows: Sequence[Row]) -> None:
+    axes = _table(part, rows, ("disease", "probability", "in training"))
+    for place, row in enumerate(rows):
+        axes.barh(place, row.place, 0.6, color=BLUE if row.better else GREY)
+        if row.low is not None:
+            label = "share of the training patients" if place == 0 else None
+            axes.plot(
+                [row.low, row.low], [place - 0.42, place + 0.42], color=ORANGE, linewidth=2.5, label=label
+            )
+    axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
+    axes.set_xlabel("probability (orange: share of the training patients)", fontsize=9)

@@ -1,0 +1,1 @@
+"""From ECGs and cines to a cache of pairs."""

@@ -1,0 +1,299 @@
+"""From one row of an index of pairs to what the cache keeps: the ECG, which leads there are, the cines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import wfdb
+from numpy.typing import NDArray
+
+from datasets.ecg import LEADS, PLAUSIBLE_RATE, Ecg, flat_leads, prepare_signal, read_ecg
+from datasets.recordings import MINIMUM_DURATION
+from datasets.sources import DataError, Problem
+from systems.ecg_cmr.source_settings import PairSettings
+from systems.ecg_cmr.sources.cmr_files import ENDINGS, read_cine
+from systems.ecg_cmr.sources.cmr_frames import prepare_cine
+
+LARGEST_MILLIVOLTS = 30.0
+"""What 99 in 100 samples of an ECG stay below."""
+FILE_REMEDY = "Mend the file, then prepare again."
+NOT_GIVEN = "Add the file, if there is one."
+"""Remedy where the table of pairs leaves a cell empty, which it may."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class MissingView(Problem):
+    """An ECG or a cine that a patient is used without; ``skipped.csv`` has a row for it."""
+
+
+@dataclass(frozen=True)
+class PreparedPair:
+    """What one patient gives to the cache.
+
+    Attributes
+    ----------
+    row : dict
+        Facts, for ``recordings.csv``.
+    ecg : numpy.ndarray of float32, shape (12, points), or None
+        Millivolts; zeros in leads that are not there.
+    lead_present : numpy.ndarray of bool, shape (12,)
+    cmr, long_axis : numpy.ndarray of uint8, shape (frames, size, size), or None
+        Brightness.
+    problems : list of Problem
+        Views that the patient is used without, and warnings.
+    """
+
+    row: dict[str, Any]
+    ecg: NDArray[np.float32] | None
+    lead_present: NDArray[np.bool_]
+    cmr: NDArray[np.uint8] | None
+    long_axis: NDArray[np.uint8] | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+
+def prepare_pair(row: dict[str, Any], *, root: Path, settings: PairSettings) -> PreparedPair | Problem:
+    """Prepare the ECG and the cines of one row of an index, or say why it is left out.
+
+    What cannot be used is named, and the patient kept with the rest; one of whom neither ECG nor short axis
+    is left is left out.
+    """
+    name, problems = str(row["recording"]), list[Problem]()
+    ecg = cmr = long_axis = None
+    if row["signal"]:
+        place = root / row["signal"]
+        ecg = _tried(name, "ECG", problems, read_leads, place, root, float(row["ecg_rate"]))
+    if row["image"]:
+        cmr = _tried(name, "cine", problems, _cine, row, root, "cmr", settings)
+    if row["long_axis"] and settings.long_axis:
+        long_axis = _tried(name, "long axis", problems, _cine, row, root, "long_axis", settings)
+    if ecg is None and cmr is None:
+        reasons = " ".join(problem.what for problem in problems if problem.remedy == FILE_REMEDY)
+        return Problem(name, f"Neither ECG nor cine can be used. {reasons}".strip(), FILE_REMEDY)
+    facts = row | _ecg_facts(ecg, settings) | {"image_sha256": ""}
+    for view, cine in (("Cine", cmr), ("Long axis", long_axis)):
+        facts |= cine.facts if cine else {}
+        remarks = cine.remarks if cine else ()
+        problems += [Problem(name, f"{view}: {text}", "Nothing.", left_out=False) for text in remarks]
+    return PreparedPair(
+        facts,
+        prepare_signal(ecg.samples, ecg.sampling_rate, settings.ecg_rate, settings.seconds) if ecg else None,
+        ~flat_leads(ecg.samples) if ecg else np.zeros(len(LEADS), dtype=bool),
+        cmr.pixels if cmr else None,
+        long_axis.pixels if long_axis else None,
+        problems,
+    )
+
+
+def _tried(
+    name: str, view: str, problems: list[Problem], read: Callable[..., Result], *arguments: Any
+) -> Result | None:
+    """Return what a function reads; where it cannot, name that, and return None."""
+    try:
+        return read(*arguments)
+    except DataError as error:
+        problems.append(MissingView(name, f"{error} It is used without {view}.", FILE_REMEDY))
+        return None
+
+
+# ECG ------------------------------------------------------------------------------------------------
+
+
+def read_leads(path: Path, root: Path, rate: float = 0.0) -> Ecg:
+    """Read the twelve leads of an ECG; those that are lacking are NaN.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        WFDB header, or ``.npy`` of shape (leads, T) in millivolts.
+    root : pathlib.Path
+        Folder outside which nothing is read.
+    rate : float
+        Sampling rate of an ``.npy`` that does not state its own, hertz; 0: unknown.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, has no known lead, or no plausible rate, length or unit.
+    """
+    ecg = _npy_leads(path, rate) if path.name.endswith(".npy") else _wfdb_leads(path, root)
+    low, high = PLAUSIBLE_RATE
+    if not low <= ecg.sampling_rate <= high:
+        raise DataError(
+            f"The rate of {path.name} is {ecg.sampling_rate:g} Hz; {low:g} to {high:g} are plausible."
+        )
+    if ecg.duration < MINIMUM_DURATION:
+        raise DataError(
+            f"The ECG {path.name} lasts {ecg.duration:.2f} s; at least {MINIMUM_DURATION:g} s are needed."
+        )
+    samples = np.where(np.isfinite(ecg.samples), ecg.samples, np.nan)
+    if flat_leads(samples).all():
+        raise DataError(f"The ECG {path.name} holds no signal.")
+    largest = np.nanpercentile(np.abs(samples), 99)
+    if largest > LARGEST_MILLIVOLTS:
+        raise DataError(f"The ECG {path.name} reaches {largest:.3g} mV: its values are not in millivolts.")
+    return Ecg(samples, ecg.sampling_rate)
+
+
+def _wfdb_leads(header: Path, root: Path) -> Ecg:
+    """Return the leads of a WFDB record."""
+    try:
+        named = wfdb.rdheader(str(header.with_suffix(""))).sig_name or []
+    except Exception as error:  # wfdb raises many kinds for a damaged header
+        raise DataError(f"The header {header.name} cannot be read: {error}") from error
+    known = {name.strip().casefold() for name in named}
+    there = tuple(lead for lead in LEADS if lead.casefold() in known)
+    if not there:
+        raise DataError(f"The recording {header.stem} has none of the leads {', '.join(LEADS)}.")
+    ecg = read_ecg(header, root, there)
+    return Ecg(_in_order(ecg.samples, list(there)), ecg.sampling_rate)
+
+
+def _npy_leads(path: Path, rate: float) -> Ecg:
+    """Return the leads of an array file."""
+    try:
+        samples = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"The ECG {path.name} cannot be read ({error}).") from error
+    if not isinstance(samples, np.ndarray) or samples.ndim != 2 or samples.dtype.kind not in "uif":
+        raise DataError(f"The ECG {path.name} is no array of shape (leads, samples).")
+    stated_rate, names = _sidecar(path)
+    rate = rate or stated_rate
+    if rate <= 0:
+        raise DataError(
+            f"The sampling rate of {path.name} is not known: add the column ecg_rate to the table, or "
+            f"--ecg-rate to the command, in hertz, or state it in {path.stem}.json."
+        )
+    if len(names) != len(samples):
+        raise DataError(
+            f"The ECG {path.name} has {len(samples)} rows, and {len(names)} leads are expected: "
+            f"store (leads, samples), or name the leads in {path.stem}.json."
+        )
+    return Ecg(_in_order(samples.astype(np.float64), names), float(rate))
+
+
+def _sidecar(path: Path) -> tuple[float, list[str]]:
+    """Return the rate and the leads that the file beside an array states; 0 and twelve leads by default."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return 0.0, list(LEADS)
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+        return float(content.get("sampling_rate", 0.0)), [str(name) for name in content.get("leads", LEADS)]
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise DataError(f"The file {beside.name} cannot be read ({error}).") from error
+
+
+def _in_order(samples: NDArray[np.float64], names: list[str]) -> NDArray[np.float64]:
+    """Return twelve leads in the usual order, NaN where one is lacking."""
+    numbers = {name.strip().casefold(): number for number, name in enumerate(names)}
+    if not set(numbers) & {lead.casefold() for lead in LEADS}:
+        raise DataError(f"None of the leads {', '.join(names)} is one of {', '.join(LEADS)}.")
+    ordered = np.full((len(LEADS), samples.shape[1]), np.nan)
+    for place, lead in enumerate(LEADS):
+        if lead.casefold() in numbers:
+            ordered[place] = samples[numbers[lead.casefold()]]
+    return ordered
+
+
+def _ecg_facts(ecg: Ecg | None, settings: PairSettings) -> dict[str, Any]:
+    """Return what ``recordings.csv`` says of an ECG; the digest is of its content."""
+    if ecg is None:
+        return {"ecg_rate": 0.0, "duration": 0.0, "end": 0.0, "absent_leads": "", "signal_sha256": ""}
+    absent = flat_leads(ecg.samples)
+    return {
+        "ecg_rate": ecg.sampling_rate,
+        "duration": round(ecg.duration, 4),
+        "end": round(min(ecg.duration, settings.seconds), 4),
+        "absent_leads": " ".join(lead for lead, lacks in zip(LEADS, absent, strict=True) if lacks),
+        "signal_sha256": ecg_digest(ecg),
+    }
+
+
+def ecg_digest(ecg: Ecg) -> str:
+    """Return a digest of an ECG's samples and rate, by which the same ECG is known wherever it turns up."""
+    content = ecg.samples.astype("<f4").tobytes() + f"{ecg.sampling_rate:g}".encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+# Cine -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _PreparedCine:
+    """A cine as the cache keeps it, facts of its file, and what was unusual."""
+
+    pixels: NDArray[np.uint8]
+    facts: dict[str, Any]
+    remarks: tuple[str, ...]
+
+
+def _cine(row: dict[str, Any], root: Path, view: str, settings: PairSettings) -> _PreparedCine:
+    """Read and prepare the short axis (``cmr``) or the long axis (``long_axis``) of a row."""
+    file, digest = ("image", "image_sha256") if view == "cmr" else (view, f"{view}_sha256")
+    spacing = settings.pixel_spacing if view == "cmr" else settings.long_axis_spacing
+    cine = read_cine(root / row[file], float(row[f"{view}_spacing"]))
+    first = int(row["first_frame"])
+    if first >= len(cine.frames):
+        raise DataError(f"Its end-diastole is frame {first + 1}, and there are {len(cine.frames)}.")
+    pixels = prepare_cine(
+        cine, settings.frames, settings.size, spacing, settings.center, first, settings.percentiles
+    )
+    facts = {
+        f"{view}_frames": len(cine.frames),
+        f"{view}_slices": cine.slices,
+        f"{view}_spacing": round(max(cine.spacing), 4),
+        digest: hashlib.sha256(cine.frames.tobytes()).hexdigest(),
+    }
+    return _PreparedCine(pixels, facts, cine.remarks)
+
+
+# Files ----------------------------------------------------------------------------------------------
+
+
+def _inside(root: Path, cell: str) -> str:
+    """Return a path relative to the root, with forward slashes; refuse one that leads out of it."""
+    name = cell.replace("\\", "/").removeprefix("./")
+    path = root / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"The file {cell!r} is outside the folder of the table.")
+    return name
+
+
+def ecg_file(root: Path, cell: str) -> str:
+    """Return the header of a WFDB record, or an array file, relative to the root.
+
+    Raises
+    ------
+    DataError
+        If it does not exist, or lies outside the root.
+    """
+    name = _inside(root, cell)
+    if not name.endswith(".npy"):
+        name = name.removesuffix(".dat").removesuffix(".hea") + ".hea"
+    if not (root / name).is_file():
+        raise DataError(f"The ECG {cell!r} does not exist.")
+    return name
+
+
+def cine_file(root: Path, cell: str) -> str:
+    """Return the file of a cine, relative to the root.
+
+    Raises
+    ------
+    DataError
+        If it does not exist, lies outside the root, or is of another kind.
+    """
+    name = _inside(root, cell)
+    if not name.lower().endswith(ENDINGS):
+        raise DataError(f"The cine {cell!r} is neither NIfTI (.nii, .nii.gz) nor NumPy (.npy).")
+    if not (root / name).is_file():
+        raise DataError(f"The cine {cell!r} does not exist.")
+    return name

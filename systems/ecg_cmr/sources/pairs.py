@@ -1,0 +1,330 @@
+"""Index patients who have an ECG, a cine CMR, or both, with indicators and diseases as far as known.
+
+One's own are listed in ``pairs.csv`` (or ``.xlsx``), a row a patient; any cell but the first may be empty::
+
+    patient                       unique name or number
+    ecg, ecg_rate                 WFDB record, or .npy (leads, T) in millivolts and its rate in hertz
+    cmr, cmr_spacing              short-axis cine, NIfTI or .npy (`systems.ecg_cmr.sources.cmr_files`); mm a
+    pixel for .npy ed_frame                      frame of the files at end-diastole, counted from 1 (default:
+    1) long_axis, long_axis_spacing  long-axis cine diagnosis, official_fold      text; 1 to 10, of which 9 is
+    for validation and 10 for test age, sex, height, weight      years, male or female, cm, kg disease_<name>
+    0 or 1 <any other name>              an indicator: a number in a unit of its own
+
+Files are named relative to the folder of the table. ``data.json`` beside an ``.npy`` ECG ``data.npy`` may
+hold ``{"sampling_rate": 500, "leads": ["I", "II", ...]}``; without it there are twelve in the usual order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from datasets.patient_folders import SYNONYMS
+from datasets.patient_tables import MISSING, PatientTable, clinical_number, find_table, read_patients
+from datasets.patients import SUPERCLASSES, PatientIndex, believable, patient_tables, require_some
+from datasets.simulated import SIMULATION
+from datasets.sources import DataError, Problem
+from systems.ecg_cmr.sources.pair_modalities import NOT_GIVEN, MissingView, cine_file, ecg_file
+
+TABLE = "pairs"
+COVARIATES = ("age", "sex", "height", "weight")
+DISEASE = "disease_"
+PLACES = ("ecg", "cmr", "long_axis")
+NUMBERS = {
+    "ecg_rate": 0.0,
+    "cmr_spacing": 0.0,
+    "long_axis_spacing": 0.0,
+    "ed_frame": 1.0,
+    "official_fold": 0.0,
+}
+"""Columns that say how a file is read, and what an empty cell stands for."""
+TEXTS = ("diagnosis",)
+IGNORED = ("label", "comment", "remarks", "notes", "row")
+VIEW = {"ecg": "ECG", "cmr": "cine", "long_axis": "long axis"}
+
+
+@dataclass(frozen=True)
+class PairIndex(PatientIndex):
+    """Patients with ECG and cine, before anything is decoded.
+
+    Attributes
+    ----------
+    recordings : pandas.DataFrame
+        As of `datasets.patients.PatientIndex`: ``signal`` is the ECG and ``image`` the short axis. Further
+        ``ecg_rate``, ``cmr_spacing``, ``long_axis``, ``long_axis_spacing`` and ``first_frame`` (from 0).
+    clinical : pandas.DataFrame
+        ``recording``, then all columns of the three kinds below, NaN where missing.
+    indicators, diseases, covariates : tuple of str
+    ceilings : dict of str to float
+        Share of the variance of each indicator that an ECG can know; of virtual patients only.
+    """
+
+    indicators: tuple[str, ...] = ()
+    diseases: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = COVARIATES
+    ceilings: dict[str, float] = field(default_factory=dict)
+
+
+def pair_row(name: str, **known: Any) -> dict[str, Any]:
+    """Return the index row of a patient, all of whom is empty that is not given."""
+    row: dict[str, Any] = {
+        "recording": name,
+        "person": name,
+        "label": 0,
+        "diagnosis": "",
+        "official_fold": 0,
+        "signal": "",
+        "image": "",
+        "ecg_rate": 0.0,
+        "cmr_spacing": 0.0,
+        "long_axis": "",
+        "long_axis_spacing": 0.0,
+        "first_frame": 0,
+    }
+    return row | known
+
+
+def target_tables(
+    rows: list[dict[str, Any]], values: dict[str, dict[str, float]], kinds: Iterable[Sequence[str]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the index table and that of the targets, sorted by recording; columns in the order of kinds."""
+    return patient_tables(rows, values, [name for kind in kinds for name in kind])
+
+
+def index_pairs(root: Path) -> PairIndex:
+    """Index and check one's own pairs.
+
+    A patient with one of the two is kept: for the stages that read that one alone. Faults within files are
+    found when they are prepared (`systems.ecg_cmr.sources.cache.check_pairs`).
+
+    Raises
+    ------
+    DataError
+        If there is no table of pairs, or nothing in it can be used.
+    """
+    problems: list[Problem] = []
+    path = find_table(root, TABLE, problems) if root.is_dir() else None
+    if path is None:
+        raise DataError(f"{root} has no {TABLE}.csv with the columns patient, ecg and cmr.")
+    table = read_patients(path, problems, left_out=True)
+    columns = _roles(table, problems)
+    kinds = _kinds(columns, table, problems)
+    rows, values = [], {}
+    for name, cells in table.rows.items():
+        row = _row(name, cells, columns, root, problems)
+        if row is not None:
+            rows.append(row)
+            values[name] = _values(name, cells, columns, kinds, table.name, problems)
+    require_some(rows, problems, root)
+    recordings, targets = target_tables(rows, values, kinds)
+    simulation = _simulation(root)
+    return PairIndex(
+        "pairs",
+        root,
+        recordings,
+        problems,
+        {"pairs": "person"},
+        [table.name],
+        {},
+        targets,
+        simulated=simulation is not None,
+        indicators=kinds[0],
+        diseases=kinds[1],
+        covariates=kinds[2],
+        ceilings=(simulation or {}).get("ceilings", {}),
+    )
+
+
+def _simulation(root: Path) -> dict[str, Any] | None:
+    """Return what is said of virtual patients; None where patients are real."""
+    path = root / SIMULATION
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError):  # whatever it says, it is there
+        content = None
+    return content if isinstance(content, dict) else {}
+
+
+# Columns --------------------------------------------------------------------------------------------
+
+
+def _plain(column: str) -> str:
+    """Return the name of a column in lower case, words joined by ``_``, without a unit in brackets."""
+    return re.sub(r"[\s-]+", "_", re.sub(r"[(\[].*?[)\]]", "", column).strip()).casefold()
+
+
+def _roles(table: PatientTable, problems: list[Problem]) -> dict[str, str]:
+    """Return by role or own name the column of the file; name those that come twice."""
+    usual = {synonym: name for name in COVARIATES for synonym in SYNONYMS[name]}
+    known = {*PLACES, *NUMBERS, *TEXTS, *IGNORED}
+    columns: dict[str, str] = {}
+    for column in filter(str.strip, table.columns):
+        plain = _plain(column)
+        name = usual.get(plain, plain if plain in known or plain.startswith(DISEASE) else column)
+        if name in columns:
+            what = f"The column {column!r} repeats {columns[name]!r}; it is not used."
+            problems.append(Problem(table.name, what, "Remove one of the two.", left_out=False))
+        elif name not in IGNORED:
+            columns[name] = column
+    if not {"ecg", "cmr"} & set(columns):
+        named = ", ".join(table.columns)
+        raise DataError(f"{table.name} has neither a column ecg nor a column cmr; its columns are: {named}.")
+    return columns
+
+
+def _kinds(
+    columns: dict[str, str], table: PatientTable, problems: list[Problem]
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the names of indicators, diseases and covariates; a column without a number is none of them."""
+    wanted = [name for name in columns if name not in (*PLACES, *NUMBERS, *TEXTS)]
+    found = []
+    for name in wanted:
+        if any(_is_number(row[columns[name]], name) for row in table.rows.values()):
+            found.append(name)
+            continue
+        what = f"The column {columns[name]!r} holds no number; it is not used."
+        problems.append(Problem(table.name, what, "Fill it in, or remove it.", left_out=False))
+    diseases = tuple(name for name in found if name.startswith(DISEASE))
+    covariates = tuple(name for name in COVARIATES if name in found)
+    return tuple(name for name in found if name not in (*diseases, *covariates)), diseases, covariates
+
+
+def _is_number(cell: str, name: str) -> bool:
+    """Tell whether a cell holds a value."""
+    try:
+        return not math.isnan(clinical_number(cell, name == "sex"))
+    except ValueError:
+        return False
+
+
+def _number(where: str, name: str, cell: str, table: str, problems: list[Problem]) -> float:
+    """Return a cell as a number, NaN where it is empty or, as a problem, none."""
+    try:
+        return clinical_number(cell, name == "sex")
+    except ValueError as error:
+        what = f"The {name} {error} ({table}); it counts as missing."
+        problems.append(Problem(where, what, "Correct the cell.", left_out=False))
+        return math.nan
+
+
+def _values(
+    patient: str,
+    cells: dict[str, str],
+    columns: dict[str, str],
+    kinds: tuple[tuple[str, ...], ...],
+    table: str,
+    problems: list[Problem],
+) -> dict[str, float]:
+    """Return what is known of a patient besides the files."""
+    wanted = [name for kind in kinds for name in kind]
+    values = {name: _number(patient, name, cells[columns[name]], table, problems) for name in wanted}
+    for name in kinds[1]:
+        if not math.isnan(values[name]) and values[name] not in (0.0, 1.0):
+            what = f"The {name} is {values[name]:g}, neither 0 nor 1; it counts as missing."
+            problems.append(Problem(patient, what, "Correct the cell.", left_out=False))
+            values[name] = math.nan
+    covariates = {name: values[name] for name in kinds[2]}
+    return values | believable(covariates, patient, problems)
+
+
+# Files ----------------------------------------------------------------------------------------------
+
+
+def _row(
+    patient: str, cells: dict[str, str], columns: dict[str, str], root: Path, problems: list[Problem]
+) -> dict[str, Any] | None:
+    """Return the index row of a patient; None, and a problem, for one without any usable file."""
+    numbers = {}
+    for name, usual in NUMBERS.items():
+        value = _number(patient, name, cells[columns[name]], TABLE, problems) if name in columns else math.nan
+        if not math.isnan(value) and (value < 0 or (name == "official_fold" and value not in range(11))):
+            what = f"The {name} {value:g} is not possible; it counts as missing."
+            problems.append(Problem(patient, what, "Correct the cell.", left_out=False))
+            value = math.nan
+        numbers[name] = usual if math.isnan(value) else value
+    find: dict[str, Callable[[Path, str], str]] = {"ecg": ecg_file, "cmr": cine_file, "long_axis": cine_file}
+    files, reasons, absent = dict.fromkeys(PLACES, ""), list[str](), list[MissingView]()
+    for place in PLACES:
+        cell = cells[columns[place]] if place in columns else ""
+        given = cell.casefold() not in MISSING
+        try:
+            files[place] = find[place](root, cell) if given else ""
+            lacking = "" if files[place] or place == "long_axis" else f"It has no {VIEW[place]}."
+        except DataError as error:
+            lacking = str(error)
+        if lacking:
+            what = f"{lacking} It is used without {VIEW[place]}."
+            remedy = "Correct the cell, or add the file." if given else NOT_GIVEN
+            absent.append(MissingView(patient, what, remedy, left_out=given))
+            reasons.append(lacking)
+    if not files["ecg"] and not files["cmr"]:
+        what = f"{' '.join(reasons)} Nothing of it can be used."
+        problems.append(Problem(patient, what, "Add a file, or remove the row."))
+        return None
+    problems += absent
+    return pair_row(
+        patient,
+        diagnosis=cells[columns["diagnosis"]] if "diagnosis" in columns else "",
+        official_fold=int(numbers["official_fold"]),
+        signal=files["ecg"],
+        image=files["cmr"],
+        long_axis=files["long_axis"],
+        first_frame=max(int(numbers["ed_frame"]) - 1, 0),
+        **{name: numbers[name] for name in ("ecg_rate", "cmr_spacing", "long_axis_spacing")},
+    )
+
+
+# Other sources --------------------------------------------------------------------------------------
+
+
+def ecg_only(index: PatientIndex) -> PairIndex:
+    """Return the patients of another source, such as PTB-XL, as patients without a cine.
+
+    Its superclasses become diseases. The folds that the source assigns stay. Its patients are named after
+    the source as well: a number alone may be that of somebody else in another source.
+
+    Raises
+    ------
+    DataError
+        If its ECGs are no WFDB records.
+    """
+    if not index.recordings["signal"].str.endswith(".hea").all():
+        raise DataError(f"The ECGs of {index.name} are no WFDB records: list them in a table of pairs.")
+    superclasses = [name for name in SUPERCLASSES if name in index.recordings and name != "NORM"]
+    diseases = tuple(DISEASE + name for name in superclasses)
+    covariates = tuple(name for name in COVARIATES if name in index.clinical)
+    rows = [
+        pair_row(
+            row["recording"],
+            person=f"{index.name}-{row['person']}",
+            **{name: row[name] for name in ("diagnosis", "official_fold", "signal")},
+            ecg_rate=index.signal_rate,
+        )
+        for row in index.recordings.to_dict("records")
+    ]
+    targets = index.clinical[["recording", *covariates]].copy()
+    for place, (disease, name) in enumerate(zip(diseases, superclasses, strict=True), start=1):
+        targets.insert(place, disease, index.recordings[name].astype(float))
+    return PairIndex(
+        f"{index.name}-ecg",
+        index.root,
+        pd.DataFrame(rows),
+        index.problems,
+        index.session_unit,
+        index.files,
+        index.choices,
+        targets,
+        index.leads,
+        simulated=index.simulated,
+        diseases=diseases,
+        covariates=covariates,
+    )

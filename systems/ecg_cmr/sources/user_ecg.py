@@ -1,0 +1,181 @@
+"""Find and read twelve-lead ECGs of one's own, one by one: WFDB records, and .npy in millivolts.
+
+They are read as those of a table of pairs are (`systems.ecg_cmr.sources.pair_modalities.read_leads`). How
+good one is, is measured lead by lead with the limits of `datasets.signal_quality`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.ecg import LEADS, Ecg, flat_leads
+from datasets.recording_paths import Place, distinct
+from datasets.recordings import Recording, Signal
+from datasets.signal_quality import NO_HEART, SHORT, Quality, Remark, examine
+from datasets.sources import DataError
+from systems.ecg_cmr.sources.pair_modalities import read_leads
+
+ENDINGS = (".hea", ".npy")
+SHORTEST = 5.0
+"""Seconds that an ECG must last at least, or as long as the model reads if that is less."""
+LARGEST_GAP = 0.1
+"""Share of a lead that may be missing; gaps are filled by straight lines, and more would be invented."""
+SMALLEST_MILLIVOLTS = 0.1
+"""What the largest lead of a living heart's ECG spans at least: below it the unit is another."""
+LARGEST_MISMATCH = 0.25
+"""Deviation of lead II from the sum of I and III that is borne, as a share of its own: leads in another order
+have one of 1 or more, 500 records of PTB-XL at most .007."""
+EXPECTED = " or ".join(("a WFDB record", "an .npy of shape (leads, samples) in millivolts"))
+
+
+def find_ecgs(given: Iterable[Path]) -> list[Place]:
+    """Return the ECGs that paths name: records, arrays, and all of both in folders, recursively.
+
+    Names are as `systems.ecg_pcg.sources.user_recording.find_recordings` gives them. Whether a file is there
+    shows when it is read.
+
+    Raises
+    ------
+    DataError
+        If a folder holds none.
+    """
+    found: list[Place] = []
+    for path in given:
+        found += _of_folder(path) if path.is_dir() else [Place(_name(path.name), path)]
+    return distinct(found)
+
+
+def _of_folder(folder: Path) -> list[Place]:
+    """Return the ECGs in a folder and its subfolders, sorted by name, hidden ones left out."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in ENDINGS and path.is_file())
+    inside = [path.relative_to(folder) for path in files]
+    shown = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
+    if not shown:
+        raise DataError(f"{folder} holds no ECG: no WFDB header (.hea) and no .npy file.")
+    return [Place(_name(path.as_posix()), folder / path) for path in shown]
+
+
+def _name(path: str) -> str:
+    for ending in ENDINGS:
+        path = path.removesuffix(ending)
+    return path
+
+
+def open_ecg(path: Path, rate: float = 0.0) -> Ecg:
+    """Read the twelve leads of a WFDB record (with or without .hea) or .npy; a lead that is absent is NaN.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    rate : float
+        Hertz, of an ``.npy`` that does not state it.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it cannot be read.
+    """
+    file = path if path.suffix in ENDINGS else path.with_name(path.name + ".hea")
+    if not file.is_file():
+        raise DataError(f"There is no ECG {file}: name {EXPECTED}.")
+    return read_leads(file, file.parent, rate)
+
+
+def require_whole(ecg: Ecg, seconds: float) -> None:
+    """Refuse an ECG that lacks a lead or much of one, is too short, or cannot be in millivolts.
+
+    Parameters
+    ----------
+    ecg : Ecg
+        Of twelve leads.
+    seconds : float
+        Length that the model reads.
+
+    Raises
+    ------
+    DataError
+        Saying which leads, or what.
+    """
+    least = min(SHORTEST, seconds)
+    if ecg.duration < least:
+        raise DataError(f"It lasts {ecg.duration:.1f} s, and at least {least:g} s are needed.")
+    missing = np.isnan(ecg.samples).mean(axis=1)
+    absent = named(missing == 1)
+    if absent:
+        raise DataError(f"It lacks {absent}: all of {', '.join(LEADS)} are needed.")
+    if flat := named(flat_leads(ecg.samples)):
+        raise DataError(f"No signal is in {flat}: all twelve leads are needed.")
+    if gaps := named(missing > LARGEST_GAP):
+        raise DataError(f"More than {LARGEST_GAP:.0%} of {gaps} is missing (NaN): too much to be filled.")
+    largest = float(np.ptp(np.nanpercentile(ecg.samples, [0.5, 99.5], axis=1), axis=0).max())
+    if largest < SMALLEST_MILLIVOLTS:
+        raise DataError(f"Its largest lead spans {largest:.2g} mV: its values are not in millivolts.")
+
+
+def named(flags: Iterable[Any]) -> str:
+    """Return the names of the leads that are flagged."""
+    return ", ".join(lead for lead, flag in zip(LEADS, flags, strict=True) if flag)
+
+
+def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[Remark]]:
+    """Return how good each lead is, and what is doubtful, the leads of one doubt together.
+
+    Raises
+    ------
+    DataError
+        If most leads show no heart beat that repeats.
+    """
+    nothing = np.zeros((0, 2))
+    leads = {}
+    for lead, samples in zip(LEADS, ecg.samples, strict=True):
+        signal = Signal(samples.astype(np.float32), ecg.sampling_rate, 0.0, float(np.isnan(samples).mean()))
+        leads[lead] = examine(Recording(signal, None, ecg.sampling_rate, ""), nothing)
+    if _typical_agreement(leads, ecg.duration) < NO_HEART:
+        raise DataError("No heart beat that repeats is found in most leads: it is too noisy to judge.")
+    return leads, [*_together(leads), *_order_remarks(ecg)]
+
+
+def _typical_agreement(leads: Mapping[str, Quality], duration: float) -> float:
+    """Return the median over the leads of how alike their beats are: noise has .1, PTB-XL .89 and more.
+
+    A lead without beats enough to tell counts as unlike if there was time enough for them.
+    """
+    unknown = 0.0 if duration >= SHORT else 1.0
+    return float(np.median([quality.signals["ecg"].get("agreement", unknown) for quality in leads.values()]))
+
+
+def _together(leads: Mapping[str, Quality]) -> list[Remark]:
+    """Return each kind of doubt once, with the leads that it is about."""
+    found: dict[str, list[tuple[str, Remark]]] = {}
+    for lead, quality in leads.items():
+        for code in dict.fromkeys(remark.code for remark in quality.remarks):
+            first = next(remark for remark in quality.remarks if remark.code == code)
+            found.setdefault(code, []).append((lead, first))
+    return [_joined(code, rows) for code, rows in found.items()]
+
+
+def _joined(code: str, rows: Sequence[tuple[str, Remark]]) -> Remark:
+    """Return the doubt of some leads as one; those of the whole recording name none."""
+    first = rows[0][1]
+    if not first.signal:
+        return first
+    others = f" So are {', '.join(lead for lead, _ in rows[1:])}." if len(rows) > 1 else ""
+    return Remark(code, "ecg", f"Lead {rows[0][0]}: {first.text}{others}")
+
+
+def _order_remarks(ecg: Ecg) -> list[Remark]:
+    """Return the doubt about leads that do not fit each other, as lead II is the sum of I and III."""
+    first, second, third = (np.nan_to_num(ecg.samples[place]) for place in range(3))
+    centred = [lead - np.median(lead) for lead in (second, second - first - third)]
+    mismatch = float(np.std(centred[1]) / max(float(np.std(centred[0])), 1e-9))
+    if mismatch <= LARGEST_MISMATCH:
+        return []
+    text = (
+        f"Lead II is not the sum of I and III ({mismatch:.0%} of it is left): are the leads in the order "
+        f"{', '.join(LEADS)}?"
+    )
+    return [Remark("lead-order", "ecg", text)]

@@ -1,0 +1,112 @@
+"""Age, sex, height and weight of whoever was recorded, given one by one or in a table."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets.patient_folders import SYNONYMS
+from datasets.patient_tables import clinical_number, patient_id, read_patients
+from datasets.patients import PLAUSIBLE, believable
+from datasets.recording_paths import Place
+from datasets.signal_quality import Remark
+from datasets.sources import DataError, Problem
+from systems.ecg_cmr.sources.pairs import COVARIATES
+
+SEX = {"male": 0.0, "female": 1.0}
+
+
+@dataclass(frozen=True)
+class People:
+    """What is known of those who were recorded.
+
+    Attributes
+    ----------
+    given : dict of str to float
+        Of everybody.
+    rows : dict of str to dict
+        Cells of a table by patient and covariate; None without a table.
+    table : str
+        Its name.
+    """
+
+    given: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, dict[str, str]] | None = None
+    table: str = ""
+
+    def of(self, place: Place) -> tuple[dict[str, float], list[Remark]]:
+        """Return what is known of who was recorded there, and what is doubtful about it."""
+        if self.rows is None:
+            return dict(self.given), []
+        names = [patient_id(place.path.name.removesuffix(".hea").removesuffix(".npy"))]
+        if "/" in place.name:  # a name without folder may have a number, being the second of its kind
+            names.insert(0, patient_id(place.name))
+        cells = next((self.rows[name] for name in names if name in self.rows), None)
+        if cells is None:
+            text = f"{self.table} has no row for {names[-1]}: age, sex, height and weight count as not known."
+            return dict(self.given), [Remark("no-row", "", text)]
+        known, problems = _numbers(names[-1], cells, self.table)
+        return self.given | known, [Remark("person", "", problem.what) for problem in problems]
+
+
+def read_people(given: Mapping[str, float | str | None], table: Path | None) -> People:
+    """Check what is given of one person, and read the table of several.
+
+    Parameters
+    ----------
+    given : mapping of str to float, str or None
+        Age in years, sex as male or female, height in cm, weight in kg; None where not known.
+    table : pathlib.Path, optional
+        ``.csv`` or ``.xlsx`` with a column patient and any of the four.
+
+    Raises
+    ------
+    DataError
+        If a value is not possible, or the table cannot be read or has none of the columns.
+    """
+    told = {name: SEX[value] if isinstance(value, str) else value for name, value in given.items()}
+    known = {name: float(value) for name, value in told.items() if value is not None}
+    for name, value in known.items():
+        low, high, unit = PLAUSIBLE[name]
+        if not low <= value <= high:
+            raise DataError(f"--{name} {value:g} is not possible: {low:g} to {high:g} {unit} is.")
+    if table is None:
+        return People(known)
+    if not table.is_file():
+        raise DataError(f"There is no table {table}: --patients names a .csv or .xlsx.")
+    problems: list[Problem] = []
+    found = read_patients(table, problems)
+    columns = _columns(found.columns)
+    if not columns:
+        raise DataError(f"{table} has none of the columns {', '.join(COVARIATES)}.")
+    rows = {
+        name: {role: cells[column] for role, column in columns.items()} for name, cells in found.rows.items()
+    }
+    return People(known, rows, table.name)
+
+
+def _columns(names: list[str]) -> dict[str, str]:
+    """Return by covariate the first column that holds it."""
+    usual = {synonym: name for name in COVARIATES for synonym in SYNONYMS[name]}
+    columns: dict[str, str] = {}
+    for column in names:
+        plain = re.sub(r"[\s-]+", "_", re.sub(r"[(\[].*?[)\]]", "", column).strip()).casefold()
+        if plain in usual:
+            columns.setdefault(usual[plain], column)
+    return columns
+
+
+def _numbers(where: str, cells: Mapping[str, str], table: str) -> tuple[dict[str, float], list[Problem]]:
+    """Return the values that are known and possible, and what is wrong with the others."""
+    problems, values = list[Problem](), {}
+    for name, cell in cells.items():
+        try:
+            values[name] = clinical_number(cell, name == "sex")
+        except ValueError as error:
+            what = f"The {name} {error} ({table}); it counts as missing."
+            problems.append(Problem(where, what, "Correct the cell.", left_out=False))
+    kept = believable(values, where, problems)
+    return {name: value for name, value in kept.items() if not math.isnan(value)}, problems

@@ -1,0 +1,242 @@
+"""What the stages of the ECG-CMR chain share: samples, encoders, and what is taken from those before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from common.errors import UserError
+from datasets.cache import Cache
+from datasets.splits import Fold
+from learning.checkpoint import BEST, file_digest, load_checkpoint
+from learning.distributed import bare
+from learning.fold import FoldRun
+from models.ecg_cmr.cmr_mae import CMREncoder
+from models.ecg_cmr.ecg_mae import ECGEncoder
+from models.ecg_cmr.transformer import TokenEncoder
+from systems.base.task import BinaryTask
+from systems.ecg_cmr.augmentation import shift_in_time, vary_cine
+from systems.ecg_cmr.samples import Pairs, read_pairs
+from systems.ecg_cmr.settings import StageSettings, stage_defaults
+
+CARRIED = ("sample", "recording", "session", "person")
+
+
+class Stage(BinaryTask):
+    """Answers that all stages of the chain have in common.
+
+    Parameters
+    ----------
+    chosen : StageSettings, optional
+        Settings of the run.
+    """
+
+    name: str
+    settings: type[StageSettings]
+    needs: ClassVar[tuple[str, ...]]
+    labelled = False
+    columns: ClassVar[tuple[str, ...]] = ()
+    """Names of the columns that `step` predicts, where they do not depend on the data."""
+
+    def __init__(self, chosen: StageSettings | None = None) -> None:
+        self.chosen: Any = chosen or self.settings()
+
+    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> StageSettings:
+        """Return the settings that a preset stands for."""
+        return stage_defaults(self.settings, preset)
+
+    def build(self, settings: Any, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the model for inputs as `inputs` describes them."""
+        raise NotImplementedError
+
+    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return named losses of a batch and its predictions."""
+        raise NotImplementedError
+
+    def samples(self, cache: Cache, settings: Any, device: torch.device) -> Pairs:
+        """Return the patients who have what this stage reads."""
+        return read_pairs(cache, self.reads(settings), device)
+
+    def reads(self, settings: Any) -> tuple[str, ...]:
+        """Return what a patient must have."""
+        return self.needs
+
+    def for_fold(self, samples: Pairs, fold: Fold, settings: Any) -> Pairs:
+        """Return the samples as they are."""
+        return samples
+
+    def inputs(self, samples: Pairs) -> dict[str, Any]:
+        """Return what a network must know of its inputs, in plain types."""
+        return samples.describe_inputs()
+
+    def aligned(self, samples: Pairs, inputs: Mapping[str, Any]) -> Pairs:
+        """Return the samples of another cache as a network of these inputs takes them."""
+        return samples.like(inputs)
+
+    def parents(self) -> dict[str, Path]:
+        """Return the runs that the encoders start from, by modality."""
+        given = {kind: getattr(self.chosen, f"init_{kind}", None) for kind in ("ecg", "cmr")}
+        return {kind: path for kind, path in given.items() if path is not None}
+
+    def describe_parents(self) -> list[dict[str, Any]]:
+        """Return what a checkpoint remembers of its parents: run, hash, and patients they learned from."""
+        found = []
+        for kind, path in self.parents().items():
+            place = find_parent(path)
+            content = load_checkpoint(place)
+            known = {"kind": kind, "run": content["run"], "sha256": file_digest(place)}
+            found.append(known | {"session": sorted(lineage(content))})
+        return found
+
+    def initialize(self, model: nn.Module, run: FoldRun) -> None:
+        """Take encoders from the parents, and note whose patients they were trained on."""
+        for kind, path in self.parents().items():
+            encoder = self.encoder_of(bare(model), kind)
+            if encoder is None:
+                raise UserError(f"This run reads no {kind.upper()}: leave --init-{kind} away.")
+            parent = find_parent(path)
+            refuse_known(load_checkpoint(parent), parent, run)
+            take_encoder(encoder, load_checkpoint(parent), kind, parent)
+
+    def encoder_of(self, model: nn.Module, kind: str) -> TokenEncoder | None:
+        """Return the part of a model that reads the ECG or the CMR; None if it has none."""
+        found = getattr(model, f"{kind}_encoder", None)
+        return found if isinstance(found, TokenEncoder) else None
+
+    def hide(self, samples: Pairs, modality: str, settings: Any) -> Pairs:
+        """Refuse: a stage reads what it was made for."""
+        raise UserError(f"A run of {self.name} cannot do without what it reads: leave --without away.")
+
+    def threshold(self, samples: Pairs, rows: Tensor, predictions: Tensor) -> float:
+        """Return 0.5: there is nothing to be decided."""
+        return 0.5
+
+    def predictions(self, samples: Pairs, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
+        """Return who was predicted, and each predicted column."""
+        table = samples.table.iloc[rows][list(CARRIED)].reset_index(drop=True)
+        names = self.predicted(samples)
+        values = probability.reshape(len(table), -1).double().numpy()
+        return pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
+
+    def predicted(self, samples: Pairs) -> list[str]:
+        """Return the names of the columns that `step` predicts."""
+        return list(self.columns)
+
+    def figures(
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+    ) -> dict[str, Figure]:
+        """Return nothing."""
+        return {}
+
+
+def varied(batch: Mapping[str, Tensor], kind: str, wanted: bool) -> Tensor:
+    """Return the ``ecg`` or the ``cmr`` of a batch, varied where that is wanted."""
+    vary = {"ecg": shift_in_time, "cmr": vary_cine}[kind]
+    return vary(batch[kind]) if wanted else batch[kind]
+
+
+def ecg_encoder(settings: Any, inputs: Mapping[str, Any]) -> ECGEncoder:
+    """Return a new ECG encoder of the settings' size."""
+    size = settings.encoder
+    return ECGEncoder(
+        inputs["samples"],
+        patch_length(size.patch_seconds, inputs),
+        inputs["leads"],
+        size.width,
+        size.depth,
+        size.heads,
+    )
+
+
+def patch_length(seconds: float, inputs: Mapping[str, Any]) -> int:
+    """Return the points of a patch of the ECG; they must divide the points of a lead."""
+    length = round(seconds * inputs["ecg_rate"])
+    if length < 1 or inputs["samples"] % length:
+        raise UserError(
+            f"--patch-seconds {seconds:g} are {length} points at {inputs['ecg_rate']:g} Hz, which do not "
+            f"divide the {inputs['samples']} points of a lead: choose another."
+        )
+    return length
+
+
+def cmr_encoder(settings: Any, inputs: Mapping[str, Any]) -> CMREncoder:
+    """Return a new CMR encoder of the settings' size."""
+    size = settings.encoder
+    patch = (inputs["frames"], size.patch_pixels, size.patch_pixels)
+    return CMREncoder(inputs["frames"], inputs["size"], patch, size.width, size.depth, size.heads)
+
+
+def find_parent(path: Path) -> Path:
+    """Return the checkpoint that a path names: itself, or the best of the one fold of a run's folder.
+
+    Raises
+    ------
+    UserError
+        If there is none, or several.
+    """
+    if path.is_file():
+        return path
+    found = sorted(path.glob(f"fold_*/{BEST}"))
+    if len(found) != 1:
+        there = f"{len(found)} folds, so name one" if found else f"no fold with a {BEST}"
+        raise UserError(f"{path} has {there}, as in --init-ecg {path}/fold_0/{BEST}.")
+    return found[0]
+
+
+def refuse_known(parent: Mapping[str, Any], path: Path, run: FoldRun) -> None:
+    """Refuse a parent that was trained on a patient whom this run is judged on.
+
+    Raises
+    ------
+    UserError
+        Naming one.
+    """
+    parts = torch.as_tensor(run.facts["parts"]).numpy()
+    table = run.samples.table
+    judged = set(table["session"].iloc[np.flatnonzero(parts == 2)].astype(str))
+    known = {str(name) for name in lineage(parent)}
+    shared = sorted(judged & known)
+    if shared:
+        raise UserError(
+            f"{path} was trained on {len(shared)} patients of this run's test part, {shared[0]} among them: "
+            "train all stages from one cache with the same --seed, --fold-count and --folds."
+        )
+
+
+def lineage(checkpoint: Mapping[str, Any]) -> set[str]:
+    """Return the patients that a checkpoint, or any stage before it, was trained on."""
+    own = set(map(str, checkpoint["trained_on"]["session"]))
+    return own.union(*(parent["session"] for parent in checkpoint["parents"]))
+
+
+def take_encoder(encoder: TokenEncoder, content: Mapping[str, Any], kind: str, path: Path) -> None:
+    """Load the encoder of a parent into this one.
+
+    Raises
+    ------
+    UserError
+        If the parent has none, or one of another size.
+    """
+    weights = content["model"]
+    places = (f"{kind}_encoder.", "encoder.")
+    reads = {"ecg-mae": "ecg", "cmr-mae": "cmr", "ecg-cmr-contrast": kind}.get(content["task"])
+    if content["task"] == "ecg-phenotypes":
+        reads = content["settings"]["reads"]
+    prefix = next((place for place in places if any(name.startswith(place) for name in weights)), None)
+    if prefix is None or reads != kind:
+        raise UserError(f"{path} is a run of {content['task']}, which has no encoder of the {kind.upper()}.")
+    part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    try:
+        encoder.load_state_dict(part)
+    except RuntimeError:
+        raise UserError(
+            f"The encoder of {path} has another size: give the same --width, --depth, --heads, "
+            "--patch-seconds and --patch-pixels, and data prepared alike."
+        ) from None

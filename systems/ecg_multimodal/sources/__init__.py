@@ -1,0 +1,1 @@
+"""From files of patients to a cache of modalities."""

@@ -1,0 +1,228 @@
+"""Task ``ecg-multimodal``: a patient's ECG image, ECG signal and clinical table, or any of them.
+
+Data     patients of a cache made by load_data.py ecg-multimodal: ``image`` (B, 1, H, W), ``signal``
+         (B, leads, T), ``clinical`` (B, features), and which of them each patient has
+Model    a branch a view and a gate a patient (`models.ecg_multimodal.network`), with learned absence tokens
+Loss     binary cross-entropy, both classes counting the same; beside it each branch's own, and if wanted
+         gradients of the view that is ahead are damped
+Target   normal or abnormal, or five diagnostic superclasses at once (``--target superclasses``)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.errors import UserError
+from datasets.cache import Cache
+from datasets.patients import SUPERCLASSES
+from datasets.splits import Fold
+from evaluation.figures import confusion_figure, roc_figure
+from evaluation.scores import macro_auroc
+from learning.distributed import bare
+from learning.fold import FoldRun
+from learning.samples import class_weights
+from models.ecg_multimodal.network import MultimodalNetwork
+from systems.base.task import CARRIED, BinaryTask
+from systems.ecg_multimodal.explain import explain_patient
+from systems.ecg_multimodal.modality_balance import (
+    branch_confidences,
+    branch_losses,
+    drop_views,
+    modulate_gradients,
+    modulation_coefficients,
+)
+from systems.ecg_multimodal.samples import Patients, read_patients
+from systems.ecg_multimodal.settings import MultimodalTrainingSettings, multimodal_defaults
+
+Batch = dict[str, Tensor]
+DAMPED = "damped_"
+"""What a gradient is multiplied by, in the named losses: followed by the view."""
+
+
+class EcgMultimodal(BinaryTask):
+    """What is particular to patients with up to three views.
+
+    Parameters
+    ----------
+    chosen : MultimodalTrainingSettings
+        Settings of the run: target, views, and how they are kept in balance.
+    """
+
+    name = "ecg-multimodal"
+    settings = MultimodalTrainingSettings
+
+    def __init__(self, chosen: MultimodalTrainingSettings | None = None) -> None:
+        self.chosen = chosen or MultimodalTrainingSettings()
+
+    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> MultimodalTrainingSettings:
+        """Return the settings that a preset and a protocol stand for."""
+        return multimodal_defaults(preset, protocol)
+
+    def samples(self, cache: Cache, settings: MultimodalTrainingSettings, device: torch.device) -> Patients:
+        """Return the patients of a cache that have a label and one of the views the network reads."""
+        return read_patients(cache, settings.target, settings.model.views, device)
+
+    def for_fold(self, samples: Patients, fold: Fold, settings: MultimodalTrainingSettings) -> Patients:
+        """Return the samples with the class weights of the fold's training part."""
+        if settings.target != "normal" or not settings.optimization.class_weights:
+            return samples
+        return samples.weighted(class_weights(samples.label, fold.train))
+
+    def inputs(self, samples: Patients) -> dict[str, Any]:
+        """Return what a network must know of its inputs, in plain types."""
+        return samples.describe_views()
+
+    def aligned(self, samples: Patients, inputs: Mapping[str, Any]) -> Patients:
+        """Return the samples of a cache with the clinical values that a network was trained with."""
+        return samples.like(inputs)
+
+    def build(
+        self, settings: MultimodalTrainingSettings, inputs: Mapping[str, Any] | None = None
+    ) -> nn.Module:
+        """Return the network for inputs as `inputs` describes them."""
+        if inputs is None:
+            raise ValueError("The size of this network depends on its inputs: give them.")
+        model = settings.model
+        try:
+            return MultimodalNetwork(
+                classes=1 if settings.target == "normal" else len(SUPERCLASSES),
+                leads=inputs["leads"],
+                clinical_features=len(inputs["clinical"]),
+                views=model.views,
+                fusion=model.fusion,
+                width=model.width,
+                dropout=model.dropout,
+                image_size=tuple(inputs["image_size"]),
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def initialize(self, model: nn.Module, run: FoldRun) -> None:
+        """Fit the scalers on the training part, and load the image weights that are asked for."""
+        network, samples = as_network(model), run.samples
+        rows = run.train.to(samples.label.device)
+        fitted = {name: samples.views[name][rows[samples.has[name][rows]]] for name in ("signal", "clinical")}
+        try:
+            network.fit(**{name: view for name, view in fitted.items() if name in network.views})
+            if self.chosen.model.image_weights is not None and "image" in network.views:
+                branch: Any = network.branches["image"]
+                branch.load_weights(self.chosen.model.image_weights)
+        except ValueError as error:
+            raise UserError(f"{run.label}: {error}") from None
+
+    def step(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Return losses of a batch and its probabilities, (B,) or (B, classes); NaN for who has no view."""
+        views = as_network(model).views
+        known = torch.stack([batch[f"has_{name}"] for name in views]).any(dim=0)
+        part = {name: value[known] for name, value in batch.items()}
+        has = {name: part[f"has_{name}"] for name in views}
+        if model.training and self.chosen.model.modality_dropout:
+            has = drop_views(has, self.chosen.model.modality_dropout)
+        given = {name: part[name] for name in views} | {f"has_{name}": mask for name, mask in has.items()}
+        logits, branches, _ = model(**given, with_views=True)
+        named = self.losses(logits.float(), branches, part["label"], part["weight"], has)
+        probability = torch.full((len(known), logits.shape[1]), torch.nan, device=logits.device)
+        probability[known] = logits.detach().float().sigmoid()
+        return named, probability.squeeze(1)
+
+    def losses(
+        self,
+        logits: Tensor,
+        branches: Mapping[str, Tensor],
+        label: Tensor,
+        weight: Tensor,
+        has: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Return the loss, its parts, and what gradients are to be multiplied by."""
+        target = label.to(logits.dtype).reshape(logits.shape)
+        each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=1)
+        of_branches = branch_losses(branches, label, has, weight)
+        named = {"fused": (each * weight).mean()} | {f"branch_{n}": loss for n, loss in of_branches.items()}
+        # times 0 too, so that every weight has a gradient
+        named["loss"] = named["fused"] + self.chosen.model.branch_loss * sum(of_branches.values())
+        if self.chosen.model.modulation:
+            ahead = modulation_coefficients(
+                branch_confidences(branches, label, has), self.chosen.model.modulation
+            )
+            named |= {DAMPED + name: logits.new_tensor(value) for name, value in ahead.items()}
+        return named
+
+    def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
+        """Damp the gradients of the view that is ahead, if that is asked for."""
+        network = as_network(model)
+        if self.chosen.model.modulation:
+            coefficients = {name: float(named[DAMPED + name]) for name in network.views}
+            modulate_gradients(dict(network.branches.items()), coefficients)
+
+    def score(self, samples: Patients, rows: Tensor, predictions: Tensor) -> dict[str, float]:
+        """Return the scores for the curves: those of two classes, or the mean AUROC of several."""
+        if predictions.ndim == 1:
+            return super().score(samples, rows, predictions)
+        label = samples.label.cpu().numpy()[rows.numpy()]
+        return {"auroc": macro_auroc(label, predictions.numpy())}
+
+    def threshold(self, samples: Patients, rows: Tensor, predictions: Tensor) -> float:
+        """Return the best threshold of two classes on validation patients; of several classes 0.5."""
+        return super().threshold(samples, rows, predictions) if predictions.ndim == 1 else 0.5
+
+    def hide(self, samples: Patients, modality: str, settings: MultimodalTrainingSettings) -> Patients:
+        """Return the samples without one view."""
+        if modality not in settings.model.views:
+            raise UserError(
+                f"This network reads {', '.join(settings.model.views)}: {modality} cannot be hidden."
+            )
+        if not settings.model.modality_dropout:
+            raise UserError(
+                "This network was trained with all views and cannot do without one: "
+                "train it with --modality-dropout 0.3."
+            )
+        return samples.without(modality)
+
+    def predictions(self, samples: Patients, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
+        """Return the table of predictions, one row a recording; who has none of the views is left out."""
+        table = samples.table.iloc[rows].reset_index(drop=True)
+        if probability.ndim == 1:
+            made = table[list(CARRIED)].assign(probability=probability.numpy().astype(np.float64))
+            return made[made["probability"].notna()].reset_index(drop=True)
+        columns = [name for name in CARRIED if name != "label"]
+        made = table[[*columns, *SUPERCLASSES]]
+        named = {f"probability_{name}": probability[:, k].numpy() for k, name in enumerate(SUPERCLASSES)}
+        return made.assign(**named)[~probability.isnan().any(dim=1).numpy()].reset_index(drop=True)
+
+    def figures(
+        self,
+        model: nn.Module,
+        samples: Patients,
+        rows: Tensor,
+        probability: Tensor,
+        settings: MultimodalTrainingSettings,
+    ) -> dict[str, Figure]:
+        """Return figures of the test part for TensorBoard: ROC and confusion, of two classes."""
+        if probability.ndim > 1:
+            return {}
+        table = self.predictions(samples, rows.numpy(), probability).assign(threshold=0.5)
+        figures = {
+            "test/roc": roc_figure(table, unit="recordings", protocol=settings.protocol),
+            "test/confusion": confusion_figure(
+                table, threshold=0.5, unit="recordings", protocol=settings.protocol
+            ),
+        }
+        if settings.model.modality_dropout or len(settings.model.views) == 1:
+            median = int(rows[int(torch.argsort(probability)[len(rows) // 2])])
+            figures["test/patient"] = explain_patient(as_network(model), samples, median)
+        return figures
+
+
+def as_network(model: nn.Module) -> MultimodalNetwork:
+    """Return the network itself, without what wraps it for several processes."""
+    network = bare(model)
+    assert isinstance(network, MultimodalNetwork)
+    return network

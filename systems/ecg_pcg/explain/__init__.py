@@ -1,0 +1,1 @@
+"""Attention and attribution over the cardiac cycle."""

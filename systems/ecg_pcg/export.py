@@ -1,0 +1,171 @@
+"""Networks of task ``ecg-pcg`` for export: prepared beats to logits and the probability of abnormal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.command_line import from_plain, to_plain
+from common.errors import UserError
+from config import EvaluationSettings
+from datasets.splits import ALL
+from evaluation.figure_text import DISCLAIMER
+from learning.checkpoint import provenance
+from models import FITTED_MODELS, SINGLE_MODALITY
+from models.layers.blocks import MODALITIES
+from systems.base.evaluation_run import Checkpoint, trained_model
+from systems.base.exporting import Exportable
+from systems.ecg_pcg.predict import believed_prevalence
+from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
+from systems.registry import find_task
+
+OUTPUTS = ("logits", "probability")
+HARMONICS = 12
+"""Of the smooth half of a random beat."""
+
+
+class ExportedBeats(nn.Module):
+    """A network of beats, asked as judging asks it, and its answer as a probability.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Of `models.NETWORKS`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        ecg: Tensor | None = None,
+        pcg: Tensor | None = None,
+        has_ecg: Tensor | None = None,
+        has_pcg: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Map beats (B, 1, T) to logits (B, 2) and the probability of abnormal (B,).
+
+        Of a row that by its masks has no signal, both are NaN in an exported file; here it is refused.
+        """
+        masks = () if has_ecg is None else (has_ecg, has_pcg)
+        logits = self.network(ecg, pcg, *masks).float()
+        if has_ecg is not None and has_pcg is not None:
+            logits = torch.where((has_ecg | has_pcg)[:, None], logits, torch.nan)
+        return logits, logits.softmax(dim=1)[:, 1]
+
+
+def exportable(checkpoint: Checkpoint, digest: str) -> Exportable:
+    """Return the network of a checkpoint, how to try it, and what its file shall say.
+
+    Parameters
+    ----------
+    checkpoint : dict
+    digest : str
+        SHA-256 of the checkpoint's file.
+
+    Raises
+    ------
+    UserError
+        If the model judges features of whole recordings instead of beats.
+    """
+    trained = from_plain(TrainingSettings, checkpoint["settings"])
+    model = trained.model
+    if model.model in FITTED_MODELS:
+        raise UserError(
+            f"{model.model} judges features that only this code computes from a recording, so a file of it "
+            "would be of no use alone: use it by predict.py, or export a run of a network of beats."
+        )
+    on_the_cpu = EvaluationSettings(device="cpu")
+    network = trained_model(find_task("ecg-pcg", trained), trained, checkpoint, on_the_cpu)
+    names = input_names(model)
+
+    def draw(rows: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return random_beats(names, rows, model.points, generator)
+
+    facts = describe(checkpoint, trained, names) | {"checkpoint_sha256": digest}
+    return Exportable(ExportedBeats(network).eval(), draw, OUTPUTS, facts)
+
+
+def input_names(model: ModelSettings) -> tuple[str, ...]:
+    """Return the inputs of a network: the signals that it reads, and masks if it takes any subset of both."""
+    if model.modality_dropout > 0:
+        return *MODALITIES, "has_ecg", "has_pcg"
+    alone = SINGLE_MODALITY.get(model.model)
+    return tuple(name for name in MODALITIES if name != model.zeroed and name == (alone or name))
+
+
+def random_beats(
+    names: tuple[str, ...], rows: int, points: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return random inputs: waves and noise of the scale of prepared beats; every row has a signal."""
+    found = {name: _waves(rows, points, generator) for name in names if name in MODALITIES}
+    if "has_ecg" in names:
+        kind = torch.randint(0, 3, (rows,), generator=generator)
+        found |= {"has_ecg": kind != 0, "has_pcg": kind != 1}
+    return found
+
+
+def _waves(rows: int, points: int, generator: torch.Generator) -> Tensor:
+    """Return (rows, 1, points) of about unit variance: a random smooth wave and white noise."""
+    phase = torch.linspace(0, 2 * torch.pi, points) * torch.arange(1, HARMONICS + 1)[:, None]
+    weights = torch.randn(rows, 2 * HARMONICS, generator=generator) / HARMONICS**0.5
+    smooth = weights @ torch.cat([phase.sin(), phase.cos()])
+    noise = torch.randn(rows, points, generator=generator)
+    return ((smooth + noise) / 2**0.5).unsqueeze(1)
+
+
+def describe(checkpoint: Checkpoint, trained: TrainingSettings, names: tuple[str, ...]) -> dict[str, str]:
+    """Return what a file shall say of itself: names to text, JSON where it has parts."""
+    points = trained.model.points
+    cache, prevalence = checkpoint["cache"], believed_prevalence([checkpoint], trained)
+    known: dict[str, Any] = {
+        "notice": DISCLAIMER,
+        "task": "ecg-pcg",
+        "model": trained.model.model,
+        "model_settings": to_plain(trained.model),
+        "run": checkpoint["run"],
+        "fold": "all" if checkpoint["fold"] == ALL else checkpoint["fold"],
+        "protocol": checkpoint["protocol"],
+        "inputs": {name: _input_text(name, points) for name in names},
+        "outputs": ", ".join(OUTPUTS),
+        "logits": "float32 (batch, 2), one a class",
+        "probability": "float32 (batch,), of abnormal: softmax of the logits; not calibrated",
+        "classes": "normal, abnormal",
+        "points": points,
+        "sampling_rate": _rate_text(points, cache["settings"]["beat_points"]),
+        "scaling": "both signals z-scored over the whole recording before beats are cut",
+        "preparation": cache["settings"],
+        "recording": "the probability of a recording is the mean over its beats",
+        "threshold": checkpoint.get("threshold", 0.5),
+        "threshold_from": _threshold_text(checkpoint),
+        "assumed_prevalence": "unknown" if prevalence is None else prevalence,
+        "trained_on": cache["source"],
+        "trained_on_simulated_data": "yes" if cache["simulated"] else "no",
+        "trained_with": checkpoint["provenance"],
+        "exported_with": provenance(),
+    }
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in known.items()}
+
+
+def _input_text(name: str, points: int) -> str:
+    if name in MODALITIES:
+        return f"float32 (batch, 1, {points}), prepared beats of the {name.upper()}"
+    signal = name.removeprefix("has_")
+    return (
+        f"bool (batch,), whether a beat has its {signal.upper()}; without, {signal} may hold any finite value"
+    )
+
+
+def _rate_text(points: int, cached: int) -> str:
+    text = f"none: a beat is one cardiac cycle, S1 to S1, brought to {cached} points by a cubic spline"
+    return text if points == cached else f"{text}, then to {points} without aliases"
+
+
+def _threshold_text(checkpoint: Checkpoint) -> str:
+    if "threshold" not in checkpoint:
+        return "nothing: the training of this fold was not finished"
+    return "training and validation parts; 0.5 where these could not tell"

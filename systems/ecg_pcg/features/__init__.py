@@ -1,0 +1,1 @@
+"""Features of a whole recording, for the linear model and phase fusion."""

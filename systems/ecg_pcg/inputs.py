@@ -1,0 +1,296 @@
+"""From one recording of one's own to what a model of task ``ecg-pcg`` takes, prepared exactly as in training.
+
+Networks    need beats: from annotated heart states where there are any, else from R-peaks of the ECG, else
+            from an automatic segmentation of the heart sound
+Linear      needs heart states for the heart sound: annotated or automatic; the ECG needs no beats
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from common.command_line import from_plain
+from datasets.beat_agreement import FEWEST_BEATS
+from datasets.beats import annotated_spans, r_peak_spans
+from datasets.heart_states import HeartStates
+from datasets.recordings import Recording
+from datasets.signal_quality import NAMES, Remark
+from datasets.signals import fill_gaps, shorten_beats
+from datasets.sources import DataError
+from systems.base.evaluation_run import Checkpoint
+from systems.ecg_pcg.beats import Beats
+from systems.ecg_pcg.explain.attribution import signals_read
+from systems.ecg_pcg.features.spectral import (
+    ECG_BAND,
+    ECG_BANDS,
+    GRID_SHAPE,
+    PCG_BAND,
+    cell_edges,
+    ecg_band_powers,
+    pcg_grid,
+)
+from systems.ecg_pcg.linear.task import Recordings
+from systems.ecg_pcg.robustness.corruptions import prepare_beats
+from systems.ecg_pcg.segmentation.segment import Segmentation, segment
+from systems.ecg_pcg.settings import PreparationSettings, TrainingSettings
+from systems.ecg_pcg.sources.beats_of_recording import read_states
+from systems.ecg_pcg.sources.user_recording import OwnRecording
+from systems.ecg_pcg.task import needs_tokens
+
+Segment = Callable[[Recording], Segmentation]
+ANNOTATION, R_PEAKS, AUTOMATIC = "annotation", "R-peaks of the ECG", "automatic segmentation"
+HIGHEST = {"ecg": ECG_BAND[1], "pcg": PCG_BAND[1]}
+"""Highest frequency that the features of the linear model look at, hertz."""
+UNLIKE = {"ecg": 3.0, "pcg": 2.5}
+"""Root mean square of standardized features from which a recording is unlike those of the training. On
+training-a, out of fold, one recording in a hundred has 2.4 (ECG) or 2.1 (heart sound) or more."""
+UNCERTAIN = 0.5
+"""Quality of a segmentation without an ECG below which it is doubted: on training-a, out of fold, one
+recording in twelve, and of these one in three has more than a tenth of its onsets wrong."""
+
+APART = 0.5
+"""Agreement of R-peaks and S1 below which one of both signals is doubted: on training-a one recording in
+eighteen, mostly as R-peaks are hard to find in its ECG."""
+
+
+def automatic_states(recording: Recording) -> Segmentation:
+    """Return heart states found in the heart sound, with the help of the ECG where there is one."""
+    pcg, ecg = recording.pcg, recording.ecg
+    if pcg is None:
+        raise DataError("There is no heart sound to segment.")
+    if ecg is None:
+        return segment(pcg.samples, pcg.sampling_rate)
+    return segment(pcg.samples, pcg.sampling_rate, ecg.samples, ecg.sampling_rate)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A recording as a model takes it.
+
+    Attributes
+    ----------
+    samples : Beats or Recordings
+    used : tuple of str
+        Signals that the model reads of it.
+    spans : numpy.ndarray, shape (beats, 2)
+        Seconds.
+    source : str
+        Where beats or heart states come from.
+    remarks : list of Remark
+    """
+
+    samples: Beats | Recordings
+    used: tuple[str, ...]
+    spans: NDArray[np.float64]
+    source: str
+    remarks: list[Remark]
+
+
+class Preparer:
+    """Makes of a recording what a model takes, as training did.
+
+    Parameters
+    ----------
+    content : dict
+        A checkpoint of the model.
+    device : torch.device
+    segment : callable
+        Finds heart states in a recording.
+    """
+
+    def __init__(self, content: Checkpoint, device: torch.device, segment: Segment) -> None:
+        self.model = from_plain(TrainingSettings, content["settings"]).model
+        self.preparation = from_plain(PreparationSettings, content["cache"]["settings"])
+        self.source = content["cache"]["source"]
+        self.device, self.segment = device, segment
+
+    def for_network(self, own: OwnRecording) -> Ready:
+        """Cut the beats of a recording as preparation does."""
+        model, recording = self.model, own.recording
+        read = signals_read(model)
+        used = tuple(kind for kind in read if getattr(recording, kind) is not None)
+        lacking = [NAMES[kind] for kind in read if kind not in used]
+        if not used or (lacking and not needs_tokens(model)):
+            raise DataError(
+                f"There is no {' and no '.join(lacking)}, which {model.model} needs: use a model trained "
+                "with --modality-dropout, or the linear one, which take either signal."
+            )
+        spans, source, remarks = self._find_spans(own)
+        signals, has = {}, {}
+        for kind in NAMES:
+            signal = getattr(recording, kind)
+            beats = np.zeros((len(spans), model.points), dtype=np.float32)
+            if signal is not None:
+                cut = prepare_beats(signal.samples, signal.sampling_rate, kind, spans, self.preparation)
+                beats = shorten_beats(cut, model.points)
+            signals[kind] = torch.tensor(beats).unsqueeze(1).to(self.device)
+            has[kind] = torch.full((len(spans),), signal is not None, device=self.device)
+        nothing = torch.zeros(len(spans), dtype=torch.int64, device=self.device)
+        samples = Beats(
+            table=pd.DataFrame({"recording": [own.name] * len(spans)}),
+            ecg=signals["ecg"],
+            pcg=signals["pcg"],
+            label=nothing,
+            weight=torch.ones(len(spans), device=self.device),
+            has_ecg=has["ecg"],
+            has_pcg=has["pcg"],
+            zeroed=model.zeroed,
+        )
+        return Ready(samples, used, spans, source, remarks)
+
+    def _find_spans(self, own: OwnRecording) -> tuple[NDArray[np.float64], str, list[Remark]]:
+        """Return the beats by the first way that finds some, its name, and what is doubtful about it."""
+        duration = own.duration
+        states, remarks = self._annotated(own)
+        tried: list[str] = []
+        for source in (ANNOTATION, R_PEAKS, AUTOMATIC):
+            try:
+                spans = self._spans_by(source, own, states, remarks)
+            except DataError as error:
+                tried.append(str(error))
+                continue
+            spans = spans[spans[:, 1] <= duration]
+            if len(spans) >= FEWEST_BEATS:
+                return spans, source, remarks + self._unlike_training(source)
+        raise DataError(" ".join(["No beats are found.", *tried]))
+
+    def _spans_by(
+        self, source: str, own: OwnRecording, states: HeartStates | None, remarks: list[Remark]
+    ) -> NDArray[np.float64]:
+        """Return beats found in one way; none where that way is not open."""
+        none: NDArray[np.float64] = np.zeros((0, 2))
+        recording, duration = own.recording, own.duration
+        if source == ANNOTATION:
+            return none if states is None else annotated_spans(states, duration)
+        if source == R_PEAKS:
+            ecg = recording.ecg
+            return none if ecg is None else r_peak_spans(fill_gaps(ecg.samples), ecg.sampling_rate)
+        if recording.pcg is None:
+            return none
+        return annotated_spans(self._segmented(recording, remarks), duration)
+
+    def _annotated(self, own: OwnRecording) -> tuple[HeartStates | None, list[Remark]]:
+        """Return the annotated heart states by the rule of preparation, or why they are not used."""
+        if own.annotation is None:
+            return None, []
+        try:
+            row: dict[str, object] = {"annotation": own.annotation.name}
+            return read_states(own.annotation.parent, row, own.recording, self.preparation), []
+        except DataError as error:
+            return None, [Remark("annotation", "", f"The annotation is not used: {error}")]
+
+    def _unlike_training(self, source: str) -> list[Remark]:
+        """Return the doubt about beats cut otherwise than those that a network learned."""
+        from_ecg = self.preparation.onsets == "ecg"
+        known = self.source == "physionet2016"
+        if (source == R_PEAKS) == from_ecg or not known:
+            return []
+        begins = {True: "at R-peaks", False: "at S1"}
+        text = f"Beats are cut {begins[not from_ecg]}, and the model learned beats cut {begins[from_ecg]}."
+        return [Remark("beats", "", text)]
+
+    def for_linear(self, own: OwnRecording, models: Sequence[nn.Module]) -> Ready:
+        """Compute the features of a recording, of the signals that are good enough for them."""
+        recording = own.recording
+        states, remarks = self._annotated(own)
+        source = ANNOTATION
+        grid, bands = np.full(math.prod(GRID_SHAPE), np.nan), np.full(ECG_BANDS, np.nan)
+        pcg, ecg = recording.pcg, recording.ecg
+        if pcg is not None and _is_read(models, "pcg", pcg.sampling_rate, remarks):
+            if states is None:
+                states, source = self._segmented_if_it_can_be(recording, remarks), AUTOMATIC
+            if states is not None:
+                grid = pcg_grid(pcg.samples, pcg.sampling_rate, states)
+        if ecg is not None and _is_read(models, "ecg", ecg.sampling_rate, remarks):
+            bands = ecg_band_powers(ecg.samples, ecg.sampling_rate)
+        values = {"ecg": bands.astype(np.float32), "pcg": grid.astype(np.float32)}
+        used = tuple(kind for kind in NAMES if np.isfinite(values[kind]).all())
+        if not used:
+            reasons = [remark.text for remark in remarks] or ["No complete beat is found in the heart sound."]
+            raise DataError(" ".join(reasons))
+        if pcg is not None and states is not None and "pcg" not in used:
+            text = "The heart sound is left out: no complete beat (S1, systole, S2, diastole) is in it."
+            remarks.append(Remark("no-beats", "pcg", text))
+        spans = np.zeros((0, 2))
+        if states is not None:
+            spans = cell_edges(states, own.duration)[:, [0, -1]]
+        elif ecg is not None:
+            spans, source = r_peak_spans(fill_gaps(ecg.samples), ecg.sampling_rate), R_PEAKS
+        samples = Recordings(
+            table=pd.DataFrame({"recording": [own.name]}),
+            pcg_grid=torch.from_numpy(values["pcg"][None]).to(self.device),
+            ecg_bands=torch.from_numpy(values["ecg"][None]).to(self.device),
+            has_pcg=torch.tensor(["pcg" in used], device=self.device),
+            has_ecg=torch.tensor(["ecg" in used], device=self.device),
+            label=torch.zeros(1, dtype=torch.int64, device=self.device),
+            weight=torch.ones(1, device=self.device),
+        )
+        return Ready(samples, used, spans, source, remarks + _remarks_of_features(models, values, used))
+
+    def _segmented(self, recording: Recording, remarks: list[Remark]) -> HeartStates:
+        """Return heart states found automatically, with a remark where they are uncertain."""
+        found = self.segment(recording)
+        if found.r_peak_agreement < APART:
+            text = (
+                f"R-peaks and S1 do not go together (agreement {found.r_peak_agreement:.2f} of 1): the ECG "
+                "is noisy, has a wrong rate, or did not start with the heart sound."
+            )
+            remarks.append(Remark("apart", "", text))
+        if recording.ecg is None and found.quality < UNCERTAIN:
+            text = (
+                f"It is uncertain where S1 and S2 are (certainty {found.quality:.2f}, usually 0.55): look at "
+                "the marks in the figure (--out), or record an ECG with the heart sound."
+            )
+            remarks.append(Remark("segmentation", "pcg", text))
+        return found.states
+
+    def _segmented_if_it_can_be(self, recording: Recording, remarks: list[Remark]) -> HeartStates | None:
+        """Return heart states found automatically, or None and a remark."""
+        try:
+            return self._segmented(recording, remarks)
+        except DataError as error:
+            text = f"The heart sound is left out: no heart states are found in it. {error}"
+            remarks.append(Remark("no-beats", "pcg", text))
+            return None
+
+
+def _is_read(models: Sequence[nn.Module], kind: str, sampling_rate: float, remarks: list[Remark]) -> bool:
+    """Whether linear models read a signal, and it is sampled fast enough for their features."""
+    if not all(bool(getattr(model, kind).fitted) for model in models):
+        remarks.append(Remark("unread", kind, f"The model does not read the {NAMES[kind]}."))
+        return False
+    highest = HIGHEST[kind]
+    if sampling_rate < 2 * highest:
+        text = (
+            f"The {NAMES[kind]} is left out: it is sampled at {sampling_rate:g} Hz, and the model looks "
+            f"up to {highest:g} Hz, for which {2 * highest:g} Hz are needed."
+        )
+        remarks.append(Remark("rate", kind, text))
+        return False
+    return True
+
+
+def _remarks_of_features(
+    models: Sequence[nn.Module], values: Mapping[str, NDArray[np.float32]], used: tuple[str, ...]
+) -> list[Remark]:
+    """Return the doubt about features that are far from those of the training."""
+    remarks = []
+    for kind in used:
+        parts = [getattr(model, kind) for model in models]
+        scores = [(values[kind] - part.mean.cpu().numpy()) / part.scale.cpu().numpy() for part in parts]
+        distance = float(np.sqrt(np.mean(np.square(scores))))
+        if distance > UNLIKE[kind]:
+            text = (
+                f"The {NAMES[kind]} is unlike those the model was trained on (distance {distance:.1f}; "
+                f"1 is usual, {UNLIKE[kind]:g} rare): another device or noise, and the answer may be wrong."
+            )
+            remarks.append(Remark("unlike", kind, text))
+    return remarks

@@ -1,0 +1,1 @@
+"""The linear model: its fit and its task."""

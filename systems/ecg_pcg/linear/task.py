@@ -1,0 +1,168 @@
+"""Task ``ecg-pcg`` with ``--model linear``: one recording, a linear model on its phase-normalized grid.
+
+Data     features of each recording (`systems.ecg_pcg.features.phase_grid`), computed once and kept beside the
+         cache
+Model    `models.linear.PhaseGridLinear`: two logistic regressions, their log-odds added
+Fit      closed, a second a fold; needs no validation part, its threshold comes from inner, grouped
+         out-of-fold predictions on the training part
+Scores   as for the networks, one prediction a recording; has no meaning where beats are split
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.errors import UserError
+from datasets.cache import Cache
+from datasets.splits import Fold
+from evaluation.scores import best_threshold
+from learning.fold import FoldRun, Progress
+from learning.loop import save_finished
+from learning.samples import class_weights, describe_recordings
+from learning.tracking import Tracker
+from models import build_model
+from systems.base.task import BinaryTask
+from systems.ecg_pcg.features.phase_grid import phase_grid
+from systems.ecg_pcg.linear.fit import fit_linear, out_of_fold_log_odds
+from systems.ecg_pcg.settings import TrainingSettings, preset_defaults
+
+INNER_FOLDS = 5
+TENSORS = ("pcg_grid", "ecg_bands", "has_pcg", "has_ecg", "label", "weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recordings:
+    """All recordings of a cache that have features, on a device.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One row a recording, with the columns of a sample table.
+    pcg_grid, ecg_bands : torch.Tensor, shape (N, features)
+        NaN where a recording lacks them.
+    has_pcg, has_ecg : torch.Tensor of bool, shape (N,)
+    label, weight : torch.Tensor, shape (N,)
+    """
+
+    table: pd.DataFrame
+    pcg_grid: Tensor
+    ecg_bands: Tensor
+    has_pcg: Tensor
+    has_ecg: Tensor
+    label: Tensor
+    weight: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of recordings."""
+        return len(self.label)
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the recordings of these rows: the tensors above."""
+        here = rows.to(self.label.device)
+        return {name: getattr(self, name)[here] for name in TENSORS}
+
+    def without(self, modality: str) -> Recordings:
+        """Return the same recordings without their ``ecg`` or ``pcg``."""
+        absent = torch.zeros_like(getattr(self, f"has_{modality}"))
+        changed: dict[str, Any] = {f"has_{modality}": absent}
+        return dataclasses.replace(self, **changed)
+
+    def describe(self, rows: Tensor) -> str:
+        """Name the recordings of these rows."""
+        return describe_recordings(self.table, rows)
+
+    def weighted(self, rows: np.ndarray) -> Recordings:
+        """Return the same recordings with class weights counted on these rows only."""
+        return dataclasses.replace(self, weight=class_weights(self.label, rows))
+
+    def features(self, rows: Tensor) -> dict[str, np.ndarray]:
+        """Return the features of these rows, as the fit takes them."""
+        return {"pcg": self.pcg_grid[rows].cpu().numpy(), "ecg": self.ecg_bands[rows].cpu().numpy()}
+
+
+class EcgPcgLinear(BinaryTask):
+    """The task's answers for the linear model."""
+
+    name = "ecg-pcg"
+    settings = TrainingSettings
+    selects = False
+    has_epochs = False
+    fit_time = "about a second each"
+
+    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> TrainingSettings:
+        """Return the settings that a preset and a protocol stand for."""
+        return preset_defaults(preset, protocol)
+
+    def samples(self, cache: Cache, settings: TrainingSettings, device: torch.device) -> Recordings:
+        """Return the recordings that have features."""
+        if settings.protocol in ("paper", "beat"):
+            raise UserError(
+                f"Model {settings.model.model} sees whole recordings, so protocol {settings.protocol}, "
+                "which splits beats, has no meaning for it: choose --protocol recording or session."
+            )
+        grid = phase_grid(cache)
+        if grid.lacking():
+            print(grid.lacking())
+        usable = grid.has_pcg | grid.has_ecg
+        table = cache.table("recordings")[usable].reset_index(drop=True)
+        table = table.assign(sample=np.arange(len(table)), start=0.0, end=table["duration"])
+        return Recordings(
+            table=table,
+            pcg_grid=torch.from_numpy(grid.pcg[usable]).to(device),
+            ecg_bands=torch.from_numpy(grid.ecg[usable]).to(device),
+            has_pcg=torch.from_numpy(grid.has_pcg[usable]).to(device),
+            has_ecg=torch.from_numpy(grid.has_ecg[usable]).to(device),
+            label=torch.tensor(table["label"].to_numpy(np.int64)).to(device),
+            weight=torch.ones(len(table), device=device),
+        )
+
+    def for_fold(self, samples: Recordings, fold: Fold, settings: TrainingSettings) -> Recordings:
+        """Return the samples with the class weights of the fold's training part."""
+        return samples.weighted(fold.train)
+
+    def build(self, settings: TrainingSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the model, not fitted yet."""
+        return build_model("linear")
+
+    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the loss of a batch, and the probability of abnormal, shape (B,)."""
+        log_odds = model(*(batch[name] for name in ("pcg_grid", "ecg_bands", "has_pcg", "has_ecg")))
+        target = batch["label"].to(log_odds.dtype)
+        losses = functional.binary_cross_entropy_with_logits(log_odds, target, reduction="none")
+        return {"loss": (losses * batch["weight"]).mean()}, log_odds.sigmoid()
+
+    def fit(self, run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+        """Fit on the training recordings and write the checkpoints; there is nothing to resume."""
+        labels = run.samples.table["label"].to_numpy()[run.train.numpy()]
+        fit_linear(model, run.samples.features(run.train), labels)
+        return save_finished(run, model)
+
+    def inner_threshold(self, run: FoldRun) -> float | None:
+        """Return the best threshold on inner out-of-fold predictions, sessions of the training part apart."""
+        rows = run.train.numpy()
+        table = run.samples.table.iloc[rows]
+        labels = table["label"].to_numpy()
+        if min(table.groupby("label")["session"].nunique()) < 2 or table["session"].nunique() < INNER_FOLDS:
+            return None
+        log_odds = out_of_fold_log_odds(
+            run.samples.features(run.train), labels, table["session"], INNER_FOLDS, run.seed
+        )
+        known = np.isfinite(log_odds)
+        return best_threshold(labels[known], 1 / (1 + np.exp(-log_odds[known])))
+
+    def hide(self, samples: Recordings, modality: str, settings: TrainingSettings) -> Recordings:
+        """Return the samples without one signal."""
+        return samples.without(modality)
+
+    def figures(self, *_: object) -> dict[str, Figure]:
+        """Return nothing: the model has no curves and no attention."""
+        return {}

@@ -1,0 +1,1 @@
+"""The phase-fusion network: its fit and its task."""

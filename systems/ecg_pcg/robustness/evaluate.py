@@ -1,0 +1,280 @@
+"""Stress tests of task ``ecg-pcg``: a trained run judged on the same recordings, made worse.
+
+Each fold's model judges its own test part only, as without stress. It is given signals that were made worse
+before preparation: the continuous waveforms of the cache are changed
+(`systems.ecg_pcg.robustness.corruptions`), conditioned and cut again as
+`systems.ecg_pcg.sources.beats_of_recording` does it, and for the linear model turned into features again. The
+heart-state onsets stay those of the clean recordings: what is measured is how a model bears bad signals, not
+how a segmentation does. Nothing of the cache on disk is changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import joblib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from common.command_line import from_plain
+from common.errors import UserError
+from config import EvaluationSettings
+from datasets.cache import Cache
+from datasets.signals import Floats
+from datasets.splits import ALL
+from evaluation.scores import aggregate
+from evaluation.statistics import cluster_bootstrap, paired_cluster_bootstrap
+from systems.base.evaluation_run import Checkpoint, predict_folds
+from systems.ecg_pcg.robustness.corruptions import KINDS, Corruption, corruptions, prepare_beats, worsen
+from systems.ecg_pcg.settings import PreparationSettings
+from systems.ecg_pcg.sources.beats_of_recording import MODALITIES
+
+CLEAN = "clean"
+
+
+class ChangedCache(Cache):
+    """A cache whose signals were changed, held in memory; close it, or use it in a ``with`` block.
+
+    Its identity and its samples are those of the clean cache. Its ``path`` is a temporary folder, so that
+    features derived from it are kept apart from those of the clean one, and are gone with it. A subclass
+    says which signals it changes, and makes them; everything else is made from them when it is asked for.
+
+    Parameters
+    ----------
+    cache : Cache
+        The clean one; not changed.
+    seed : int
+        Seed of what is random.
+    jobs : int
+        Processes over recordings; -1: one a core. What is made does not depend on it.
+    """
+
+    def __init__(self, cache: Cache, *, seed: int = 0, jobs: int = 1) -> None:
+        self.clean, self.seed, self.jobs = cache, seed, jobs
+        self.manifest = cache.manifest
+        self._folder = tempfile.TemporaryDirectory(prefix="stressed-cache-")
+        self.path = Path(self._folder.name)
+        self._signals: dict[str, list[tuple[Floats, float]]] = {}
+        self._beats: dict[str, NDArray[np.float32]] = {}
+
+    def changes(self, modality: str) -> bool:
+        """Whether the signals of "ecg" or "pcg" are changed."""
+        raise NotImplementedError
+
+    def make(self, modality: str) -> list[tuple[Floats, float]]:
+        """Return the changed signal of each recording, and its sampling rate."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete what was derived from the changed signals."""
+        self._folder.cleanup()
+
+    def table(self, name: str, missing: Sequence[str] = ()) -> pd.DataFrame:
+        """Return a table of the cache; in recordings are rate, length and offset of the changed signals."""
+        table = self.clean.table(name, missing)
+        if name == "recordings":
+            for modality in MODALITIES:
+                if self.changes(modality):
+                    table = table.assign(**self._layout(modality))
+        return table
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Return an array of the cache; beats and waveforms made from the changed signals."""
+        what, _, modality = name.partition("_")
+        if what not in ("beats", "waveforms") or not self.changes(modality):
+            return self.clean.array(name)
+        if what == "waveforms":
+            return np.concatenate([signal for signal, _ in self._changed(modality)], dtype=np.float32)
+        if modality not in self._beats:
+            self._beats[modality] = self._cut(modality)
+        return self._beats[modality]
+
+    def _changed(self, modality: str) -> list[tuple[Floats, float]]:
+        """Return signal and sampling rate of each recording, made once and kept."""
+        if modality not in self._signals:
+            self._signals[modality] = self.make(modality)
+        return self._signals[modality]
+
+    def _layout(self, modality: str) -> dict[str, NDArray[Any]]:
+        """Return the columns of the table of recordings that say where the changed signals are."""
+        lengths = np.array([len(signal) for signal, _ in self._changed(modality)])
+        rates = np.array([rate for _, rate in self._changed(modality)])
+        offsets = np.cumsum(lengths) - lengths
+        return {
+            f"{modality}_length": lengths,
+            f"{modality}_rate": rates,
+            f"{modality}_offset": offsets,
+        }
+
+    def _cut(self, modality: str) -> NDArray[np.float32]:
+        """Return the beats of the changed signals, at the spans of the clean ones."""
+        settings = from_plain(PreparationSettings, self.manifest["settings"])
+        samples, names = self.clean.table("samples"), self.clean.table("recordings")["recording"]
+        rows = samples.groupby("recording", sort=False).indices
+        spans = samples[["start", "end"]].to_numpy(float)
+        signals = {
+            name: signal
+            for name, signal in zip(names, self._changed(modality), strict=True)
+            if name in rows and np.isfinite(signal[0]).any()
+        }
+        cut = joblib.Parallel(n_jobs=self.jobs, return_as="generator")(
+            joblib.delayed(prepare_beats)(*signal, modality, spans[rows[name]], settings)
+            for name, signal in signals.items()
+        )
+        beats = np.zeros((len(samples), settings.beat_points), dtype=np.float32)
+        for name, of_recording in zip(signals, cut, strict=True):
+            beats[rows[name]] = of_recording
+        return beats
+
+
+class StressedCache(ChangedCache):
+    """A cache whose signals were made worse.
+
+    Parameters
+    ----------
+    cache : Cache
+        The clean one; not changed.
+    corruption : Corruption
+        What is done to its waveforms.
+    seed, jobs : int
+        See `ChangedCache`.
+    """
+
+    def __init__(self, cache: Cache, corruption: Corruption, *, seed: int = 0, jobs: int = 1) -> None:
+        super().__init__(cache, seed=seed, jobs=jobs)
+        self.corruption = corruption
+
+    def changes(self, modality: str) -> bool:
+        """Whether the signals of "ecg" or "pcg" are made worse."""
+        return self.corruption.change(modality) is not None
+
+    def make(self, modality: str) -> list[tuple[Floats, float]]:
+        """Return the worse signal of each recording, and its sampling rate."""
+        waveforms = self.clean.waveforms(modality)
+        facts = ["recording", f"{modality}_offset", f"{modality}_length", f"{modality}_rate"]
+        rows = self.clean.table("recordings")[facts].itertuples(index=False, name=None)
+        return joblib.Parallel(n_jobs=self.jobs)(
+            joblib.delayed(worsen)(
+                np.array(waveforms[offset : offset + length]),
+                float(rate),
+                modality,
+                self.corruption,
+                name,
+                self.seed,
+            )
+            for name, offset, length, rate in rows
+        )
+
+
+def stress_run(
+    checkpoints: Sequence[Checkpoint],
+    cache: Cache,
+    settings: EvaluationSettings,
+    chosen: Sequence[Corruption] | None = None,
+    *,
+    seed: int = 0,
+    jobs: int = 1,
+) -> pd.DataFrame:
+    """Judge a trained run on its clean test parts, then on them under each corruption.
+
+    Parameters
+    ----------
+    checkpoints : sequence of dict
+        The folds of one run; each model judges its own test part.
+    cache : Cache
+        The one the run was trained from.
+    settings : EvaluationSettings
+        Device, batch size, what is hidden, draws of the bootstrap.
+    chosen : sequence of Corruption, optional
+        Default: all of `systems.ecg_pcg.robustness.corruptions.corruptions`.
+    seed : int
+        Seed of noise and of the draws.
+    jobs : int
+        Processes over recordings; -1: one a core.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a corruption as `stress_row` makes it, the first one ``clean``.
+    """
+    clean = judge_recordings(checkpoints, cache, settings)
+    rows = [stress_row(None, clean, clean, settings.bootstrap_draws, seed)]
+    for corruption in tqdm(corruptions() if chosen is None else chosen, desc="Stress", unit="corruption"):
+        with StressedCache(cache, corruption, seed=seed, jobs=jobs) as stressed:
+            worse = judge_recordings(checkpoints, stressed, settings)
+        rows.append(stress_row(corruption, worse, clean, settings.bootstrap_draws, seed))
+    return pd.DataFrame(rows)
+
+
+def judge_recordings(
+    checkpoints: Sequence[Checkpoint], cache: Cache, settings: EvaluationSettings
+) -> pd.DataFrame:
+    """Return the predictions of each fold's model on its own test part, one row a recording.
+
+    Raises
+    ------
+    UserError
+        If the run was trained from another cache, or on everything.
+    """
+    for checkpoint in checkpoints:
+        if checkpoint["cache"]["identity"] != cache.identity:
+            raise UserError(
+                f"Run {checkpoint['run']} was not trained from this cache (identity {cache.identity[:8]}): "
+                "stress tests need the one it was trained from."
+            )
+        if checkpoint["fold"] == ALL:
+            raise UserError(
+                f"Run {checkpoint['run']} is a final fit on everything and has no test part: "
+                "train its folds, without --folds none."
+            )
+    return aggregate(predict_folds(checkpoints, cache, settings), "recording")
+
+
+def stress_row(
+    corruption: Corruption | None, worse: pd.DataFrame, clean: pd.DataFrame, draws: int, seed: int = 0
+) -> dict[str, Any]:
+    """Return the scores of a run under one corruption.
+
+    Parameters
+    ----------
+    corruption : Corruption or None
+        None: clean.
+    worse, clean : pandas.DataFrame
+        From `judge_recordings`, of the same recordings.
+    draws, seed : int
+        Of the session-clustered bootstrap; 0 draws: no intervals.
+
+    Returns
+    -------
+    dict
+        ``kind``, ``signal``, ``level``, ``unit``; ``recordings``, ``sessions``; ``auroc`` per recording
+        with its 95 % interval ``low``, ``high``; ``change`` from clean with its paired 95 % interval
+        ``change_low``, ``change_high``.
+    """
+    named: dict[str, Any] = {"kind": CLEAN, "signal": "", "level": np.nan, "unit": ""}
+    if corruption is not None:
+        named = dataclasses.asdict(corruption) | {"unit": KINDS[corruption.kind].unit}
+    auroc = cluster_bootstrap(worse, draws=draws, seed=seed)
+    change = paired_cluster_bootstrap(worse, clean, draws=draws, seed=seed)
+    return named | {
+        "recordings": len(worse),
+        "sessions": worse["session"].nunique(),
+        "auroc": auroc.estimate,
+        "low": auroc.low,
+        "high": auroc.high,
+        "change": change.estimate,
+        "change_low": change.low,
+        "change_high": change.high,
+    }

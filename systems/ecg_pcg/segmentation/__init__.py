@@ -1,0 +1,1 @@
+"""Heart states found in a recording without annotations."""

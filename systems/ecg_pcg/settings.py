@@ -1,0 +1,138 @@
+"""Settings of ecg-pcg: preparation, model, training, and its presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import tyro
+
+from config import OptimizationSettings, RunSettings, SourceSettings
+from simulation.population import SimulationSettings
+
+Protocol = Literal["paper", "beat", "recording", "session"]
+Onsets = Literal["hand-corrected", "springer", "ecg"]
+
+
+@dataclass(frozen=True)
+class PreparationSettings:
+    """What is done to a recording before a model sees it. Part of the name of the cache."""
+
+    onsets: Onsets = "hand-corrected"
+    """Where beats come from: the hand-corrected or the automatic (Springer) heart-state onsets, or
+    R-peaks of the ECG. Recordings without annotations always take R-peaks."""
+    beat_points: int = 2000
+    """Samples of one beat after cubic time normalization."""
+    bandpass: bool = False
+    """Zero-phase Butterworth band-pass of order 2 on both signals (off in the published method)."""
+    ecg_band: tuple[float, float] = (0.5, 100.0)
+    """Pass band of the ECG, hertz; used with --bandpass."""
+    pcg_band: tuple[float, float] = (25.0, 400.0)
+    """Pass band of the heart sound, hertz; used with --bandpass."""
+    keep_low_quality: bool = False
+    """Keep recordings whose signal quality is 0 ("unsure") in the reference table."""
+    modalities: Literal["as-published", "both", "any"] = "as-published"
+    """Signals a recording must have: those its set was published with (training-a: both; training-b
+    to f: heart sound), always both, or at least one."""
+
+
+@dataclass(frozen=True)
+class LoadDataSettings(SourceSettings):
+    """Settings of load_data.py."""
+
+    raw_dir: Path | None = None
+    """Folder of raw recordings: one that holds training-a ... training-f and annotations, or one's own
+    cohort (WFDB records and labels.csv). Default: $PHYSIONET2016_DIR, then data/raw/challenge-2016."""
+    source: Literal["auto", "physionet2016", "cohort"] = "auto"
+    """Layout of raw_dir; auto looks for labels.csv (cohort) or training-* folders (physionet2016)."""
+    sets: tuple[Literal["a", "b", "c", "d", "e", "f"], ...] = ("a",)
+    """Sets of PhysioNet/CinC 2016 to read or download; only training-a has an ECG."""
+    download: bool = False
+    """Fetch the sets and their annotations from PhysioNet into raw_dir first (checksums, resumable)."""
+    preparation: tyro.conf.OmitArgPrefixes[PreparationSettings] = PreparationSettings()
+    simulation: SimulationSettings = dataclasses.field(default_factory=SimulationSettings)
+    ecg_channel: str = ""
+    """Own cohort: name of the ECG channel in the WFDB headers; empty: recognized by its name."""
+    pcg_channel: str = ""
+    """Own cohort: name of the heart-sound channel in the WFDB headers; empty: recognized by its name."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which network, and its size."""
+
+    model: str = "pacfnet"
+    """Name of the model (models/__init__.py lists them)."""
+    width: int = 64
+    """Channels of the first level; level k has k times as many."""
+    points: int = 2000
+    """Samples of a beat that the model sees; fewer than cached are taken anti-aliased."""
+    kernel_size: int = 7
+    """Kernel of the encoder convolutions, samples."""
+    dropout: float = 0.5
+    """Dropout of the dense layers of the head, 0 to 1."""
+    attention: Literal["cascaded", "parallel"] = "cascaded"
+    """Channel attention reads the spatially weighted features (as in the paper's text and figure), or
+    the raw features (as in the code published with it)."""
+    modality_dropout: float = 0.0
+    """Share of training samples in which the ECG or the heart sound, chosen at random, is hidden, 0 to 1.
+    Above 0 the model learns features for what is absent and then takes both signals or either one."""
+    zeroed: Literal["none", "ecg", "pcg"] = "none"
+    """Signal that is zeros in training and in use: the paper's way to measure one modality. Of zeros an
+    encoder can learn but constants, so constants are learned in its place."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings(RunSettings):
+    """Settings of training.py."""
+
+    protocol: Protocol = "session"
+    """Who is kept apart between train and test: sittings (session, the default), recordings, beats,
+    or paper: beats, with selection on the test fold, to reproduce the published figures."""
+    model: tyro.conf.OmitArgPrefixes[ModelSettings] = ModelSettings()
+
+    def variant(self) -> str:
+        """Return the model, and what it does about missing signals."""
+        hidden = f"-no-{self.model.zeroed}" if self.model.zeroed != "none" else ""
+        return f"{self.model.model}{hidden}{'-subsets' if self.model.modality_dropout else ''}"
+
+
+SMALL_MODEL = ModelSettings(width=16, points=500)
+
+
+SMALL_OPTIMIZATION = OptimizationSettings(
+    batch_size=64,
+    optimizer="adamw",
+    learning_rate=2e-3,
+    weight_decay=1e-2,
+    schedule="one-cycle",
+    epochs=12,
+    early_stop=0,
+)
+
+
+SMALL_SESSION_EPOCHS = 8
+
+
+def preset_defaults(preset: Literal["paper", "small"], protocol: str = "") -> TrainingSettings:
+    """Return the training settings of ``ecg-pcg`` that a preset stands for.
+
+    Parameters
+    ----------
+    preset : {"paper", "small"}
+        ``auto`` is resolved by the caller, who knows the device.
+    protocol : str
+        Under ``session`` the small preset trains for 8 epochs instead of 12. One that does not exist counts
+        as the default: the command line refuses it.
+    """
+    chosen: Protocol = next((name for name in get_args(Protocol) if name == protocol), "session")
+    if preset == "paper":
+        return TrainingSettings(preset=preset, protocol=chosen)
+    if preset != "small":
+        raise ValueError(f"Unknown preset {preset!r}: choose paper or small.")
+    optimization = SMALL_OPTIMIZATION
+    if chosen == "session":
+        optimization = dataclasses.replace(optimization, epochs=SMALL_SESSION_EPOCHS)
+    return TrainingSettings(preset=preset, protocol=chosen, model=SMALL_MODEL, optimization=optimization)

@@ -1,0 +1,163 @@
+"""From one raw recording to what the cache keeps of it: waveforms, heart states, beats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.beats import PLAUSIBLE_CYCLE, annotated_spans, r_peak_spans
+from datasets.heart_states import HeartStates, read_heart_states
+from datasets.record_checks import is_inside
+from datasets.recordings import ChannelFinder, Recording, Signal, channels_by_name, read_recording
+from datasets.signals import bandpass, cut_beats, fill_gaps, resample, standardize
+from datasets.sources import DataError, Problem
+from systems.ecg_pcg.settings import PreparationSettings
+
+BEAT_RATE = 2000.0
+"""Rate above which signals are anti-aliased before beats are cut, hertz."""
+MODALITIES = ("ecg", "pcg")
+
+
+@dataclass(frozen=True)
+class PreparedRecording:
+    """What one recording gives to the cache.
+
+    Attributes
+    ----------
+    row : dict
+        Facts of the recording, for ``recordings.csv``.
+    waveforms : dict of str to numpy.ndarray
+        Continuous signals at their own rate, gaps as NaN: "ecg" in millivolts, "pcg" of full scale.
+    beats : dict of str to numpy.ndarray, shape (beats, points)
+        Standardized and time-normalized beats of each signal the recording has.
+    spans : numpy.ndarray, shape (beats, 2)
+        Start and end of the beats, seconds.
+    states : HeartStates or None
+        Annotated onsets.
+    """
+
+    row: dict[str, object]
+    waveforms: dict[str, NDArray[np.float32]]
+    beats: dict[str, NDArray[np.float32]]
+    spans: NDArray[np.float64]
+    states: HeartStates | None
+
+
+def prepare_recording(
+    root: Path,
+    row: dict[str, object],
+    settings: PreparationSettings,
+    find_channels: ChannelFinder = channels_by_name,
+) -> PreparedRecording | Problem:
+    """Prepare one recording of an index, or say why it is left out.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Folder that the paths of the index are relative to.
+    row : dict
+        One row of the index.
+    settings : PreparationSettings
+    find_channels : callable
+        Tells which channel is the ECG and which the heart sound.
+    """
+    try:
+        return _prepare(root, row, settings, find_channels)
+    except DataError as error:
+        return Problem(str(row["recording"]), str(error), "Mend or remove the recording, then prepare again.")
+
+
+def _prepare(
+    root: Path, row: dict[str, object], settings: PreparationSettings, find_channels: ChannelFinder
+) -> PreparedRecording | Problem:
+    name = str(row["recording"])
+    if row["quality"] == 0 and not settings.keep_low_quality:
+        return Problem(
+            name, "The reference table gives its signal quality as 0.", "Keep it with --keep-low-quality."
+        )
+    recording = read_recording(root / str(row["header"]), root, find_channels)
+    lacking = _lacking(recording, row, settings)
+    if lacking:
+        return Problem(name, f"It has no {lacking}.", "Keep it with --modalities any.")
+    signals = {kind: signal for kind in MODALITIES if (signal := getattr(recording, kind)) is not None}
+    ready = {kind: _condition(signal, kind, settings) for kind, signal in signals.items()}
+    states = read_states(root, row, recording, settings)
+    duration = min(signal.duration for signal in signals.values())
+    if states is not None:
+        spans = annotated_spans(states, duration)
+    elif recording.ecg is not None:
+        spans = r_peak_spans(fill_gaps(recording.ecg.samples), recording.ecg.sampling_rate)
+        spans = spans[spans[:, 1] <= duration]
+    else:
+        return Problem(
+            name, "It has neither heart-state annotations nor an ECG to find beats in.", "Add either."
+        )
+    if not len(spans):
+        return Problem(
+            name, "No complete beat was found in it.", "Check its annotations, or try --onsets ecg."
+        )
+    usual = float(np.median(spans[:, 1] - spans[:, 0]))
+    if not PLAUSIBLE_CYCLE[0] <= usual <= PLAUSIBLE_CYCLE[1]:
+        return Problem(
+            name, f"Its beats last {usual:.3g} s, as no heart's do.", "Check the sampling rate in its header."
+        )
+    beats = {kind: cut_beats(*ready[kind], spans, settings.beat_points) for kind in ready}
+    facts = _facts(row, recording, len(spans), duration, "annotation" if states is not None else "ecg")
+    waveforms = {kind: signal.samples for kind, signal in signals.items()}
+    return PreparedRecording(facts, waveforms, beats, spans, states)
+
+
+def _lacking(recording: Recording, row: dict[str, object], settings: PreparationSettings) -> str:
+    """Name the signal that a recording must have and has not; empty if nothing is missing."""
+    needs = {"as-published": str(row["needs"]), "both": "ecg+pcg", "any": "any"}[settings.modalities]
+    absent = [kind for kind in MODALITIES if kind in needs and getattr(recording, kind) is None]
+    return " and no ".join({"ecg": "ECG", "pcg": "heart sound"}[kind] for kind in absent)
+
+
+def _condition(
+    signal: Signal, kind: str, settings: PreparationSettings
+) -> tuple[NDArray[np.floating], float]:
+    """Return (signal, rate) ready for cutting: gaps filled, at most 2000 Hz, filtered if wanted, z-scored."""
+    samples, rate = fill_gaps(signal.samples.astype(np.float64)), signal.sampling_rate
+    if rate > BEAT_RATE:
+        samples, rate = resample(samples, rate, BEAT_RATE), BEAT_RATE
+    if settings.bandpass:
+        try:
+            samples = bandpass(samples, rate, settings.ecg_band if kind == "ecg" else settings.pcg_band)
+        except ValueError as error:
+            raise DataError(f"{error} Choose another with --{kind}-band.") from None
+    return standardize(samples), rate
+
+
+def read_states(
+    root: Path, row: dict[str, object], recording: Recording, settings: PreparationSettings
+) -> HeartStates | None:
+    """Read the annotated onsets, where there are any and they are wanted."""
+    if settings.onsets == "ecg" or not row["annotation"]:
+        return None
+    if not is_inside(root / str(row["annotation"]), root):
+        raise DataError(f"{row['annotation']} is a link that leads outside the data folder.")
+    states = read_heart_states(root / str(row["annotation"]), recording.header_rate)
+    longest = max(signal.duration for signal in (recording.ecg, recording.pcg) if signal is not None)
+    if len(states.time) and states.time[-1] > longest:
+        raise DataError(f"{row['annotation']} holds onsets after the end of the recording ({longest:.2f} s).")
+    return states
+
+
+def _facts(
+    row: dict[str, object], recording: Recording, beats: int, duration: float, beat_source: str
+) -> dict[str, object]:
+    """Return the recording's line for ``recordings.csv``."""
+    facts = {key: value for key, value in row.items() if key not in ("needs", "header", "annotation")}
+    facts |= {"duration": round(duration, 4), "beats": beats, "beat_source": beat_source}
+    for kind in MODALITIES:
+        signal = getattr(recording, kind)
+        facts[f"{kind}_rate"] = signal.sampling_rate if signal else 0.0
+        facts[f"{kind}_length"] = len(signal.samples) if signal else 0
+        facts[f"{kind}_saturated"] = round(signal.saturated, 6) if signal else 0.0
+        facts[f"{kind}_missing"] = round(signal.missing, 6) if signal else 0.0
+    facts["sha256"] = recording.sha256
+    return facts

@@ -1,0 +1,263 @@
+"""Find and read recordings of one's own: WFDB records, and .wav heart sounds with or without an ECG.
+
+Nothing outside the folder of a recording is read on the word of its header. A signal that cannot be used is
+left out with a remark, as long as the other one can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import wfdb
+from numpy.typing import NDArray
+
+from datasets.recording_paths import Place, distinct
+from datasets.recordings import Recording, Signal, read_recording, signal_files
+from datasets.signal_quality import NAMES, Remark
+from datasets.sources import DataError
+from systems.ecg_pcg.sources.cohort import PLAUSIBLE_RATE, find_channels
+from systems.ecg_pcg.sources.sample_files import SAMPLES, make_signal, read_samples, read_wav
+
+ANNOTATIONS = ("_StateAns.mat", "_StateAns0.mat")
+"""Ends of the names of files of heart-state onsets, hand-corrected and automatic."""
+
+
+@dataclass(frozen=True)
+class OwnRecording:
+    """One recording of one's own.
+
+    Attributes
+    ----------
+    name : str
+    path : pathlib.Path
+        Its header or .wav.
+    recording : Recording
+        Signals that can be used.
+    annotation : pathlib.Path or None
+        Its file of heart-state onsets, not read yet.
+    channels : dict of str to str
+        Where each signal comes from: the name of a channel, or of a file.
+    remarks : list of Remark
+        What was left out, and what is doubtful, as far as reading tells.
+    """
+
+    name: str
+    path: Path
+    recording: Recording
+    annotation: Path | None = None
+    channels: dict[str, str] = field(default_factory=dict)
+    remarks: list[Remark] = field(default_factory=list)
+
+    @property
+    def duration(self) -> float:
+        """Time that all of its signals last, seconds."""
+        signals = (self.recording.ecg, self.recording.pcg)
+        return min(signal.duration for signal in signals if signal is not None)
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How recordings are read: the file of the ECG and its rate, names of channels, folder of onsets."""
+
+    ecg: Path | None = None
+    ecg_rate: float | None = None
+    ecg_channel: str = ""
+    pcg_channel: str = ""
+    annotations: Path | None = None
+
+
+def find_recordings(given: Iterable[Path]) -> list[Place]:
+    """Return the recordings that paths name: records, .wav files, and all of both in folders, recursively.
+
+    Names are those of the files without ending, with their folders where a folder was given; equal names
+    get a number. Hidden files and folders are left out, and so is a .wav that belongs to a record. Whether
+    a file is there shows when it is read.
+
+    Raises
+    ------
+    DataError
+        If a folder holds no recording.
+    """
+    found: list[Place] = []
+    for path in given:
+        found += _of_folder(path) if path.is_dir() else [Place(_name(Path(path.name)), path)]
+    return distinct(found)
+
+
+def resolve_recording(path: Path) -> Path:
+    """Return the header or .wav file that a path means; records may be named without .hea.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    header = path.with_name(f"{path.name}.hea")
+    if path.suffix.lower() in (".hea", ".wav") and path.is_file():
+        return path
+    if path.name and header.is_file():
+        return header
+    beside = path.with_suffix(".hea") if path.suffix else header
+    hint = f" Perhaps you meant {beside.with_suffix('')}." if path.is_file() and beside.is_file() else ""
+    what = "is neither a WFDB record nor a .wav file" if path.is_file() else "does not exist"
+    raise DataError(f"{path} {what}.{hint} Name a WFDB record (with or without .hea), a .wav, or a folder.")
+
+
+def _of_folder(folder: Path) -> list[Place]:
+    """Return the recordings in a folder and its subfolders, sorted by name."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    shown = [
+        path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    headers = [path for path in shown if path.suffix == ".hea"]
+    parts = {path.with_suffix("") for path in headers}
+    for header in headers:
+        with contextlib.suppress(DataError):  # a faulty header is refused when it is read
+            parts.update(signal_files(header, header.parent))
+    sounds = [
+        path for path in shown if path.suffix.lower() == ".wav" and not {path, path.with_suffix("")} & parts
+    ]
+    places = [Place(_name(path.relative_to(folder)), path) for path in sorted(headers + sounds)]
+    if not places:
+        raise DataError(f"{folder} holds no recording: no WFDB header (.hea) and no .wav file.")
+    return places
+
+
+def _name(path: Path) -> str:
+    """Return the name of a recording: its path without the ending."""
+    return (path.with_suffix("") if path.suffix.lower() in (".hea", ".wav") else path).as_posix()
+
+
+def read_own_recording(place: Place, options: ReadingOptions | None = None) -> OwnRecording:
+    """Read one recording.
+
+    Raises
+    ------
+    DataError
+        If nothing usable is in it. The message says why.
+    """
+    chosen = options or ReadingOptions()
+    found = Place(place.name, resolve_recording(place.path))
+    is_sound = found.path.suffix.lower() == ".wav"
+    if not is_sound and chosen.ecg is not None:
+        raise DataError(f"--ecg belongs to a .wav; {found.path.name} is a WFDB record with its own channels.")
+    try:
+        own = (_read_sound if is_sound else _read_record)(found, chosen)
+    except (DataError, OSError, MemoryError):
+        raise
+    except Exception as error:  # there is no end to the ways in which files from anywhere can be damaged
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{found.path.name} cannot be read: {reason}.") from error
+    return _believable(own)
+
+
+def _read_record(place: Place, options: ReadingOptions) -> OwnRecording:
+    """Read a WFDB record; where one of two signals is unusable, the other one."""
+    find = functools.partial(find_channels, ecg_channel=options.ecg_channel, pcg_channel=options.pcg_channel)
+    recording, remarks = _read_usable(place.path, find)
+    header = wfdb.rdheader(str(place.path.with_suffix("")))
+    channels = {
+        kind: str(header.sig_name[number])
+        for kind, number in zip(NAMES, find(header), strict=True)
+        if number is not None and getattr(recording, kind) is not None
+    }
+    annotation = _find_annotation(place.path, options)
+    return OwnRecording(place.name, place.path, recording, annotation, channels, remarks)
+
+
+def _read_usable(
+    header: Path, find: Callable[[wfdb.Record], tuple[int | None, int | None]]
+) -> tuple[Recording, list[Remark]]:
+    """Read both signals of a record, or the one that can be read and a remark about the other."""
+    try:
+        return read_recording(header, header.parent, find), []
+    except DataError as both:
+        found: list[tuple[Recording, list[Remark]]] = []
+        faults: dict[str, str] = {}
+        for place, kind in enumerate(NAMES):
+            alone = functools.partial(_only, find=find, place=place)
+            try:
+                found.append((read_recording(header, header.parent, alone), []))
+            except DataError as error:
+                faults[kind] = str(error)
+        if len(found) != 1:  # neither signal alone, or a fault of the record itself
+            raise both from None
+        ((kind, reason),) = faults.items()
+        return found[0][0], [Remark("unusable", kind, f"The {NAMES[kind]} is left out: {reason}")]
+
+
+def _only(
+    record: wfdb.Record, find: Callable[[wfdb.Record], tuple[int | None, int | None]], place: int
+) -> tuple[int | None, int | None]:
+    """Return the numbers of the channels of a record with one of the two hidden."""
+    numbers = find(record)
+    return (numbers[0], None) if place == 0 else (None, numbers[1])
+
+
+def _read_sound(place: Place, options: ReadingOptions) -> OwnRecording:
+    """Read a .wav heart sound, and the ECG that was recorded with it, if one is named."""
+    digest = hashlib.sha256(place.path.read_bytes())
+    pcg, remarks = read_wav(place.path)
+    ecg = None
+    channels = {"pcg": place.path.name}
+    if options.ecg is not None:
+        ecg, source = _read_ecg(options)
+        digest.update(source.read_bytes())
+        channels["ecg"] = source.name
+    recording = Recording(ecg, pcg, pcg.sampling_rate, digest.hexdigest())
+    annotation = _find_annotation(place.path, options)
+    return OwnRecording(place.name, place.path, recording, annotation, channels, remarks)
+
+
+def _read_ecg(options: ReadingOptions) -> tuple[Signal, Path]:
+    """Read the ECG of a .wav, and return the file that it is in."""
+    path = options.ecg
+    assert path is not None
+    if path.suffix.lower() not in SAMPLES:
+        header = resolve_recording(path)
+        if header.suffix.lower() == ".wav":
+            raise DataError(f"--ecg {path} is a .wav: name a WFDB record, a .npy or a .csv file.")
+        find = functools.partial(find_channels, ecg_channel=options.ecg_channel)
+        ecg = read_recording(header, header.parent, functools.partial(_only, find=find, place=0)).ecg
+        assert ecg is not None  # else there would have been an error
+        return ecg, header
+    if not path.is_file():
+        raise DataError(f"There is no {path}: --ecg names a WFDB record, a .npy or a .csv file.")
+    if options.ecg_rate is None or not 0 < options.ecg_rate < float("inf"):
+        raise DataError(f"{path.name} does not say how often it was sampled: add --ecg-rate HERTZ.")
+    return make_signal(read_samples(path), options.ecg_rate, path.name), path
+
+
+def sound_digest(samples: NDArray[np.float32]) -> str:
+    """Return a digest of a heart sound's samples, the same from a WFDB record and from its .wav alone."""
+    return hashlib.sha256(np.ascontiguousarray(samples, dtype="<f4").tobytes()).hexdigest()
+
+
+def _find_annotation(path: Path, options: ReadingOptions) -> Path | None:
+    """Return the file of heart-state onsets beside a recording, or in the folder named."""
+    folder = options.annotations or path.parent
+    candidates: Sequence[Path] = [folder / f"{path.stem}{ending}" for ending in ANNOTATIONS]
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _believable(own: OwnRecording) -> OwnRecording:
+    """Leave out signals whose sampling rate cannot be right; refuse a recording without any other."""
+    kept: dict[str, Signal | None] = {}
+    remarks = list(own.remarks)
+    for kind, name in NAMES.items():
+        signal = kept[kind] = getattr(own.recording, kind)
+        low, high = PLAUSIBLE_RATE[kind.upper()]
+        if signal is not None and not low <= signal.sampling_rate <= high:
+            kept[kind] = None
+            text = f"{signal.sampling_rate:g} Hz; {low:g} to {high:g} Hz is plausible"
+            remarks.append(Remark("rate", kind, f"The {name} is left out: its sampling rate is {text}."))
+    if not any(kept.values()):
+        raise DataError(" ".join(remark.text for remark in remarks))
+    recording = Recording(kept["ecg"], kept["pcg"], own.recording.header_rate, own.recording.sha256)
+    return OwnRecording(own.name, own.path, recording, own.annotation, own.channels, remarks)

@@ -1,0 +1,203 @@
+"""Task ``ecg-pcg``: one beat of ECG and heart sound, normal or abnormal.
+
+Data     beats of a cache made by load_data.py, ``ecg`` and ``pcg`` (B, 1, points), ``label`` (B,)
+Model    ``--model``, by default PACFNet; ``--modality-dropout`` lets it take either signal alone
+Loss     cross-entropy, weighted so that both classes count the same
+Scores   accuracy, AUROC, sensitivity, specificity a beat, for the curves; evaluation/ has the rest
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.errors import UserError
+from datasets.cache import Cache
+from datasets.signals import shorten_beats
+from datasets.splits import Fold
+from evaluation.figures import beat_attention_figure, confusion_figure, roc_figure
+from learning.devices import choose_precision
+from learning.distributed import bare
+from models import MODELS, SINGLE_MODALITY, TAKES_ABSENCE, build_model
+from models.layers.blocks import MODALITIES
+from models.pacfnet import PACFNet
+from systems.base.task import BinaryTask
+from systems.ecg_pcg.beats import Beats
+from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, preset_defaults
+
+SHORTEST_BFLOAT16 = 250
+"""Points of a beat from which bfloat16 gradients on a CPU were found right (torch 2.13)."""
+
+
+class EcgPcg(BinaryTask):
+    """What is particular to beats: samples, network, loss, figures."""
+
+    name = "ecg-pcg"
+    settings = TrainingSettings
+
+    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> TrainingSettings:
+        """Return the settings that a preset and a protocol stand for."""
+        return preset_defaults(preset, protocol)
+
+    def samples(self, cache: Cache, settings: TrainingSettings, device: torch.device) -> Beats:
+        """Return the beats of a cache at the number of points the model sees."""
+        check_precision(settings, device)
+        table = cache.table("samples")
+        signals = {
+            kind: torch.tensor(shorten_beats(cache.beats(kind), settings.model.points))
+            .unsqueeze(1)
+            .to(device)
+            for kind in MODALITIES
+        }
+        label = torch.tensor(table["label"].to_numpy(np.int64)).to(device)
+        has = {kind: torch.tensor(table[f"has_{kind}"].to_numpy(bool)).to(device) for kind in MODALITIES}
+        return Beats(
+            table,
+            signals["ecg"],
+            signals["pcg"],
+            label,
+            torch.ones(len(label), device=device),
+            has["ecg"],
+            has["pcg"],
+            settings.model.modality_dropout,
+            settings.model.zeroed,
+        )
+
+    def for_fold(self, samples: Beats, fold: Fold, settings: TrainingSettings) -> Beats:
+        """Return the samples with what is fitted on the fold's training part: the class weights."""
+        check_signals(samples, fold.train, settings.model)
+        return samples.weighted(fold.train) if settings.optimization.class_weights else samples
+
+    def build(self, settings: TrainingSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the network of the settings, with absence tokens where a signal may be missing."""
+        model = settings.model
+        check_modalities(model)
+        absence = {"absence_tokens": True} if needs_tokens(model) else {}
+        try:
+            return build_model(
+                model.model,
+                width=model.width,
+                kernel_size=model.kernel_size,
+                dropout=model.dropout,
+                attention=model.attention,
+                **absence,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the loss of a batch, and the probability of abnormal, shape (B,)."""
+        logits = model(*inputs(model, batch)).float()
+        losses = functional.cross_entropy(logits, batch["label"], reduction="none")
+        return {"loss": (losses * batch["weight"]).mean()}, logits.softmax(dim=1)[:, 1]
+
+    def hide(self, samples: Beats, modality: str, settings: TrainingSettings) -> Beats:
+        """Return the samples without one signal, for a network that can do without."""
+        if not needs_tokens(settings.model):
+            raise UserError(
+                f"{settings.model.model} was trained with both signals and cannot do without one: "
+                "train it with --modality-dropout 0.5."
+            )
+        return samples.without(modality)
+
+    def figures(
+        self, model: nn.Module, samples: Beats, rows: Tensor, probability: Tensor, settings: TrainingSettings
+    ) -> dict[str, Figure]:
+        """Return figures of the test part for TensorBoard: ROC, confusion, attention over one beat."""
+        table = self.predictions(samples, rows.numpy(), probability).assign(threshold=0.5)
+        stamp = "selected on test" if settings.protocol == "paper" else ""
+        protocol = settings.protocol
+        drawn = {
+            "test/roc": roc_figure(table, protocol=protocol, stamp=stamp),
+            "test/confusion": confusion_figure(table, threshold=0.5, protocol=protocol, stamp=stamp),
+        }
+        median = rows[int(torch.argsort(probability)[len(rows) // 2])]
+        attention = self.attention_figure(model, samples, median, stamp)
+        return drawn | ({"test/attention": attention} if attention is not None else {})
+
+    @torch.no_grad()
+    def attention_figure(self, model: nn.Module, samples: Beats, row: Tensor, stamp: str) -> Figure | None:
+        """Draw one beat and where the model looks; None for a model without spatial attention."""
+        if not isinstance(model, PACFNet):
+            return None
+        batch = samples.batch(row.reshape(1))
+        _, levels = model.eval().forward_with_attention(*inputs(model, batch))
+        maps = [level["spatial"][0].float().cpu().numpy() for level in levels if "spatial" in level]
+        if not maps:
+            return None
+        ecg, pcg = (batch[name][0, 0].cpu().numpy() for name in ("ecg", "pcg"))
+        beat = samples.table.iloc[int(row)]
+        return beat_attention_figure(
+            np.arange(len(ecg)) / len(ecg),
+            ecg,
+            pcg,
+            {"ecg": [level[0] for level in maps], "pcg": [level[1] for level in maps]},
+            title=f"Recording {beat['recording']}, beat at {beat['start']:.2f} s",
+            stamp=stamp,
+        )
+
+
+def inputs(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """Return what a network takes from a batch; in training some signals are hidden from one that may."""
+    signals = batch["ecg"], batch["pcg"]
+    if not getattr(bare(model), "absence_tokens", False):
+        return signals
+    has_ecg, has_pcg = batch["has_ecg"], batch["has_pcg"]
+    if model.training:
+        hidden = torch.rand_like(batch["hide"]) < batch["hide"]
+        ecg_goes = torch.rand_like(batch["hide"]) < 0.5
+        has_ecg, has_pcg = has_ecg & ~(hidden & ecg_goes), has_pcg & ~(hidden & ~ecg_goes)
+    return *signals, has_ecg, has_pcg
+
+
+def needs_tokens(model: ModelSettings) -> bool:
+    """Return whether the network must learn features for signals that are missing.
+
+    Zeros would do for a signal that is zeroed throughout, but batch normalization of an encoder that sees
+    nothing else divides by a deviation of zero: gradients explode, and clipping then stops all learning.
+    """
+    return model.modality_dropout > 0 or model.zeroed != "none"
+
+
+def check_modalities(model: ModelSettings) -> None:
+    """Refuse settings of missing modalities that contradict each other or the network."""
+    if not 0 <= model.modality_dropout <= 1:
+        raise UserError(f"--modality-dropout must be 0 to 1, and is {model.modality_dropout}.")
+    if model.modality_dropout and model.zeroed != "none":
+        raise UserError("--zeroed and --modality-dropout exclude each other: choose one.")
+    if needs_tokens(model) and model.model in MODELS and model.model not in TAKES_ABSENCE:
+        raise UserError(
+            f"{model.model} cannot do without a signal: leave --modality-dropout and --zeroed away, "
+            f"or choose --model {', '.join(TAKES_ABSENCE)}."
+        )
+
+
+def check_signals(samples: Beats, rows: np.ndarray, model: ModelSettings) -> None:
+    """Refuse to train on rows that all lack a signal the network reads and cannot do without."""
+    alone = SINGLE_MODALITY.get(model.model)
+    for kind in MODALITIES:
+        has = getattr(samples, f"has_{kind}")[torch.from_numpy(rows).to(samples.label.device)]
+        if needs_tokens(model) or (alone or kind) != kind or bool(has.any()):
+            continue
+        other = next(name for name in MODALITIES if name != kind)
+        raise UserError(
+            f"No training sample has the {kind.upper()}, which {model.model} reads: choose "
+            f"--model {other}-network, or a positive --modality-dropout, or prepare other recordings."
+        )
+
+
+def check_precision(settings: TrainingSettings, device: torch.device) -> None:
+    """Refuse bfloat16 on a CPU for very short beats, where torch 2.13 gets its gradients wrong."""
+    points = settings.model.points
+    precision = choose_precision(settings.precision, device)
+    if device.type == "cpu" and precision == torch.bfloat16 and points < SHORTEST_BFLOAT16:
+        raise UserError(
+            f"Strided convolutions of beats of {points} points have wrong bfloat16 gradients on a CPU: "
+            f"use --precision float32, or --points of {SHORTEST_BFLOAT16} or more."
+        )

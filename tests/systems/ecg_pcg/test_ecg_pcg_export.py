@@ -1,0 +1,75 @@
+"""Every network of beats, exported, says what it says when it is judged."""
+
+import pytest
+import torch
+
+import systems.base.exporting as export
+from models import NETWORKS, SINGLE_MODALITY, TAKES_ABSENCE
+from models.pacfnet import PACFNet
+from systems.base.exporting import TOLERANCE, open_exported, write_export
+from systems.ecg_pcg.export import OUTPUTS, exportable, random_beats
+from tests.exported_checkpoint import POINTS, checkpoint, compare, exported, stir
+
+SUBSETS = {"modality_dropout": 0.5}
+BOTH = ("ecg", "pcg")
+MASKED = (*BOTH, "has_ecg", "has_pcg")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+SMALLER = {"last-fusion": {}, "early-fusion": {}, "late-fusion": {}, "cross-attention": {"layers": 2}}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_one_graph(name):
+    """Those that take any subset of the signals with tokens, which are harder, the others without."""
+    tokens = {"absence_tokens": True} if name in TAKES_ABSENCE else {}
+    network = stir(NETWORKS[name](width=8, **SMALLER.get(name, {"levels": 2}), **tokens))
+    alone = SINGLE_MODALITY.get(name)
+    made = exported(network, MASKED if tokens else (alone,) if alone else BOTH)
+    program = export._traced(made).module()
+    compare(made, lambda batch: dict(zip(OUTPUTS, program(**batch), strict=True)))
+
+
+def test_one_signal_alone_is_one_graph():
+    """As a network that was trained with the other one zeroed is exported."""
+    made = exported(stir(PACFNet(width=8, levels=2, absence_tokens=True)), ("pcg",))
+    program = export._traced(made).module()
+    compare(made, lambda batch: dict(zip(OUTPUTS, program(**batch), strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, BOTH),
+        ({"model": "early-fusion"}, BOTH),
+        ({"model": "ecg-network"}, ("ecg",)),
+        ({"model": "pcg-network"}, ("pcg",)),
+        ({"zeroed": "pcg"}, ("ecg",)),
+        ({"zeroed": "ecg"}, ("pcg",)),
+        (SUBSETS, MASKED),
+    ],
+)
+def test_a_file_takes_what_its_network_reads(options, names):
+    assert tuple(exportable(checkpoint(**options), "").draw(3, torch.Generator())) == names
+
+
+def test_an_absent_signal_may_hold_anything_and_a_row_without_any_says_nothing(tmp_path):
+    made = exported(stir(PACFNet(width=8, levels=2, absence_tokens=True)), MASKED)
+    write_export(made, tmp_path / "a.pt2", "torch")
+    run = open_exported(tmp_path / "a.pt2")
+    inputs = random_beats(("ecg", "pcg"), 3, POINTS, torch.Generator().manual_seed(1))
+    has = {"has_ecg": torch.tensor([True, False, False]), "has_pcg": torch.tensor([True, True, False])}
+    said = run(inputs | has)["probability"]
+    spoiled = inputs | {"ecg": inputs["ecg"].clone()}
+    spoiled["ecg"][1:] = torch.nan
+    again = run(spoiled | has)["probability"]
+    assert torch.equal(said[:2], again[:2]) and said.isnan().tolist() == [False, False, True]
+    everything = run(inputs | dict.fromkeys(has, torch.ones(3, dtype=torch.bool)))["probability"]
+    assert (said[1] - everything[1]).abs() > TOLERANCE, "the mask must matter"

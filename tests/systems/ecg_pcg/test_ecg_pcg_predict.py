@@ -1,0 +1,457 @@
+"""One recording judged by models of beats and by the linear one: as evaluate.py judges it, or refused."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import wavfile
+from scipy.special import expit, logit
+
+from common.command_line import to_plain
+from common.errors import UserError
+from config import EvaluationSettings, OptimizationSettings
+from datasets.heart_states import read_heart_states
+from datasets.recording_paths import Place
+from datasets.sources import DataError
+from datasets.splits import make_folds
+from evaluation.scores import aggregate
+from models import NETWORKS
+from models.linear import PhaseGridLinear
+from systems.base.evaluation_run import predict_folds
+from systems.base.prediction_settings import PredictionSettings
+from systems.ecg_pcg.features.phase_grid import phase_grid
+from systems.ecg_pcg.inputs import automatic_states
+from systems.ecg_pcg.predict import EcgPcgPredictor, believed_prevalence, check_heart_rate
+from systems.ecg_pcg.segmentation.segment import Segmentation
+from systems.ecg_pcg.settings import ModelSettings, PreparationSettings, TrainingSettings
+from systems.ecg_pcg.sources.simulated_layout import write_record
+from systems.ecg_pcg.sources.user_recording import sound_digest
+from systems.registry import find_task
+
+NETWORK = TrainingSettings(model=ModelSettings(width=8, points=100), precision="float32", device="cpu")
+EITHER = dataclasses.replace(NETWORK, model=dataclasses.replace(NETWORK.model, modality_dropout=0.5))
+LINEAR = TrainingSettings(model=ModelSettings(model="linear"), device="cpu")
+ONSETS = "annotations/hand_corrected/training-a_StateAns"
+FOLDS = 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cache(simulated_cache):
+    phase_grid(simulated_cache, 1, progress=False)  # in this process; kept beside the cache
+    return simulated_cache
+
+
+def made_model(settings: TrainingSettings, seed: int):
+    """Return a model with random weights whose answers differ between recordings, without training."""
+    torch.manual_seed(seed)
+    model = find_task("ecg-pcg", settings).build(settings).eval()
+    if isinstance(model, PhaseGridLinear):
+        for part, weight in ((model.pcg, 0.02), (model.ecg, 0.2)):
+            part.fitted.fill_(True)
+            torch.nn.init.normal_(part.weight, std=weight)
+            part.mean.fill_(-0.7)
+    return model
+
+
+def checkpoint(cache, settings: TrainingSettings, fold: int = 0, **changes) -> dict:
+    """Return what training would leave of one fold, with weights that were never trained."""
+    task = find_task("ecg-pcg", settings)
+    table = task.samples(cache, settings, torch.device("cpu")).table
+    parts = make_folds(table, "session", FOLDS, 0.0, 1)[fold]
+    recordings = cache.table("recordings")
+    learned = recordings["recording"].isin(table.iloc[parts.train]["recording"])
+    return {
+        "task": "ecg-pcg",
+        "run": "made",
+        "fold": fold,
+        "protocol": "session",
+        "settings": to_plain(settings),
+        "model": made_model(settings, fold).state_dict(),
+        "parts": torch.from_numpy(parts.parts(len(table))),
+        "trained_on": {"content": recordings.loc[learned, "sha256"].tolist()},
+        "cache": {name: cache.manifest[name] for name in ("identity", "source", "simulated", "settings")},
+        "label_share": 0.25 + fold / 2,
+    } | changes
+
+
+def predictor(checkpoints: list[dict], raw: Path | None = None, segment=None, **options) -> EcgPcgPredictor:
+    settings = PredictionSettings(annotations=raw / ONSETS if raw else None, **options)
+    named = {Path(f"fold_{number}.pt"): content for number, content in enumerate(checkpoints)}
+    return EcgPcgPredictor(named, settings, segment or refuse_to_segment)
+
+
+def refuse_to_segment(recording):
+    raise DataError("The stand-in finds no heart states.")
+
+
+def place(raw: Path, name: str) -> Place:
+    return Place(name, raw / "training-a" / name)
+
+
+def evaluated(checkpoints, cache, **options):
+    predictions = predict_folds(checkpoints, cache, EvaluationSettings(device="cpu", **options))
+    return aggregate(predictions, "recording").set_index("recording")["probability"]
+
+
+def long_enough(cache) -> list[str]:
+    table = cache.table("recordings")
+    table = table[
+        (table["duration"] >= 5) & (table["ecg_length"] > 0) & (table["beat_source"] == "annotation")
+    ]
+    return table["recording"].tolist()
+
+
+# As evaluate.py -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [NETWORK, EITHER, LINEAR], ids=["network", "either", "linear"])
+def test_a_recording_gets_the_probability_that_evaluation_gives_it(settings, cache, simulated_raw):
+    """Each recording is judged by the fold that was not trained on it, as in evaluation."""
+    folds = [checkpoint(cache, settings, fold) for fold in range(FOLDS)]
+    expected = evaluated(folds, cache)
+    judge = predictor(folds, simulated_raw)
+    names = long_enough(cache)[:6]
+    found = [judge.predict(place(simulated_raw, name)) for name in names]
+    assert [answer.probability for answer in found] == pytest.approx(expected[names].tolist(), abs=1e-6)
+    assert expected[names].nunique() == len(names), "else the test tells nothing"
+    for answer in found:
+        facts = answer.facts()
+        assert (facts["models"], facts["models_trained_on_it"]) == (1, 1)
+        assert facts["beat_source"] == "annotation"
+        assert facts["signals_used"] == ["ecg", "pcg"]
+        json.dumps(facts, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_judges_a_recording(name, cache, simulated_raw):
+    settings = dataclasses.replace(NETWORK, model=dataclasses.replace(NETWORK.model, model=name))
+    answer = predictor([checkpoint(cache, settings)], simulated_raw).predict(
+        place(simulated_raw, long_enough(cache)[0])
+    )
+    facts = answer.facts()
+    expected = {"ecg-network": ["ecg"], "pcg-network": ["pcg"]}.get(name, ["ecg", "pcg"])
+    assert facts["signals_used"] == expected
+    assert len(facts["each_beat"]) == facts["beats"] > 3
+    answer.figure()
+
+
+def test_a_network_that_takes_either_signal_judges_a_sound_alone(cache, simulated_raw, tmp_path):
+    """A .wav without its record is a recording never seen: both folds judge it, and hide nothing else."""
+    folds = [checkpoint(cache, EITHER, fold) for fold in range(FOLDS)]
+    name = long_enough(cache)[0]
+    shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path)
+    found = predictor(folds, simulated_raw).predict(Place(name, tmp_path / f"{name}.wav"))
+    everywhere = [content | {"parts": torch.full_like(content["parts"], 2)} for content in folds]
+    alone = [
+        evaluated([content | {"protocol": "beat"}], cache, without="ecg")[name] for content in everywhere
+    ]
+    assert found.probability == pytest.approx(np.mean(alone), abs=1e-6)
+    assert found.facts()["signals_used"] == ["pcg"]
+    assert found.facts()["models"] == 2
+
+
+def test_all_models_speak_when_all_were_trained_on_the_recording_and_it_is_said(cache, simulated_raw):
+    name = long_enough(cache)[0]
+    digest = cache.table("recordings").set_index("recording").loc[name, "sha256"]
+    folds = [
+        checkpoint(cache, LINEAR, fold, trained_on={"content": [digest]}) | {"cache": _real(cache)}
+        for fold in range(FOLDS)
+    ]
+    facts = predictor(folds, simulated_raw).predict(place(simulated_raw, name)).facts()
+    assert (facts["models"], facts["models_trained_on_it"]) == (2, 0)
+    assert "seen" in codes(facts)
+    assert "simulated" not in codes(facts)
+
+
+def _real(cache) -> dict:
+    return {name: cache.manifest[name] for name in ("identity", "source", "settings")} | {"simulated": False}
+
+
+def codes(facts: dict) -> list[str]:
+    return [doubt["code"] for doubt in facts["warnings"]]
+
+
+def test_the_wav_of_a_recording_that_was_learned_from_is_known_again(cache, simulated_raw, tmp_path):
+    """A copy of the sound alone, under another name, is no fair test either."""
+    name = long_enough(cache)[0]
+    row = cache.table("recordings").set_index("recording").loc[name]
+    sound = np.array(cache.waveforms("pcg")[row["pcg_offset"] :][: row["pcg_length"]])
+    shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path / "mine.wav")
+    segmented = true_states(simulated_raw, name)
+    for sounds, expected in ([], False), ([sound_digest(sound)], True):
+        content = checkpoint(cache, LINEAR, trained_on={"content": [], "sound": sounds})
+        answer = predictor([content], segment=segmented).predict(Place("mine", tmp_path / "mine.wav"))
+        assert ("seen" in codes(answer.facts())) == expected
+        assert ("trained on this recording" in answer.stamp) == expected
+
+
+def test_a_calibration_is_applied_for_the_signals_that_are_there(cache, simulated_raw, tmp_path):
+    name = long_enough(cache)[0]
+    plain = checkpoint(cache, LINEAR)
+    lines: dict[str, list[float]] = {
+        "ecg+pcg annotated": [-0.5, 0.8],
+        "pcg annotated": [0.25, 0.5],
+        "ecg+pcg automatic": [1, 2],
+    }
+    shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path)
+    whole, sound = place(simulated_raw, name), Place(name, tmp_path / f"{name}.wav")
+    for own, raw, line in (
+        (whole, simulated_raw, "ecg+pcg annotated"),
+        (sound, simulated_raw, "pcg annotated"),
+        (whole, None, "ecg+pcg automatic"),
+    ):
+        intercept, slope = lines[line]
+        segmented = true_states(simulated_raw, name)
+        before = predictor([plain], raw, segmented).predict(own)
+        judge = predictor([plain | {"calibration": lines}], raw, segmented)
+        after = judge.predict(own)
+        assert logit(after.probability) == pytest.approx(
+            intercept + slope * logit(before.probability), abs=1e-4
+        )
+        parts = after.facts()["log_odds"]
+        assert sum(parts.values()) == pytest.approx(logit(after.probability), abs=1e-4)
+        assert parts["calibration"] == pytest.approx(intercept)
+        assert (judge.calibrated, predictor([plain]).calibrated) == (True, False)
+        bias = slope * float(plain["model"]["pcg.bias"])
+        grid = after._contributions().grid
+        assert grid is not None
+        assert grid.sum() + bias == pytest.approx(parts["pcg"], abs=1e-6)
+
+
+def test_a_model_of_virtual_patients_says_so(cache, simulated_raw):
+    judge = predictor([checkpoint(cache, LINEAR)], simulated_raw)
+    answer = judge.predict(place(simulated_raw, long_enough(cache)[0]))
+    assert "simulated" in codes(answer.facts())
+    assert judge.stamp == "trained on simulated data"
+
+
+# Beats and heart states -----------------------------------------------------------------------------------
+
+
+def true_states(raw: Path, name: str, quality: float = 0.6, agreement: float = 1.0):
+    return lambda recording: Segmentation(
+        read_heart_states(raw / ONSETS / f"{name}_StateAns.mat", recording.header_rate),
+        quality,
+        60.0,
+        agreement,
+    )
+
+
+def test_the_linear_model_takes_automatic_heart_states_where_none_are_annotated(cache, simulated_raw):
+    name = long_enough(cache)[1]
+    content = checkpoint(cache, LINEAR)
+    annotated = predictor([content], simulated_raw).predict(place(simulated_raw, name))
+    automatic = predictor([content], segment=true_states(simulated_raw, name)).predict(
+        place(simulated_raw, name)
+    )
+    assert automatic.probability == pytest.approx(annotated.probability, abs=1e-9)
+    assert automatic.facts()["beat_source"] == "automatic segmentation"
+    assert automatic.facts()["beats"] == annotated.facts()["beats"] > 3
+    assert not {"apart", "segmentation"} & set(codes(automatic.facts()))
+    doubted = predictor([content], segment=true_states(simulated_raw, name, quality=0.4, agreement=0.4))
+    found = codes(doubted.predict(place(simulated_raw, name)).facts())
+    assert "apart" in found
+    assert "segmentation" not in found, "with an ECG a low certainty foretells little"
+
+
+def test_without_heart_states_the_linear_model_speaks_of_the_ecg_alone(cache, simulated_raw):
+    name = long_enough(cache)[1]
+    content = checkpoint(cache, LINEAR)
+    both = predictor([content], simulated_raw).predict(place(simulated_raw, name)).facts()
+    alone = predictor([content]).predict(place(simulated_raw, name)).facts()
+    assert alone["signals_used"] == ["ecg"]
+    assert alone["log_odds"] == {"ecg": pytest.approx(both["log_odds"]["ecg"], abs=1e-9)}
+    assert "no-beats" in codes(alone)
+    assert alone["probability"] == pytest.approx(float(expit(alone["log_odds"]["ecg"])), abs=1e-6)
+    assert logit(both["probability"]) == pytest.approx(sum(both["log_odds"].values()), abs=1e-4)
+
+
+def test_networks_take_r_peaks_before_they_segment(cache, simulated_raw):
+    name = long_enough(cache)[2]
+    facts = predictor([checkpoint(cache, NETWORK)]).predict(place(simulated_raw, name)).facts()
+    assert facts["beat_source"] == "R-peaks of the ECG"
+    assert "beats" in codes(facts), "the model learned beats from S1 to S1"
+    learned = checkpoint(cache, NETWORK)
+    learned["cache"] |= {"settings": dataclasses.asdict(PreparationSettings(onsets="ecg"))}
+    same = predictor([learned], simulated_raw).predict(place(simulated_raw, name)).facts()
+    assert same["beat_source"] == "R-peaks of the ECG", "annotations are not what it learned from"
+    assert "beats" not in codes(same)
+
+
+def test_a_sound_without_ecg_or_onsets_is_segmented_for_a_network(cache, simulated_raw, tmp_path):
+    name = long_enough(cache)[2]
+    sound = tmp_path / f"{name}.wav"
+    shutil.copy(simulated_raw / "training-a" / sound.name, sound)
+    content = checkpoint(cache, EITHER)
+    found = predictor([content], segment=true_states(simulated_raw, name)).predict(Place(name, sound))
+    annotated = predictor([content], simulated_raw).predict(Place(name, sound))
+    assert found.probability == pytest.approx(annotated.probability, abs=1e-9)
+    assert found.facts()["beat_source"] == "automatic segmentation"
+    assert "segmentation" not in codes(found.facts())
+    doubted = predictor([content], segment=true_states(simulated_raw, name, quality=0.45))
+    assert "segmentation" in codes(doubted.predict(Place(name, sound)).facts())
+    with pytest.raises(DataError, match=r"No beats are found\. The stand-in finds no heart states"):
+        predictor([content]).predict(Place(name, sound))
+
+
+def test_a_broken_annotation_is_said_and_done_without(cache, simulated_raw, tmp_path):
+    name = long_enough(cache)[0]
+    for path in (simulated_raw / "training-a").glob(f"{name}.*"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / f"{name}_StateAns.mat").write_bytes(b"no table")
+    facts = predictor([checkpoint(cache, NETWORK)]).predict(Place(name, tmp_path / name)).facts()
+    assert facts["beat_source"] == "R-peaks of the ECG"
+    assert "annotation" in codes(facts)
+
+
+# Refusals -------------------------------------------------------------------------------------------------
+
+
+def test_a_network_of_both_signals_refuses_one(cache, simulated_raw, tmp_path):
+    name = long_enough(cache)[0]
+    shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path)
+    with pytest.raises(DataError, match=r"There is no ECG, which pacfnet needs.*--modality-dropout"):
+        predictor([checkpoint(cache, NETWORK)], simulated_raw).predict(Place(name, tmp_path / f"{name}.wav"))
+
+
+def test_what_is_too_short_is_refused(cache, tmp_path):
+    wavfile.write(tmp_path / "a.wav", 2000, np.random.default_rng(0).normal(0, 999, 9000).astype(np.int16))
+    with pytest.raises(DataError, match=r"lasts 4\.5 s, and at least 5 s are needed"):
+        predictor([checkpoint(cache, LINEAR)]).predict(Place("a", tmp_path / "a.wav"))
+
+
+@pytest.mark.parametrize("settings", [NETWORK, LINEAR], ids=["network", "linear"])
+def test_noise_is_refused_whatever_the_model_would_say(settings, cache, simulated_raw, tmp_path):
+    rng = np.random.default_rng(0)
+    pcg, ecg = rng.normal(0, 3000, (2, 60_000)).astype(np.int16)
+    write_record(tmp_path, "noise", 0, pcg, ecg)
+    judge = predictor(
+        [checkpoint(cache, settings)], segment=true_states(simulated_raw, long_enough(cache)[0])
+    )
+    with pytest.raises(DataError, match=r"No heart beat that repeats is found|No beats are found"):
+        judge.predict(Place("noise", tmp_path / "noise"))
+
+
+def test_hum_is_refused(cache, tmp_path):
+    """It repeats, but not as a heart does."""
+    time = np.arange(40_000) / 2000
+    wavfile.write(tmp_path / "hum.wav", 2000, (8000 * np.sin(2 * np.pi * 50 * time)).astype(np.int16))
+    with pytest.raises(DataError, match="as no heart does: it is too noisy to judge"):
+        predictor([checkpoint(cache, LINEAR)], segment=automatic_states).predict(
+            Place("hum", tmp_path / "hum.wav")
+        )
+
+
+@pytest.mark.parametrize(("cycle", "said"), [(0.25, "240 times a minute"), (3.0, "20 times a minute")])
+def test_heart_rates_that_no_heart_has_are_refused(cycle, said):
+    starts = np.arange(5) * cycle
+    with pytest.raises(DataError, match=said):
+        check_heart_rate(np.stack([starts, starts + cycle], axis=1))
+    check_heart_rate(np.array([[0.0, 0.8]]))
+
+
+def test_sounds_sampled_too_slowly_are_left_out_by_the_linear_model(cache, simulated_raw, tmp_path):
+    """At 1000 Hz nothing is above 500 Hz, and the grid reaches up to 950 Hz."""
+    name = long_enough(cache)[0]
+    rate, sound = wavfile.read(simulated_raw / "training-a" / f"{name}.wav")
+    wavfile.write(tmp_path / "slow.wav", rate // 2, sound[::2])
+    with pytest.raises(DataError, match=r"sampled at 1000 Hz.*1900 Hz are needed"):
+        predictor([checkpoint(cache, LINEAR)]).predict(Place("slow", tmp_path / "slow.wav"))
+
+
+def test_an_answer_that_is_no_number_is_refused(cache, simulated_raw):
+    content = checkpoint(cache, LINEAR)
+    content["model"]["pcg.weight"][5] = float("nan")
+    with pytest.raises(DataError, match="is not a number"):
+        predictor([content], simulated_raw).predict(place(simulated_raw, long_enough(cache)[0]))
+
+
+def test_recordings_far_from_those_of_the_training_are_named(cache, simulated_raw):
+    content = checkpoint(cache, LINEAR)
+    usual = predictor([content], simulated_raw).predict(place(simulated_raw, long_enough(cache)[0]))
+    assert "unlike" not in codes(usual.facts())
+    content["model"]["pcg.mean"] += 50.0
+    strange = predictor([content], simulated_raw).predict(place(simulated_raw, long_enough(cache)[0]))
+    doubts = [doubt["signal"] for doubt in strange.facts()["warnings"] if doubt["code"] == "unlike"]
+    assert doubts == ["pcg"]
+
+
+# Prevalence -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "shares", "expected"),
+    [
+        (NETWORK, [0.7], 0.5),
+        (LINEAR, [0.7], 0.5),
+        (
+            dataclasses.replace(NETWORK, optimization=OptimizationSettings(class_weights=False)),
+            [0.6, 0.8],
+            0.7,
+        ),
+        (dataclasses.replace(NETWORK, optimization=OptimizationSettings(class_weights=False)), [None], None),
+    ],
+    ids=["weighted", "linear", "unweighted", "unknown"],
+)
+def test_the_prevalence_a_model_believes_in(settings, shares, expected):
+    checkpoints = [{"label_share": share} if share is not None else {} for share in shares]
+    assert believed_prevalence(checkpoints, settings) == (
+        None if expected is None else pytest.approx(expected)
+    )
+
+
+def test_both_prevalences_are_said(cache, simulated_raw):
+    """Odds p / (1 - p) at one half become a ninth of that at one tenth."""
+    judge = predictor([checkpoint(cache, NETWORK)], simulated_raw, prevalence=0.1)
+    facts = judge.predict(place(simulated_raw, long_enough(cache)[0])).facts()
+    assert (facts["assumed_prevalence"], facts["prevalence"]) == (0.5, 0.1)
+    odds = facts["probability"] / (1 - facts["probability"]) / 9
+    assert facts["probability_at_prevalence"] == pytest.approx(odds / (1 + odds))
+
+
+def test_a_prevalence_cannot_be_changed_where_none_is_known(cache):
+    settings = dataclasses.replace(NETWORK, optimization=OptimizationSettings(class_weights=False))
+    with pytest.raises(UserError, match="omit --prevalence"):
+        predictor([checkpoint(cache, settings, label_share=None)], prevalence=0.1)
+
+
+# Figures --------------------------------------------------------------------------------------------------
+
+
+def test_the_spread_is_over_beats_and_the_figure_shows_each(cache, simulated_raw):
+    answer = predictor([checkpoint(cache, NETWORK)], simulated_raw).predict(
+        place(simulated_raw, long_enough(cache)[0])
+    )
+    facts = answer.facts()
+    each = [beat["probability"] for beat in facts["each_beat"]]
+    assert len(each) == facts["beats"]
+    assert facts["probability"] == pytest.approx(np.mean(each))
+    assert list(facts["spread_over_beats"].values()) == pytest.approx(np.percentile(each, [10, 90]).tolist())
+    figure = answer.figure()
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert "each beat" in labels
+    assert "mean attention" in labels
+
+
+def test_the_map_of_contributions_adds_up_to_the_answer(cache, simulated_raw):
+    content = checkpoint(cache, LINEAR)
+    answer = predictor([content], simulated_raw).predict(place(simulated_raw, long_enough(cache)[0]))
+    told = answer._contributions()
+    bias = float(content["model"]["pcg.bias"])
+    assert told.grid is not None
+    assert told.grid.sum() + bias == pytest.approx(told.parts["heart sound"], abs=1e-6)
+    assert told.grid.shape == (22, 34)
+    assert (told.band_edges[0], told.band_edges[-1]) == (pytest.approx(23.4375), pytest.approx(953.125))
+    assert answer.facts()["spread_over_beats"] is None

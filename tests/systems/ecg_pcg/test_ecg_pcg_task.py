@@ -1,0 +1,235 @@
+"""The task: which tensors it makes of a cache, its class weights, loss, scores, threshold and figures."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.text import Text
+from torch import nn
+
+from common.errors import UserError
+from config import OptimizationSettings
+from datasets.splits import Fold
+from models.pacfnet import FusionLevel
+from systems import TASKS
+from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, preset_defaults
+from systems.ecg_pcg.task import Beats, EcgPcg
+
+CPU = torch.device("cpu")
+SETTINGS = TrainingSettings(model=ModelSettings(width=8, points=100), precision="float32")
+TASK = EcgPcg()
+
+
+class Fixed(nn.Module):
+    """Gives the logits it was told."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, ecg: torch.Tensor, pcg: torch.Tensor) -> torch.Tensor:
+        return self.logits
+
+
+def toy_beats(labels: list[int], recordings: list[str] | None = None) -> Beats:
+    """Return beats whose ECG is their row number and whose PCG is the negative of it."""
+    count = len(labels)
+    number = torch.arange(count, dtype=torch.float32).reshape(-1, 1, 1).expand(-1, 1, 100)
+    table = pd.DataFrame(
+        {
+            "sample": range(count),
+            "recording": recordings or [f"a{row:04d}" for row in range(count)],
+            "session": "C1",
+            "person": "C1P1",
+            "label": labels,
+            "diagnosis": "",
+            "site": "",
+            "start": 0.0,
+            "end": 1.0,
+        }
+    )
+    values = {
+        "table": table,
+        "ecg": number,
+        "pcg": -number,
+        "label": torch.tensor(labels),
+        "weight": torch.ones(count),
+        "has_ecg": torch.ones(count, dtype=torch.bool),
+        "has_pcg": torch.ones(count, dtype=torch.bool),
+    }
+    return Beats(
+        **{item.name: values[item.name] for item in dataclasses.fields(Beats) if item.name in values}
+    )
+
+
+def fold_of(train: list[int], test: list[int]) -> Fold:
+    return Fold(0, np.array(train), np.zeros(0, dtype=np.int64), np.array(test))
+
+
+@pytest.fixture(scope="module")
+def samples(simulated_cache):
+    return TASK.samples(simulated_cache, SETTINGS, CPU)
+
+
+def test_task_is_listed_under_its_name():
+    assert isinstance(TASKS["ecg-pcg"], EcgPcg)
+    assert all(task.name == name for name, task in TASKS.items())
+
+
+def test_samples_are_the_beats_of_the_cache(simulated_cache, samples):
+    table = simulated_cache.table("samples")
+    assert len(samples) == len(table) > 100
+    assert samples.ecg.shape == samples.pcg.shape == (len(table), 1, 100)
+    assert samples.ecg.dtype == samples.pcg.dtype == torch.float32
+    assert samples.label.tolist() == table["label"].tolist()
+    assert set(samples.label.tolist()) == {0, 1}
+    for kind in ("ecg", "pcg"):
+        tensor = getattr(samples, kind)[:, 0]
+        cached = torch.from_numpy(np.array(simulated_cache.beats(kind)))
+        middles = cached.reshape(len(table), 100, -1).mean(dim=-1)  # a rough view of the same beats
+        alike = torch.corrcoef(torch.stack([tensor.flatten(), middles.flatten()]))[0, 1]
+        assert alike > (0.8 if kind == "ecg" else 0.0), kind
+    assert not torch.equal(samples.ecg, samples.pcg)
+
+
+def test_all_cached_points_are_the_cached_beats(simulated_cache):
+    points = simulated_cache.beats("ecg").shape[1]
+    whole = TASK.samples(
+        simulated_cache, dataclasses.replace(SETTINGS, model=ModelSettings(width=8, points=points)), CPU
+    )
+    assert np.array_equal(whole.ecg[:, 0].numpy(), simulated_cache.beats("ecg"))
+    assert np.array_equal(whole.pcg[:, 0].numpy(), simulated_cache.beats("pcg"))
+
+
+def test_batch_has_the_contract_of_the_house():
+    beats = toy_beats([0, 1, 1, 0])
+    batch = beats.batch(torch.tensor([3, 1]))
+    assert {"ecg", "pcg", "label", "weight"} <= set(batch)
+    assert batch["ecg"].shape == batch["pcg"].shape == (2, 1, 100)
+    assert batch["ecg"][:, 0, 0].tolist() == [3.0, 1.0]
+    assert batch["pcg"][:, 0, 0].tolist() == [-3.0, -1.0]
+    assert batch["label"].tolist() == [0, 1]
+
+
+def test_class_weights_by_hand():
+    """One normal and three abnormal to learn from: 4 / (2 * 1) and 4 / (2 * 3); the test part counts not."""
+    beats = toy_beats([0, 1, 1, 1, 0, 0, 0])
+    weighted = TASK.for_fold(beats, fold_of([0, 1, 2, 3], [4, 5, 6]), SETTINGS)
+    normal, abnormal = 2.0, 2 / 3
+    assert weighted.weight.tolist() == pytest.approx([normal, *[abnormal] * 3, *[normal] * 3])
+    assert beats.weight.tolist() == [1.0] * 7
+    assert float(weighted.weight[:4].sum()) == pytest.approx(4.0), "the mean weight of the train part is 1"
+
+
+def test_balanced_classes_have_weight_one():
+    beats = toy_beats([0, 1, 0, 1])
+    assert TASK.for_fold(beats, fold_of([0, 1, 2, 3], []), SETTINGS).weight.tolist() == [1.0] * 4
+
+
+def test_class_weights_can_be_left_away():
+    settings = dataclasses.replace(SETTINGS, optimization=OptimizationSettings(class_weights=False))
+    beats = toy_beats([0, 1, 1, 1])
+    assert TASK.for_fold(beats, fold_of([0, 1, 2, 3], []), settings).weight.tolist() == [1.0] * 4
+
+
+def test_a_part_without_one_class_has_finite_weights():
+    weights = TASK.for_fold(toy_beats([1, 1, 0]), fold_of([0, 1], [2]), SETTINGS).weight
+    assert torch.isfinite(weights).all()
+
+
+def test_loss_and_probability_by_hand():
+    """Logits (0, ln 3): probability 3/4 of abnormal."""
+    model = Fixed(torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]]))
+    beats = TASK.for_fold(toy_beats([0, 1, 1, 1]), fold_of([0, 1, 2, 3], []), SETTINGS)
+    losses, probability = TASK.step(model, beats.batch(torch.tensor([0, 1])))
+    assert probability.tolist() == pytest.approx([0.75, 0.75])
+    expected = (2.0 * -math.log(0.25) + 2 / 3 * -math.log(0.75)) / 2
+    assert float(losses["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_network_reads_the_signals_in_their_places():
+    seen = []
+
+    class Watching(Fixed):
+        def forward(self, ecg, pcg):
+            seen.append((ecg, pcg))
+            return self.logits
+
+    TASK.step(Watching(torch.zeros(2, 2)), toy_beats([0, 1, 1]).batch(torch.tensor([1, 2])))
+    ((ecg, pcg),) = seen
+    assert ecg[:, 0, 0].tolist() == [1.0, 2.0]
+    assert pcg[:, 0, 0].tolist() == [-1.0, -2.0]
+
+
+def test_network_is_that_of_the_settings():
+    sizes = {}
+    for preset in ("paper", "small"):
+        model = TASK.build(preset_defaults(preset, "session"))
+        sizes[preset] = sum(weight.numel() for weight in model.parameters())
+    assert sizes["paper"] == 11_723_898
+    assert sizes["small"] < sizes["paper"] / 12
+    options = ModelSettings(width=16, kernel_size=5, dropout=0.25, attention="parallel")
+    model = TASK.build(TrainingSettings(model=options))
+    assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.25}
+    assert next(layer for layer in model.modules() if isinstance(layer, nn.Conv1d)).weight.shape == (16, 1, 5)
+    fusions = [module for module in model.modules() if isinstance(module, FusionLevel)]
+    assert [fusion.cascaded for fusion in fusions] == [False] * 4
+
+
+def test_scores_by_hand():
+    """Of rows 1 to 4: normal .2 .6, abnormal .4 .9: 3 of 4 pairs in order; one of two right in each class."""
+    beats = toy_beats([1, 0, 0, 1, 1])
+    scores = TASK.score(beats, torch.tensor([1, 2, 3, 4]), torch.tensor([0.2, 0.6, 0.4, 0.9]))
+    assert scores == {"accuracy": 0.5, "auroc": 0.75, "sensitivity": 0.5, "specificity": 0.5}
+
+
+def test_score_of_one_class_is_not_a_number():
+    assert math.isnan(TASK.score(toy_beats([1, 1]), torch.arange(2), torch.tensor([0.2, 0.6]))["auroc"])
+
+
+def test_threshold_separates_the_validation_part():
+    beats = toy_beats([0, 0, 0, 1, 1])
+    threshold = TASK.threshold(beats, torch.arange(1, 5), torch.tensor([0.1, 0.2, 0.3, 0.35]))
+    assert 0.2 < threshold <= 0.3
+
+
+def test_beats_are_described_by_their_recordings():
+    beats = toy_beats([0, 1, 1, 0], ["a0007", "a0003", "a0007", "a0001"])
+    assert beats.describe(torch.tensor([0, 1, 2])) == "recordings a0003, a0007"
+
+
+def test_predictions_have_a_row_a_beat():
+    beats = toy_beats([0, 1, 1, 0])
+    table = TASK.predictions(beats, np.array([3, 1]), torch.tensor([0.25, 0.75]))
+    assert table["sample"].tolist() == [3, 1]
+    assert table["label"].tolist() == [0, 1]
+    assert table["probability"].tolist() == [0.25, 0.75]
+    assert {"recording", "session", "person", "diagnosis", "site", "start", "end"} <= set(table)
+
+
+def test_figures(samples):
+    model = TASK.build(SETTINGS).eval()
+    rows = torch.arange(0, len(samples), 5)
+    probability = torch.linspace(0, 1, len(rows))
+    for settings, stamped in ((dataclasses.replace(SETTINGS, protocol="paper"), True), (SETTINGS, False)):
+        figures = TASK.figures(model, samples, rows, probability, settings)
+        assert set(figures) == {"test/roc", "test/confusion", "test/attention"}
+        for tag, figure in figures.items():
+            written = " ".join(text.get_text() for text in figure.findobj(Text) if isinstance(text, Text))
+            assert ("selected on test" in written) == stamped, tag
+    middle = samples.table.iloc[int(rows[len(rows) // 2])]["recording"]
+    assert middle in written, "attention is drawn over the beat of median probability"
+
+
+def test_networks_without_attention_have_no_attention_figure(samples):
+    model = nn.Linear(1, 1)
+    assert TASK.attention_figure(model, samples, torch.tensor(0), "") is None
+
+
+def test_bfloat16_is_refused_on_a_cpu_for_beats_too_short_for_it(simulated_cache):
+    settings = TrainingSettings(model=ModelSettings(width=8, points=100), precision="bfloat16")
+    with pytest.raises(UserError, match=r"100 points.*--precision float32"):
+        TASK.samples(simulated_cache, settings, torch.device("cpu"))
