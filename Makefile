@@ -4,7 +4,7 @@
 # make ecg-cmr   ECG and cardiac MRI: all stages on 2,000 virtual patients, tables in results/ecg-cmr
 # make ecg-to-cmr   cines drawn from ECGs of 2,000 virtual patients, tables and figure in results/ecg-to-cmr
 # make speed   how fast preparation, training and inference are on this machine: results/benchmarks/speed-*.csv
-# make torture   1,000 mutated recordings, 200 faults: results/benchmarks/torture.csv
+# make robustness   1,000 mutated recordings, 200 faults: results/benchmarks/torture.csv
 # make audit   known vulnerabilities of the dependencies; needs the network
 #
 # PYTHON   interpreter of the environment, 3.11 or later
@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test lint ecg-cmr ecg-to-cmr speed torture audit clean
+.PHONY: demo test lint ecg-cmr ecg-to-cmr speed robustness torture audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python load_data.py --simulate
@@ -50,8 +50,8 @@ ecg-to-cmr: $(VENV)/.installed
 speed: $(VENV)/.installed-dev
 	$(BIN)/python -m studies.speed
 
-torture: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m studies.torture
+robustness torture: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m studies.robustness
 
 audit: $(VENV)/.installed
 	$(PIP) pip-audit

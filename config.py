@@ -47,7 +47,7 @@ class SourceSettings:
     dry_run: bool = False
     """Say what would be read, written and how long it would take; write nothing."""
     simulate: bool = False
-    """Write a cohort of virtual patients into raw_dir (by default a folder in data/raw) and prepare that."""
+    """Write a cohort of simulated patients into raw_dir (default: in data/raw) and prepare that."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from learning.checkpoint import changed_data, changed_since, file_digest, load_c
 from learning.devices import set_threads
 from learning.runs import differing_settings, find_checkpoints
 from systems import JUDGE
-from systems.base.evaluation_run import Opened
+from systems.base.evaluation_run import EvaluationRun
 from systems.ecg_pcg.audit import audit_data, audit_failed, format_audit
 from systems.ecg_pcg.robustness.evaluate import stress_run
 from systems.ecg_pcg.settings import TrainingSettings
@@ -74,17 +74,17 @@ def judge(settings: EvaluationSettings) -> dict[str, Any]:
     if settings.dry_run:
         print(f"Would evaluate {', '.join(str(path) for path in paths)} and write to {folder}.")
         return {}
-    facts = {name: first[name] for name in ("run", "task", "cache", "provenance")} | {
+    metadata = {name: first[name] for name in ("run", "task", "cache", "provenance")} | {
         "settings": {key: value for key, value in first["settings"].items() if key not in PLACES},
         "checkpoints": {f"{path.parent.name}/{path.name}": file_digest(path) for path in checkpoints},
         "changed": what_changed(list(checkpoints.values()), cache),
     }
-    opened = Opened(list(checkpoints.values()), cache, settings, external, folder, facts)
-    for line in facts["changed"]:
+    run = EvaluationRun(list(checkpoints.values()), cache, settings, external, folder, metadata)
+    for line in metadata["changed"]:
         print(line)
     if settings.stress:
-        return judge_stressed(opened)
-    metrics, written = JUDGE[first["task"]](opened)
+        return judge_stressed(run)
+    metrics, written = JUDGE[first["task"]](run)
     if not settings.compact:
         written.append(write_html_report(folder, metrics, written))
     names = dict.fromkeys("figures" if path.suffix == ".png" else path.name for path in written)
@@ -105,15 +105,15 @@ def what_changed(checkpoints: list[dict[str, Any]], cache: Cache) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def judge_stressed(opened: Opened) -> dict[str, Any]:
+def judge_stressed(run: EvaluationRun) -> dict[str, Any]:
     """Judge a run on ever worse signals, and print and write the table; there are no metrics to return."""
-    task = opened.facts["task"]
+    task = run.metadata["task"]
     if task != "ecg-pcg":
         raise UserError(f"--stress is for runs of ecg-pcg, and this one is of {task}.")
-    table = stress_run(opened.checkpoints, opened.cache, opened.settings)
+    table = stress_run(run.checkpoints, run.cache, run.settings)
     print(table.to_string(index=False, float_format="{:.3f}".format))
-    write_table(opened.folder / "stress.csv", table)
-    print(f"Written to {opened.folder / 'stress.csv'}.")
+    write_table(run.folder / "stress.csv", table)
+    print(f"Written to {run.folder / 'stress.csv'}.")
     return {}
 
 

@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     path, form = choose_file(settings, checkpoint)
     require(form)
     exportable = open_exportable(checkpoint, EXPORT)
-    facts = exportable.facts
-    print(f"{facts['model']} of run {facts['run']}, fold {facts['fold']} ({checkpoint}).")
+    metadata = exportable.metadata
+    print(f"{metadata['model']} of run {metadata['run']}, fold {metadata['fold']} ({checkpoint}).")
     if settings.dry_run:
         print(f"Would write {path}.")
         return path
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
         f"Largest difference from the network, random beats in batches of {sizes}: {difference:.1e} "
         f"({TOLERANCE:g} is allowed)."
     )
-    print(f"Written to {path}, {path.stat().st_size / 1e6:.1f} MB.\n\n{facts['notice']}")
+    print(f"Written to {path}, {path.stat().st_size / 1e6:.1f} MB.\n\n{metadata['notice']}")
     return path
 
 

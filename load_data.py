@@ -2,7 +2,7 @@
 
     python load_data.py --raw-dir PATH/challenge-2016     # recordings that are there
     python load_data.py --download                        # fetch training-a from PhysioNet first
-    python load_data.py --simulate                        # virtual patients, to try everything
+    python load_data.py --simulate                        # simulated patients, to try everything
     python load_data.py --raw-dir MY_COHORT               # one's own: WFDB records and labels.csv
     python load_data.py ecg-multimodal --raw-dir PTB-XL   # another task, with options of its own
     python load_data.py ecg-mae --simulate                # pairs of ECG and cardiac MRI, for all their stages

@@ -3,7 +3,7 @@
     python predict.py RECORDING                                # the small model that comes with the code
     python predict.py RECORDING --checkpoint checkpoints/<run> # a run: its final fit, or all its folds
     python predict.py sound.wav --ecg ecg.csv --ecg-rate 500   # a heart sound and the ECG recorded with it
-    python predict.py FOLDER --out judged                      # all in it, with a figure and facts of each
+    python predict.py FOLDER --out judged                      # all in it, with a figure and metadata of each
     python predict.py RECORDING --prevalence 0.05 --json       # for programs
     python predict.py FOLDER --checkpoint checkpoints/<run of ecg-multimodal>    # patients
     python predict.py --ecg ECG --checkpoint checkpoints/<run of ecg-to-cmr> --out drawn    # cines, drawn
@@ -42,12 +42,12 @@ from systems import DRAW, ECG_ALONE, PREDICT, WORDS
 from systems.base.prediction_settings import PredictionSettings
 from systems.base.predictor import Prediction, Predictor, Words, at_share, open_predictor, task_of
 
-Facts = dict[str, Any]
+Metadata = dict[str, Any]
 NAMES = {"ecg": "ECG", "pcg": "heart sound"}
 
 
-def main(arguments: Sequence[str] | None = None) -> list[Facts]:
-    """Judge what the command line names; return the facts of each recording."""
+def main(arguments: Sequence[str] | None = None) -> list[Metadata]:
+    """Judge what the command line names; return the metadata of each recording."""
     settings = read_settings(PredictionSettings, sys.argv[1:] if arguments is None else arguments, __doc__)
     set_threads(settings.threads)
     if not settings.recordings and settings.ecg is not None and settings.checkpoint is not None:
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Facts]:
         if settings.ecg is not None and len(places) > 1:
             raise UserError(f"--ecg belongs to one recording, and {len(places)} were given.")
         rows = [judge(predictor, place, settings) for place in follow(places)]
-    model = predictor.facts()
+    model = predictor.metadata()
     if settings.json:
         document = {"notice": DISCLAIMER, "model": model, "recordings": rows}
         print(json.dumps(document, indent=2, allow_nan=False))
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Facts]:
     return rows
 
 
-def draw(settings: PredictionSettings) -> Facts:
+def draw(settings: PredictionSettings) -> Metadata:
     """Draw from an ECG alone, by a model that does; print and return what is measured in what it drew."""
     task = task_of(settings)
     if task not in DRAW:
@@ -80,20 +80,20 @@ def draw(settings: PredictionSettings) -> Facts:
             f"or a run of {', '.join(DRAW)}."
         )
     with quiet_output(settings.json):
-        facts = DRAW[task](settings)
+        metadata = DRAW[task](settings)
     if settings.json:
-        print(json.dumps(facts, indent=2, allow_nan=False))
-        return facts
-    print(facts["notice"])
-    if facts["trained_on_simulated"]:
-        print("The run knows virtual patients only: what it draws of a real ECG cannot be believed.")
-    print(f"Measured in {facts['samples']} cines drawn from {facts['ecg']}:")
-    for name, row in facts["indicators"].items():
+        print(json.dumps(metadata, indent=2, allow_nan=False))
+        return metadata
+    print(metadata["notice"])
+    if metadata["trained_on_simulated"]:
+        print("The run knows simulated patients only: what it draws of a real ECG cannot be believed.")
+    print(f"Measured in {metadata['samples']} cines drawn from {metadata['ecg']}:")
+    for name, row in metadata["indicators"].items():
         low, high = row["low"], row["high"]
         value = "n/a" if low is None else f"{row['mean']:.1f} {row['unit']} ({low:.1f} to {high:.1f})"
         print(f"  {name.replace('_', ' '):20} {value}")
-    print(f"Written to {settings.out}: {', '.join(facts['files'])}.")
-    return facts
+    print(f"Written to {settings.out}: {', '.join(metadata['files'])}.")
+    return metadata
 
 
 def check(settings: PredictionSettings) -> None:
@@ -120,30 +120,32 @@ def follow(places: Sequence[Place]) -> Iterator[Place]:
     yield from tqdm(places, desc="Judging", unit="recording", leave=False, disable=len(places) < 2)
 
 
-def judge(predictor: Predictor, place: Place, settings: PredictionSettings) -> Facts:
-    """Judge one recording, write its files, and return its facts; or why it was refused."""
-    named: Facts = {"recording": printable(place.name), "path": printable(str(place.path))}
+def judge(predictor: Predictor, place: Place, settings: PredictionSettings) -> Metadata:
+    """Judge one recording, write its files, and return its metadata; or why it was refused."""
+    named: Metadata = {"recording": printable(place.name), "path": printable(str(place.path))}
     try:
         prediction = predictor.predict(place)
     except (UserError, OSError, MemoryError) as error:
         reason = printable(str(error) or type(error).__name__)
         return named | {"status": "refused", "reason": reason}
-    facts = named | {"status": "judged"} | prediction.facts()
-    return facts | {"files": write(prediction, facts, place, settings)}
+    metadata = named | {"status": "judged"} | prediction.metadata()
+    return metadata | {"files": write(prediction, metadata, place, settings)}
 
 
-def write(prediction: Prediction, facts: Facts, place: Place, settings: PredictionSettings) -> list[str]:
-    """Write figure and facts of a recording, if files are wanted; return their paths."""
+def write(
+    prediction: Prediction, metadata: Metadata, place: Place, settings: PredictionSettings
+) -> list[str]:
+    """Write figure and metadata of a recording, if files are wanted; return their paths."""
     if settings.out is None:
         return []
     base = settings.out / place.name
     figure, table = (base.with_name(base.name + ending) for ending in (".png", ".json"))
     save_figure(prediction.figure(), figure)
-    write_json(table, {"notice": DISCLAIMER} | facts)
+    write_json(table, {"notice": DISCLAIMER} | metadata)
     return [printable(str(path)) for path in (figure, table)]
 
 
-def report(model: Facts, rows: Sequence[Facts], words: Words) -> None:
+def report(model: Metadata, rows: Sequence[Metadata], words: Words) -> None:
     """Print each recording, and a table if there are several."""
     print("\n".join(words.model(model)))
     for row in rows:
@@ -156,7 +158,7 @@ def report(model: Facts, rows: Sequence[Facts], words: Words) -> None:
     print(f"\n{DISCLAIMER}")
 
 
-def describe_model(model: Facts) -> list[str]:
+def describe_model(model: Metadata) -> list[str]:
     """Return what the model is, what it learned from, and how its probabilities are to be read."""
     count, learned, share = (
         len(model["checkpoints"]),
@@ -173,7 +175,7 @@ def describe_model(model: Facts) -> list[str]:
     ]
 
 
-def describe(row: Facts) -> list[str]:
+def describe(row: Metadata) -> list[str]:
     """Return what is known of a judged recording, a line each."""
     assumed, wanted = row["assumed_prevalence"], row["prevalence"]
     lines = [f"probability of abnormal  {rounded_probability(row['probability'])}" + at_share(assumed)]
@@ -195,17 +197,17 @@ def describe(row: Facts) -> list[str]:
     return lines
 
 
-def describe_doubts(row: Facts) -> list[str]:
+def describe_doubts(row: Metadata) -> list[str]:
     """Return what is doubtful about a judged recording, and the files written, a line each."""
     lines = [f"warning: {doubt['text']}" for doubt in row["warnings"]]
     return lines + [f"written to {path}" for path in row["files"]]
 
 
 PROBABILITY = Words(describe_model, describe, "abnormal", lambda row: rounded_probability(row["probability"]))
-"""How the facts of a task are told that says how probably a recording is abnormal."""
+"""How the metadata of a task are told that says how probably a recording is abnormal."""
 
 
-def table_lines(rows: Sequence[Facts], words: Words) -> list[str]:
+def table_lines(rows: Sequence[Metadata], words: Words) -> list[str]:
     """Return a table of all recordings: what is said of each, and which warnings, or why it was refused."""
     width = max(len("recording"), *(len(row["recording"]) for row in rows))
     told = [words.short(row) for row in rows if row["status"] == "judged"]
@@ -226,7 +228,7 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
-def leave(rows: Sequence[Facts]) -> None:
+def leave(rows: Sequence[Metadata]) -> None:
     """Leave with status 1 if some recordings were refused; with an error, and so status 2, if all were."""
     refused = [row for row in rows if row["status"] == "refused"]
     if len(refused) == len(rows):

@@ -38,7 +38,7 @@ from datasets.splits import ALL, Fold
 from learning.checkpoint import BEST, load_checkpoint, save_checkpoint
 from learning.devices import choose_device, set_threads
 from learning.distributed import Processes, together
-from learning.fold import FoldRun, Progress
+from learning.fold import FoldContext, Progress
 from learning.loop import check_batch_size, predict, train_one_epoch
 from learning.optimization import Schedule, make_optimizer
 from learning.parallel_folds import (
@@ -52,7 +52,7 @@ from learning.parallel_folds import (
 from learning.runs import flatten, is_finished, lock_run
 from learning.tracking import Tracker
 from systems import TASKS, find_task
-from systems.base.training_run import Session, fold_run, new_model, open_folder, open_session
+from systems.base.training_run import Session, fold_context, new_model, open_folder, open_session
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -129,7 +129,7 @@ def train_fold(session: Session, fold: Fold) -> None:
     if session.settings.resume and is_finished(folder):
         session.say(f"{fold.name} is finished already.")
         return
-    run = fold_run(session, fold, folder)
+    run = fold_context(session, fold, folder)
     model = new_model(session)
     session.task.initialize(model, run)
     log_folder = session.log_folder / fold.name if session.processes.leads else None
@@ -137,7 +137,7 @@ def train_fold(session: Session, fold: Fold) -> None:
         tracker.text("settings", to_plain(session.settings))
         session.task.fit(run, model, tracker, resume=session.settings.resume)
         if session.processes.leads:
-            conclude(session, fold, run, model, tracker)
+            finish_fold(session, fold, run, model, tracker)
     session.processes.share(None)
 
 
@@ -147,7 +147,7 @@ def finished_epochs(folder: Path) -> int:
     return load_checkpoint(last)["progress"]["epoch"] if last.exists() else 0
 
 
-def conclude(session: Session, fold: Fold, run: FoldRun, model: nn.Module, tracker: Tracker) -> None:
+def finish_fold(session: Session, fold: Fold, run: FoldContext, model: nn.Module, tracker: Tracker) -> None:
     """Take the weights to keep, store the threshold beside them, and log test scores and figures."""
     best = load_checkpoint(run.folder / BEST)
     model.load_state_dict(best["model"])
@@ -191,7 +191,7 @@ def estimate(session: Session, folds: Sequence[Fold]) -> str:
         )
     size = session.settings.optimization.batch_size
     with tempfile.TemporaryDirectory() as nowhere:
-        run = fold_run(session, folds[0], Path(nowhere))
+        run = fold_context(session, folds[0], Path(nowhere))
     check_batch_size(run)
     steps = run.steps_per_epoch
     few = replace(run, train=run.train[: 4 * size])

@@ -72,7 +72,7 @@ class Cache:
 
     @property
     def simulated(self) -> bool:
-        """Whether the recordings are of virtual patients."""
+        """Whether the recordings are of simulated patients."""
         return bool(self.manifest["simulated"])
 
     def describe(self) -> dict[str, Any]:
@@ -169,6 +169,6 @@ def find_cache(cache: Path | None, cache_dir: Path, identity: str = "", task: st
     if not latest.is_file():
         raise DataError(
             f"No prepared data in {cache_dir}. Run load_data.py first: {command} --raw-dir PATH, "
-            f"or {command} --simulate to try it on virtual patients."
+            f"or {command} --simulate to try it on simulated patients."
         )
     return Cache(cache_dir / latest.read_text(encoding="utf-8").strip())

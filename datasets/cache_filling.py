@@ -112,8 +112,13 @@ def name_content(index: SourceIndex, names: Iterable[str], settings: Any) -> tup
         checksums = dict(
             zip(unique, pool.map(lambda name: content_digest(index.root / name), unique), strict=True)
         )
-    facts = {"format": FORMAT, "settings": dataclasses.asdict(settings), "files": checksums, **index.choices}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(), checksums
+    metadata = {
+        "format": FORMAT,
+        "settings": dataclasses.asdict(settings),
+        "files": checksums,
+        **index.choices,
+    }
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest(), checksums
 
 
 def manifest_of(

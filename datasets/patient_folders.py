@@ -25,9 +25,9 @@ from datasets.patient_tables import PatientTable, clinical_number, find_table, p
 from datasets.patients import (
     UNLABELLED,
     PatientIndex,
-    believable,
     by_patient,
     patient_tables,
+    plausible_values,
     require_some,
 )
 from datasets.signal_table import SignalRows, scan_signals
@@ -211,7 +211,7 @@ def _clinical(table: PatientTable, problems: list[Problem]) -> tuple[dict[str, d
             except ValueError as error:
                 what = f"The {column} {error} (row {row['row']} of {table.name}); it counts as missing."
                 problems.append(Problem(patient, what, "Correct the cell.", left_out=False))
-        values[patient] = believable(found, patient, problems)
+        values[patient] = plausible_values(found, patient, problems)
     return values, list(columns)
 
 

@@ -104,7 +104,7 @@ def patient_tables(
     return table, names.join(pd.DataFrame(values, dtype=float))
 
 
-def believable(values: dict[str, float], where: str, problems: list[Problem]) -> dict[str, float]:
+def plausible_values(values: dict[str, float], where: str, problems: list[Problem]) -> dict[str, float]:
     """Return the clinical values that are possible; name the others as problems, they count as missing.
 
     Parameters

@@ -28,9 +28,9 @@ from datasets.patients import (
     SUPERCLASSES,
     UNLABELLED,
     PatientIndex,
-    believable,
     by_patient,
     patient_tables,
+    plausible_values,
     require_some,
 )
 from datasets.sources import DataError, Problem
@@ -95,8 +95,10 @@ def index_ptbxl(
             problems.append(Problem(record["ecg_id"], what, "Fetch the record from PhysioNet."))
             continue
         fallback[other] += 1
-        facts = _facts(record, problems) if labelled else {"person": record["ecg_id"], "official_fold": 0}
-        rows.append(_row(record, *told, header) | facts)
+        metadata = (
+            _metadata(record, problems) if labelled else {"person": record["ecg_id"], "official_fold": 0}
+        )
+        rows.append(_row(record, *told, header) | metadata)
         clinical[record["ecg_id"]] = _clinical(record, problems)
     require_some(rows, problems, root)
     notes = _notes(database, fallback, rate)
@@ -198,7 +200,7 @@ def _header(root: Path, record: dict[str, str], rate: int) -> tuple[str, int]:
     return "", 0
 
 
-def _facts(record: dict[str, str], problems: list[Problem]) -> dict[str, object]:
+def _metadata(record: dict[str, str], problems: list[Problem]) -> dict[str, object]:
     """Return whose a record is, and in which official fold."""
     name = record["ecg_id"]
     person, fold = _number(record["patient_id"]), _number(record["strat_fold"])
@@ -235,7 +237,7 @@ def _clinical(record: dict[str, str], problems: list[Problem]) -> dict[str, floa
             problems.append(Problem(record["ecg_id"], what, f"Correct {DATABASE}.", left_out=False))
     if values["age"] == OVER_89:
         values["age"] = COUNTS_AS
-    return believable(values, record["ecg_id"], problems)
+    return plausible_values(values, record["ecg_id"], problems)
 
 
 def _number(text: str) -> float:

@@ -44,7 +44,7 @@ HEART_RATES = (35.0, 180.0)
 
 
 @dataclass(frozen=True)
-class Remark:
+class SignalWarning:
     """One thing that is doubtful about a recording.
 
     Attributes
@@ -72,12 +72,12 @@ class Quality:
         For each signal what `measure` says, and its ``agreement`` where there are beats enough.
     sound_delay : float or None
         Seconds from the R-peak to where S1 is loudest; None where it cannot be told.
-    remarks : list of Remark
+    warnings : list of SignalWarning
     """
 
     signals: dict[str, dict[str, float]]
     sound_delay: float | None
-    remarks: list[Remark]
+    warnings: list[SignalWarning]
 
     def shows_no_heart(self, used: Iterable[str]) -> bool:
         """Whether none of these signals repeats from beat to beat."""
@@ -95,7 +95,7 @@ def examine(recording: Recording, spans: Floats) -> Quality:
         Start and end of its beats, seconds; by them the beats of the heart sound are compared.
     """
     present = {kind: signal for kind in NAMES if (signal := getattr(recording, kind)) is not None}
-    facts = {kind: measure(signal, kind) for kind, signal in present.items()}
+    metadata = {kind: measure(signal, kind) for kind, signal in present.items()}
     peaks = np.zeros(0)
     if recording.ecg is not None:
         ecg = fill_gaps(recording.ecg.samples.astype(np.float64))
@@ -104,20 +104,20 @@ def examine(recording: Recording, spans: Floats) -> Quality:
     for kind, signal in present.items():
         agreed = agreement(signal, kind, starts[kind])
         if np.isfinite(agreed):
-            facts[kind]["agreement"] = agreed
+            metadata[kind]["agreement"] = agreed
     duration = min(signal.duration for signal in present.values())
-    remarks = [remark for kind in present for remark in remarks_of_signal(facts[kind], kind)]
-    remarks += remarks_of_length(duration) + remarks_of_rhythm(spans)
+    warnings = [warning for kind in present for warning in warnings_of_signal(metadata[kind], kind)]
+    warnings += warnings_of_length(duration) + warnings_of_rhythm(spans)
     delay = None
     if len(present) == 2:
-        remarks += _remarks_of_ends(present)
-        if facts["ecg"].get("agreement", 0.0) >= SMALLEST_AGREEMENT["ecg"]:
+        warnings += _warnings_of_ends(present)
+        if metadata["ecg"].get("agreement", 0.0) >= SMALLEST_AGREEMENT["ecg"]:
             delay, doubts = _step(present["pcg"], peaks)
-            remarks += doubts
-    return Quality(facts, delay, remarks)
+            warnings += doubts
+    return Quality(metadata, delay, warnings)
 
 
-def _step(pcg: Signal, peaks: Floats) -> tuple[float | None, list[Remark]]:
+def _step(pcg: Signal, peaks: Floats) -> tuple[float | None, list[SignalWarning]]:
     """Return the delay of the heart sound after the R-peaks, and the doubt it raises."""
     measured = sound_delay(pcg, peaks)
     if measured is None:
@@ -127,16 +127,16 @@ def _step(pcg: Signal, peaks: Floats) -> tuple[float | None, list[Remark]]:
         f"ECG and heart sound are out of step: S1 is loudest {1000 * delay:+.0f} ms from the R-peak, and a "
         f"heart takes {1000 * IN_STEP[0]:.0f} to {1000 * IN_STEP[1]:.0f} ms. Did both start together?"
     )
-    return delay, [] if in_step else [Remark("out-of-step", "", text)]
+    return delay, [] if in_step else [SignalWarning("out-of-step", "", text)]
 
 
-def _remarks_of_ends(present: Mapping[str, Signal]) -> list[Remark]:
+def _warnings_of_ends(present: Mapping[str, Signal]) -> list[SignalWarning]:
     """Return the doubt about signals of which one goes on when the other has ended."""
     ecg, pcg = present["ecg"].duration, present["pcg"].duration
     if abs(ecg - pcg) <= LARGEST_DIFFERENCE:
         return []
     text = f"The ECG lasts {ecg:.1f} s and the heart sound {pcg:.1f} s: were they recorded together?"
-    return [Remark("lengths", "", text)]
+    return [SignalWarning("lengths", "", text)]
 
 
 def measure(signal: Signal, kind: str) -> dict[str, float]:
@@ -194,29 +194,37 @@ def in_band_share(samples: Floats, sampling_rate: float, kind: str) -> float:
     return float(power[(frequency >= low) & (frequency <= high)].sum() / above) if above > 0 else 0.0
 
 
-def remarks_of_signal(facts: Mapping[str, Any], kind: str) -> list[Remark]:
+def warnings_of_signal(metadata: Mapping[str, Any], kind: str) -> list[SignalWarning]:
     """Return what is doubtful about one signal, from its `measure` and, where known, its ``agreement``."""
     name = NAMES[kind]
-    agreed = facts.get("agreement")
+    agreed = metadata.get("agreement")
     low, high = BAND[kind]
     doubts = [
-        ("gaps", facts["missing"] > LARGEST_MISSING, f"{facts['missing']:.1%} of the {name} is missing."),
-        ("flat", facts["flat"] > LARGEST_FLAT, f"The {name} is flat for {facts['flat']:.0%} of the time."),
+        (
+            "gaps",
+            metadata["missing"] > LARGEST_MISSING,
+            f"{metadata['missing']:.1%} of the {name} is missing.",
+        ),
+        (
+            "flat",
+            metadata["flat"] > LARGEST_FLAT,
+            f"The {name} is flat for {metadata['flat']:.0%} of the time.",
+        ),
         (
             "clipped",
-            facts["clipped"] > LARGEST_CLIPPED,
-            f"{facts['clipped']:.2%} of the {name} is clipped: record it more softly.",
+            metadata["clipped"] > LARGEST_CLIPPED,
+            f"{metadata['clipped']:.2%} of the {name} is clipped: record it more softly.",
         ),
         (
             "rate",
-            facts["sampling_rate"] < NEEDED_RATE[kind],
-            f"The {name} is sampled at {facts['sampling_rate']:g} Hz, so nothing above "
-            f"{facts['sampling_rate'] / 2:g} Hz is in it; models were trained on more.",
+            metadata["sampling_rate"] < NEEDED_RATE[kind],
+            f"The {name} is sampled at {metadata['sampling_rate']:g} Hz, so nothing above "
+            f"{metadata['sampling_rate'] / 2:g} Hz is in it; models were trained on more.",
         ),
         (
             "noisy",
-            facts["in_band"] < SMALLEST_IN_BAND[kind],
-            f"The {name} is noisy: {facts['in_band']:.0%} of its power is at {low:g} to {high:g} Hz.",
+            metadata["in_band"] < SMALLEST_IN_BAND[kind],
+            f"The {name} is noisy: {metadata['in_band']:.0%} of its power is at {low:g} to {high:g} Hz.",
         ),
         (
             "noisy",
@@ -225,10 +233,10 @@ def remarks_of_signal(facts: Mapping[str, Any], kind: str) -> list[Remark]:
             "its beats were not found rightly.",
         ),
     ]
-    return [Remark(code, kind, text) for code, doubtful, text in doubts if doubtful]
+    return [SignalWarning(code, kind, text) for code, doubtful, text in doubts if doubtful]
 
 
-def remarks_of_rhythm(spans: Floats) -> list[Remark]:
+def warnings_of_rhythm(spans: Floats) -> list[SignalWarning]:
     """Return what is doubtful about a heart rate that no heart at rest has; ``spans`` (beats, 2), seconds."""
     if not len(spans):
         return []
@@ -238,12 +246,12 @@ def remarks_of_rhythm(spans: Floats) -> list[Remark]:
     text = (
         f"The heart rate would be {rate:.0f} a minute: is the sampling rate right, were beats found rightly?"
     )
-    return [Remark("heart-rate", "", text)]
+    return [SignalWarning("heart-rate", "", text)]
 
 
-def remarks_of_length(seconds: float) -> list[Remark]:
+def warnings_of_length(seconds: float) -> list[SignalWarning]:
     """Return the doubt about a short recording."""
     if seconds >= SHORT:
         return []
     text = f"It lasts {seconds:.1f} s; {SHORT:g} s or more give a steadier answer."
-    return [Remark("short", "", text)]
+    return [SignalWarning("short", "", text)]

@@ -46,7 +46,7 @@ class SignalRows:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of numbers: its line counted from 1, its place in the file, and facts of its samples."""
+    """A row of numbers: its line counted from 1, its place in the file, and metadata of its samples."""
 
     line: int
     place: str
@@ -84,7 +84,7 @@ def scan_signals(path: Path, sampling_rate: float, problems: list[Problem]) -> S
         except ValueError as error:
             rows[name].append(_Row(line, "", 0, 0.0))
             faults[name].append(f"{error} (line {line}).")
-    problems += _doubts(path, rows)
+    problems += _warnings(path, rows)
     return SignalRows(_usable(path, rows, faults, problems), set(rows))
 
 
@@ -130,7 +130,7 @@ def _usable(
     return places
 
 
-def _doubts(path: Path, rows: dict[str, list[_Row]]) -> list[Problem]:
+def _warnings(path: Path, rows: dict[str, list[_Row]]) -> list[Problem]:
     """Return what is doubtful about signals that are used."""
     doubts = []
     used = [(name, row) for name, same in rows.items() for row in same if row.place]

@@ -19,8 +19,8 @@ INDEX_COLUMNS = {
     "set": str,  # training-a ... training-f, or cohort
     "header": str,  # WFDB header, path relative to the root, with forward slashes
     "annotation": str,  # heart-state onsets (.mat), path relative to the root; empty: none
-    "session": str,  # sitting; the unit that the session protocol keeps apart
-    "position": float,  # place in the order of the sitting; NaN: unknown
+    "session": str,  # session; the unit that the session protocol keeps apart
+    "position": float,  # place in the order of the session; NaN: unknown
     "person": str,  # for reporting only; empty: to be inferred from the sites in order of position
     "label": int,  # 0 normal, 1 abnormal
     "diagnosis": str,  # as the source names it; empty: unknown

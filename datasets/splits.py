@@ -26,7 +26,7 @@ from datasets.sources import DataError
 
 UNIT = {"paper": "sample", "beat": "sample", "recording": "recording"}
 UNIT |= {"session": "session", "patient": "session", "official": "session"}
-"""Column of the sample table whose values a protocol keeps apart; where no sitting is known, the patient."""
+"""Column of the sample table whose values a protocol keeps apart; where no session is known, the patient."""
 BEAT_PROTOCOLS = ("paper", "beat", "recording", "session")
 """Protocols of samples that are beats of recordings."""
 OFFICIAL_VALIDATION, OFFICIAL_TEST = 9, 10

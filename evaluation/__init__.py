@@ -7,7 +7,7 @@ column          type    meaning
 =============== ======= ================================================================
 ``sample``      int     number of the sample, unique within a fold
 ``recording``   str     recording that the sample was cut from
-``session``     str     sitting of the recording: the unit that statistics draw
+``session``     str     session of the recording: the unit that statistics draw
 ``person``      str     person, as far as known; empty where not
 ``fold``        int     fold whose model made the prediction, from 0
 ``label``       int     1 abnormal, 0 normal

@@ -2,7 +2,7 @@
 
 DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988; by midranks as in Sun and Xu, IEEE Signal Process.
 Lett. 21, 2014. It takes every unit as independent of all others. Beats and recordings of one person are
-not, so it is applied to persons, and even those share sittings: read it beside the interval over sessions.
+not, so it is applied to persons, and even those share sessions: read it beside the interval over sessions.
 """
 
 from __future__ import annotations

@@ -44,12 +44,12 @@ def thin(samples: Array, sampling_rate: float, points: int = DRAWN_POINTS) -> tu
     return times, np.where(np.isfinite(values), values, np.nan)
 
 
-def sized_figure(height: float, title: str, subtitle: str, stamp: str) -> Figure:
+def sized_figure(height: float, title: str, subtitle: str, watermark: str) -> Figure:
     """Return an empty figure of a height in inches; of a long title the end is shown."""
-    longest = LONGEST_BESIDE_STAMP if stamp else LONGEST_TITLE
+    longest = LONGEST_BESIDE_STAMP if watermark else LONGEST_TITLE
     shown = title if len(title) <= longest else f"…{title[1 - longest :]}"
-    figure = new_figure(shown, subtitle, "", stamp)
+    figure = new_figure(shown, subtitle, "", watermark)
     figure.set_figheight(height)
-    for text in figure.texts[-1:] if stamp else []:
+    for text in figure.texts[-1:] if watermark else []:
         text.set_y(1 - 0.06 / height)  # beside the title, as the second line is as wide as the figure
     return figure

@@ -40,7 +40,7 @@ def roc_figure(
     *,
     unit: str = "beats",
     protocol: str = "",
-    stamp: str = "",
+    watermark: str = "",
     interval: Interval | None = None,
 ) -> Figure:
     """Draw the ROC curve of each fold and of all pooled, with its area and, where given, its interval.
@@ -49,7 +49,7 @@ def roc_figure(
     ----------
     units : pandas.DataFrame
         Columns ``label``, ``probability`` and, for a curve a fold, ``fold``.
-    unit, protocol, stamp : str
+    unit, protocol, watermark : str
         Word for one row, protocol of the split, and a warning to be printed on the figure.
     interval : Interval, optional
         Of the pooled area.
@@ -58,7 +58,7 @@ def roc_figure(
     -------
     matplotlib.figure.Figure
     """
-    figure, axes = _square("Receiver operating characteristic", unit, protocol, stamp)
+    figure, axes = _square("Receiver operating characteristic", unit, protocol, watermark)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="chance  0.500")
     for name, rows, style in _curves(units):
         false, true, _ = roc_curve(rows["label"], rows["probability"])
@@ -72,10 +72,10 @@ def roc_figure(
 
 
 def precision_recall_figure(
-    units: pd.DataFrame, *, unit: str = "beats", protocol: str = "", stamp: str = ""
+    units: pd.DataFrame, *, unit: str = "beats", protocol: str = "", watermark: str = ""
 ) -> Figure:
     """Draw precision over recall for each fold and pooled, and the prevalence; arguments as `roc_figure`."""
-    figure, axes = _square("Precision and recall", unit, protocol, stamp)
+    figure, axes = _square("Precision and recall", unit, protocol, watermark)
     prevalence = float(units["label"].mean())
     axes.axhline(prevalence, color=GREY, linewidth=1, linestyle=":", label=f"prevalence  {prevalence:.3f}")
     for name, rows, style in _curves(units):
@@ -92,7 +92,7 @@ def confusion_figure(
     *,
     unit: str = "beats",
     protocol: str = "",
-    stamp: str = "",
+    watermark: str = "",
     threshold: float | None = None,
 ) -> Figure:
     """Draw the four counts with their shares of the true class.
@@ -101,7 +101,7 @@ def confusion_figure(
     ----------
     units : pandas.DataFrame
         Columns ``label``, ``probability`` and ``threshold``.
-    unit, protocol, stamp : str
+    unit, protocol, watermark : str
         As for `roc_figure`.
     threshold : float, optional
         One threshold for all; None: the column ``threshold``.
@@ -111,7 +111,7 @@ def confusion_figure(
     counts = np.array([[scores["tn"], scores["fp"]], [scores["fn"], scores["tp"]]], dtype=int)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     said = "threshold from validation" if threshold is None else f"threshold {threshold:g}"
-    figure, axes = _square(f"Confusion matrix · {said}", unit, protocol, stamp)
+    figure, axes = _square(f"Confusion matrix · {said}", unit, protocol, watermark)
     axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("share", ["#FFFFFF", BLUE]), vmin=0, vmax=1)
     for row, column in np.ndindex(2, 2):
         colour = "white" if shares[row, column] > 0.75 else INK
@@ -129,10 +129,10 @@ def confusion_figure(
 
 
 def calibration_figure(
-    units: pd.DataFrame, *, unit: str = "beats", protocol: str = "", stamp: str = "", bins: int = 10
+    units: pd.DataFrame, *, unit: str = "beats", protocol: str = "", watermark: str = "", bins: int = 10
 ) -> Figure:
     """Draw the share of abnormal over the probability, and how many there are; arguments as `roc_figure`."""
-    figure = new_figure("Calibration", unit, protocol, stamp)
+    figure = new_figure("Calibration", unit, protocol, watermark)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     for panel in (axes, below):
         set_text_sizes(panel)
@@ -167,7 +167,7 @@ def beat_attention_figure(
     *,
     title: str = "",
     time_label: str = "phase of the cardiac cycle",
-    stamp: str = "",
+    watermark: str = "",
 ) -> Figure:
     """Draw the ECG and PCG of one beat over a shade that shows where a model attends.
 
@@ -180,7 +180,7 @@ def beat_attention_figure(
     maps : mapping of str to array_like, shape (T',), or a list of them
         Attention of ``ecg`` and ``pcg`` over time, of any length each, one or one a level. The shade
         is the mean over levels; where there are several, each has a row below. One scale serves all.
-    title, time_label, stamp : str
+    title, time_label, watermark : str
         Title, unit of the time axis, and a warning to be printed on the figure.
 
     Returns
@@ -196,7 +196,7 @@ def beat_attention_figure(
     low = min((table.min() for table in levels.values()), default=0)
     scale = {"cmap": SHADES, "vmin": low, "vmax": max((table.max() for table in levels.values()), default=1)}
     legend = "shade: mean attention of all levels" if levels else ""
-    figure = _titled(2.9 * len(signals) + 0.8, title or "Attention over one beat", legend, stamp)
+    figure = _titled(2.9 * len(signals) + 0.8, title or "Attention over one beat", legend, watermark)
     rows = [(name, levels.get(name), True) for name in signals]
     rows += [(name, table, False) for name, table in levels.items() if len(table) > 1]
     rows.sort(key=lambda row: row[0])
@@ -221,20 +221,22 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         figure.savefig(temporary, dpi=RESOLUTION, facecolor="white")
 
 
-def _titled(height: float, title: str, second_line: str, stamp: str) -> Figure:
+def _titled(height: float, title: str, second_line: str, watermark: str) -> Figure:
     figure = Figure(figsize=(WIDTH, height), dpi=RESOLUTION, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{title}\n{second_line or ' '}", x=0.02, ha="left", fontsize=14, color=INK)
-    if stamp:
+    if watermark:
         box = {"boxstyle": "round,pad=0.3", "facecolor": "#B22222", "edgecolor": "none"}
         style: dict[str, Any] = {"fontsize": 11.5, "fontweight": "bold", "color": "white", "bbox": box}
-        figure.text(0.98, 1 - 0.29 / height, stamp, ha="right", va="top", **style)
+        figure.text(0.98, 1 - 0.29 / height, watermark, ha="right", va="top", **style)
     return figure
 
 
-def new_figure(title: str, unit: str, protocol: str, stamp: str, height: float = 7.2) -> Figure:
+def new_figure(title: str, unit: str, protocol: str, watermark: str, height: float = 7.2) -> Figure:
     """Return an empty figure (height in inches) with its title, what it is of, and any warning."""
-    return _titled(height, title, " · ".join([unit, *([f"protocol {protocol}"] if protocol else [])]), stamp)
+    return _titled(
+        height, title, " · ".join([unit, *([f"protocol {protocol}"] if protocol else [])]), watermark
+    )
 
 
 def set_text_sizes(axes: Axes) -> None:
@@ -244,8 +246,8 @@ def set_text_sizes(axes: Axes) -> None:
     axes.tick_params(labelsize=11)
 
 
-def _square(title: str, unit: str, protocol: str, stamp: str) -> tuple[Figure, Axes]:
-    figure = new_figure(title, unit, protocol, stamp)
+def _square(title: str, unit: str, protocol: str, watermark: str) -> tuple[Figure, Axes]:
+    figure = new_figure(title, unit, protocol, watermark)
     axes = figure.subplots()
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     set_text_sizes(axes)

@@ -20,16 +20,15 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 0 auto; padding: 1rem;
   max-width: 60rem; }
 h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.note { color: #555; } .stamp { background: #fbe9d7; border-left: 4px solid #d55e00; padding: .5rem .8rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
-th { border-bottom: 2px solid #888; } details, .figures { margin-top: .8rem; } summary { cursor: pointer; }
-details td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-.figures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
-figure { margin: 0; break-inside: avoid; } img { max-width: 100%; height: auto; }
-figcaption { font-size: .85rem; color: #555; }
-@media (max-width: 40rem) { table { font-size: .74rem; }
+.note { color: #555; } .watermark { background: #fbe9d7; border-left: 4px solid #d55e00; padding: .5rem .8rem;
+} .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; } th, td { padding:
+.25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; } th:first-child,
+td:first-child { text-align: left; position: sticky; left: 0; background: #fff; } th { border-bottom: 2px
+solid #888; } details, .figures { margin-top: .8rem; } summary { cursor: pointer; } details td { text-align:
+left; white-space: normal; overflow-wrap: anywhere; } .figures { display: grid; gap: 1rem;
+grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); } figure { margin: 0; break-inside:
+avoid; } img { max-width: 100%; height: auto; } figcaption { font-size: .85rem; color: #555; } @media
+(max-width: 40rem) { table { font-size: .74rem; }
   th, td { white-space: normal; padding: .25rem; } ul { padding-left: 1.2rem; } }
 @media print { body { max-width: none; font-size: 11px; } h2 { break-after: avoid; } table { font-size: 9px; }
   .scroll { overflow: visible; } th, td { white-space: normal; padding: .1rem .3rem; }
@@ -46,7 +45,7 @@ def write_html_report(folder: Path, metrics: Mapping[str, Any], written: Iterabl
     folder : pathlib.Path
         Folder of the run's results.
     metrics : mapping
-        What is in ``metrics.json``: protocol, meaning, stamp, counts, notes, ``run`` with settings and
+        What is in ``metrics.json``: protocol, meaning, watermark, counts, notes, ``run`` with settings and
         versions; of binary tasks the scores of beats, recordings and persons.
     written : iterable of pathlib.Path
         Files of the results: tables (.csv) and figures (.png) among them are shown.
@@ -61,10 +60,10 @@ def write_html_report(folder: Path, metrics: Mapping[str, Any], written: Iterabl
         _scores(metrics),
         *(_table(path) for path in tables),
         _figures(figures),
-        _facts("Data", _flat({"counts": metrics.get("counts", {}), "cache": run.get("cache", {})})),
-        _facts("Settings", _flat(run.get("settings", {}))),
-        _facts("Versions", _flat(run.get("provenance", {}))),
-        _facts("Checkpoints (SHA-256)", _flat(run.get("checkpoints", {}))),
+        _metadata("Data", _flat({"counts": metrics.get("counts", {}), "cache": run.get("cache", {})})),
+        _metadata("Settings", _flat(run.get("settings", {}))),
+        _metadata("Versions", _flat(run.get("provenance", {}))),
+        _metadata("Checkpoints (SHA-256)", _flat(run.get("checkpoints", {}))),
         f'<p class="note">{INTENDED}</p>',
     ]
     page = (
@@ -144,15 +143,15 @@ def _figures(paths: Iterable[Path]) -> str:
     return f'<h2>Figures</h2>\n<div class="figures">{"".join(drawn)}</div>' if drawn else ""
 
 
-def _facts(title: str, facts: Mapping[str, Any]) -> str:
-    if not facts:
+def _metadata(title: str, metadata: Mapping[str, Any]) -> str:
+    if not metadata:
         return ""
-    rows = [[key, "" if value is None else str(value)] for key, value in facts.items()]
+    rows = [[key, "" if value is None else str(value)] for key, value in metadata.items()]
     return f"<details><summary>{html.escape(title)}</summary>\n{_grid(['', ''], rows)}\n</details>"
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested facts as one level, names joined by dots."""
+    """Return nested metadata as one level, names joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}

@@ -142,7 +142,7 @@ def decision_curve_figure(
     *,
     unit: str = "recordings",
     protocol: str = "",
-    stamp: str = "",
+    watermark: str = "",
     prevalence: float | None = None,
 ) -> Figure:
     """Draw the net benefit over the threshold beside that of treating all and none.
@@ -151,14 +151,14 @@ def decision_curve_figure(
     ----------
     units : pandas.DataFrame
         Columns ``label`` and ``probability`` (shifted, where `prevalence` is given).
-    unit, protocol, stamp : str
+    unit, protocol, watermark : str
         As for `evaluation.figures.roc_figure`.
     prevalence : float, optional
         As for `decision_curve`.
     """
     curve = decision_curve(units["label"], units["probability"], prevalence=prevalence)
     share = float(units["label"].mean()) if prevalence is None else prevalence
-    figure = new_figure(f"Decision curve · {share:.0%} abnormal", unit, protocol, stamp)
+    figure = new_figure(f"Decision curve · {share:.0%} abnormal", unit, protocol, watermark)
     axes = figure.subplots()
     axes.plot(curve["threshold"], curve["treat_all"], color=BLUE, linewidth=1.6, label="treat all")
     axes.plot(curve["threshold"], curve["treat_none"], color=GREY, linewidth=1.6, label="treat none")

@@ -21,7 +21,7 @@ from evaluation.figures import (
 from evaluation.prevalence import decision_curve_figure
 from evaluation.scores import aggregate, check_predictions, fold_scores
 from evaluation.statistics import Interval, cluster_bootstrap
-from evaluation.tables import CLUSTER, PROTOCOLS, frame_to_markdown, markdown_table, stamped
+from evaluation.tables import CLUSTER, PROTOCOLS, frame_to_markdown, markdown_table, watermarked
 
 THRESHOLDS = {"at_half": 0.5, "at_validation_threshold": None}
 UNITS: dict[str, str | None] = {"beats": None, "recordings": "recording", "persons": "person"}
@@ -34,7 +34,7 @@ def evaluate_predictions(
     threshold: str = "half",
     draws: int = 2000,
     seed: int = 0,
-    stamp: str = "",
+    watermark: str = "",
 ) -> dict[str, Any]:
     """Score predictions per beat, per recording and per person.
 
@@ -44,18 +44,18 @@ def evaluate_predictions(
         One row a beat, columns as described in the text of this package. Where every recording has
         one row there are no beats to speak of, and ``beats`` is None.
     protocol : {"paper", "beat", "recording", "session", "external"}
-        Who was kept apart. Under ``paper`` everything is stamped ``selected on test``.
+        Who was kept apart. Under ``paper`` everything is watermarked ``selected on test``.
     threshold : {"half", "validation"}
         Threshold of the tables; both are computed.
     draws, seed : int
         Of the session-clustered bootstrap behind the 95 % intervals; no draws, no intervals.
-    stamp : str
+    watermark : str
         Warning that goes with every output, such as ``simulated data``.
 
     Returns
     -------
     dict
-        JSON-safe (undefined scores are None): protocol, meaning, stamp, threshold, bootstrap, counts,
+        JSON-safe (undefined scores are None): protocol, meaning, watermark, threshold, bootstrap, counts,
         notes, and for each of beats, recordings and persons, ``at_half`` and
         ``at_validation_threshold``: what `evaluation.scores.fold_scores` returns, and ``intervals`` of
         the pooled auroc and macc. Persons are None, with a note, where one is unknown.
@@ -69,7 +69,7 @@ def evaluate_predictions(
     metrics: dict[str, Any] = {
         "protocol": protocol,
         "meaning": PROTOCOLS[protocol],
-        "stamp": stamped(protocol, stamp),
+        "stamp": watermarked(protocol, watermark),
         "threshold": threshold,
         "bootstrap": {"draws": draws, "seed": seed, "cluster": CLUSTER.get(protocol, "session")},
         "counts": _counts(predictions),
@@ -87,7 +87,7 @@ def write_results(
     directory: str | Path,
     predictions: pd.DataFrame,
     metrics: dict[str, Any],
-    stamp: str = "",
+    watermark: str = "",
     *,
     compact: bool = False,
     tables: Mapping[str, pd.DataFrame] | None = None,
@@ -103,7 +103,7 @@ def write_results(
         What was evaluated.
     metrics : dict
         What `evaluate_predictions` made of it.
-    stamp : str
+    watermark : str
         Another warning, beside the one in the metrics.
     compact : bool
         Leave out figures, and tables of more or other rows than one a recording.
@@ -116,7 +116,10 @@ def write_results(
         The files written.
     """
     folder = Path(directory)
-    metrics = {**metrics, "stamp": stamped(metrics["protocol"], stamped("", metrics["stamp"], stamp))}
+    metrics = {
+        **metrics,
+        "stamp": watermarked(metrics["protocol"], watermarked("", metrics["stamp"], watermark)),
+    }
     written: list[Path] = []
     for name, by in UNITS.items():
         if metrics[name] is None:
@@ -218,7 +221,7 @@ def _figures(units: pd.DataFrame, unit: str, metrics: dict[str, Any]) -> dict[st
     return {kind: make() for kind, make in draw.items()}
 
 
-def _write_table(path: Path, table: pd.DataFrame, stamp: str) -> Path:
+def _write_table(path: Path, table: pd.DataFrame, watermark: str) -> Path:
     with files.replacing(path) as temporary:
-        (table.assign(stamp=stamp) if stamp else table).to_csv(temporary, index=False)
+        (table.assign(watermark=watermark) if watermark else table).to_csv(temporary, index=False)
     return path

@@ -1,6 +1,6 @@
 """Uncertainty of scores where samples are not independent: intervals, differences, several tests.
 
-Beats of one recording, and recordings of one sitting, resemble each other. An interval that takes them
+Beats of one recording, and recordings of one session, resemble each other. An interval that takes them
 as independent is too narrow, so whole sessions are drawn (Field and Welsh, J. R. Stat. Soc. B 69, 2007).
 """
 

@@ -15,8 +15,8 @@ PROTOCOLS = {
     "paper": "beats of one recording are in train and test, and the model was selected on the test fold: "
     "reproduces the published figure, measures recognition of persons, not diagnosis",
     "beat": "beats of one recording are in train and test: measures recognition of persons, not diagnosis",
-    "recording": "recordings are kept apart, but others of the same sitting and person may be in train",
-    "session": "sittings are kept apart: no session of the test part was in train or validation",
+    "recording": "recordings are kept apart, but others of the same session and person may be in train",
+    "session": "sessions are kept apart: no session of the test part was in train or validation",
     "patient": "patients are kept apart: nobody of the test part was in train or validation",
     "official": "the one split that the source assigns: nobody of the test part was in train or validation",
     "external": "another set of recordings, none of which the model was trained on",
@@ -33,14 +33,14 @@ ROWS = {
     "brier": "Brier",
 }
 CLUSTER = {"patient": "patient", "official": "patient"}
-"""What the column ``session`` holds under some protocols: a patient counts as one sitting."""
+"""What the column ``session`` holds under some protocols: a patient counts as one session."""
 WORDS = {"half": "0.5", "validation": "from the validation part of each fold"}
 MISSING = "n/a"
 
 
-def stamped(protocol: str, *stamps: str) -> str:
+def watermarked(protocol: str, *watermarks: str) -> str:
     """Join warnings with semicolons, each once, and add the one that protocol ``paper`` always has."""
-    parts = [part.strip() for stamp in stamps for part in stamp.split(";") if part.strip()]
+    parts = [part.strip() for watermark in watermarks for part in watermark.split(";") if part.strip()]
     return "; ".join(dict.fromkeys([*parts, *([PAPER_STAMP] if protocol == "paper" else [])]))
 
 

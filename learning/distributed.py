@@ -173,7 +173,7 @@ def _told_to_end(processes: Processes, said: threading.Lock) -> Iterator[None]:
         writer.close()
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """Return the network inside the wrappers of `Processes.wrap` and `learning.speed.compiled`."""
     model = getattr(model, "_orig_mod", model)
     return model.module if isinstance(model, DistributedDataParallel) else model

@@ -78,7 +78,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class FoldRun:
+class FoldContext:
     """All that one fold is trained with.
 
     Attributes
@@ -92,8 +92,8 @@ class FoldRun:
     processes : Processes
     folder : pathlib.Path
         Where the fold's checkpoints are written.
-    facts : mapping
-        Plain facts stored in every checkpoint: settings, parts, provenance.
+    metadata : mapping
+        Plain metadata stored in every checkpoint: settings, parts, provenance.
     label : str
         What the progress bar says.
     compiles : bool
@@ -110,7 +110,7 @@ class FoldRun:
     precision: torch.dtype
     processes: Processes
     folder: Path
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     label: str
     compiles: bool = False
 

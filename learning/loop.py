@@ -18,8 +18,8 @@ from tqdm import tqdm
 from common.errors import UserError
 from learning.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from learning.devices import autocast
-from learning.distributed import bare
-from learning.fold import FoldRun, Learner, Progress, SampleSet
+from learning.distributed import unwrap
+from learning.fold import FoldContext, Learner, Progress, SampleSet
 from learning.optimization import LEAST_IMPROVEMENT, Schedule, make_optimizer
 from learning.speed import compiled
 from learning.tracking import Tracker
@@ -32,12 +32,12 @@ class NonFiniteLossError(UserError):
     """The loss became infinite or not a number."""
 
 
-def fit(run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+def fit(run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
     """Train one fold to its end, writing ``last.pt`` after every epoch and ``best.pt`` when it is better.
 
     Parameters
     ----------
-    run : FoldRun
+    run : FoldContext
     model : torch.nn.Module
         On the device of the run; trained in place.
     tracker : Tracker
@@ -59,17 +59,17 @@ def fit(run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = Fals
     wrapped = compiled(wrapped, run.device) if run.compiles else wrapped
     while not progress.finished:
         scores = train_one_epoch(run, wrapped, optimizer, schedule, progress, tracker)
-        scores |= run.processes.share(_follow(run, bare(wrapped)))
-        better = _advance(run, progress, scores)
+        scores |= run.processes.share(_validate(run, unwrap(wrapped)))
+        better = _early_stopping(run, progress, scores)
         schedule.after_epoch(scores.get("val/loss", scores["train/loss"]))
         if run.processes.leads:
             tracker.scalars(scores | {"learning_rate": optimizer.param_groups[0]["lr"]}, progress.epoch)
             tqdm.write(epoch_line(run, progress, scores))
-            _save(run, bare(wrapped), optimizer, schedule, progress, better)
+            _save(run, unwrap(wrapped), optimizer, schedule, progress, better)
     return progress
 
 
-def check_batch_size(run: FoldRun) -> None:
+def check_batch_size(run: FoldContext) -> None:
     """Refuse a batch that cannot be made, or cannot be shared out over the processes."""
     size, count = run.optimization.batch_size, run.processes.count
     if size < 1 or size % count:
@@ -81,7 +81,7 @@ def check_batch_size(run: FoldRun) -> None:
 
 
 def train_one_epoch(
-    run: FoldRun,
+    run: FoldContext,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
@@ -123,7 +123,7 @@ def train_one_epoch(
 
 
 def train_step(
-    run: FoldRun, model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor
+    run: FoldContext, model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Learn from the samples of some rows; return loss, predictions and norm of the gradient, detached."""
     with autocast(run.device, run.precision):
@@ -136,12 +136,12 @@ def train_step(
     return named["loss"].detach(), predicted.detach(), norm
 
 
-def _seed_epoch(run: FoldRun, epoch: int) -> None:
+def _seed_epoch(run: FoldContext, epoch: int) -> None:
     """Set the random numbers of an epoch; processes differ, so that their dropout does."""
     torch.manual_seed((run.seed * 10_007 + epoch) * 1_009 + run.processes.rank)
 
 
-def _batches(run: FoldRun, epoch: int) -> Iterator[Tensor]:
+def _batches(run: FoldContext, epoch: int) -> Iterator[Tensor]:
     """Yield this process's rows of each batch of an epoch, in an order set by seed and epoch."""
     generator = torch.Generator().manual_seed(run.seed * 10_007 + epoch)
     order = run.train[torch.randperm(len(run.train), generator=generator)]
@@ -150,7 +150,7 @@ def _batches(run: FoldRun, epoch: int) -> Iterator[Tensor]:
         yield order[step * size : (step + 1) * size][run.processes.rank :: run.processes.count]
 
 
-def _check_finite(run: FoldRun, rows: list[Tensor], losses: list[Tensor], norms: list[Tensor]) -> None:
+def _check_finite(run: FoldContext, rows: list[Tensor], losses: list[Tensor], norms: list[Tensor]) -> None:
     """Stop at the first loss or gradient that is not a finite number, and name the recordings."""
     recent = torch.stack([torch.stack(losses[-CHECK_EVERY:]), torch.stack(norms[-CHECK_EVERY:])])
     finite = torch.isfinite(recent).all(dim=0)
@@ -189,7 +189,7 @@ def predict(
     return float(total) / len(rows), torch.cat(predictions).cpu()
 
 
-def _follow(run: FoldRun, model: nn.Module) -> dict[str, float]:
+def _validate(run: FoldContext, model: nn.Module) -> dict[str, float]:
     """Return the scores on the validation part, computed by the leading process."""
     if not len(run.validation) or not run.processes.leads:
         return {}
@@ -206,7 +206,7 @@ def _follow(run: FoldRun, model: nn.Module) -> dict[str, float]:
     return {f"val/{name}": value for name, value in scores.items()}
 
 
-def _advance(run: FoldRun, progress: Progress, scores: dict[str, float]) -> bool:
+def _early_stopping(run: FoldContext, progress: Progress, scores: dict[str, float]) -> bool:
     """Count the epoch; return whether it is the one to keep. Without early stopping the last one is."""
     settings = run.optimization
     progress.epoch += 1
@@ -223,7 +223,7 @@ def _advance(run: FoldRun, progress: Progress, scores: dict[str, float]) -> bool
     return better and (selects or progress.finished)
 
 
-def epoch_line(run: FoldRun, progress: Progress, scores: Mapping[str, float]) -> str:
+def epoch_line(run: FoldContext, progress: Progress, scores: Mapping[str, float]) -> str:
     """Return the line that stays on the screen after an epoch."""
     parts = [f"{run.label}  epoch {progress.epoch:3d}/{run.optimization.epochs}"]
     for tag, name in (("train/loss", "loss"), ("val/loss", "val loss"), ("val/auroc", "val AUROC")):
@@ -233,7 +233,7 @@ def epoch_line(run: FoldRun, progress: Progress, scores: Mapping[str, float]) ->
 
 
 def _save(
-    run: FoldRun,
+    run: FoldContext,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
@@ -241,25 +241,25 @@ def _save(
     better: bool,
 ) -> None:
     """Write ``last.pt`` with all that a resumed run needs, and ``best.pt`` with the weights to use."""
-    weights = {"model": model.state_dict(), "progress": dataclasses.asdict(progress), **run.facts}
+    weights = {"model": model.state_dict(), "progress": dataclasses.asdict(progress), **run.metadata}
     if better:
         save_checkpoint(run.folder / BEST, weights)
     learned = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
     save_checkpoint(run.folder / LAST, weights | learned)
 
 
-def save_finished(run: FoldRun, model: nn.Module) -> Progress:
+def save_finished(run: FoldContext, model: nn.Module) -> Progress:
     """Write the checkpoints of a model that was fitted without epochs."""
     progress = Progress(epoch=1, best_epoch=1, finished=True)
     if run.processes.leads:
-        content = {"model": model.state_dict(), "progress": dataclasses.asdict(progress), **run.facts}
+        content = {"model": model.state_dict(), "progress": dataclasses.asdict(progress), **run.metadata}
         for name in (BEST, LAST):
             save_checkpoint(run.folder / name, content)
     return progress
 
 
 def _restore(
-    run: FoldRun, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule
+    run: FoldContext, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule
 ) -> Progress:
     """Load ``last.pt`` into model, optimizer and schedule; return how far it had come."""
     content = load_checkpoint(run.folder / LAST)

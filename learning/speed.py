@@ -18,7 +18,7 @@ COMPILERS = ("g++", "clang++", "c++")
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     """Return the model with its forward and backward pass compiled at the first step.
 
-    The weights are those of ``model``; `learning.distributed.bare` gives it back.
+    The weights are those of ``model``; `learning.distributed.unwrap` gives it back.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A cine CMR of a virtual patient: what one sees of the heart that `simulation.heart_motion` moves.
+"""A cine CMR of a simulated patient: what one sees of the heart that `simulation.heart_motion` moves.
 
 Short axis as it is usually shown, from the apex: the right ventricle on the left, the anterior wall up.
 Long axis like a four-chamber view: apex up, the right side on the left, the atria below. The frames are

@@ -1,4 +1,4 @@
-"""Clinical variables of a virtual patient: 24 values, tied to the same heart as the ECG.
+"""Clinical variables of a simulated patient: 24 values, tied to the same heart as the ECG.
 
 Age, sex, height and weight are the heart's own. Blood pressure rises with age, weight and LV mass; a
 diseased heart shows in the history; RR features come from a resting recording of five minutes, made on

@@ -1,4 +1,4 @@
-"""The heart of a virtual patient: what an ECG is rendered from, and what an image of the heart shows.
+"""The heart of a simulated patient: what an ECG is rendered from, and what an image of the heart shows.
 
 A `Heart` holds true anatomy and function; its `Drivers` are all that an ECG may be rendered from. The
 two are tied by `simulation.physiology`: how much of each indicator the drivers tell is a stated

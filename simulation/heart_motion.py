@@ -1,4 +1,4 @@
-"""How the heart of a virtual patient moves: volumes by a curve over the cycle, walls by conserved muscle.
+"""How the heart of a simulated patient moves: volumes by a curve over the cycle, walls by conserved muscle.
 
 The left ventricle is the half ellipsoid that `simulation.heart` describes. While it empties, its
 long axis shortens in proportion, its radius follows from volume and length, and its wall from the mass.

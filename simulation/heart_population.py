@@ -1,4 +1,4 @@
-"""Drawing hearts: the drivers of the ECG first, then what no ECG shows.
+"""SamplingConfig hearts: the drivers of the ECG first, then what no ECG shows.
 
 Each patient has two random streams, one for the drivers and one for the rest. Two hearts with the same
 drivers and another hidden stream are *twins*: no ECG tells them apart, and over many patients the

@@ -1,10 +1,10 @@
-"""The virtual patient: latent physiology, free of any signal.
+"""The simulated patient: latent physiology, free of any signal.
 
-A patient is a set of numbers (rhythm, intervals, amplitudes, murmur, body); a sitting is another
+A patient is a set of numbers (rhythm, intervals, amplitudes, murmur, body); a session is another
 (mains, room, sensor). Everything measured is rendered from them elsewhere: ECG and heart sound in
 `simulation.signals`. One beat sequence drives all of it, so that modalities stay synchronous.
 
-Each person and each sitting draws from a random stream of its own (`stream`), so neither the order
+Each person and each session draws from a random stream of its own (`stream`), so neither the order
 of work nor the size of the cohort changes anybody.
 """
 
@@ -96,7 +96,7 @@ class Body:
 
 
 @dataclass(frozen=True)
-class VirtualPatient:
+class SimulatedPatient:
     """Latent physiology of one person. Times in seconds, amplitudes in millivolts.
 
     Attributes
@@ -159,8 +159,8 @@ class VirtualPatient:
 
 
 @dataclass(frozen=True)
-class Sitting:
-    """What all recordings of one sitting share.
+class Session:
+    """What all recordings of one session share.
 
     Attributes
     ----------
@@ -232,12 +232,12 @@ def draw_within(rng: np.random.Generator, mean: float, deviation: float, low: fl
     return float(np.clip(rng.normal(mean, deviation), low, high))
 
 
-def onset_of_qrs(patient: VirtualPatient) -> float:
+def onset_of_qrs(patient: SimulatedPatient) -> float:
     """Return the onset of the QRS complex relative to the R peak, seconds (negative)."""
     return -0.45 * patient.qrs_duration
 
 
-def draw_beats(patient: VirtualPatient, duration: float, rng: np.random.Generator) -> BeatSequence:
+def draw_beats(patient: SimulatedPatient, duration: float, rng: np.random.Generator) -> BeatSequence:
     """Return the beats that cover a recording.
 
     The RR interval is its mean times (1 + respiratory sinus arrhythmia + slow wander); QT follows
@@ -245,7 +245,7 @@ def draw_beats(patient: VirtualPatient, duration: float, rng: np.random.Generato
 
     Parameters
     ----------
-    patient : VirtualPatient
+    patient : SimulatedPatient
     duration : float
         Length of the recording, seconds.
     rng : numpy.random.Generator
@@ -282,7 +282,7 @@ def _autoregressive(count: int, memory: float, rng: np.random.Generator) -> Floa
     return values
 
 
-def at_site(patient: VirtualPatient, rng: np.random.Generator) -> VirtualPatient:
+def at_site(patient: SimulatedPatient, rng: np.random.Generator) -> SimulatedPatient:
     """Return the patient as found at one auscultation site: rate, posture and distances have changed."""
 
     def factor(deviation: float) -> float:

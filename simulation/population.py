@@ -1,7 +1,7 @@
-"""Who is in the cohort: drawing patients, sittings, and which persons are abnormal.
+"""Who is in the cohort: drawing patients, sessions, and which persons are abnormal.
 
 Disease shows in the heart sound as a murmur and in the ECG through ``strain``, which only a part of
-the abnormal have; both overlap with the normal. The fingerprint (body, sitting) is drawn without
+the abnormal have; both overlap with the normal. The fingerprint (body, session) is drawn without
 looking at the label.
 """
 
@@ -20,8 +20,8 @@ from simulation.patient import (
     Body,
     Murmur,
     MurmurKind,
-    Sitting,
-    VirtualPatient,
+    Session,
+    SimulatedPatient,
     draw_within,
     stream,
 )
@@ -45,7 +45,7 @@ ROOM_SPECTRUM = (0.0, 0.0, -5.0, -12.0, -22.0, -32.0)
 def assign_labels(settings: SimulationSettings) -> NDArray[np.bool_]:
     """Return who is abnormal, bool of shape (sessions, persons).
 
-    Labels are uneven over sittings, as in training-a: some sittings are all abnormal, few all normal,
+    Labels are uneven over sessions, as in training-a: some sessions are all abnormal, few all normal,
     the rest are mixed. The number of abnormal persons is the share asked for, rounded; where both
     kinds are asked for and there are two persons or more, each kind has one at least.
     """
@@ -67,7 +67,7 @@ def assign_labels(settings: SimulationSettings) -> NDArray[np.bool_]:
     return labels[rng.permutation(sessions)]
 
 
-def draw_patient(seed: int, person: int, abnormal: bool, fingerprint: float) -> VirtualPatient:
+def draw_patient(seed: int, person: int, abnormal: bool, fingerprint: float) -> SimulatedPatient:
     """Return one person.
 
     Parameters
@@ -133,9 +133,9 @@ def _draw_body(fingerprint: float, rng: np.random.Generator) -> Body:
 
 def _draw_physiology(
     diagnosis: str, strain: float, murmur: Murmur, body: Body, rng: np.random.Generator
-) -> VirtualPatient:
+) -> SimulatedPatient:
     """Return a patient with ordinary physiology, changed by strain."""
-    return VirtualPatient(
+    return SimulatedPatient(
         diagnosis=diagnosis,
         strain=strain,
         heart_rate=draw_within(rng, 74, 9, 52, 100),
@@ -162,22 +162,22 @@ def _draw_physiology(
     )
 
 
-def draw_sitting(seed: int, session: int, fingerprint: float) -> Sitting:
-    """Return one sitting.
+def draw_session(seed: int, session: int, fingerprint: float) -> Session:
+    """Return one session.
 
     Parameters
     ----------
     seed : int
         Seed of the cohort.
     session : int
-        Number of the sitting; names its random stream.
+        Number of the session; names its random stream.
     fingerprint : float
-        How much rooms, sensors and hum differ between sittings; 0: all alike but for the phase of the hum.
+        How much rooms, sensors and hum differ between sessions; 0: all alike but for the phase of the hum.
     """
     rng = stream(seed, SITTING, session)
     spread = rng.normal(size=3) * fingerprint
     deviations = 5.0 * fingerprint * rng.normal(size=len(COLORATION_FREQUENCIES))
-    return Sitting(
+    return Session(
         mains_frequency=50.0 if fingerprint == 0 or rng.random() < 0.6 else 60.0,
         mains_level=float(0.02 * np.exp(0.6 * spread[0])),
         mains_phase=float(rng.uniform(0, 2 * np.pi)),
@@ -189,12 +189,12 @@ def draw_sitting(seed: int, session: int, fingerprint: float) -> Sitting:
 
 @dataclass(frozen=True)
 class SimulationSettings:
-    """A cohort of virtual patients in the layout of training-a."""
+    """A cohort of simulated patients in the layout of training-a."""
 
     sessions: int = 24
-    """Sittings. Room and mains noise belong to a sitting."""
+    """Sessions. Room and mains noise belong to a session."""
     persons: int = 3
-    """Persons in one sitting. Body and sensor coloration belong to a person."""
+    """Persons in one session. Body and sensor coloration belong to a person."""
     recordings: int = 3
     """Recordings of one person, each at another auscultation site."""
     duration: float = 16.0

@@ -2,7 +2,7 @@
 
 ECG: each wave is a Gaussian whose place follows the intervals of its beat. Heart sound: S1 and S2
 are pairs of short tone bursts, a murmur is band noise under an envelope in systole; the body colors
-their spectrum. Then the sitting adds mains hum and room noise, and the converter rounds.
+their spectrum. Then the session adds mains hum and room noise, and the converter rounds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from simulation.patient import (
     Body,
     Floats,
     Murmur,
-    Sitting,
-    VirtualPatient,
+    Session,
+    SimulatedPatient,
     draw_beats,
     onset_of_qrs,
 )
@@ -60,8 +60,8 @@ class Signals:
 
 
 def simulate_signals(
-    patient: VirtualPatient,
-    sitting: Sitting,
+    patient: SimulatedPatient,
+    session: Session,
     duration: float,
     rng: np.random.Generator,
     poor: bool = False,
@@ -71,7 +71,7 @@ def simulate_signals(
 
     Parameters
     ----------
-    patient, sitting
+    patient, session
         Who is measured, and where.
     duration : float
         Seconds.
@@ -85,15 +85,15 @@ def simulate_signals(
     count = round(duration * SAMPLING_RATE)
     beats = draw_beats(patient, duration, beat_rng)
     noise = POOR_NOISE if poor else 1.0
-    ecg = render_ecg(patient, beats, count, ecg_rng) + ecg_noise(patient, sitting, count, noise, ecg_rng)
-    pcg = render_pcg(patient, beats, count, pcg_rng) + pcg_noise(patient, sitting, count, noise, pcg_rng)
+    ecg = render_ecg(patient, beats, count, ecg_rng) + ecg_noise(patient, session, count, noise, ecg_rng)
+    pcg = render_pcg(patient, beats, count, pcg_rng) + pcg_noise(patient, session, count, noise, pcg_rng)
     gap = middle_gap(beats, duration) if with_gap else None
     if gap is not None:
         first, last = (int(second * SAMPLING_RATE) for second in gap)
         pcg[first:last] += pcg_rng.normal(0, 1.0, last - first)
     return Signals(
         ecg=_digitized(ecg * ECG_COUNTS_PER_MILLIVOLT),
-        pcg=_digitized(pcg * sitting.sensor_gain),
+        pcg=_digitized(pcg * session.sensor_gain),
         beats=beats,
         gap=gap,
     )
@@ -113,12 +113,12 @@ def _digitized(signal: Floats) -> NDArray[np.int16]:
 # ECG ---------------------------------------------------------------------------------------------
 
 
-def ecg_waves(patient: VirtualPatient, qt_intervals: Floats) -> tuple[Floats, Floats, Floats]:
+def ecg_waves(patient: SimulatedPatient, qt_intervals: Floats) -> tuple[Floats, Floats, Floats]:
     """Return times, widths and amplitudes of the waves of some beats.
 
     Parameters
     ----------
-    patient : VirtualPatient
+    patient : SimulatedPatient
     qt_intervals : numpy.ndarray, shape (beats,)
         Seconds.
 
@@ -147,7 +147,9 @@ def ecg_waves(patient: VirtualPatient, qt_intervals: Floats) -> tuple[Floats, Fl
     return np.stack(times, axis=1), np.stack(widths, axis=1), np.array(amplitudes)
 
 
-def render_ecg(patient: VirtualPatient, beats: BeatSequence, count: int, rng: np.random.Generator) -> Floats:
+def render_ecg(
+    patient: SimulatedPatient, beats: BeatSequence, count: int, rng: np.random.Generator
+) -> Floats:
     """Return the ECG without noise, millivolts, shape (count,); breathing scales it a little."""
     times, widths, amplitudes = ecg_waves(patient, beats.qt_intervals)
     scale = 1 + 0.04 * beats.respiration[:, None] + 0.03 * rng.normal(size=times.shape)
@@ -160,23 +162,25 @@ def render_ecg(patient: VirtualPatient, beats: BeatSequence, count: int, rng: np
 
 
 def ecg_noise(
-    patient: VirtualPatient, sitting: Sitting, count: int, factor: float, rng: np.random.Generator
+    patient: SimulatedPatient, session: Session, count: int, factor: float, rng: np.random.Generator
 ) -> Floats:
     """Return baseline wander, muscle noise and mains hum of an ECG, millivolts, shape (count,)."""
     time = np.arange(count) / SAMPLING_RATE
     wander = 0.08 * _shaped_noise(count, (0.05, 0.15, 0.5, 1.0, 4.0), (0.0, 0.0, -20.0, -60.0, -100.0), rng)
     wander += 0.03 * np.sin(2 * np.pi * patient.respiration_rate * time + rng.uniform(0, 2 * np.pi))
     muscle = _shaped_noise(count, (5.0, 20.0, 90.0, 140.0, 300.0), (-10.0, 0.0, 0.0, -20.0, -50.0), rng)
-    hum = np.sin(2 * np.pi * sitting.mains_frequency * time + sitting.mains_phase)
+    hum = np.sin(2 * np.pi * session.mains_frequency * time + session.mains_phase)
     offset = rng.normal(0, 0.3)
     muscle_level = MUSCLE_NOISE * np.exp(rng.normal(0, 0.3))
-    return offset + factor * (wander + muscle_level * muscle) + sitting.mains_level * hum
+    return offset + factor * (wander + muscle_level * muscle) + session.mains_level * hum
 
 
 # Heart sound -------------------------------------------------------------------------------------
 
 
-def render_pcg(patient: VirtualPatient, beats: BeatSequence, count: int, rng: np.random.Generator) -> Floats:
+def render_pcg(
+    patient: SimulatedPatient, beats: BeatSequence, count: int, rng: np.random.Generator
+) -> Floats:
     """Return the heart sound without noise, shape (count,); an ordinary S1 peaks at 1 before coloration."""
     phases = patient.body.sound_phases
     split = np.full_like(beats.respiration, 0.022)
@@ -225,17 +229,17 @@ def murmur_sound(murmur: Murmur, beats: BeatSequence, count: int, rng: np.random
 
 
 def pcg_noise(
-    patient: VirtualPatient, sitting: Sitting, count: int, factor: float, rng: np.random.Generator
+    patient: SimulatedPatient, session: Session, count: int, factor: float, rng: np.random.Generator
 ) -> Floats:
     """Return room noise, breath and handling noise of a heart sound, shape (count,)."""
     time = np.arange(count) / SAMPLING_RATE
-    room = _shaped_noise(count, COLORATION_FREQUENCIES, sitting.room_gains, rng)
+    room = _shaped_noise(count, COLORATION_FREQUENCIES, session.room_gains, rng)
     breath = _colored(
         _shaped_noise(count, (40.0, 100.0, 200.0, 500.0), (-8.0, 0.0, -6.0, -30.0), rng), patient.body
     )
     cycle = 1 + np.sin(2 * np.pi * patient.respiration_rate * time + rng.uniform(0, 2 * np.pi))
     breath_level = 0.016 * np.exp(rng.normal(0, 0.4))
-    noise = factor * (sitting.room_level * room + breath_level * cycle * breath)
+    noise = factor * (session.room_level * room + breath_level * cycle * breath)
     for _ in range(rng.poisson(0.08 * count / SAMPLING_RATE)):
         start = rng.uniform(0, count / SAMPLING_RATE)
         decay = np.where(time < start, 0.0, np.exp(-np.maximum(time - start, 0) / rng.uniform(0.02, 0.08)))

@@ -1,4 +1,4 @@
-"""The resting ECG of a virtual patient: loops of the dipole, beat after beat, seen by twelve leads."""
+"""The resting ECG of a simulated patient: loops of the dipole, beat after beat, seen by twelve leads."""
 
 from __future__ import annotations
 

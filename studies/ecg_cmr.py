@@ -1,6 +1,6 @@
 """The study of an ECG that learned from cardiac MRI, as one command: prepare, train, judge, tabulate.
 
-    python -m studies.ecg_cmr                # all stages on virtual patients; stop and start as you like
+    python -m studies.ecg_cmr                # all stages on simulated patients; stop and start as you like
     python -m studies.ecg_cmr --fractions    # and how few labels do: 0.1, 0.25, 0.5 and 1
     python -m studies.ecg_cmr --ptbxl PATH   # and pre-training on real ECGs
     python -m studies.ecg_cmr --list         # what it consists of, and what is done
@@ -51,7 +51,7 @@ class PairsStudySettings:
     """Settings of the study."""
 
     patients: int = 2000
-    """Virtual patients."""
+    """Simulated patients."""
     ptbxl: Path | None = None
     """Folder of PTB-XL, or of a part of it: also trains the ECG's masked autoencoder on it."""
     fractions: bool = False
@@ -145,7 +145,7 @@ def child(kind: str, settings: PairsStudySettings, parent: str) -> tuple[str, st
 
 
 def prepare(settings: PairsStudySettings) -> str:
-    """Prepare the virtual patients, where that is not done yet; return the folder of the cache."""
+    """Prepare the simulated patients, where that is not done yet; return the folder of the cache."""
     return str(load_data.main(["ecg-cmr-contrast", "--simulate", "--patients", str(settings.patients)]))
 
 

@@ -5,7 +5,7 @@
     python -m studies.ecg_multimodal --tables                 # tables from what is done
 
 On PTB-XL, patients kept apart: each view alone, all three under each fusion, and what keeps one view from
-dominating. On virtual patients, where the truth is known: cohorts whose disease shows in one view only, and
+dominating. On simulated patients, where the truth is known: cohorts whose disease shows in one view only, and
 which view gets the credit. Scores go to results/ecg-multimodal/runs/<part>/; a part whose scores are there
 is not run again.
 """
@@ -38,7 +38,7 @@ class MultimodalStudySettings:
     ptbxl: Path | None = None
     """Folder of PTB-XL, or of a part of it; default: $PTBXL_DIR."""
     patients: int = 400
-    """Virtual patients of each cohort."""
+    """Simulated patients of each cohort."""
     list: bool = False
     """List the parts and whether they are done; run nothing."""
     tables: bool = False
@@ -54,14 +54,14 @@ class MultimodalStudySettings:
 
 
 def parts(settings: MultimodalStudySettings, caches: dict[str, str]) -> list[Part]:
-    """Return all parts: on PTB-XL, then on the virtual cohorts.
+    """Return all parts: on PTB-XL, then on the simulated cohorts.
 
     Parameters
     ----------
     settings : MultimodalStudySettings
     caches : dict of str to str
         Prepared caches by name: ``ptbxl``, ``ptbxl-mixed`` (records of NORM and another superclass too), and
-        ``only-<view>`` of the virtual cohorts.
+        ``only-<view>`` of the simulated cohorts.
     """
 
     def part(name: str, cache: str, *options: str) -> Part:
@@ -92,7 +92,7 @@ def parts(settings: MultimodalStudySettings, caches: dict[str, str]) -> list[Par
 
 
 def prepare_caches(settings: MultimodalStudySettings) -> dict[str, str]:
-    """Prepare PTB-XL and the virtual cohorts, where that is not done yet; return their folders by name."""
+    """Prepare PTB-XL and the simulated cohorts, where that is not done yet; return their folders by name."""
     given = ["--raw-dir", str(settings.ptbxl)] if settings.ptbxl else []
     ptbxl = [TASK, "--source", "ptbxl", *given]
     caches = {"ptbxl-mixed": str(load_data.main([*ptbxl, "--mixed", "abnormal"]))}

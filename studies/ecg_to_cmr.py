@@ -1,6 +1,6 @@
 """The study of cines drawn from ECGs, as one command: prepare, train, judge, tabulate.
 
-    python -m studies.ecg_to_cmr             # virtual patients; stop and start it as you like
+    python -m studies.ecg_to_cmr             # simulated patients; stop and start it as you like
     python -m studies.ecg_to_cmr --shuffled  # and a generator trained with other patients' cines
     python -m studies.ecg_to_cmr --list      # what it consists of, and what is done
     python -m studies.ecg_to_cmr --tables    # tables from what is done
@@ -42,7 +42,7 @@ class DrawingStudySettings:
     """Settings of the study."""
 
     patients: int = 2000
-    """Virtual patients."""
+    """Simulated patients."""
     shuffled: bool = False
     """Also train a generator with the cines of other patients: what it draws must know nothing."""
     list: bool = False

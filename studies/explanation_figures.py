@@ -49,12 +49,12 @@ class Column:
         return self.table[chosen].set_index("state")
 
 
-def cycle_figure(columns: Sequence[Column], stamp: str = "") -> Figure:
+def cycle_figure(columns: Sequence[Column], watermark: str = "") -> Figure:
     """Draw waveforms by class, and where each run looks, over the cardiac cycle; a column a run."""
     quantities = [name for name in LOOKS if any(name in column.means.looks for column in columns)]
     heights = [1.0, 1.0, *[1.8] * len(quantities)]
     legend = "thick: mean of a state, 95 % interval"
-    figure = tall_figure("Where networks look in a heartbeat", legend, stamp, 2.0 + 1.35 * sum(heights))
+    figure = tall_figure("Where networks look in a heartbeat", legend, watermark, 2.0 + 1.35 * sum(heights))
     panels = figure.subplots(
         len(heights), len(columns), sharex=True, sharey="row", height_ratios=heights, squeeze=False
     )
@@ -77,11 +77,11 @@ def cycle_figure(columns: Sequence[Column], stamp: str = "") -> Figure:
     return figure
 
 
-def tall_figure(title: str, second_line: str, stamp: str, height: float) -> Figure:
-    """Return an empty figure of a height in inches, its stamp as far from the top as in the others."""
-    figure = new_figure(title, second_line, "", stamp)
+def tall_figure(title: str, second_line: str, watermark: str, height: float) -> Figure:
+    """Return an empty figure of a height in inches, its watermark as far from the top as in the others."""
+    figure = new_figure(title, second_line, "", watermark)
     for text in figure.texts:
-        if text.get_text() == stamp:
+        if text.get_text() == watermark:
             text.set_y(1 - (1 - text.get_position()[1]) * figure.get_figheight() / height)
     figure.set_figheight(height)
     return figure
@@ -158,7 +158,10 @@ def name_states(axes: Axes, marks: NDArray[np.float64]) -> None:
 
 
 def linear_figure(
-    coefficients: Mapping[str, NDArray[np.float64]], shares: NDArray[np.float64], above: str, stamp: str = ""
+    coefficients: Mapping[str, NDArray[np.float64]],
+    shares: NDArray[np.float64],
+    above: str,
+    watermark: str = "",
 ) -> Figure:
     """Draw the coefficients of the linear model: heart sound by phase and frequency, ECG by frequency.
 
@@ -169,11 +172,11 @@ def linear_figure(
         the mean is drawn.
     shares : numpy.ndarray, shape (4,)
         Share of the cycle of each heart state.
-    above, stamp : str
+    above, watermark : str
         Which run it is, and a warning to be printed on the figure.
     """
     second = "orange: louder is more abnormal"
-    figure = tall_figure("What the linear model listens to", second, stamp, 7.6)
+    figure = tall_figure("What the linear model listens to", second, watermark, 7.6)
     draw = {"pcg": lambda axes, values: draw_sound(axes, values, shares), "ecg": draw_ecg}
     shown = [name for name in draw if name in coefficients]
     panels = figure.subplots(len(shown), 1, height_ratios=[2.4, 1][: len(shown)], squeeze=False)[:, 0]

@@ -38,26 +38,26 @@ class Material:
     """Band powers, (N, 13)."""
     cycle: NDArray[np.float64]
     """ECG by phase and frequency, (N, 3, 22, 24)."""
-    facts: pd.DataFrame
+    metadata: pd.DataFrame
     """label, session, person, diagnosis, fifth (of the probe)."""
 
     @property
     def label(self) -> NDArray[np.int64]:
         """Class of each recording."""
-        return self.facts["label"].to_numpy(np.int64)
+        return self.metadata["label"].to_numpy(np.int64)
 
 
 def read_material(cache: Cache) -> Material:
     """Return the features of all recordings of a cache of training-a."""
-    features, facts = phase_grid(cache), cache.table("recordings")
-    labels, sessions = facts["label"].to_numpy(), facts["session"].to_numpy()
+    features, metadata = phase_grid(cache), cache.table("recordings")
+    labels, sessions = metadata["label"].to_numpy(), metadata["session"].to_numpy()
     probe = out_of_fold_probe({"pcg": features.probe_pcg, "ecg": features.probe_ecg}, labels, sessions)
     grid = features.pcg.reshape(-1, *GRID_SHAPE).astype(float)
     return Material(
         grid - grid.mean((1, 2, 3), keepdims=True),
         features.ecg.astype(float),
         cycle_grids(cache).reshape(-1, *ECG_SHAPE).astype(float),
-        facts.assign(fifth=probe_fifths(pd.Series(probe))),
+        metadata.assign(fifth=probe_fifths(pd.Series(probe))),
     )
 
 
@@ -82,7 +82,7 @@ def regression(values: NDArray[np.float64], labels: Rows, penalty: float) -> Var
 
 def weighted_by_session(values: Scores, made: Material, penalty: float, power: float) -> Variant:
     """Return a regression in which a session of n recordings counts n to the power of 1 - power."""
-    sizes = made.facts.groupby("session")["label"].transform("size").to_numpy(float)
+    sizes = made.metadata.groupby("session")["label"].transform("size").to_numpy(float)
 
     def scored(train: Rows, test: Rows) -> Scores:
         scaler = StandardScaler().fit(flat(values)[train])
@@ -96,7 +96,7 @@ def weighted_by_session(values: Scores, made: Material, penalty: float, power: f
 
 def session_intercepts(values: Scores, made: Material, penalty: float, strength: float) -> Variant:
     """Return a regression with a penalized intercept for each session of train, dropped in use."""
-    sessions = made.facts["session"].to_numpy()
+    sessions = made.metadata["session"].to_numpy()
 
     def scored(train: Rows, test: Rows) -> Scores:
         scaler = StandardScaler().fit(flat(values)[train])
@@ -160,7 +160,7 @@ def estimator(values: Scores, labels: Rows, make: Callable[[], Any]) -> Variant:
 
 def multinomial(made: Material, penalty: float) -> Variant:
     """Return a regression of the five diagnoses; the score is the log-odds of not normal."""
-    diagnosis = made.facts["diagnosis"].to_numpy(str)
+    diagnosis = made.metadata["diagnosis"].to_numpy(str)
 
     def scored(train: Rows, test: Rows) -> Scores:
         scaler = StandardScaler().fit(flat(made.grid)[train])

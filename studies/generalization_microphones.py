@@ -1,7 +1,7 @@
 """Both models on their test recordings as other microphones, rooms and devices would have made them.
 
 A microphone is a gain that is smooth over the logarithm of frequency, with knots an octave or less apart,
-drawn anew for every session: equipment changes from one sitting to the next. Heart sounds are filtered as
+drawn anew for every session: equipment changes from one session to the next. Heart sounds are filtered as
 waveforms and turned into features again; noise and lower sampling rates come from
 `systems.ecg_pcg.robustness.corruptions`. Models and onsets are those of the clean recordings.
 """

@@ -145,7 +145,7 @@ def inner_scores(made: Material, variant: Variant, seed: int = 0) -> dict[str, f
     """Return the means over the five training parts of out-of-fold scores inside them."""
     rows = []
     for train, _ in outer_folds(made, seed):
-        scores = np.full(len(made.facts), np.nan)
+        scores = np.full(len(made.metadata), np.nan)
         for kept, left in folds_of(made, train, INNER_SEED + seed):
             scores[left] = variant(kept, left)
         rows.append(figures(made, train, scores[train]))
@@ -154,12 +154,12 @@ def inner_scores(made: Material, variant: Variant, seed: int = 0) -> dict[str, f
 
 def outer_folds(made: Material, seed: int) -> list[tuple[Rows, Rows]]:
     """Return the folds of protocol ``session``."""
-    return folds_of(made, np.arange(len(made.facts)), seed)
+    return folds_of(made, np.arange(len(made.metadata)), seed)
 
 
 def folds_of(made: Material, rows: Rows, seed: int) -> list[tuple[Rows, Rows]]:
     """Return five folds of some rows, sessions apart."""
-    table = made.facts.iloc[rows]
+    table = made.metadata.iloc[rows]
     splitter = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
     parts = splitter.split(table, table["label"], table["session"])
     return [(rows[kept], rows[left]) for kept, left in parts]
@@ -167,7 +167,7 @@ def folds_of(made: Material, rows: Rows, seed: int) -> list[tuple[Rows, Rows]]:
 
 def figures(made: Material, rows: Rows, scores: Scores) -> dict[str, float]:
     """Return AUROC, ordered pairs within sessions and fifths of the probe, and AUROC of disease."""
-    units = made.facts.iloc[rows].assign(probability=scores)
+    units = made.metadata.iloc[rows].assign(probability=scores)
     ones = np.ones((1, len(units)))
     return {
         "auroc": float(roc_auc_score(units["label"], scores)),
@@ -181,7 +181,7 @@ def outer_scores(made: Material, variant: Variant) -> dict[str, float]:
     """Return the means over seeds 0 to 4 of the scores on the outer folds."""
     rows = []
     for seed in range(5):
-        scores = np.full(len(made.facts), np.nan)
+        scores = np.full(len(made.metadata), np.nan)
         for train, test in outer_folds(made, seed):
             scores[test] = variant(train, test)
         rows.append(figures(made, np.arange(len(scores)), scores))

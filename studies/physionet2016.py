@@ -68,14 +68,14 @@ def parts(settings: StudySettings | None = None) -> list[Part]:
         judge = tuple(("--compact", "--without", name, *cache) for name in hidden)
         return Part(f"{model}{suffix}-{protocol}-seed{seed}", train, judge)
 
-    rivals = [name for name in NETWORKS if name != "pacfnet"]
+    baselines = [name for name in NETWORKS if name != "pacfnet"]
     return [
         *(part(name, "session", seed, hidden=EACH) for name in FITTED_MODELS for seed in range(5)),
         part("pacfnet", "session"),
         part("pacfnet", "beat"),
         *(part(name, "recording") for name in RECORDING_MODELS),
-        *(part(name, "session") for name in rivals),
-        *(part(name, "beat") for name in rivals),
+        *(part(name, "session") for name in baselines),
+        *(part(name, "beat") for name in baselines),
         part("pacfnet", "session", 0, *DROPOUT, suffix="-dropout", hidden=EACH),
         part("pacfnet", "session", 0, "--zeroed", "pcg", suffix="-ecg-only"),
         part("pacfnet", "session", 0, "--zeroed", "ecg", suffix="-pcg-only"),

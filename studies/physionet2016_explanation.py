@@ -23,7 +23,7 @@ from common.files import write_table
 from common.script import run_script
 from datasets.cache import Cache, find_cache
 from evaluation.figures import save_figure
-from evaluation.tables import stamped
+from evaluation.tables import watermarked
 from learning.checkpoint import load_checkpoint
 from learning.devices import set_threads
 from learning.runs import find_checkpoints
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     axis = axis_of(cache)
     columns = [explain(checkpoints, cache, axis, settings) for checkpoints in runs]
     simulated = "simulated data" if cache.simulated else ""
-    figures = {"explanation": cycle_figure(columns, stamped(runs[0][0]["protocol"], simulated))}
+    figures = {"explanation": cycle_figure(columns, watermarked(runs[0][0]["protocol"], simulated))}
     if coefficients:
         figures["linear_map"] = linear_figure(coefficients, axis.shares, heading(linear[0]), simulated)
     table = pd.concat([column.table for column in columns], ignore_index=True)

@@ -1,4 +1,4 @@
-"""Phase fusion beside the linear model on sittings never seen, and every variant that was tried on the way.
+"""Phase fusion beside the linear model on sessions never seen, and every variant that was tried on the way.
 
     python -m studies.physionet2016_generalization --raw-dir PATH/challenge-2016
     python -m studies.physionet2016_generalization --list       # what it consists of, and what is done

@@ -84,7 +84,7 @@ class StressSettings:
     threads: int = 0
     """CPU threads of torch; 0: one a core."""
     jobs: int = 1
-    """Processes that worsen and cut recordings in parallel; -1: one a core."""
+    """Processes that corrupt and cut recordings in parallel; -1: one a core."""
 
 
 @dataclass(frozen=True)

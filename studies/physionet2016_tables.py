@@ -144,7 +144,7 @@ def session_recordings(results_dir: Path) -> dict[str, pd.DataFrame]:
 
 
 def comparisons(results_dir: Path, draws: int = 2000) -> pd.DataFrame:
-    """Return each reference against every other model under ``session``: paired, sittings drawn together.
+    """Return each reference against every other model under ``session``: paired, sessions drawn together.
 
     Holm's correction is over the comparisons of one reference.
     """

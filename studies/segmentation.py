@@ -80,10 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     write_table(settings.output, table)
     parameters = fit(recordings, settings.frames, settings.seed)
     sessions = len({recording.session for recording in recordings})
-    facts = {
+    metadata = {
         "fitted_on": f"{len(recordings)} recordings of {sessions} sessions of training-a, hand-corrected"
     }
-    write_parameters(settings.weights, parameters, facts)
+    write_parameters(settings.weights, parameters, metadata)
     print(table.to_string(index=False, float_format="{:.3f}".format))
     print(f"\n{quality_table(counts).to_string(index=False, float_format='{:.3f}'.format)}")
     print(f"\n{len(recordings)} recordings. Written to {settings.output} and {settings.weights}.")
@@ -94,8 +94,8 @@ def out_of_fold(recordings: Sequence[Truth], settings: SegmentationSettings) -> 
     """Return the counts of every recording under parameters fitted on other sessions."""
     rows = []
     for recording, source, found, seconds in segment_out_of_fold(recordings, settings):
-        facts = {"input": source, "quality": found.quality, "r_peak_agreement": found.r_peak_agreement}
-        rows.append(facts | {"seconds": seconds} | count_onsets(recording, found.states))
+        metadata = {"input": source, "quality": found.quality, "r_peak_agreement": found.r_peak_agreement}
+        rows.append(metadata | {"seconds": seconds} | count_onsets(recording, found.states))
     return pd.DataFrame(rows)
 
 
@@ -183,9 +183,9 @@ def tabulate(counts: pd.DataFrame) -> pd.DataFrame:
     ):
         chosen = counts[(counts["input"] == source) & counts["label"].isin(labels)]
         if len(chosen):
-            facts = {"input": source, "recordings_of": group, "recordings": len(chosen)}
-            facts |= {"onset": " and ".join(sounds), "tolerance_ms": round(1000 * tolerance)}
-            rows.append(facts | _scores(chosen, sounds, tolerance))
+            metadata = {"input": source, "recordings_of": group, "recordings": len(chosen)}
+            metadata |= {"onset": " and ".join(sounds), "tolerance_ms": round(1000 * tolerance)}
+            rows.append(metadata | _scores(chosen, sounds, tolerance))
     return pd.DataFrame(rows)
 
 
@@ -213,9 +213,9 @@ def quality_table(counts: pd.DataFrame) -> pd.DataFrame:
         for rows_of_part in np.array_split(np.arange(len(ordered)), 5):
             part = ordered.iloc[rows_of_part]
             single = [_scores(part.iloc[[k]], SOUNDS, TOLERANCES[1])["f1"] for k in range(len(part))]
-            facts = {"input": source, "quality_from": part["quality"].min(), "to": part["quality"].max()}
-            facts |= {"f1": _scores(part, SOUNDS, TOLERANCES[1])["f1"], "lowest_f1": min(single)}
-            rows.append(facts | {"below_0.9": sum(value < 0.9 for value in single)})
+            metadata = {"input": source, "quality_from": part["quality"].min(), "to": part["quality"].max()}
+            metadata |= {"f1": _scores(part, SOUNDS, TOLERANCES[1])["f1"], "lowest_f1": min(single)}
+            rows.append(metadata | {"below_0.9": sum(value < 0.9 for value in single)})
     return pd.DataFrame(rows)
 
 

@@ -86,7 +86,7 @@ def fit(recordings: Sequence[Truth], frames: int, seed: int) -> Parameters:
         systole=float(spread["systole"]),
         diastole=float(spread["diastole"] / typical["diastole"].median()),
         systolic_interval=_systolic_interval(typical),
-        r_peak=_r_peak_facts(recordings),
+        r_peak=_r_peak_metadata(recordings),
     )
 
 
@@ -134,7 +134,7 @@ def _systolic_interval(typical: pd.DataFrame) -> NDArray[np.float64]:
     return np.array([np.exp(logarithm), power, deviation])
 
 
-def _r_peak_facts(recordings: Sequence[Truth]) -> NDArray[np.float64]:
+def _r_peak_metadata(recordings: Sequence[Truth]) -> NDArray[np.float64]:
     """Return what `Parameters.r_peak` holds."""
     delays, missed, stray, duration = [], 0, 0, 0.0
     for recording in recordings:

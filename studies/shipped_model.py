@@ -123,7 +123,7 @@ def judge_out_of_fold(
     known, recordings = phase_grid(cache), cache.table("recordings")
     learned: Features = {"pcg": known.pcg, "ecg": known.ecg}
     labels = recordings["label"].to_numpy()
-    facts = recordings[["recording", "session", "label"]]
+    metadata = recordings[["recording", "session", "label"]]
     tables = []
     for seed in tqdm(range(settings.seeds), desc="Judging", unit="seed"):
         for fold in make_folds(recordings, "session", settings.folds, 0.0, seed):
@@ -133,7 +133,9 @@ def judge_out_of_fold(
             for name, values in inputs.items():
                 part = {kind: fits[kind] for kind in values}
                 said = sum_log_odds(part, {kind: rows[fold.test] for kind, rows in values.items()})
-                judged = facts.iloc[fold.test].assign(seed=seed, fold=fold.number, input=name, log_odds=said)
+                judged = metadata.iloc[fold.test].assign(
+                    seed=seed, fold=fold.number, input=name, log_odds=said
+                )
                 tables.append(judged[np.isfinite(said)])
     return pd.concat(tables, ignore_index=True)
 

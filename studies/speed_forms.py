@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from config import OptimizationSettings
 from learning.devices import computes_bfloat16
 from learning.distributed import Processes
-from learning.fold import FoldRun
+from learning.fold import FoldContext
 from learning.loop import train_step
 from learning.optimization import make_optimizer
 from learning.parallel_folds import threads_each
@@ -91,7 +91,7 @@ class Trainee:
         optimization = OptimizationSettings(batch_size=batch_size, fused=form.fused)
         self.samples = recordings(batch_size, settings.points, device)
         self.rows = torch.arange(batch_size)
-        self.run = FoldRun(
+        self.run = FoldContext(
             task,
             self.samples,
             self.rows,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from systems.base.evaluation_run import Checkpoint, Opened
+from systems.base.evaluation_run import Checkpoint, EvaluationRun
 from systems.base.exporting import Exportable
 from systems.base.prediction_settings import PredictionSettings
 from systems.base.predictor import Predictor, Words
@@ -27,7 +27,7 @@ from systems.registry import TASKS, find_task
 
 __all__ = ["DRAW", "ECG_ALONE", "EXPORT", "JUDGE", "PREDICT", "TASKS", "WORDS", "Task", "find_task"]
 
-JUDGE: dict[str, Callable[[Opened], tuple[dict[str, Any], list[Path]]]] = {
+JUDGE: dict[str, Callable[[EvaluationRun], tuple[dict[str, Any], list[Path]]]] = {
     "ecg-pcg": ecg_pcg_judging.judge,
     "ecg-multimodal": ecg_multimodal_judging.judge,
     **dict.fromkeys(ecg_cmr_judging.STAGES, ecg_cmr_judging.judge),
@@ -49,6 +49,6 @@ WORDS: dict[str, Words] = {
 ECG_ALONE = ("ecg-phenotypes",)
 """Tasks whose models judge what --ecg names, without any other recording."""
 DRAW: dict[str, Callable[[PredictionSettings], dict[str, Any]]] = {"ecg-to-cmr": ecg_to_cmr_prediction.draw}
-"""For each task whose models draw something from a recording: what draws and writes it, and returns facts."""
+"""For each task whose models generate something: what draws and writes it, and returns metadata."""
 EXPORT: dict[str, Callable[[Checkpoint, str], Exportable]] = {"ecg-pcg": ecg_pcg_export.exportable}
 """For each task whose networks can be exported: what makes one ready, of a checkpoint and its digest."""

@@ -1,4 +1,4 @@
-"""The chain of ECG and cardiac MRI through the three scripts, on virtual patients: parents, folds, scores."""
+"""The ECG-CMR chain through the three scripts, on simulated patients: parents, folds, scores."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ TINY = ["--preset", "small", "--width", "16", "--depth", "1", "--heads", "2", "-
 TINY += ["--epochs", "2", "--batch-size", "8", "--precision", "float32", "--device", "cpu", "--threads", "1"]
 
 
-class House:
+class Workspace:
     """One folder with virtual pairs, checkpoints, curves and results."""
 
     def __init__(self, root: Path) -> None:
@@ -45,30 +45,32 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory) -> House:
-    house = House(tmp_path_factory.mktemp("pairs"))
-    house.prepare(40)
-    return house
+def workspace(tmp_path_factory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("pairs"))
+    workspace.prepare(40)
+    return workspace
 
 
 @pytest.fixture(scope="module")
-def chain(house) -> dict[str, Path]:
-    ecg, cmr = house.train("ecg-mae", "ecg"), house.train("cmr-mae", "cmr")
-    both = house.train("ecg-cmr-contrast", "both", "--init-ecg", str(ecg), "--init-cmr", str(cmr))
-    phenotypes = house.train("ecg-phenotypes", "phenotypes", "--init-ecg", str(both))
+def chain(workspace) -> dict[str, Path]:
+    ecg, cmr = workspace.train("ecg-mae", "ecg"), workspace.train("cmr-mae", "cmr")
+    both = workspace.train("ecg-cmr-contrast", "both", "--init-ecg", str(ecg), "--init-cmr", str(cmr))
+    phenotypes = workspace.train("ecg-phenotypes", "phenotypes", "--init-ecg", str(both))
     return {"ecg-mae": ecg, "cmr-mae": cmr, "ecg-cmr-contrast": both, "ecg-phenotypes": phenotypes}
 
 
 @pytest.fixture(scope="module")
-def metrics(house, chain) -> dict[str, dict]:
-    return {task: house.judge(run) for task, run in chain.items()}
+def metrics(workspace, chain) -> dict[str, dict]:
+    return {task: workspace.judge(run) for task, run in chain.items()}
 
 
-def test_every_stage_is_judged_on_the_same_patients_whom_none_has_seen(house, chain, metrics):
+def test_every_stage_is_evaluated_on_the_same_patients_whom_none_has_seen(workspace, chain, metrics):
     judged = {}
     for task, run in chain.items():
         assert metrics[task]["stamp"] == "simulated data" and metrics[task]["counts"]["patients"] == 8
-        judged[task] = pd.read_csv(house.root / "results" / run.name / "predictions.csv")["session"].tolist()
+        judged[task] = pd.read_csv(workspace.root / "results" / run.name / "predictions.csv")[
+            "session"
+        ].tolist()
     assert len({tuple(people) for people in judged.values()}) == 1
     content = load_checkpoint(chain["ecg-phenotypes"] / "fold_0" / "best.pt")
     learned = set(content["trained_on"]["session"])
@@ -76,13 +78,13 @@ def test_every_stage_is_judged_on_the_same_patients_whom_none_has_seen(house, ch
     assert not learned & set(judged["ecg-mae"])
 
 
-def test_tables_and_figures_of_each_stage(house, chain, metrics):
+def test_tables_and_figures_of_each_stage(workspace, chain, metrics):
     for task, names in {
         "ecg-mae": {"reconstruction.csv"},
         "ecg-cmr-contrast": {"retrieval.csv", "figures/retrieval.png"},
         "ecg-phenotypes": {"indicators.csv", "diseases.csv", "figures/indicators.png"},
     }.items():
-        folder = house.root / "results" / chain[task].name
+        folder = workspace.root / "results" / chain[task].name
         assert all((folder / name).stat().st_size > 50 for name in names | {"report.html", "report.md"})
     rollouts = list((folder / "figures").glob("rollout_*.png"))
     assert len(rollouts) == len(pd.read_csv(folder / "diseases.csv")) - 1  # less the mean over all
@@ -90,11 +92,11 @@ def test_tables_and_figures_of_each_stage(house, chain, metrics):
     assert table.loc["ejection_fraction", "r2_ceiling"] == 0.3
 
 
-def test_what_no_ecg_can_know_is_no_bound_for_the_cine_itself(house, chain):
-    run = house.train("ecg-phenotypes", "cine", "--reads", "cmr", "--init-cmr", str(chain["cmr-mae"]))
-    metrics = house.judge(run)
+def test_what_no_ecg_can_know_is_no_bound_for_the_cine_itself(workspace, chain):
+    run = workspace.train("ecg-phenotypes", "cine", "--reads", "cmr", "--init-cmr", str(chain["cmr-mae"]))
+    metrics = workspace.judge(run)
     assert all(row["r2_ceiling"] is None for row in metrics["indicators"])
-    assert not list((house.root / "results" / "cine" / "figures").glob("rollout_*"))
+    assert not list((workspace.root / "results" / "cine" / "figures").glob("rollout_*"))
 
 
 def test_children_remember_their_parents(chain):
@@ -106,31 +108,31 @@ def test_children_remember_their_parents(chain):
     assert all(len(parent["sha256"]) == 64 and len(parent["session"]) == 32 for parent in content["parents"])
 
 
-def test_another_seed_has_other_folds_and_the_child_is_refused(house, chain):
+def test_another_seed_has_other_folds_and_the_child_is_refused(workspace, chain):
     with pytest.raises(UserError, match=r"was trained on \d+ patients of this run's test part"):
-        house.train("ecg-phenotypes", "late", "--init-ecg", str(chain["ecg-mae"]), "--seed", "7")
+        workspace.train("ecg-phenotypes", "late", "--init-ecg", str(chain["ecg-mae"]), "--seed", "7")
 
 
-def test_a_stage_goes_on_from_where_it_stopped_and_ends_the_same(house, chain):
+def test_a_stage_goes_on_from_where_it_stopped_and_ends_the_same(workspace, chain):
     options = ["--init-ecg", str(chain["ecg-cmr-contrast"]), "--schedule", "constant"]
-    whole = house.train("ecg-phenotypes", "whole", *options)
-    house.train("ecg-phenotypes", "parts", *options, "--epochs", "1")
-    stopped = house.root / "checkpoints" / "parts"
+    whole = workspace.train("ecg-phenotypes", "whole", *options)
+    workspace.train("ecg-phenotypes", "parts", *options, "--epochs", "1")
+    stopped = workspace.root / "checkpoints" / "parts"
     settings = (stopped / "settings.json").read_text()
     (stopped / "settings.json").write_text(settings.replace('"epochs": 1', '"epochs": 2'))
     last = stopped / "fold_0" / "last.pt"
     content = load_checkpoint(last)
     content["progress"]["finished"] = False
     torch.save(content, last)
-    house.train("ecg-phenotypes", "parts", *options, "--resume")
+    workspace.train("ecg-phenotypes", "parts", *options, "--resume")
     one, other = (load_checkpoint(run / "fold_0" / "last.pt")["model"] for run in (whole, stopped))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_new_patients_are_an_external_test_of_the_whole_chain(house, chain):
-    other = house.prepare(12, "--simulation.seed", "5")
+def test_new_patients_are_an_external_test_of_the_whole_chain(workspace, chain):
+    other = workspace.prepare(12, "--simulation.seed", "5")
     try:
-        metrics = house.judge(chain["ecg-phenotypes"], "--compact", "--cache", str(other))
+        metrics = workspace.judge(chain["ecg-phenotypes"], "--compact", "--cache", str(other))
     finally:
-        house.prepare(40)  # the newest again
+        workspace.prepare(40)  # the newest again
     assert metrics["protocol"] == "external" and metrics["counts"]["patients"] == 12

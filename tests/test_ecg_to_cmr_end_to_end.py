@@ -1,4 +1,4 @@
-"""Cines drawn from ECGs through the three scripts, on virtual patients: trained, drawn and measured."""
+"""Cines drawn from ECGs through the three scripts, on simulated patients: trained, drawn and measured."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from learning import loop
 from learning.checkpoint import load_checkpoint
 from systems.ecg_cmr.cine.measures import MEASURED
 from systems.ecg_cmr.generation.predict import draw_from_ecg
-from systems.ecg_cmr.generation.sampling import Drawing
+from systems.ecg_cmr.generation.sampling import SamplingConfig
 from systems.ecg_cmr.sources.simulated_files import write_pairs
 
 VIEWS = ["--frames", "4", "--size", "32", "--pixel-spacing", "4.4", "--seconds", "2", "--ecg-rate", "100"]
@@ -31,7 +31,7 @@ SAME = ["--autoencoder.channels", "16", "16", "--autoencoder.latent-channels", "
 DRAWN = ["--steps", "2", "--samples", "2", "--patients", "6", "--bootstrap-draws", "20", "--threads", "1"]
 
 
-class House:
+class Workspace:
     """One folder with virtual pairs, checkpoints, curves and results."""
 
     def __init__(self, root: Path) -> None:
@@ -55,31 +55,31 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory) -> House:
-    house = House(tmp_path_factory.mktemp("drawn"))
-    words = ["ecg-to-cmr", "--simulate", "--patients", "40", "--jobs", "1", *VIEWS, *house.places]
+def workspace(tmp_path_factory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("drawn"))
+    words = ["ecg-to-cmr", "--simulate", "--patients", "40", "--jobs", "1", *VIEWS, *workspace.places]
     load_data.main(words)
-    return house
+    return workspace
 
 
 @pytest.fixture(scope="module")
-def parents(house) -> list[str]:
-    both = house.train("ecg-cmr-contrast", "both")
-    frames = house.train("cine-autoencoder", "frames", *FRAMES)
+def parents(workspace) -> list[str]:
+    both = workspace.train("ecg-cmr-contrast", "both")
+    frames = workspace.train("cine-autoencoder", "frames", *FRAMES)
     return ["--init-ecg", str(both), "--init-cmr", str(both), "--init-autoencoder", str(frames)]
 
 
 @pytest.fixture(scope="module")
-def run(house, parents) -> Path:
-    return house.train("ecg-to-cmr", "drawn", *parents, *SAME, "--channels", "64")
+def run(workspace, parents) -> Path:
+    return workspace.train("ecg-to-cmr", "drawn", *parents, *SAME, "--channels", "64")
 
 
 @pytest.fixture(scope="module")
-def metrics(house, run) -> dict:
-    return house.judge(run)
+def metrics(workspace, run) -> dict:
+    return workspace.judge(run)
 
 
-def test_everything_that_is_promised_is_scored(house, run, metrics):
+def test_everything_that_is_promised_is_scored(workspace, run, metrics):
     assert metrics["stamp"] == "simulated data" and metrics["counts"]["patients"] == 6
     ways = {row["source"] for row in metrics["indicators"]}
     assert len(ways) == 8 and "generated, mean of samples" in ways and "regression from the ECG" in ways
@@ -89,12 +89,12 @@ def test_everything_that_is_promised_is_scored(house, run, metrics):
     assert images["ssim"].between(-1, 1).all()
     assert {row["cines"] for row in metrics["memorization"]} == {"generated", "unseen"}
     assert metrics["guidance"][0]["chosen"] is True
-    figures = house.root / "results" / run.name / "figures"
+    figures = workspace.root / "results" / run.name / "figures"
     assert {path.stem for path in figures.glob("*.png")} == {"bland_altman", "bland_altman_method", "story"}
 
 
-def test_judging_again_draws_the_same_cines(house, run, metrics):
-    again = house.judge(run, "--batch-size", "5", "--compact")
+def test_evaluating_again_draws_the_same_cines(workspace, run, metrics):
+    again = workspace.judge(run, "--batch-size", "5", "--compact")
     for table in ("images", "memorization", "spread"):
         for first, second in zip(metrics[table], again[table], strict=True):
             for key, value in first.items():
@@ -102,8 +102,8 @@ def test_judging_again_draws_the_same_cines(house, run, metrics):
                     assert second[key] == pytest.approx(value, rel=1e-3, abs=1e-3)
 
 
-def test_whoever_is_judged_was_seen_by_no_stage(house, run, metrics):
-    judged = set(pd.read_csv(house.root / "results" / run.name / "predictions.csv")["session"])
+def test_whoever_is_evaluated_was_seen_by_no_stage(workspace, run, metrics):
+    judged = set(pd.read_csv(workspace.root / "results" / run.name / "predictions.csv")["session"])
     content = load_checkpoint(run / "fold_0" / "best.pt")
     learned = set(content["trained_on"]["session"])
     learned |= {name for parent in content["parents"] for name in parent["session"]}
@@ -111,7 +111,7 @@ def test_whoever_is_judged_was_seen_by_no_stage(house, run, metrics):
     assert judged and not judged & learned
 
 
-def test_resuming_is_exact(house, parents, run):
+def test_resuming_is_exact(workspace, parents, run):
     words = (*parents, *SAME, "--channels", "64")
     straight = load_checkpoint(run / "fold_0" / "last.pt")["model"]
     saved = loop._save
@@ -126,25 +126,25 @@ def test_resuming_is_exact(house, parents, run):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_save", stopping)
         with pytest.raises(KeyboardInterrupt):
-            house.train("ecg-to-cmr", "stopped", *words)
-    stopped = house.train("ecg-to-cmr", "stopped", *words, "--resume")
+            workspace.train("ecg-to-cmr", "stopped", *words)
+    stopped = workspace.train("ecg-to-cmr", "stopped", *words, "--resume")
     found = load_checkpoint(stopped / "fold_0" / "last.pt")["model"]
     assert found.keys() == straight.keys()
     assert all(torch.equal(found[name], straight[name]) for name in straight)
 
 
-def test_parents_are_needed_and_must_be_what_they_are_taken_for(house, parents):
+def test_parents_are_needed_and_must_be_what_they_are_taken_for(workspace, parents):
     with pytest.raises(UserError, match="--init-ecg"):
-        house.train("ecg-to-cmr", "orphan")
+        workspace.train("ecg-to-cmr", "orphan")
     swapped = [parents[0], parents[5], *parents[2:4], parents[4], parents[1]]
     with pytest.raises(UserError, match="no encoder of the ECG"):
-        house.train("ecg-to-cmr", "swapped", *swapped, *SAME, "--channels", "64")
+        workspace.train("ecg-to-cmr", "swapped", *swapped, *SAME, "--channels", "64")
     with pytest.raises(UserError, match=r"--autoencoder\.channels"):
-        house.train("ecg-to-cmr", "other", *parents, "--autoencoder.channels", "32", "32")
+        workspace.train("ecg-to-cmr", "other", *parents, "--autoencoder.channels", "32", "32")
 
 
-def test_the_autoencoder_is_judged_by_what_is_measured_through_it(house, parents):
-    metrics = house.judge(Path(parents[5]))
+def test_the_autoencoder_is_evaluated_by_what_is_measured_through_it(workspace, parents):
+    metrics = workspace.judge(Path(parents[5]))
     assert {row["source"] for row in metrics["indicators"]} == {
         "true cine",
         "true cine through the autoencoder",
@@ -152,11 +152,11 @@ def test_the_autoencoder_is_judged_by_what_is_measured_through_it(house, parents
     assert np.isfinite(metrics["images"][0]["ssim"])
 
 
-def test_cines_are_drawn_from_ones_own_ecg(house, run, tmp_path):
+def test_cines_are_drawn_from_ones_own_ecg(workspace, run, tmp_path):
     """The ECG of an array and of a record of the same patient; what is written says that it is generated."""
     pairs = write_pairs(tmp_path / "own", patients=1, kind="npy", long_axis=False)
     ecg = next((pairs / "ecg").glob("*.npy"))
-    how = Drawing(steps=2, samples=2)
+    how = SamplingConfig(steps=2, samples=2)
     found = draw_from_ecg(run, ecg, tmp_path / "out", ecg_rate=500.0, how=how)
     assert set(found["indicators"]) == set(MEASURED) and found["trained_on_simulated"] is True
     stem = tmp_path / "out" / f"{ecg.stem}_generated"
@@ -191,13 +191,13 @@ def test_predict_draws_from_an_ecg_alone_and_says_what_it_measured(run, tmp_path
     ]
     with pytest.raises(UserError, match="name a folder with --out"):
         predict.main(words)
-    (facts,) = predict.main([*words, "--out", str(tmp_path / "drawn"), "--threads", "1"])
+    (metadata,) = predict.main([*words, "--out", str(tmp_path / "drawn"), "--threads", "1"])
     said = capsys.readouterr().out
     assert "GENERATED" in said.upper() and "Measured in 3 cines" in said and "ejection fraction" in said
-    assert "virtual patients only" in said
-    assert all((tmp_path / "drawn" / name).stat().st_size > 100 for name in facts["files"])
+    assert "simulated patients only" in said
+    assert all((tmp_path / "drawn" / name).stat().st_size > 100 for name in metadata["files"])
     again = predict.main([*words, "--out", str(tmp_path / "twice"), "--threads", "1", "--json"])
-    assert json.loads(capsys.readouterr().out) == again[0] == facts
+    assert json.loads(capsys.readouterr().out) == again[0] == metadata
 
 
 def test_a_run_that_draws_nothing_is_refused(parents, tmp_path):
@@ -206,8 +206,8 @@ def test_a_run_that_draws_nothing_is_refused(parents, tmp_path):
         predict.main(words)
 
 
-def test_a_run_is_judged_on_its_own_cache_only(house, run):
+def test_a_run_is_evaluated_on_its_own_cache_only(workspace, run):
     words = ["ecg-to-cmr", "--simulate", "--patients", "30", "--jobs", "1", *VIEWS, "--simulation.seed", "5"]
-    other = load_data.main([*words, "--cache-dir", str(house.root / "elsewhere")])
+    other = load_data.main([*words, "--cache-dir", str(workspace.root / "elsewhere")])
     with pytest.raises(UserError, match="cache that it was trained from"):
-        house.judge(run, "--cache", str(other))
+        workspace.judge(run, "--cache", str(other))

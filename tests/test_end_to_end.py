@@ -1,4 +1,4 @@
-"""The three scripts, called as a user calls them, on cohorts of virtual patients."""
+"""The three scripts, called as a user calls them, on cohorts of simulated patients."""
 
 import json
 import os
@@ -42,7 +42,7 @@ TINY = [
 
 
 @dataclass(frozen=True)
-class House:
+class Workspace:
     """One folder with raw recordings, caches, checkpoints, curves and results."""
 
     root: Path
@@ -94,35 +94,35 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory) -> House:
-    """Return a house with a small cohort, simulated and prepared by load_data.py."""
-    house = House(tmp_path_factory.mktemp("house"))
+def workspace(tmp_path_factory) -> Workspace:
+    """Return a workspace with a small cohort, simulated and prepared by load_data.py."""
+    workspace = Workspace(tmp_path_factory.mktemp("house"))
     cohort = {"sessions": 8, "persons": 2, "recordings": 2, "duration": 6.0}
-    house.prepare("--simulate", *(f"--simulation.{name}={value}" for name, value in cohort.items()))
-    return house
+    workspace.prepare("--simulate", *(f"--simulation.{name}={value}" for name, value in cohort.items()))
+    return workspace
 
 
 @pytest.fixture(scope="module")
-def session_run(house) -> Path:
+def session_run(workspace) -> Path:
     """Return a run of two folds, sessions kept apart: the defaults, but small."""
-    return house.train("--folds", "0", "1", "--run-name", "sessions")
+    return workspace.train("--folds", "0", "1", "--run-name", "sessions")
 
 
 @pytest.fixture(scope="module")
-def session_metrics(house, session_run) -> dict[str, Any]:
-    return house.judge(session_run, draws=50)
+def session_metrics(workspace, session_run) -> dict[str, Any]:
+    return workspace.judge(session_run, draws=50)
 
 
 @pytest.fixture(scope="module")
-def paper_run(house) -> Path:
-    return house.train("--protocol", "paper", "--folds", "0", "--run-name", "published")
+def paper_run(workspace) -> Path:
+    return workspace.train("--protocol", "paper", "--folds", "0", "--run-name", "published")
 
 
 # --- what is left behind -------------------------------------------------------------------------------
 
 
-def test_cache_is_complete(house):
-    (cache,) = (path for path in (house.root / "cache").iterdir() if path.is_dir())
+def test_cache_is_complete(workspace):
+    (cache,) = (path for path in (workspace.root / "cache").iterdir() if path.is_dir())
     assert {path.name for path in cache.iterdir()} == CACHE_FILES
     manifest = strict_json(cache / "manifest.json")
     assert cache.name == f"physionet2016-{manifest['identity'][:8]}"
@@ -131,29 +131,29 @@ def test_cache_is_complete(house):
     assert len(samples) == manifest["counts"]["beats"] == len(np.load(cache / "beats_ecg.npy", mmap_mode="r"))
 
 
-def test_preparing_again_computes_nothing(house):
-    before = tree(house.root / "cache")
-    house.prepare()
-    after = tree(house.root / "cache")
+def test_preparing_again_computes_nothing(workspace):
+    before = tree(workspace.root / "cache")
+    workspace.prepare()
+    after = tree(workspace.root / "cache")
     del before["latest-ecg-pcg.txt"], after["latest-ecg-pcg.txt"]
     assert after == before
 
 
-def test_run_is_complete(session_run, house):
+def test_run_is_complete(session_run, workspace):
     files = {path.relative_to(session_run).as_posix() for path in session_run.rglob("*") if path.is_file()}
     folds = {f"fold_{number}/{name}.pt" for number in (0, 1) for name in ("best", "last")}
     assert files == {"settings.json", "splits.csv"} | folds
-    assert session_run == house.root / "checkpoints" / "sessions"
+    assert session_run == workspace.root / "checkpoints" / "sessions"
     for number in (0, 1):
         content = torch.load(session_run / f"fold_{number}" / "best.pt", weights_only=True)
         assert (content["fold"], content["protocol"], content["task"]) == (number, "session", "ecg-pcg")
         assert content["settings"]["model"]["width"] == 8
         assert 0 <= content["threshold"] <= 1
-        assert list((house.root / "runs" / "sessions" / f"fold_{number}").glob("events*"))
+        assert list((workspace.root / "runs" / "sessions" / f"fold_{number}").glob("events*"))
 
 
-def test_results_are_complete(session_metrics, house):
-    folder = house.root / "results" / "sessions"
+def test_results_are_complete(session_metrics, workspace):
+    folder = workspace.root / "results" / "sessions"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files >= {"predictions.csv", "recordings.csv", "metrics.json", "report.md", "report.html"}
     for kind in ("roc", "precision_recall", "confusion", "calibration"):
@@ -171,8 +171,8 @@ def test_results_are_complete(session_metrics, house):
     assert len(stored["run"]["checkpoints"]) == 2
 
 
-def test_metrics_are_those_of_the_predictions(session_metrics, house):
-    table = pd.read_csv(house.root / "results" / "sessions" / "predictions.csv")
+def test_metrics_are_those_of_the_predictions(session_metrics, workspace):
+    table = pd.read_csv(workspace.root / "results" / "sessions" / "predictions.csv")
     pooled = session_metrics["beats"]["at_half"]["pooled"]
     right = (table["probability"] >= 0.5).astype(int) == table["label"]
     assert pooled["accuracy"] == pytest.approx(right.mean())
@@ -190,9 +190,9 @@ def test_metrics_are_those_of_the_predictions(session_metrics, house):
 # --- who is kept apart ---------------------------------------------------------------------------------
 
 
-def test_no_session_of_the_test_part_is_learned_from(session_run, session_metrics, house):
+def test_no_session_of_the_test_part_is_learned_from(session_run, session_metrics, workspace):
     splits = pd.read_csv(session_run / "splits.csv")
-    predictions = pd.read_csv(house.root / "results" / "sessions" / "predictions.csv")
+    predictions = pd.read_csv(workspace.root / "results" / "sessions" / "predictions.csv")
     for number in (0, 1):
         part = splits[f"fold_{number}"]
         assert set(part) == {"train", "validation", "test"}
@@ -209,21 +209,21 @@ def test_no_session_of_the_test_part_is_learned_from(session_run, session_metric
     )
 
 
-def test_a_fold_that_shares_a_session_is_not_judged(house, session_run, tmp_path):
+def test_a_fold_that_shares_a_session_is_not_evaluated(workspace, session_run, tmp_path):
     """Evaluation asserts what the checkpoint promises; it does not take the file's word."""
     content = load_checkpoint(session_run / "fold_0" / "best.pt")
     parts = content["parts"].clone()
     parts[torch.nonzero(parts == 2).flatten()[0]] = 0
     torch.save(content | {"parts": parts}, tmp_path / "best.pt")
     with pytest.raises(AssertionError, match="1 sessions in both train and test"):
-        house.judge(tmp_path / "best.pt")
+        workspace.judge(tmp_path / "best.pt")
 
 
-def test_paper_protocol_is_stamped_everywhere(house, paper_run, capsys):
+def test_paper_protocol_is_watermarked_everywhere(workspace, paper_run, capsys):
     content = load_checkpoint(paper_run / "fold_0" / "best.pt")
     capsys.readouterr()
-    metrics = house.judge(paper_run)
-    folder = house.root / "results" / "published"
+    metrics = workspace.judge(paper_run)
+    folder = workspace.root / "results" / "published"
     assert "selected on test" in metrics["stamp"]
     assert "selected on test" in capsys.readouterr().out
     assert "selected on test" in strict_json(folder / "metrics.json")["stamp"]
@@ -234,46 +234,46 @@ def test_paper_protocol_is_stamped_everywhere(house, paper_run, capsys):
     assert set(splits["fold_0"]) == {"train", "test"}
     assert content["threshold"] == 0.5, "no threshold is chosen on the test fold"
     train, test = (set(splits.loc[splits["fold_0"] == part, "session"]) for part in ("train", "test"))
-    assert train & test, "beats of one sitting are on both sides: that is what the stamp is about"
+    assert train & test, "beats of one session are on both sides: that is what the watermark is about"
 
 
-def test_session_protocol_is_not_stamped_so(session_metrics, house):
+def test_session_protocol_is_not_watermarked_so(session_metrics, workspace):
     assert session_metrics["stamp"] == "simulated data"
-    assert "selected on test" not in (house.root / "results" / "sessions" / "report.md").read_text()
+    assert "selected on test" not in (workspace.root / "results" / "sessions" / "report.md").read_text()
 
 
-def test_final_fit_on_everything_is_not_judged(house):
-    run = house.train("--folds", "none", "--run-name", "final")
+def test_final_fit_on_everything_is_not_evaluated(workspace):
+    run = workspace.train("--folds", "none", "--run-name", "final")
     content = load_checkpoint(run / "fold_all" / "best.pt")
     assert (content["parts"] == 0).all()
     assert set(pd.read_csv(run / "splits.csv")["fold_all"]) == {"train"}
     for checkpoint in (run, run / "fold_all", run / "fold_all" / "best.pt"):
         with pytest.raises(UserError, match="final fit on everything: no recording of this cache is left"):
-            house.judge(checkpoint)
-    assert not (house.root / "results" / "final").exists()
+            workspace.judge(checkpoint)
+    assert not (workspace.root / "results" / "final").exists()
 
 
 # --- again and again -----------------------------------------------------------------------------------
 
 
-def test_judging_twice_gives_the_same(session_run, session_metrics, house):
-    folder = house.root / "results" / "sessions"
+def test_evaluating_twice_gives_the_same(session_run, session_metrics, workspace):
+    folder = workspace.root / "results" / "sessions"
     before = {name: (folder / name).read_bytes() for name in ("metrics.json", "predictions.csv", "report.md")}
-    assert house.judge(session_run, draws=50) == session_metrics
+    assert workspace.judge(session_run, draws=50) == session_metrics
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
-def test_one_checkpoint_file(house, session_run, session_metrics, tmp_path):
+def test_one_checkpoint_file(workspace, session_run, session_metrics, tmp_path):
     options = ["--results-dir", str(tmp_path)]
-    metrics = house.judge(session_run / "fold_1" / "best.pt", *options)
+    metrics = workspace.judge(session_run / "fold_1" / "best.pt", *options)
     assert metrics["counts"]["folds"] == 1
-    every = pd.read_csv(house.root / "results" / "sessions" / "predictions.csv")
+    every = pd.read_csv(workspace.root / "results" / "sessions" / "predictions.csv")
     one = pd.read_csv(tmp_path / "sessions" / "predictions.csv")
     pd.testing.assert_frame_equal(one, every[every["fold"] == 1].reset_index(drop=True))
 
 
-def test_threshold_of_the_validation_part(house, session_run, tmp_path):
-    metrics = house.judge(session_run, "--threshold", "validation", "--results-dir", str(tmp_path))
+def test_threshold_of_the_validation_part(workspace, session_run, tmp_path):
+    metrics = workspace.judge(session_run, "--threshold", "validation", "--results-dir", str(tmp_path))
     table = pd.read_csv(tmp_path / "sessions" / "predictions.csv")
     for number in (0, 1):
         stored = load_checkpoint(session_run / f"fold_{number}" / "best.pt")["threshold"]
@@ -285,38 +285,38 @@ def test_threshold_of_the_validation_part(house, session_run, tmp_path):
     assert pooled["accuracy"] == pytest.approx((said == table["label"]).mean())
 
 
-def test_newest_run_is_judged_by_default(house, session_run, paper_run, tmp_path):
+def test_newest_run_is_evaluated_by_default(workspace, session_run, paper_run, tmp_path):
     now = time.time()
     for run, age in ((session_run, 100), (paper_run, 0)):
         for best in run.glob("fold_*/best.pt"):
             os.utime(best, (now + 1000 - age, now + 1000 - age))
-    assert house.judge(None, "--results-dir", str(tmp_path))["run"]["run"] == "published"
+    assert workspace.judge(None, "--results-dir", str(tmp_path))["run"]["run"] == "published"
 
 
-def test_folds_trained_one_by_one(house, capsys):
-    run = house.train("--folds", "0", "--run-name", "piecemeal")
+def test_folds_trained_one_by_one(workspace, capsys):
+    run = workspace.train("--folds", "0", "--run-name", "piecemeal")
     first = tree(run)
-    house.train("--folds", "1", "--run-name", "piecemeal")
+    workspace.train("--folds", "1", "--run-name", "piecemeal")
     after = tree(run)
     assert all(after[name] == first[name] for name in first if name.startswith("fold_0"))
     splits = pd.read_csv(run / "splits.csv")
     assert {"fold_0", "fold_1"} <= set(splits), "splits.csv remembers the folds of both calls"
-    assert house.judge(run)["counts"]["folds"] == 2
+    assert workspace.judge(run)["counts"]["folds"] == 2
     with pytest.raises(UserError, match=r"already holds fold_0, fold_1.*--resume.*--overwrite"):
-        house.train("--folds", "0", "1", "--run-name", "piecemeal")
+        workspace.train("--folds", "0", "1", "--run-name", "piecemeal")
     with pytest.raises(UserError, match=r"optimization.epochs: 1 then, 2 now"):
-        house.train("--folds", "1", "--run-name", "piecemeal", "--resume", "--epochs", "2")
+        workspace.train("--folds", "1", "--run-name", "piecemeal", "--resume", "--epochs", "2")
     capsys.readouterr()
-    house.train("--folds", "0", "1", "--run-name", "piecemeal", "--resume")
+    workspace.train("--folds", "0", "1", "--run-name", "piecemeal", "--resume")
     assert capsys.readouterr().out.count("is finished already") == 2
-    assert {name: stamp for name, stamp in tree(run).items() if name.startswith("fold_")} == {
-        name: stamp for name, stamp in after.items() if name.startswith("fold_")
+    assert {name: watermark for name, watermark in tree(run).items() if name.startswith("fold_")} == {
+        name: watermark for name, watermark in after.items() if name.startswith("fold_")
     }
 
 
-def test_same_seed_same_network_other_seed_another(house, session_run):
-    again = house.train("--folds", "0", "--run-name", "again")
-    other = house.train("--folds", "0", "--run-name", "other", "--seed", "7")
+def test_same_seed_same_network_other_seed_another(workspace, session_run):
+    again = workspace.train("--folds", "0", "--run-name", "again")
+    other = workspace.train("--folds", "0", "--run-name", "other", "--seed", "7")
     one, same, another = (
         load_checkpoint(run / "fold_0" / "best.pt")["model"] for run in (session_run, again, other)
     )
@@ -324,7 +324,7 @@ def test_same_seed_same_network_other_seed_another(house, session_run):
     assert not all(torch.equal(one[name], another[name]) for name in one)
 
 
-def test_what_is_not_as_it_was_in_training_is_said(house, session_run, tmp_path, capsys, monkeypatch):
+def test_what_is_not_as_it_was_in_training_is_said(workspace, session_run, tmp_path, capsys, monkeypatch):
     """Versions, commit, data and settings of the folds: each that differs is named."""
     run = tmp_path / "sessions"
     shutil.copytree(session_run, run)
@@ -333,7 +333,7 @@ def test_what_is_not_as_it_was_in_training_is_said(house, session_run, tmp_path,
     content = load_checkpoint(path)
     # whoever commits while tests run has another commit now
     monkeypatch.setattr("learning.checkpoint.provenance", lambda now=content["provenance"]: now)
-    unchanged = house.judge(run, *places)["run"]["changed"]
+    unchanged = workspace.judge(run, *places)["run"]["changed"]
     assert [line for line in unchanged if "which changes is not stored" not in line] == []
     capsys.readouterr()
 
@@ -342,7 +342,7 @@ def test_what_is_not_as_it_was_in_training_is_said(house, session_run, tmp_path,
     content["cache"]["tables"]["samples.csv"] = "another"
     content["cache"]["versions"]["scipy"] = "0.1"
     torch.save(content, path)
-    metrics = house.judge(run, *places)
+    metrics = workspace.judge(run, *places)
     said = capsys.readouterr().out
     for line in (
         "trained with torch 1.0, judged with",
@@ -360,18 +360,18 @@ def test_what_is_not_as_it_was_in_training_is_said(house, session_run, tmp_path,
 # --- what is refused -----------------------------------------------------------------------------------
 
 
-def test_a_cache_of_other_settings_is_another_cache(house, session_run, session_metrics, tmp_path):
+def test_a_cache_of_other_settings_is_another_cache(workspace, session_run, session_metrics, tmp_path):
     """The run cannot be continued on it; judged on it, what any fold learned from is left out."""
-    other = house.prepare("--beat-points", "500", "--cache-dir", str(tmp_path / "cache"))
+    other = workspace.prepare("--beat-points", "500", "--cache-dir", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=r"other settings \(the prepared data\)"):
-        house.train("--folds", "2", "--run-name", "sessions", "--cache", str(other))
+        workspace.train("--folds", "2", "--run-name", "sessions", "--cache", str(other))
     with pytest.raises(UserError, match=r"No cache in .* is the one this run was trained from"):
-        house.judge(session_run, "--cache-dir", str(tmp_path / "cache"))
-    before = tree(house.root / "results")
+        workspace.judge(session_run, "--cache-dir", str(tmp_path / "cache"))
+    before = tree(workspace.root / "results")
     checkpoint, places = session_run / "fold_0" / "best.pt", ["--results-dir", str(tmp_path / "results")]
-    metrics = house.judge(checkpoint, "--cache", str(other), *places)
+    metrics = workspace.judge(checkpoint, "--cache", str(other), *places)
     assert metrics["protocol"] == "external"
-    assert tree(house.root / "results") == before
+    assert tree(workspace.root / "results") == before
     judged = pd.read_csv(tmp_path / "results" / f"sessions-on-{other.name}" / "predictions.csv")
     learned = load_checkpoint(checkpoint)["trained_on"]
     assert set(judged["recording"]) & set(pd.read_csv(other / "recordings.csv")["recording"])
@@ -379,19 +379,19 @@ def test_a_cache_of_other_settings_is_another_cache(house, session_run, session_
     assert not set(judged["session"]) & set(learned["session"])
 
 
-def test_a_cache_that_was_all_learned_from_is_refused(house, paper_run, tmp_path):
+def test_a_cache_that_was_all_learned_from_is_refused(workspace, paper_run, tmp_path):
     """Under paper every recording has beats in the training part, so none is left for an external test."""
-    other = house.prepare("--beat-points", "500", "--cache-dir", str(tmp_path))
+    other = workspace.prepare("--beat-points", "500", "--cache-dir", str(tmp_path))
     with pytest.raises(UserError, match=r"Every recording of .* was trained on: none is left"):
-        house.judge(paper_run, "--cache", str(other))
+        workspace.judge(paper_run, "--cache", str(other))
 
 
-def test_checkpoints_of_two_runs_are_not_mixed(house, session_run, paper_run, tmp_path):
+def test_checkpoints_of_two_runs_are_not_mixed(workspace, session_run, paper_run, tmp_path):
     mixed = tmp_path / "mixed"
     shutil.copytree(session_run / "fold_0", mixed / "fold_0")
     shutil.copytree(paper_run / "fold_0", mixed / "fold_1")
     with pytest.raises(UserError, match="belongs to run published, the others to sessions"):
-        house.judge(mixed)
+        workspace.judge(mixed)
 
 
 @pytest.mark.parametrize(
@@ -407,19 +407,19 @@ def test_checkpoints_of_two_runs_are_not_mixed(house, session_run, paper_run, tm
     ],
 )
 @pytest.mark.parametrize("dry", [False, True])
-def test_training_refuses_in_one_sentence(house, options, message, dry, capsys):
+def test_training_refuses_in_one_sentence(workspace, options, message, dry, capsys):
     flags = ["--run-name", "refused", *(["--dry-run"] if dry else [])]
     with pytest.raises(UserError, match=message):
-        house.train(*flags, *options)
+        workspace.train(*flags, *options)
     with pytest.raises(SystemExit) as end:
-        run_script(lambda: house.train(*flags, *options))
+        run_script(lambda: workspace.train(*flags, *options))
     assert end.value.code == 2
     assert "Error: " in capsys.readouterr().err
-    assert not list((house.root / "checkpoints" / "refused").glob("fold_*"))
+    assert not list((workspace.root / "checkpoints" / "refused").glob("fold_*"))
 
 
 def test_no_data_and_no_run(tmp_path):
-    empty = House(tmp_path)
+    empty = Workspace(tmp_path)
     with pytest.raises(UserError, match=r"No prepared data in .*Run load_data.py first.*--simulate"):
         empty.train()
     with pytest.raises(UserError, match=r"no trained run in .*Train one with training.py"):
@@ -432,29 +432,29 @@ def test_no_data_and_no_run(tmp_path):
 # --- dry runs ------------------------------------------------------------------------------------------
 
 
-def test_dry_runs_write_nothing(house, session_run, session_metrics, tmp_path, capsys):
-    before = tree(house.root)
-    house.prepare("--dry-run")
-    house.prepare("--dry-run", "--bandpass")
+def test_dry_runs_write_nothing(workspace, session_run, session_metrics, tmp_path, capsys):
+    before = tree(workspace.root)
+    workspace.prepare("--dry-run")
+    workspace.prepare("--dry-run", "--bandpass")
     assert "Nothing was written" in capsys.readouterr().out
-    house.train("--dry-run", "--run-name", "dry", "--batch-size", "64")
+    workspace.train("--dry-run", "--run-name", "dry", "--batch-size", "64")
     said = capsys.readouterr().out
     for promised in ("fold_0, fold_1, fold_2, fold_3, fold_4", "parameters", "s an epoch", "GB of memory"):
         assert promised in said
-    house.judge(session_run, "--dry-run", "--results-dir", str(tmp_path / "results"))
+    workspace.judge(session_run, "--dry-run", "--results-dir", str(tmp_path / "results"))
     assert "Would evaluate" in capsys.readouterr().out
-    assert tree(house.root) == before
-    fresh = House(tmp_path / "fresh")
-    fresh.prepare("--simulate", "--raw-dir", str(house.root / "raw"), "--dry-run")
+    assert tree(workspace.root) == before
+    fresh = Workspace(tmp_path / "fresh")
+    fresh.prepare("--simulate", "--raw-dir", str(workspace.root / "raw"), "--dry-run")
     assert tree(tmp_path) == {}
 
 
 # --- killed, and continued -----------------------------------------------------------------------------
 
 
-def test_killed_in_mid_epoch_and_resumed_is_the_run_left_alone(house):
-    options = [*TINY, *house.places(), "--folds", "0", "--epochs", "3", "--batch-size", "4"]
-    killed = house.root / "checkpoints" / "killed" / "fold_0"
+def test_killed_in_mid_epoch_and_resumed_is_the_run_left_alone(workspace):
+    options = [*TINY, *workspace.places(), "--folds", "0", "--epochs", "3", "--batch-size", "4"]
+    killed = workspace.root / "checkpoints" / "killed" / "fold_0"
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "training.py"), *options, "--run-name", "killed"],
         cwd=ROOT,
@@ -482,7 +482,7 @@ def test_killed_in_mid_epoch_and_resumed_is_the_run_left_alone(house):
     training.main([*options, "--run-name", "undisturbed"])
     for name in ("last.pt", "best.pt"):
         one = load_checkpoint(killed / name)
-        other = load_checkpoint(house.root / "checkpoints" / "undisturbed" / "fold_0" / name)
+        other = load_checkpoint(workspace.root / "checkpoints" / "undisturbed" / "fold_0" / name)
         assert one["model"].keys() == other["model"].keys()
         assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"]), name
         assert one["progress"]["epoch"] == other["progress"]["epoch"] == 3
@@ -496,14 +496,14 @@ def test_killed_in_mid_epoch_and_resumed_is_the_run_left_alone(house):
 
 
 def test_splitting_beats_flatters_and_splitting_sessions_does_not(tmp_path):
-    """One network, one cohort of strong fingerprints: near perfect on beats, far from it on new sittings."""
-    house = House(tmp_path)
+    """One network, one cohort of strong fingerprints: near perfect on beats, far from it on new sessions."""
+    workspace = Workspace(tmp_path)
     cohort = {"sessions": 10, "persons": 3, "recordings": 2, "duration": 8.0, "fingerprint": 2.0}
-    house.prepare("--simulate", *(f"--simulation.{name}={value}" for name, value in cohort.items()))
+    workspace.prepare("--simulate", *(f"--simulation.{name}={value}" for name, value in cohort.items()))
     auroc = {}
     for protocol, folds in (("beat", ["0"]), ("session", ["0", "1"])):
         size = ["--width", "16", "--points", "500", "--epochs", "6", "--batch-size", "32"]
-        run = house.train("--protocol", protocol, "--folds", *folds, *size)
-        auroc[protocol] = house.judge(run)["beats"]["at_half"]["pooled"]["auroc"]
+        run = workspace.train("--protocol", protocol, "--folds", *folds, *size)
+        auroc[protocol] = workspace.judge(run)["beats"]["at_half"]["pooled"]["auroc"]
     assert auroc["beat"] > 0.95
     assert auroc["session"] < auroc["beat"] - 0.1

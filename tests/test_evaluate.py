@@ -10,7 +10,7 @@ from common.errors import UserError
 
 
 def results(root, name, noise, seed):
-    """Leave the recordings of a run: 40 of 10 sittings, label plus noise as score; return its AUROC."""
+    """Leave the recordings of a run: 40 of 10 sessions, label plus noise as score; return its AUROC."""
     label = np.arange(40) % 2
     score = label + noise * np.random.default_rng(seed).normal(size=40)
     table = pd.DataFrame(

@@ -15,7 +15,7 @@ import training
 from common.errors import UserError
 from learning.checkpoint import file_digest, load_checkpoint, save_checkpoint
 from learning.loop import predict
-from systems.base.exporting import CHECKED_BATCHES, TOLERANCE, read_facts
+from systems.base.exporting import CHECKED_BATCHES, TOLERANCE, read_metadata
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
 from systems.ecg_pcg.task import EcgPcg
 from tests.exported_checkpoint import checkpoint
@@ -38,13 +38,13 @@ def needs_onnx() -> None:
 @pytest.fixture(scope="module")
 def run(simulated_cache, tmp_path_factory) -> Path:
     """Return a run of two folds, trained for one epoch on simulated recordings."""
-    house = tmp_path_factory.mktemp("house")
+    workspace = tmp_path_factory.mktemp("house")
     return training.main(
         [
             *("--preset", "small", "--width", "8", "--points", "100", "--epochs", "1", "--folds", "0", "1"),
             *("--precision", "float32", "--device", "cpu", "--threads", "1", "--run-name", "tiny"),
-            *("--cache", str(simulated_cache.path), "--checkpoint-dir", str(house / "checkpoints")),
-            *("--log-dir", str(house / "runs")),
+            *("--cache", str(simulated_cache.path), "--checkpoint-dir", str(workspace / "checkpoints")),
+            *("--log-dir", str(workspace / "runs")),
         ]
     )
 
@@ -87,7 +87,7 @@ def test_the_example_of_the_documentation(run, simulated_cache, tmp_path, capsys
 
 def test_a_file_knows_what_it_is(run, tmp_path):
     path = call("--checkpoint", run, "--fold", "0", "--out", tmp_path / "tiny.pt2")
-    facts, content = read_facts(path), load_checkpoint(run / "fold_0" / "best.pt")
+    metadata, content = read_metadata(path), load_checkpoint(run / "fold_0" / "best.pt")
     for name, value in {
         "task": "ecg-pcg",
         "model": "pacfnet",
@@ -101,13 +101,13 @@ def test_a_file_knows_what_it_is(run, tmp_path):
         "assumed_prevalence": "0.5",
         "checkpoint_sha256": file_digest(run / "fold_0" / "best.pt"),
     }.items():
-        assert facts[name] == value
-    assert json.loads(facts["threshold"]) == content["threshold"]
-    assert json.loads(facts["trained_with"]) == content["provenance"]
-    assert json.loads(facts["model_settings"])["width"] == 8
-    assert set(json.loads(facts["inputs"])) == {"ecg", "pcg"}
-    assert "brought to 2000 points by a cubic spline, then to 100" in facts["sampling_rate"]
-    assert "no" in facts["notice"] and "diagnosis" in facts["notice"]
+        assert metadata[name] == value
+    assert json.loads(metadata["threshold"]) == content["threshold"]
+    assert json.loads(metadata["trained_with"]) == content["provenance"]
+    assert json.loads(metadata["model_settings"])["width"] == 8
+    assert set(json.loads(metadata["inputs"])) == {"ecg", "pcg"}
+    assert "brought to 2000 points by a cubic spline, then to 100" in metadata["sampling_rate"]
+    assert "no" in metadata["notice"] and "diagnosis" in metadata["notice"]
 
 
 def test_the_final_fit_comes_before_folds(run, tmp_path):

@@ -184,7 +184,7 @@ def test_download_and_simulate_exclude_each_other(workplace):
     assert files_below(workplace) == []
 
 
-def test_a_simulation_that_cannot_be_is_told_as_an_error_of_the_user(workplace):
+def test_a_simulation_that_cannot_be_is_reported_as_an_error_of_the_user(workplace):
     with pytest.raises(DataError, match=r"duration is 2\.0, but must be 6 seconds or more"):
         run("--simulate", "--simulation.duration", "2")
     assert files_below(workplace) == []
@@ -319,7 +319,7 @@ def test_a_layout_may_be_insisted_on(cohort):
 
 
 def test_training_a_as_published(real_data, workplace, capsys):
-    """388 recordings of 58 sittings, 14,031 beats; 21 left out: the figures of docs/data.md."""
+    """388 recordings of 58 sessions, 14,031 beats; 21 left out: the figures of docs/data.md."""
     cache = Cache(run("--raw-dir", real_data, "--beat-points", "100"))
     said = capsys.readouterr().out
     assert (

@@ -1,4 +1,4 @@
-"""The three scripts on virtual patients: any subset of views from one checkpoint, credit where it is due."""
+"""Scripts on simulated patients: any subset of views from one checkpoint, credit where it is due."""
 
 import json
 from pathlib import Path
@@ -33,8 +33,8 @@ SUBSETS = {
 }
 
 
-class House:
-    """One folder with virtual patients, caches, checkpoints, curves and results."""
+class Workspace:
+    """One folder with simulated patients, caches, checkpoints, curves and results."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -73,25 +73,25 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory) -> House:
-    house = House(tmp_path_factory.mktemp("patients"))
-    house.prepare("--simulate", "--simulation.patients", "45")
-    return house
+def workspace(tmp_path_factory) -> Workspace:
+    workspace = Workspace(tmp_path_factory.mktemp("patients"))
+    workspace.prepare("--simulate", "--simulation.patients", "45")
+    return workspace
 
 
 @pytest.fixture(scope="module")
-def run(house) -> Path:
-    return house.train("three-views")
+def run(workspace) -> Path:
+    return workspace.train("three-views")
 
 
 @pytest.fixture(scope="module")
-def results(house, run) -> Path:
-    _, folder = house.judge(run)
+def results(workspace, run) -> Path:
+    _, folder = workspace.judge(run)
     return folder / "three-views"
 
 
-def test_cache_has_what_the_task_reads(house):
-    (cache,) = (path for path in (house.root / "cache").iterdir() if path.is_dir())
+def test_cache_has_what_the_task_reads(workspace):
+    (cache,) = (path for path in (workspace.root / "cache").iterdir() if path.is_dir())
     names = {path.name for path in cache.iterdir()}
     assert names >= {
         "signals.npy",
@@ -101,13 +101,13 @@ def test_cache_has_what_the_task_reads(house):
         "skipped.csv",
         "manifest.json",
     }
-    assert (house.root / "cache" / f"latest-{TASK}.txt").read_text().strip() == cache.name
+    assert (workspace.root / "cache" / f"latest-{TASK}.txt").read_text().strip() == cache.name
     before = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
-    assert house.prepare() == cache
+    assert workspace.prepare() == cache
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == before
 
 
-def test_every_subset_of_views_is_judged_from_one_checkpoint(results):
+def test_every_subset_of_views_is_evaluated_from_one_checkpoint(results):
     subsets = pd.read_csv(results / "subsets.csv")
     assert set(subsets["views"]) == SUBSETS
     assert subsets["value"].between(0, 1).all()
@@ -123,7 +123,7 @@ def test_credits_sum_to_what_is_above_chance(results):
     assert credit["sum"] == pytest.approx(whole - 0.5, abs=1e-5)
 
 
-def test_results_are_complete_and_stamped(results):
+def test_results_are_complete_and_watermarked(results):
     files = {path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file()}
     assert files >= {"predictions.csv", "recordings.csv", "report.md", "shortcuts.csv", "contributions.csv"}
     for name in (
@@ -138,8 +138,8 @@ def test_results_are_complete_and_stamped(results):
     assert "draws of whole patients" in (results / "report.md").read_text()
 
 
-def test_a_hidden_view_is_judged_in_a_folder_of_its_own(house, run, results):
-    _, folder = house.judge(run, "--without", "image+clinical", "--compact")
+def test_a_hidden_view_is_evaluated_in_a_folder_of_its_own(workspace, run, results):
+    _, folder = workspace.judge(run, "--without", "image+clinical", "--compact")
     alone = pd.read_csv(folder / "three-views-without-image+clinical" / "recordings.csv")
     whole = pd.read_csv(results / "recordings.csv")
     assert alone["recording"].tolist() == whole["recording"].tolist()
@@ -153,22 +153,22 @@ def test_no_patient_of_the_test_part_is_learned_from(run):
         assert not learned & set(splits.loc[splits[fold] == "test", "person"])
 
 
-def test_a_stopped_run_goes_on_exactly(house, run):
-    part = house.train("stopped", "--epochs", "1", "--folds", "0", "--schedule", "constant")
-    whole = house.train("whole", "--epochs", "2", "--folds", "0", "--schedule", "constant")
+def test_a_stopped_run_goes_on_exactly(workspace, run):
+    part = workspace.train("stopped", "--epochs", "1", "--folds", "0", "--schedule", "constant")
+    whole = workspace.train("whole", "--epochs", "2", "--folds", "0", "--schedule", "constant")
     settings = part / "settings.json"
     settings.write_text(settings.read_text().replace('"epochs": 1', '"epochs": 2'))
     last = torch.load(part / "fold_0" / "last.pt", weights_only=True)
     last["progress"]["finished"] = False
     torch.save(last, part / "fold_0" / "last.pt")
-    house.train("stopped", "--epochs", "2", "--folds", "0", "--schedule", "constant", "--resume")
+    workspace.train("stopped", "--epochs", "2", "--folds", "0", "--schedule", "constant", "--resume")
     weights = [torch.load(path / "fold_0" / "best.pt", weights_only=True)["model"] for path in (part, whole)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_one_view_alone(house):
-    run = house.train("signal-alone", "--views", "signal", "--modality-dropout", "0", "--folds", "0")
-    metrics, folder = house.judge(run)
+def test_one_view_alone(workspace):
+    run = workspace.train("signal-alone", "--views", "signal", "--modality-dropout", "0", "--folds", "0")
+    metrics, folder = workspace.judge(run)
     assert metrics["counts"]["folds"] == 1
     assert not (folder / "signal-alone" / "subsets.csv").exists()
     assert (folder / "signal-alone" / "figures" / "patient_least_sure.png").exists()
@@ -183,16 +183,16 @@ def test_one_view_alone(house):
         (["--image-weights", "nowhere.pt"], "nowhere.pt"),
     ],
 )
-def test_training_refuses_in_one_sentence(house, options, message):
+def test_training_refuses_in_one_sentence(workspace, options, message):
     with pytest.raises(UserError, match=message):
-        house.train("refused", *options)
+        workspace.train("refused", *options)
 
 
-def test_a_cache_of_the_other_task_is_refused(house, simulated_cache):
+def test_a_cache_of_the_other_task_is_refused(workspace, simulated_cache):
     with pytest.raises(UserError, match=r"prepared for another task"):
-        house.train("other", "--cache", str(simulated_cache.path))
+        workspace.train("other", "--cache", str(simulated_cache.path))
     with pytest.raises(UserError, match=r"prepared for another task"):
-        (cache,) = (path for path in (house.root / "cache").iterdir() if path.is_dir())
+        (cache,) = (path for path in (workspace.root / "cache").iterdir() if path.is_dir())
         training.main(
             ["--cache", str(cache), "--log-dir", "nowhere", "--checkpoint-dir", "nowhere", "--folds", "0"]
         )

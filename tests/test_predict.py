@@ -35,7 +35,7 @@ def linear(seed: int = 0, **changes) -> dict:
         part.fitted.fill_(True)
         torch.nn.init.normal_(part.weight, std=spread)
     preparation = to_plain(PreparationSettings())
-    facts = {"identity": "0" * 64, "source": "physionet2016", "simulated": False, "settings": preparation}
+    metadata = {"identity": "0" * 64, "source": "physionet2016", "simulated": False, "settings": preparation}
     return {
         "task": "ecg-pcg",
         "run": "made",
@@ -44,7 +44,7 @@ def linear(seed: int = 0, **changes) -> dict:
         "settings": to_plain(SETTINGS),
         "model": model.state_dict(),
         "trained_on": {"content": []},
-        "cache": facts,
+        "cache": metadata,
     } | changes
 
 
@@ -86,7 +86,7 @@ def call(*arguments: object) -> list[dict]:
 # What is printed and written ------------------------------------------------------------------------------
 
 
-def test_one_recording_is_told_in_words(run, records, capsys):
+def test_one_recording_is_reported_in_words(run, records, capsys):
     first = min(records.glob("*.hea"))
     (row,) = call(first, "--checkpoint", run, "--prevalence", "0.1")
     said = capsys.readouterr().out
@@ -140,7 +140,7 @@ def test_the_mean_of_folds_and_the_final_fit_where_there_is_one(run, records):
     assert final not in single
 
 
-def test_a_sound_with_its_ecg_is_judged_as_the_record(run, records, tmp_path, monkeypatch):
+def test_a_sound_with_its_ecg_is_predicted_as_the_record(run, records, tmp_path, monkeypatch):
     name = min(records.glob("*.hea")).stem
     (whole,) = call(records / name, "--checkpoint", run)
     ecg = np.fromfile(records / f"{name}.dat", dtype="<i2")
@@ -174,7 +174,7 @@ def test_refusals_are_in_the_document_too(run, records, capsys):
     assert "does not exist" in rows[2]["reason"]
 
 
-def test_nothing_judged_is_an_error(run, tmp_path, capsys):
+def test_nothing_predicted_is_an_error(run, tmp_path, capsys):
     wavfile.write(tmp_path / "a.wav", 2000, np.zeros(20_000, np.int16))
     with pytest.raises(UserError, match=r"^a cannot be judged: a\.wav is constant"):
         call(tmp_path / "a.wav", "--checkpoint", run)
@@ -260,7 +260,7 @@ def test_the_model_that_comes_with_the_code_is_the_default(records, tmp_path, mo
     assert call(first)[0]["status"] == "judged"
 
 
-def test_the_small_model_judges_recordings_that_nobody_annotated(records, tmp_path, capsys):
+def test_the_small_model_predicts_recordings_that_nobody_annotated(records, tmp_path, capsys):
     """As it comes with the code: small, learned from all of training-a, with heart states it finds itself."""
     assert dispatch.SHIPPED.stat().st_size < 5_000_000
     for path in records.glob("*_StateAns.mat"):
@@ -269,8 +269,8 @@ def test_the_small_model_judges_recordings_that_nobody_annotated(records, tmp_pa
     call(records / name, "--json")
     document = strict(capsys.readouterr().out)
     model, (row,) = document["model"], document["recordings"]
-    facts = {name: model["trained_on"][name] for name in ("source", "recordings", "sessions")}
-    assert facts == {"source": "physionet2016", "recordings": 388, "sessions": 58}
+    metadata = {name: model["trained_on"][name] for name in ("source", "recordings", "sessions")}
+    assert metadata == {"source": "physionet2016", "recordings": 388, "sessions": 58}
     assert model["trained_on"]["abnormal_share"] == pytest.approx(272 / 388)
     assert (model["model"], model["calibrated"], model["simulated"]) == ("linear", True, False)
     assert model["assumed_prevalence"] == 0.5
@@ -311,7 +311,7 @@ def mutations(content: bytes, rng: np.random.Generator, count: int) -> list[byte
 
 
 @pytest.mark.parametrize("ending", ["hea", "wav", "dat"])
-def test_damaged_files_are_judged_or_refused_and_never_end_in_a_traceback(run, records, ending, capsys):
+def test_damaged_files_are_predicted_or_refused_and_never_end_in_a_traceback(run, records, ending, capsys):
     rng = np.random.default_rng(5)
     name = min(records.glob("*.hea")).stem
     # the first bytes of a .wav are its header, where damage matters most
@@ -333,7 +333,7 @@ def test_damaged_files_are_judged_or_refused_and_never_end_in_a_traceback(run, r
             assert row["status"] == "refused" or 0 <= row["probability"] <= 1
 
 
-def test_a_real_recording_is_judged(real_data, run, tmp_path):
+def test_a_real_recording_is_predicted(real_data, run, tmp_path):
     (row,) = call(
         real_data / "training-a" / "a0007", "--annotations", real_data / ONSETS, "--checkpoint", run
     )

@@ -20,7 +20,7 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from models.ecg_cmr.cine_autoencoder import CineAutoencoder
-from models.ecg_cmr.noise_schedule import Objective, ends_of, path_of, target_of
+from models.ecg_cmr.noise_schedule import Objective, alpha_sigma, prediction_target, x0_and_noise
 from models.ecg_cmr.transformer import TokenEncoder
 
 Tokens = Literal["leads", "all"]
@@ -245,12 +245,12 @@ class CineGenerator(nn.Module):
         hidden : torch.Tensor of bool, shape (B,), optional
             Samples whose ECG is hidden; default: drawn in training, none in evaluation.
         """
-        signal, spread = path_of(self.objective, time)
+        signal, spread = alpha_sigma(self.objective, time)
         if hidden is None:
             share = self.condition_dropout if self.training else 0.0
             hidden = torch.rand(len(data), device=data.device) < share
         found = self._predict(signal * data + spread * noise, time, condition, hidden)
-        wanted = target_of(self.objective, data, noise, time)
+        wanted = prediction_target(self.objective, data, noise, time)
         return (found - wanted).square().flatten(1).mean(dim=1)
 
     def _predict(self, point: Tensor, time: Tensor, condition: Tensor, hidden: Tensor) -> Tensor:
@@ -313,8 +313,8 @@ class CineGenerator(nn.Module):
             here, there = (torch.full((len(point),), time, device=point.device) for time in (now, then))
             with torch.autocast(point.device.type, precision, enabled=precision != torch.float32):
                 found = self.guided(point, here, condition, guidance)
-            data, noise = ends_of(self.objective, point, found, here)
-            signal, spread = path_of(self.objective, there)
+            data, noise = x0_and_noise(self.objective, point, found, here)
+            signal, spread = alpha_sigma(self.objective, there)
             point = signal * data + spread * noise
         return self.cines_of(point)
 

@@ -26,7 +26,7 @@ from torch import Tensor
 Objective = Literal["velocity", "noise", "flow"]
 
 
-def path_of(objective: Objective, time: Tensor) -> tuple[Tensor, Tensor]:
+def alpha_sigma(objective: Objective, time: Tensor) -> tuple[Tensor, Tensor]:
     """Return a(t) and s(t) of times (B,), each of shape (B, 1, 1, 1)."""
     time = time.reshape(-1, 1, 1, 1)
     if objective == "flow":
@@ -34,19 +34,19 @@ def path_of(objective: Objective, time: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cos(time * math.pi / 2), torch.sin(time * math.pi / 2)
 
 
-def target_of(objective: Objective, data: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+def prediction_target(objective: Objective, data: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     """Return what the network has to predict at these times, of the shape of ``data`` (B, C, H, W)."""
     if objective == "noise":
         return noise
     if objective == "flow":
         return noise - data
-    signal, spread = path_of(objective, time)
+    signal, spread = alpha_sigma(objective, time)
     return signal * noise - spread * data
 
 
-def ends_of(objective: Objective, point: Tensor, found: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+def x0_and_noise(objective: Objective, point: Tensor, found: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     """Return data and noise (B, C, H, W) that a prediction at a point of the path stands for."""
-    signal, spread = path_of(objective, time)
+    signal, spread = alpha_sigma(objective, time)
     if objective == "noise":
         return (point - spread * found) / signal, found
     if objective == "flow":

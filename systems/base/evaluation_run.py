@@ -28,7 +28,7 @@ Checkpoint = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Opened:
+class EvaluationRun:
     """A trained run, and what it is to be judged on.
 
     Attributes
@@ -41,7 +41,7 @@ class Opened:
         Whether the cache is another than the run was trained from.
     folder : pathlib.Path
         Where results are written.
-    facts : dict
+    metadata : dict
         Where the run comes from, for ``metrics.json``.
     """
 
@@ -50,27 +50,27 @@ class Opened:
     settings: EvaluationSettings
     external: bool
     folder: Path
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
-def predict_opened(opened: Opened) -> pd.DataFrame:
+def predict_run(run: EvaluationRun) -> pd.DataFrame:
     """Return the predictions of an opened run: of each fold on its test part, or of all on another cache."""
-    read = predict_external if opened.external else predict_folds
-    return read(opened.checkpoints, opened.cache, opened.settings)
+    read = predict_external if run.external else predict_folds
+    return read(run.checkpoints, run.cache, run.settings)
 
 
-def score_opened(opened: Opened, predictions: pd.DataFrame) -> dict[str, Any]:
-    """Return the scores of binary predictions, with the facts of the run, and print them."""
-    settings = opened.settings
+def score_run(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Any]:
+    """Return the scores of binary predictions, with the metadata of the run, and print them."""
+    settings = run.settings
     metrics = evaluate_predictions(
         predictions,
-        protocol="external" if opened.external else opened.checkpoints[0]["protocol"],
+        protocol="external" if run.external else run.checkpoints[0]["protocol"],
         threshold=settings.threshold,
         draws=settings.bootstrap_draws,
-        stamp="simulated data" if opened.cache.simulated else "",
+        watermark="simulated data" if run.cache.simulated else "",
     )
     print(f"\n{format_table(metrics)}\n")
-    return metrics | {"run": opened.facts}
+    return metrics | {"run": run.metadata}
 
 
 def predict_folds(

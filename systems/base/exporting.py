@@ -33,7 +33,7 @@ TOLERANCE = 1e-4
 CHECKED_BATCHES = (1, 2, 5, 32)
 """Sizes of the batches that file and network are both asked about."""
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-FACTS = "facts.json"
+FACTS = "metadata.json"
 NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
@@ -53,14 +53,14 @@ class Exportable:
         Given a number of rows and a generator, returns random inputs by name; the rows come first in each.
     outputs : sequence of str
         Names of what the network returns.
-    facts : mapping of str to str
+    metadata : mapping of str to str
         What the file shall say of itself.
     """
 
     network: nn.Module
     draw: Callable[[int, torch.Generator], dict[str, Tensor]]
     outputs: Sequence[str]
-    facts: Mapping[str, str]
+    metadata: Mapping[str, str]
 
 
 def write_export(exportable: Exportable, path: Path, form: Format) -> float:
@@ -151,7 +151,7 @@ def open_exported(path: Path, providers: Sequence[str] = ("CPUExecutionProvider"
     return _open_onnx(path, providers) if path.suffix == ENDINGS["onnx"] else _open_torch(path)
 
 
-def read_facts(path: Path) -> dict[str, str]:
+def read_metadata(path: Path) -> dict[str, str]:
     """Return what an exported file says of itself."""
     if path.suffix == ENDINGS["onnx"]:
         import onnx
@@ -189,7 +189,7 @@ def _traced(exportable: Exportable) -> torch.export.ExportedProgram:
 
 def _write_torch(exportable: Exportable, program: torch.export.ExportedProgram, path: Path) -> None:
     content = io.BytesIO()  # a name would become part of the archive
-    extra = {FACTS: json.dumps(dict(exportable.facts), ensure_ascii=False)}
+    extra = {FACTS: json.dumps(dict(exportable.metadata), ensure_ascii=False)}
     torch.export.save(program, content, extra_files=extra)
     path.write_bytes(content.getvalue())
 
@@ -210,7 +210,7 @@ def _write_onnx(exportable: Exportable, program: torch.export.ExportedProgram, p
     graph: Any = exported.model.graph
     for node in graph:
         node.metadata_props.clear()
-    exported.model.metadata_props.update(exportable.facts)
+    exported.model.metadata_props.update(exportable.metadata)
     exported.save(path, external_data=False)
 
 
@@ -231,8 +231,8 @@ def _open_onnx(path: Path, providers: Sequence[str]) -> Run:
 
 
 def _open_torch(path: Path) -> Run:
-    program, facts = _load_program(path)
-    module, names = program.module(), facts["outputs"].split(", ")
+    program, metadata = _load_program(path)
+    module, names = program.module(), metadata["outputs"].split(", ")
 
     def run(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():

@@ -67,7 +67,7 @@ class PredictionSettings:
     prevalence: float | None = None
     """Share of abnormal among those who are measured, 0 to 1: the probability is given for it as well."""
     out: Path | None = None
-    """Folder to write a figure (.png) and the facts (.json) of each recording to; default: no files."""
+    """Folder to write a figure (.png) and the metadata (.json) of each recording to; default: no files."""
     json: bool = False
     """Print one JSON document instead of text; messages go to the error stream."""
     batch_size: int = 256

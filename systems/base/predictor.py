@@ -24,7 +24,7 @@ SHIPPED = Path(__file__).parents[2] / "models" / "weights" / "ecg_pcg_linear.pt"
 class Prediction(Protocol):
     """What a model says of one recording."""
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return it in plain types, all numbers finite.
 
         At least ``warnings``, and what the task's `Words` tell. Without such, ``probability``,
@@ -41,18 +41,18 @@ class Prediction(Protocol):
 
 @dataclass(frozen=True)
 class Words:
-    """How the facts of a task are told on the screen.
+    """How the metadata of a task are told on the screen.
 
     Attributes
     ----------
     model, recording : callable
-        From the facts of the model, and of a recording that was judged, to lines of text.
+        From the metadata of the model, and of a recording that was judged, to lines of text.
     column : str
         Heading of the column that `short` fills in the table of several recordings.
     short : callable
-        From the facts of a recording that was judged to a few words.
+        From the metadata of a recording that was judged to a few words.
     doubts : callable, optional
-        From the facts of a recording that was judged to its warnings and files, in place of predict.py's.
+        From the metadata of a recording that was judged to its warnings and files, in place of predict.py's.
     table : callable, optional
         From all rows to the table of several, in place of the one that `column` and `short` make.
     """
@@ -84,7 +84,7 @@ def at_share(share: float | None) -> str:
 class Predictor(Protocol):
     """A trained model of a task, ready for recordings."""
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return what the model is, in plain types.
 
         At least ``task``, ``model``, ``run`` and ``checkpoints``, and what the task's `Words` tell. Without

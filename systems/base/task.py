@@ -15,7 +15,7 @@ from config import RunSettings
 from datasets.cache import Cache
 from datasets.splits import Fold
 from evaluation.scores import best_threshold, binary_scores
-from learning.fold import FoldRun, Progress
+from learning.fold import FoldContext, Progress
 from learning.loop import fit
 from learning.tracking import Tracker
 
@@ -61,7 +61,7 @@ class Task(Protocol):
         """Return the model for such inputs."""
         ...
 
-    def initialize(self, model: nn.Module, run: FoldRun) -> None:
+    def initialize(self, model: nn.Module, run: FoldContext) -> None:
         """Set what a model takes from its training part before the first step."""
         ...
 
@@ -85,7 +85,7 @@ class Task(Protocol):
         """Return named losses of a batch and its predictions."""
         ...
 
-    def fit(self, run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+    def fit(self, run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
         """Train one fold."""
         ...
 
@@ -97,11 +97,11 @@ class Task(Protocol):
         """Return the threshold that is best on these (validation) samples."""
         ...
 
-    def inner_threshold(self, run: FoldRun) -> float | None:
+    def inner_threshold(self, run: FoldContext) -> float | None:
         """Return a threshold found inside the training part, or None."""
         ...
 
-    def remember(self, model: nn.Module, run: FoldRun) -> dict[str, Any]:
+    def remember(self, model: nn.Module, run: FoldContext) -> dict[str, Any]:
         """Return what the checkpoint shall hold of how the kept weights did on the validation part."""
         ...
 
@@ -140,7 +140,7 @@ class BinaryTask:
         """Return the samples as they are."""
         return samples
 
-    def initialize(self, model: nn.Module, run: FoldRun) -> None:
+    def initialize(self, model: nn.Module, run: FoldContext) -> None:
         """Leave the weights as the seed made them."""
 
     def limited(self, samples: Any, fold: Fold, settings: Any) -> Fold:
@@ -158,7 +158,7 @@ class BinaryTask:
     def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
         """Leave the gradients as they are."""
 
-    def fit(self, run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+    def fit(self, run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
         """Train one fold in the shared loop."""
         return fit(run, model, tracker, resume=resume)
 
@@ -172,11 +172,11 @@ class BinaryTask:
         """Return the threshold that is best on these (validation) samples."""
         return best_threshold(samples.table["label"].to_numpy()[rows.numpy()], predictions.numpy())
 
-    def inner_threshold(self, run: FoldRun) -> float | None:
+    def inner_threshold(self, run: FoldContext) -> float | None:
         """Return None: the validation part has to give the threshold."""
         return None
 
-    def remember(self, model: nn.Module, run: FoldRun) -> dict[str, Any]:
+    def remember(self, model: nn.Module, run: FoldContext) -> dict[str, Any]:
         """Return nothing."""
         return {}
 

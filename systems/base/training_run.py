@@ -22,7 +22,7 @@ from datasets.splits import Fold, final_fold, make_folds, splits_table
 from learning.checkpoint import provenance
 from learning.devices import choose_device, choose_precision, describe_machine
 from learning.distributed import Processes
-from learning.fold import FoldRun
+from learning.fold import FoldContext
 from learning.runs import is_begun, lock_folder, open_run, run_name
 from models.layers.layers import choose_layout
 from systems.base.task import Task
@@ -139,11 +139,11 @@ def new_model(session: Session) -> nn.Module:
     return model
 
 
-def fold_run(session: Session, fold: Fold, folder: Path) -> FoldRun:
+def fold_context(session: Session, fold: Fold, folder: Path) -> FoldContext:
     """Gather what the loop needs for one fold."""
     settings = session.settings
     learned = session.task.limited(session.samples, fold, settings)
-    return FoldRun(
+    return FoldContext(
         learner=session.task,
         samples=session.task.for_fold(session.samples, learned, settings),
         train=torch.from_numpy(learned.train),
@@ -154,13 +154,13 @@ def fold_run(session: Session, fold: Fold, folder: Path) -> FoldRun:
         precision=choose_precision(settings.precision, session.device),
         processes=session.processes,
         folder=folder,
-        facts=facts_of(session, fold),
+        metadata=metadata_of(session, fold),
         label=fold.name.replace("_", " "),
         compiles=settings.compile,
     )
 
 
-def facts_of(session: Session, fold: Fold) -> dict[str, Any]:
+def metadata_of(session: Session, fold: Fold) -> dict[str, Any]:
     """Return what a checkpoint remembers of where it comes from."""
     table = session.samples.table
     learned = table.iloc[np.union1d(fold.train, fold.validation)]

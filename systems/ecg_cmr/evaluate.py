@@ -18,7 +18,7 @@ from evaluation.tables import PROTOCOLS, frame_to_markdown
 from models.ecg_cmr.ecg_mae import ECGEncoder
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from models.ecg_cmr.rollout import lead_relevance
-from systems.base.evaluation_run import Opened, open_run, predict_opened, trained_model
+from systems.base.evaluation_run import EvaluationRun, open_run, predict_run, trained_model
 from systems.ecg_cmr.contrast.retrieval import retrieval_table
 from systems.ecg_cmr.figures import indicators_figure, relevance_figure, retrieval_figure
 from systems.ecg_cmr.mae.reconstruction import reconstruction_table
@@ -29,23 +29,23 @@ Tables = dict[str, pd.DataFrame]
 Figures = dict[str, Figure]
 
 
-def judge(opened: Opened) -> tuple[dict[str, Any], list[Path]]:
+def judge(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Judge a run of a stage, write its results, and return its metrics and the files written."""
-    predictions = predict_opened(opened)
-    tables, figures = STAGES[opened.facts["task"]](opened, predictions)
+    predictions = predict_run(run)
+    tables, figures = STAGES[run.metadata["task"]](run, predictions)
     for name, table in tables.items():
         print(f"\n{name.replace('_', ' ')}\n{table.to_string(index=False, float_format='{:.3f}'.format)}")
     print()
-    return write_stage(opened, predictions, tables, {} if opened.settings.compact else figures)
+    return write_stage(run, predictions, tables, {} if run.settings.compact else figures)
 
 
-def judge_masked(opened: Opened, predictions: pd.DataFrame) -> tuple[Tables, Figures]:
+def judge_masked(run: EvaluationRun, predictions: pd.DataFrame) -> tuple[Tables, Figures]:
     """Score what was hidden and reconstructed, beside the mean as the simplest guess."""
-    found = reconstruction_table(predictions, draws=opened.settings.bootstrap_draws)
+    found = reconstruction_table(predictions, draws=run.settings.bootstrap_draws)
     return {"reconstruction": found}, {}
 
 
-def judge_contrast(opened: Opened, predictions: pd.DataFrame) -> tuple[Tables, Figures]:
+def judge_contrast(run: EvaluationRun, predictions: pd.DataFrame) -> tuple[Tables, Figures]:
     """Score whether the other half of a pair is found among all patients of the test part."""
     tables = []
     for _, fold in predictions.groupby("fold", sort=True):  # each fold has a space of its own
@@ -53,55 +53,55 @@ def judge_contrast(opened: Opened, predictions: pd.DataFrame) -> tuple[Tables, F
             fold[[name for name in fold if str(name).startswith(f"{kind}_")]].to_numpy()
             for kind in ("ecg", "cmr")
         )
-        draws = opened.settings.bootstrap_draws
+        draws = run.settings.bootstrap_draws
         table = retrieval_table(ecg, cmr, fold["session"].to_numpy(), draws=draws)
         tables.append(table.assign(fold=fold["fold"].iloc[0]) if predictions["fold"].nunique() > 1 else table)
     table = pd.concat(tables, ignore_index=True)
-    return {"retrieval": table}, {"retrieval": retrieval_figure(tables[0], stamp=stamp_of(opened))}
+    return {"retrieval": table}, {"retrieval": retrieval_figure(tables[0], watermark=watermark_of(run))}
 
 
-def judge_phenotypes(opened: Opened, predictions: pd.DataFrame) -> tuple[Tables, Figures]:
+def judge_phenotypes(run: EvaluationRun, predictions: pd.DataFrame) -> tuple[Tables, Figures]:
     """Score indicators beside their ceilings, and diseases."""
-    draws, patient = opened.settings.bootstrap_draws, predictions["session"].to_numpy()
-    indicators, diseases = (named_targets(opened, kind) for kind in ("indicators", "diseases"))
+    draws, patient = run.settings.bootstrap_draws, predictions["session"].to_numpy()
+    indicators, diseases = (named_targets(run, kind) for kind in ("indicators", "diseases"))
     truth = predictions[[TRUE + name for name in indicators]].set_axis(indicators, axis=1)
-    reads_ecg = opened.checkpoints[0]["settings"]["reads"] == "ecg"
-    ceilings = opened.cache.manifest.get("ceilings", {}) if reads_ecg else {}  # an ECG's, not a cine's
+    reads_ecg = run.checkpoints[0]["settings"]["reads"] == "ecg"
+    ceilings = run.cache.manifest.get("ceilings", {}) if reads_ecg else {}  # an ECG's, not a cine's
     tables: Tables = {}
     figures: Figures = {}
     if indicators:
         table = indicator_table(truth, predictions[indicators], patient.tolist(), ceilings, draws=draws)
         tables["indicators"] = table
         figures["indicators"] = indicators_figure(
-            truth, predictions[indicators], table, stamp=stamp_of(opened)
+            truth, predictions[indicators], table, watermark=watermark_of(run)
         )
     if diseases:
         scores = multilabel_scores(
             predictions[[TRUE + name for name in diseases]], predictions[diseases], patient, diseases, draws
         )
         tables["diseases"] = multilabel_table(scores)
-    if reads_ecg and not opened.settings.compact:
-        figures |= rollout_figures(opened, predictions, diseases)
+    if reads_ecg and not run.settings.compact:
+        figures |= rollout_figures(run, predictions, diseases)
     return tables, figures
 
 
-def named_targets(opened: Opened, kind: str) -> list[str]:
+def named_targets(run: EvaluationRun, kind: str) -> list[str]:
     """Return the columns that the network of a run predicts."""
-    return list(opened.checkpoints[0]["inputs"][kind])
+    return list(run.checkpoints[0]["inputs"][kind])
 
 
-def rollout_figures(opened: Opened, predictions: pd.DataFrame, diseases: list[str]) -> Figures:
+def rollout_figures(run: EvaluationRun, predictions: pd.DataFrame, diseases: list[str]) -> Figures:
     """Return, for each disease, the ECG of whom it is believed most, and what counted."""
-    task, trained, samples = open_run(opened.checkpoints[0], opened.cache, opened.settings)
+    task, trained, samples = open_run(run.checkpoints[0], run.cache, run.settings)
     place = {name: row for row, name in enumerate(samples.table["recording"])}
-    leads = tuple(opened.cache.manifest["leads"])
+    leads = tuple(run.cache.manifest["leads"])
     figures = {}
     for name in diseases:
         chosen = predictions.loc[predictions[name].idxmax()]
-        content = opened.checkpoints[0]
-        if not opened.external:
-            content = next(item for item in opened.checkpoints if item["fold"] == chosen["fold"])
-        network = trained_model(task, trained, content, opened.settings)
+        content = run.checkpoints[0]
+        if not run.external:
+            content = next(item for item in run.checkpoints if item["fold"] == chosen["fold"])
+        network = trained_model(task, trained, content, run.settings)
         assert isinstance(network, PhenotypeModel) and isinstance(network.encoder, ECGEncoder)
         batch = samples.batch(torch.tensor([place[chosen["recording"]]]))
         relevance = lead_relevance(network.encoder, batch["ecg"], batch["lead_present"], network.pooling)
@@ -111,33 +111,33 @@ def rollout_figures(opened: Opened, predictions: pd.DataFrame, diseases: list[st
             leads,
             samples.ecg_rate,
             title=f"{chosen['recording']}: {name.replace('_', ' ')} {chosen[name]:.2f}",
-            stamp=stamp_of(opened),
+            watermark=watermark_of(run),
         )
     return figures
 
 
-def stamp_of(opened: Opened) -> str:
+def watermark_of(run: EvaluationRun) -> str:
     """Return the warning that belongs on every output."""
-    return "simulated data" if opened.cache.simulated else ""
+    return "simulated data" if run.cache.simulated else ""
 
 
 def write_stage(
-    opened: Opened,
+    run: EvaluationRun,
     predictions: pd.DataFrame,
     tables: Mapping[str, pd.DataFrame],
     figures: Mapping[str, Figure],
 ) -> tuple[dict[str, Any], list[Path]]:
     """Write predictions, tables, figures, a report and last metrics.json; return metrics and files."""
-    folder = opened.folder
-    protocol = "external" if opened.external else opened.checkpoints[0]["protocol"]
+    folder = run.folder
+    protocol = "external" if run.external else run.checkpoints[0]["protocol"]
     metrics: dict[str, Any] = {
         "protocol": protocol,
         "meaning": PROTOCOLS[protocol],
-        "stamp": stamp_of(opened),
+        "stamp": watermark_of(run),
         "counts": {"recordings": len(predictions), "patients": int(predictions["session"].nunique())},
-        "bootstrap": {"draws": opened.settings.bootstrap_draws, "cluster": "patient"},
+        "bootstrap": {"draws": run.settings.bootstrap_draws, "cluster": "patient"},
         **{name: table.to_dict("records") for name, table in tables.items()},
-        "run": opened.facts,
+        "run": run.metadata,
     }
     metrics = json_safe(metrics)
     head = f"Protocol `{protocol}`: {PROTOCOLS[protocol]}."
@@ -157,7 +157,7 @@ def write_stage(
     return metrics, written
 
 
-STAGES: dict[str, Callable[[Opened, pd.DataFrame], tuple[Tables, Figures]]] = {
+STAGES: dict[str, Callable[[EvaluationRun, pd.DataFrame], tuple[Tables, Figures]]] = {
     "ecg-mae": judge_masked,
     "cmr-mae": judge_masked,
     "ecg-cmr-contrast": judge_contrast,

@@ -21,18 +21,18 @@ MOST_POINTS = 600
 CINE_LIMIT = (0.0, 1.0)
 
 
-def retrieval_figure(table: pd.DataFrame, *, stamp: str = "") -> Figure:
+def retrieval_figure(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     """Draw how often the other half of a pair is among the first 1, 5 and 10, beside chance.
 
     Parameters
     ----------
     table : pandas.DataFrame
         From `systems.ecg_cmr.contrast.retrieval.retrieval_table`.
-    stamp : str
+    watermark : str
         A warning to be printed on the figure.
     """
     pairs = int(table["pairs"].iloc[0])
-    figure = new_figure("Retrieval", f"{pairs:,} unseen pairs · 95 % intervals", "", stamp, 4.6)
+    figure = new_figure("Retrieval", f"{pairs:,} unseen pairs · 95 % intervals", "", watermark, 4.6)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (direction, part) in zip(panels, table.groupby("direction", sort=False), strict=True):
         place = np.arange(len(part))
@@ -49,7 +49,7 @@ def retrieval_figure(table: pd.DataFrame, *, stamp: str = "") -> Figure:
 
 
 def indicators_figure(
-    truth: pd.DataFrame, predicted: pd.DataFrame, table: pd.DataFrame, *, stamp: str = ""
+    truth: pd.DataFrame, predicted: pd.DataFrame, table: pd.DataFrame, *, watermark: str = ""
 ) -> Figure:
     """Draw prediction against truth of every indicator, with its scores and what is possible at best.
 
@@ -59,12 +59,14 @@ def indicators_figure(
         One column an indicator; NaN in ``truth`` where not known.
     table : pandas.DataFrame
         From `systems.ecg_cmr.phenotypes.scores.indicator_table`.
-    stamp : str
+    watermark : str
     """
     lines = -(-len(table) // COLUMNS)
     at_best = " · R² of what is possible at best" if table["r2_ceiling"].notna().any() else ""
     subject = f"{len(truth):,} unseen patients{at_best}"
-    figure = new_figure("Indicators: predicted (up) and true (right)", subject, "", stamp, 2.5 * lines + 1)
+    figure = new_figure(
+        "Indicators: predicted (up) and true (right)", subject, "", watermark, 2.5 * lines + 1
+    )
     panels = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
     for axes, row in zip(panels, table.to_dict("records"), strict=False):
         _draw_scatter(axes, truth[row["indicator"]], predicted[row["indicator"]])
@@ -95,7 +97,7 @@ def relevance_figure(
     sampling_rate: float,
     *,
     title: str = "One patient",
-    stamp: str = "",
+    watermark: str = "",
 ) -> Figure:
     """Draw an ECG, its background the darker the more a stretch of a lead counted (attention rollout).
 
@@ -109,13 +111,13 @@ def relevance_figure(
         Name of each lead.
     sampling_rate : float
         Hertz.
-    title, stamp : str
+    title, watermark : str
     """
     traces, shares = np.asarray(ecg, dtype=float), np.asarray(relevance, dtype=float)
     if len(traces) != len(leads) or len(shares) != len(leads):
         raise ValueError(f"{traces.shape} and {shares.shape} do not fit {len(leads)} leads.")
     said = "darker: counts more (attention rollout)"
-    figure = new_figure(title, said, "", stamp, 0.62 * len(leads) + 1.3)
+    figure = new_figure(title, said, "", watermark, 0.62 * len(leads) + 1.3)
     figure.texts[0].set_fontsize(12)
     panels = figure.subplots(len(leads), 1, sharex=True, squeeze=False)[:, 0]
     seconds = traces.shape[1] / sampling_rate
@@ -143,7 +145,7 @@ def reconstruction_figure(
     leads: Sequence[str],
     sampling_rate: float,
     *,
-    stamp: str = "",
+    watermark: str = "",
 ) -> Figure:
     """Draw an ECG, and over the stretches that were hidden what was put in their place.
 
@@ -155,12 +157,12 @@ def reconstruction_figure(
     leads : sequence of str
     sampling_rate : float
         Hertz.
-    stamp : str
+    watermark : str
     """
     traces, guess, hidden = np.asarray(truth), np.asarray(found), np.asarray(mask, dtype=bool)
     time = np.arange(traces.shape[1]) / sampling_rate
     said = f"{hidden.mean():.0%} hidden · black: measured, orange: put in its place"
-    figure = new_figure("An ECG, reconstructed", said, "", stamp, 0.62 * len(leads) + 1.3)
+    figure = new_figure("An ECG, reconstructed", said, "", watermark, 0.62 * len(leads) + 1.3)
     panels = figure.subplots(len(leads), 1, sharex=True, squeeze=False)[:, 0]
     for axes, trace, other, gone, name in zip(panels, traces, guess, hidden, leads, strict=True):
         axes.plot(time, trace, color=INK, linewidth=0.7, alpha=0.8)
@@ -175,7 +177,7 @@ def reconstruction_figure(
 
 
 def cines_figure(
-    rows: Sequence[tuple[str, ArrayLike]], frames: int = 8, *, title: str, stamp: str = ""
+    rows: Sequence[tuple[str, ArrayLike]], frames: int = 8, *, title: str, watermark: str = ""
 ) -> Figure:
     """Draw cines as strips of frames, a row each.
 
@@ -185,9 +187,9 @@ def cines_figure(
         Name of each row and its cine, 0 to 1.
     frames : int
         Frames shown of each, evenly over the cycle.
-    title, stamp : str
+    title, watermark : str
     """
-    figure = new_figure(title, "one cycle, from left to right", "", stamp, 1.05 * len(rows) + 1.0)
+    figure = new_figure(title, "one cycle, from left to right", "", watermark, 1.05 * len(rows) + 1.0)
     panels = figure.subplots(len(rows), frames, squeeze=False)
     for line, (name, cine) in zip(panels, rows, strict=True):
         content = np.asarray(cine, dtype=float)

@@ -1,4 +1,4 @@
-"""Data of the ECG-CMR tasks: from one's own pairs, ACDC, PTB-XL or virtual patients to one cache for all.
+"""Data of the ECG-CMR tasks: from one's own pairs, ACDC, PTB-XL or simulated patients to one cache for all.
 
 A cache that holds pairs of ECG and cine serves every stage, and becomes the newest of each. One without
 pairs (PTB-XL has ECGs alone, ACDC cines alone) becomes the newest of the task it was prepared for.
@@ -110,7 +110,7 @@ def serves(cache: Cache, task: str) -> list[str]:
 
 
 def simulate(settings: PairSourceSettings) -> Path:
-    """Write virtual patients as files into the folder of raw data; return it."""
+    """Write simulated patients as files into the folder of raw data; return it."""
     assert settings.raw_dir is not None
     made = settings.simulation
     try:
@@ -146,7 +146,7 @@ def find_raw(settings: PairSourceSettings, task: str) -> Path:
     raise DataError(
         f"No patients found. Looked for {TABLE}.csv, {DATABASE} (PTB-XL) or training/patient001 (ACDC) in: "
         f"{looked}{' ($PTBXL_DIR is not set)' if unset else ''}. Name the folder with --raw-dir PATH; "
-        f"docs/data.md shows the layouts. Try everything on virtual patients with: "
+        f"docs/data.md shows the layouts. Try everything on simulated patients with: "
         f"python load_data.py {task} --simulate."
     )
 
@@ -207,7 +207,7 @@ def checked(index: PairIndex, settings: PairSourceSettings) -> str:
     faults = sum(problem.left_out for problem in problems)
     return (
         f"{format_problems(problems, limit=max(len(problems), 1))}\n{len(index.recordings)} recordings in "
-        f"{index.root} ({index.name}): {faults} faults and {len(problems) - faults} remarks. "
+        f"{index.root} ({index.name}): {faults} faults and {len(problems) - faults} warnings. "
         "Nothing was written."
     )
 

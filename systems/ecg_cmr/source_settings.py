@@ -47,7 +47,7 @@ class PairSettings:
 
 @dataclass(frozen=True)
 class PairSimulationSettings:
-    """Virtual patients of whom ECG and cine are drawn from the same heart."""
+    """Simulated patients of whom ECG and cine are drawn from the same heart."""
 
     patients: Annotated[int, tyro.conf.arg(aliases=("--patients",))] = 2000
     """Number of patients."""
@@ -62,7 +62,7 @@ class PairSourceSettings(SourceSettings):
     """Settings of load_data.py for the ECG-CMR tasks, which share one cache."""
 
     simulate: bool = False
-    """Draw virtual patients straight into a cache. With --raw-dir, they are first written there as files,
+    """Draw simulated patients straight into a cache. With --raw-dir, they are first written there as files,
     in the layout of one's own pairs."""
     raw_dir: Path | None = None
     """Folder with one's own pairs.csv, or that of ACDC (cines alone) or PTB-XL (ECGs alone). Default:

@@ -16,8 +16,8 @@ from common.errors import UserError
 from datasets.cache import Cache
 from datasets.splits import Fold
 from learning.checkpoint import BEST, file_digest, load_checkpoint
-from learning.distributed import bare
-from learning.fold import FoldRun
+from learning.distributed import unwrap
+from learning.fold import FoldContext
 from models.ecg_cmr.cmr_mae import CMREncoder
 from models.ecg_cmr.ecg_mae import ECGEncoder
 from models.ecg_cmr.transformer import TokenEncoder
@@ -95,10 +95,10 @@ class Stage(BinaryTask):
             found.append(known | {"session": sorted(lineage(content))})
         return found
 
-    def initialize(self, model: nn.Module, run: FoldRun) -> None:
+    def initialize(self, model: nn.Module, run: FoldContext) -> None:
         """Take encoders from the parents, and note whose patients they were trained on."""
         for kind, path in self.parents().items():
-            encoder = self.encoder_of(bare(model), kind)
+            encoder = self.encoder_of(unwrap(model), kind)
             if encoder is None:
                 raise UserError(f"This run reads no {kind.upper()}: leave --init-{kind} away.")
             parent = find_parent(path)
@@ -190,7 +190,7 @@ def find_parent(path: Path) -> Path:
     return found[0]
 
 
-def refuse_known(parent: Mapping[str, Any], path: Path, run: FoldRun) -> None:
+def refuse_known(parent: Mapping[str, Any], path: Path, run: FoldContext) -> None:
     """Refuse a parent that was trained on a patient whom this run is judged on.
 
     Raises
@@ -198,7 +198,7 @@ def refuse_known(parent: Mapping[str, Any], path: Path, run: FoldRun) -> None:
     UserError
         Naming one.
     """
-    parts = torch.as_tensor(run.facts["parts"]).numpy()
+    parts = torch.as_tensor(run.metadata["parts"]).numpy()
     table = run.samples.table
     judged = set(table["session"].iloc[np.flatnonzero(parts == 2)].astype(str))
     known = {str(name) for name in lineage(parent)}

@@ -20,7 +20,7 @@ from evaluation.report import write_json, write_results
 from evaluation.scores import aggregate
 from evaluation.statistics import cluster_bootstrap
 from evaluation.tables import PROTOCOLS, frame_to_markdown
-from systems.base.evaluation_run import Opened, open_run, predict_opened, score_opened, trained_model
+from systems.base.evaluation_run import EvaluationRun, open_run, predict_run, score_run, trained_model
 from systems.ecg_multimodal.explain import explain_patient
 from systems.ecg_multimodal.modality_figures import contributions_figure, subsets_figure
 from systems.ecg_multimodal.shapley import (
@@ -38,98 +38,96 @@ EXPLAINED = {"surest_abnormal": 1.0, "surest_normal": 0.0, "least_sure": 0.5}
 """Patients who are drawn: those whose probability is nearest."""
 
 
-def judge(opened: Opened) -> tuple[dict[str, Any], list[Path]]:
+def judge(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Judge a run, write its results, and return its metrics and the files written."""
-    settings = opened.checkpoints[0]["settings"]
-    predictions = predict_opened(opened)
+    settings = run.checkpoints[0]["settings"]
+    predictions = predict_run(run)
     if settings["target"] == "superclasses":
-        return judge_superclasses(opened, predictions)
-    metrics = score_opened(opened, predictions)
+        return judge_superclasses(run, predictions)
+    metrics = score_run(run, predictions)
     tables: dict[str, pd.DataFrame] = {}
     figures: dict[str, Figure] = {}
-    draws = opened.settings.bootstrap_draws
+    draws = run.settings.bootstrap_draws
     if draws and predictions["label"].nunique() == 2:
         tables["calibration"] = calibration_table(aggregate(predictions, "recording"), draws=draws)
-        if not opened.external:
-            tables["shortcuts"] = shortcuts_table(opened, predictions)
+        if not run.external:
+            tables["shortcuts"] = shortcuts_table(run, predictions)
         views = settings["model"]["views"]
         takes_any = settings["model"]["modality_dropout"] > 0
-        if len(views) > 1 and takes_any and opened.settings.without == "nothing":
-            more_tables, figures = judge_views(opened, predictions, tables.get("shortcuts"))
+        if len(views) > 1 and takes_any and run.settings.without == "nothing":
+            more_tables, figures = judge_views(run, predictions, tables.get("shortcuts"))
             tables |= more_tables
-    if not opened.settings.compact:
-        figures |= patient_figures(opened, predictions)
+    if not run.settings.compact:
+        figures |= patient_figures(run, predictions)
     for name, table in tables.items():
         print(f"{name.replace('_', ' ')}\n{table.to_string(index=False, float_format='{:.3f}'.format)}\n")
-    written = write_results(
-        opened.folder, predictions, metrics, compact=opened.settings.compact, tables=tables
-    )
+    written = write_results(run.folder, predictions, metrics, compact=run.settings.compact, tables=tables)
     for name, figure in figures.items():
-        written.append(opened.folder / "figures" / f"{name}.png")
+        written.append(run.folder / "figures" / f"{name}.png")
         save_figure(figure, written[-1])
     return metrics, written
 
 
 def judge_views(
-    opened: Opened, predictions: pd.DataFrame, shortcuts: pd.DataFrame | None
+    run: EvaluationRun, predictions: pd.DataFrame, shortcuts: pd.DataFrame | None
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Figure]]:
     """Return scores of every subset of views from the same checkpoints, and what each view adds to them."""
-    content = opened.checkpoints[0]["settings"]
-    values = subset_log_odds(opened, predictions, content["model"]["views"])
-    samples = opened.cache.table("samples").set_index("recording")
+    content = run.checkpoints[0]["settings"]
+    values = subset_log_odds(run, predictions, content["model"]["views"])
+    samples = run.cache.table("samples").set_index("recording")
     present = {
         view: samples.loc[predictions["recording"], f"has_{view}"].to_numpy(bool)
         for view in content["model"]["views"]
     }
-    empty = float(log_odds(believed_share(opened)))
-    draws = opened.settings.bootstrap_draws
+    empty = float(log_odds(assumed_prevalence_given(run)))
+    draws = run.settings.bootstrap_draws
     about = (predictions["label"], values, predictions["session"], empty, present)
     subsets, credits = subset_scores(*about, draws=draws), score_contributions(*about, draws=draws)
     contributions = shapley_values(values, empty, present)
-    stamp = "simulated data" if opened.cache.simulated else ""
+    watermark = "simulated data" if run.cache.simulated else ""
     references = None if shortcuts is None else shortcuts.rename(columns={"shortcut": "views"})
-    protocol = "external" if opened.external else opened.checkpoints[0]["protocol"]
+    protocol = "external" if run.external else run.checkpoints[0]["protocol"]
     figures = {
         "subsets": subsets_figure(
-            subsets, references=references, credits=credits, protocol=protocol, stamp=stamp
+            subsets, references=references, credits=credits, protocol=protocol, watermark=watermark
         ),
-        "contributions": contributions_figure(contributions, predictions["label"], stamp=stamp),
+        "contributions": contributions_figure(contributions, predictions["label"], watermark=watermark),
     }
     of_patients = predictions[["recording", "person", "label", "probability"]].assign(**contributions)
     tables = {"subsets": subsets, "credits": credits, "shares": shapley_shares(contributions)}
-    if not opened.settings.compact:
-        write_table(opened.folder / "contributions.csv", of_patients)
+    if not run.settings.compact:
+        write_table(run.folder / "contributions.csv", of_patients)
     return tables, figures
 
 
-def believed_share(opened: Opened) -> float:
+def assumed_prevalence_given(run: EvaluationRun) -> float:
     """Return the share of abnormal that the networks believe in before they know anything of a patient."""
-    if opened.checkpoints[0]["settings"]["optimization"]["class_weights"]:
+    if run.checkpoints[0]["settings"]["optimization"]["class_weights"]:
         return 0.5
-    return float(np.mean([content["label_share"] for content in opened.checkpoints]))
+    return float(np.mean([content["label_share"] for content in run.checkpoints]))
 
 
 def subset_log_odds(
-    opened: Opened, predictions: pd.DataFrame, views: list[str]
+    run: EvaluationRun, predictions: pd.DataFrame, views: list[str]
 ) -> dict[Coalition, np.ndarray]:
     """Return the log-odds of each recording from every subset of views; NaN where it has none of them."""
     values = {}
     for part in coalitions(views):
         hidden = "+".join(view for view in views if view not in part)
-        settings = dataclasses.replace(opened.settings, without=hidden or "nothing")
-        table = predict_opened(dataclasses.replace(opened, settings=settings)).set_index("recording")
+        settings = dataclasses.replace(run.settings, without=hidden or "nothing")
+        table = predict_run(dataclasses.replace(run, settings=settings)).set_index("recording")
         found = table["probability"].reindex(predictions["recording"]).to_numpy(dtype=float)
         values[part] = np.where(np.isnan(found), np.nan, log_odds(np.nan_to_num(found, nan=0.5)))
     return values
 
 
-def shortcuts_table(opened: Opened, predictions: pd.DataFrame) -> pd.DataFrame:
+def shortcuts_table(run: EvaluationRun, predictions: pd.DataFrame) -> pd.DataFrame:
     """Return the AUROC of what can be said without looking at the heart, out of the same folds."""
-    _, _, samples = open_run(opened.checkpoints[0], opened.cache, opened.settings)
+    _, _, samples = open_run(run.checkpoints[0], run.cache, run.settings)
     clinical = pd.DataFrame(samples.views["clinical"].cpu().numpy(), columns=list(samples.clinical_names))
     count = len(samples)
     folds = []
-    for content in opened.checkpoints:
+    for content in run.checkpoints:
         fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
         folds.append((np.setdiff1d(np.arange(count), fold.test), fold.test))
     if not {"age", "sex"} <= set(clinical):
@@ -139,34 +137,34 @@ def shortcuts_table(opened: Opened, predictions: pd.DataFrame) -> pd.DataFrame:
     for name, probability in found.items():
         units = samples.table.assign(probability=probability)
         units = units[units["recording"].isin(predictions["recording"]) & units["probability"].notna()]
-        interval = cluster_bootstrap(units, "auroc", draws=opened.settings.bootstrap_draws)
+        interval = cluster_bootstrap(units, "auroc", draws=run.settings.bootstrap_draws)
         rows.append((SHORTCUTS[name], interval.estimate, interval.low, interval.high))
     return pd.DataFrame(rows, columns=["shortcut", "value", "low", "high"])
 
 
-def patient_figures(opened: Opened, predictions: pd.DataFrame) -> dict[str, Figure]:
+def patient_figures(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Figure]:
     """Return one figure each of the patients of whom the network is surest, and least sure."""
-    task, trained, samples = open_run(opened.checkpoints[0], opened.cache, opened.settings)
-    rate = float(opened.cache.manifest["settings"].get("signal_rate", 100.0))
+    task, trained, samples = open_run(run.checkpoints[0], run.cache, run.settings)
+    rate = float(run.cache.manifest["settings"].get("signal_rate", 100.0))
     place = {name: row for row, name in enumerate(samples.table["recording"])}
     figures = {}
     for kind, value in EXPLAINED.items():
         chosen = predictions.iloc[int((predictions["probability"] - value).abs().argmin())]
-        content = opened.checkpoints[0]
-        if not opened.external:
-            content = next(item for item in opened.checkpoints if item["fold"] == chosen["fold"])
-        network = trained_model(task, trained, content, opened.settings)
+        content = run.checkpoints[0]
+        if not run.external:
+            content = next(item for item in run.checkpoints if item["fold"] == chosen["fold"])
+        network = trained_model(task, trained, content, run.settings)
         figures[f"patient_{kind}"] = explain_patient(
             as_network(network),
             samples,
             place[chosen["recording"]],
             sampling_rate=rate,
-            stamp="simulated data" if opened.cache.simulated else "",
+            watermark="simulated data" if run.cache.simulated else "",
         )
     return figures
 
 
-def judge_superclasses(opened: Opened, predictions: pd.DataFrame) -> tuple[dict[str, Any], list[Path]]:
+def judge_superclasses(run: EvaluationRun, predictions: pd.DataFrame) -> tuple[dict[str, Any], list[Path]]:
     """Score five classes at once, write the results, and return metrics and the files written."""
     probabilities = predictions[[f"probability_{name}" for name in SUPERCLASSES]].to_numpy()
     scores = multilabel_scores(
@@ -174,15 +172,13 @@ def judge_superclasses(opened: Opened, predictions: pd.DataFrame) -> tuple[dict[
         probabilities,
         predictions["session"],
         SUPERCLASSES,
-        draws=opened.settings.bootstrap_draws,
+        draws=run.settings.bootstrap_draws,
     )
-    protocol = "external" if opened.external else opened.checkpoints[0]["protocol"]
-    metrics = scores | {"protocol": protocol, "meaning": PROTOCOLS[protocol], "run": opened.facts}
+    protocol = "external" if run.external else run.checkpoints[0]["protocol"]
+    metrics = scores | {"protocol": protocol, "meaning": PROTOCOLS[protocol], "run": run.metadata}
     print(f"\nprotocol {protocol}: {PROTOCOLS[protocol]}\n\n{format_multilabel(scores)}\n")
     table = multilabel_table(scores)
-    written = [
-        opened.folder / name for name in ("classes.csv", "predictions.csv", "report.md", "metrics.json")
-    ]
+    written = [run.folder / name for name in ("classes.csv", "predictions.csv", "report.md", "metrics.json")]
     write_table(written[0], table)
     write_table(written[1], predictions)
     write_text(written[2], f"Protocol `{protocol}`: {PROTOCOLS[protocol]}.\n\n{frame_to_markdown(table)}\n")

@@ -24,7 +24,7 @@ def explain_patient(
     *,
     empty: float = 0.0,
     sampling_rate: float = 100.0,
-    stamp: str = "",
+    watermark: str = "",
 ) -> Figure:
     """Draw one patient: Grad-CAM on the image, integrated gradients on the signal, what each view adds.
 
@@ -38,7 +38,7 @@ def explain_patient(
         Log-odds before anything is known.
     sampling_rate : float
         Of the signal, hertz.
-    stamp : str
+    watermark : str
         Warning on the figure.
     """
     network.eval()
@@ -48,8 +48,8 @@ def explain_patient(
     contributions = contributions_of(network, views, empty)
     image, signal = views.get("image"), views.get("signal")
     names = TWELVE_LEADS if signal is not None and signal.shape[1] == len(TWELVE_LEADS) else ("II",)
-    facts = patients.table.iloc[row]
-    truth = {0: "normal", 1: "abnormal"}[int(facts["label"])]
+    metadata = patients.table.iloc[row]
+    truth = {0: "normal", 1: "abnormal"}[int(metadata["label"])]
     return patient_figure(
         contributions,
         empty,
@@ -59,8 +59,8 @@ def explain_patient(
         signal_map=None if signal is None else signal_map(network, views),
         sampling_rate=sampling_rate,
         leads=names if signal is None or signal.shape[1] == len(names) else lead_numbers(signal),
-        title=f"Recording {facts['recording']}, in truth {truth}",
-        stamp=stamp,
+        title=f"Recording {metadata['recording']}, in truth {truth}",
+        watermark=watermark,
     )
 
 

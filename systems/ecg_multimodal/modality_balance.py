@@ -112,7 +112,7 @@ def discrepancy_ratios(confidences: Mapping[str, Tensor | float]) -> dict[str, f
     known = {name: value for name, value in values.items() if math.isfinite(value)}
     ratios = dict.fromkeys(values, 1.0)
     for name, value in known.items():
-        others = [other for rival, other in known.items() if rival != name]
+        others = [other for baseline, other in known.items() if baseline != name]
         if others and sum(others) > 0:
             ratios[name] = value * len(others) / sum(others)
     return ratios

@@ -50,7 +50,7 @@ def patient_figure(
     leads: Sequence[str] = ("II",),
     title: str = "One patient",
     outcome: str = "abnormal",
-    stamp: str = "",
+    watermark: str = "",
 ) -> Figure:
     """Draw what a model saw of one patient, where it looked, and what each view added.
 
@@ -72,7 +72,7 @@ def patient_figure(
         Of the signal, in hertz.
     leads : sequence of str
         Name of each row of the signal; one is drawn large, twelve small.
-    title, outcome, stamp : str
+    title, outcome, watermark : str
         Title, name of label 1, and a warning to be printed on the figure.
 
     Returns
@@ -85,7 +85,9 @@ def patient_figure(
     heights += [] if traces is None else [0.9 + (0.9 if len(leads) == 1 else 0.46 * len(leads))]
     heights += [1.0 + 0.36 * (len(contributions) + 2)]
     final = empty + float(np.nansum(list(contributions.values())))
-    figure = new_figure(title, f"probability of {outcome} {expit(final):.3f}", "", stamp, sum(heights) + 0.8)
+    figure = new_figure(
+        title, f"probability of {outcome} {expit(final):.3f}", "", watermark, sum(heights) + 0.8
+    )
     parts = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     if picture is not None:
         draw_image(parts.pop(0).subplots(), picture, image_map)
@@ -101,7 +103,7 @@ def contributions_figure(
     *,
     title: str = "What each view adds",
     unit: str = "patients",
-    stamp: str = "",
+    watermark: str = "",
 ) -> Figure:
     """Draw the contributions of each view over all patients, and the shares of the views.
 
@@ -111,14 +113,14 @@ def contributions_figure(
         From `systems.ecg_multimodal.shapley.shapley_values`; NaN where a patient lacks the view.
     label : array_like, shape (N,)
         0 normal, 1 abnormal.
-    title, unit, stamp : str
+    title, unit, watermark : str
         Title, word for one row, and a warning to be printed on the figure.
     """
     labels = np.asarray(label)
     tables = {view: np.asarray(value, dtype=float) for view, value in contributions.items()}
     if any(table.shape != labels.shape for table in tables.values()):
         raise ValueError(f"Every view needs one contribution for each of {len(labels)} labels.")
-    figure = new_figure(title, f"{len(labels):,} {unit}", "", stamp, 3.2 + 0.95 * len(tables))
+    figure = new_figure(title, f"{len(labels):,} {unit}", "", watermark, 3.2 + 0.95 * len(tables))
     axes, below = figure.subplots(2, 1, height_ratios=[0.95 * len(tables) + 0.4, 1.5])
     axes.axvline(0, color=GREY, linewidth=1)
     for place, values in enumerate(tables.values()):
@@ -142,7 +144,7 @@ def subsets_figure(
     title: str = "AUROC by the views that are given",
     protocol: str = "",
     unit: str = "patients",
-    stamp: str = "",
+    watermark: str = "",
 ) -> Figure:
     """Draw the AUROC of every set of views with its interval, and what each view adds to it.
 
@@ -154,14 +156,14 @@ def subsets_figure(
         The same columns; what the sets are to be compared with, such as the shortcuts.
     credits : pandas.DataFrame, optional
         From `systems.ecg_multimodal.shapley.score_contributions`: drawn below.
-    title, protocol, unit, stamp : str
+    title, protocol, unit, watermark : str
         As for `evaluation.figures.roc_figure`.
     """
     rows = [(row, INK) for row in table.to_dict("records")]
     rows += [] if references is None else [(row, GREY) for row in references.to_dict("records")]
     heights = [0.34 * len(rows) + 0.7, *([] if credits is None else [0.34 * len(credits) + 0.7])]
     said = " · ".join([unit, *([f"protocol {protocol}"] if protocol else [])])
-    figure = new_figure(title, said, "", stamp, sum(heights) + 0.8)
+    figure = new_figure(title, said, "", watermark, sum(heights) + 0.8)
     panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     _draw_forest(panels[0], rows, "views", 0.5, "{:.3f}")
     panels[0].set_xlabel("AUROC, 95 % interval")

@@ -22,7 +22,7 @@ from common.errors import UserError
 from config import EvaluationSettings
 from datasets.patients import SUPERCLASSES, UNLABELLED, VIEWS, PatientIndex
 from datasets.recording_paths import Place, distinct, safe_name
-from datasets.signal_quality import Remark
+from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError
 from learning.checkpoint import file_digest
 from learning.devices import choose_device
@@ -34,13 +34,13 @@ from systems.ecg_multimodal.prediction import PatientPrediction, ask
 from systems.ecg_multimodal.samples import Patients
 from systems.ecg_multimodal.settings import MultimodalTrainingSettings, ViewSettings
 from systems.ecg_multimodal.sources.user_patients import (
-    OwnPatient,
+    UserPatient,
     examine_ecg,
     open_patients,
     read_own_patient,
 )
 from systems.ecg_multimodal.task import as_network
-from systems.ecg_multimodal.warnings import clinical_remarks, view_remarks
+from systems.ecg_multimodal.warnings import clinical_warnings, modality_warnings
 from systems.registry import find_task
 
 TABLE_RATE = 250.0
@@ -93,7 +93,7 @@ class EcgMultimodalPredictor:
                 f"pictures of {self.inputs['image_size']} pixels were not made with its settings"
             )
         self.trained_on = self._trained_on()
-        self.believed = self._believed()
+        self.believed = self._assumed_prevalence()
         self._check_prevalence()
         self.entries: dict[Place, _Entry] = {}
         self.notes: list[str] = []
@@ -106,7 +106,7 @@ class EcgMultimodalPredictor:
             raise UserError("--prevalence is one of abnormal, and this run tells superclasses: omit it.")
         raise UserError("These checkpoints do not tell which prevalence they believe in: omit --prevalence.")
 
-    def _believed(self) -> float | None:
+    def _assumed_prevalence(self) -> float | None:
         """Return the share of abnormal that the probabilities assume; None if it cannot be told."""
         if self.trained.target != "normal":
             return None
@@ -114,13 +114,13 @@ class EcgMultimodalPredictor:
 
     def _trained_on(self) -> dict[str, Any]:
         """Return how many recordings of which source the models learned from, all of them together."""
-        facts = [content["trained_on"] for content in self.checkpoints]
+        metadata = [content["trained_on"] for content in self.checkpoints]
         shares = [content.get("label_share") for content in self.checkpoints]
         known = [share for share in shares if share is not None and self.trained.target == "normal"]
         return {
             "source": self.cache["source"],
-            "recordings": len({name for fact in facts for name in fact["recording"]}),
-            "sessions": len({name for fact in facts for name in fact["session"]}),
+            "recordings": len({name for fact in metadata for name in fact["recording"]}),
+            "sessions": len({name for fact in metadata for name in fact["session"]}),
             "abnormal_share": float(np.mean(known)) if known else None,
         }
 
@@ -130,11 +130,11 @@ class EcgMultimodalPredictor:
         return self.models[0]
 
     @property
-    def stamp(self) -> str:
+    def watermark(self) -> str:
         """What has to be printed on every figure."""
         return "trained on simulated data" if self.cache["simulated"] else ""
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return what the model is, for programs."""
         first, views = self.checkpoints[0], list(self.network.views)
         fusion = self.trained.model.fusion if len(views) > 1 else None
@@ -193,16 +193,16 @@ class EcgMultimodalPredictor:
         if entry.index is None:
             raise DataError(entry.reason)
         patient = read_own_patient(entry.index, entry.name, self.views)
-        used, remarks = self._used(patient)
+        used, warnings = self._used(patient)
         if "signal" in used and patient.ecg is not None:
-            remarks += examine_ecg(patient.ecg, patient.leads, self.views.seconds)
+            warnings += examine_ecg(patient.ecg, patient.leads, self.views.seconds)
         chosen = self._unseen(patient)
         samples = self._samples(patient, used)
         networks = [network for _, network in chosen]
         if "clinical" in used:
             scalers: list[Any] = [network.branches["clinical"].scaler for network in networks]
-            remarks += clinical_remarks(patient.clinical, self.inputs["clinical"], scalers)
-        remarks += self._doubts(chosen, patient)
+            warnings += clinical_warnings(patient.clinical, self.inputs["clinical"], scalers)
+        warnings += self._warnings(chosen, patient)
         answer = ask(self.task, networks, samples, self.device)
         if not np.isfinite(answer.probability).all():
             raise DataError("The model's answer is not a number: the patient is unlike any it was made for.")
@@ -218,15 +218,17 @@ class EcgMultimodalPredictor:
             fusion=self.trained.model.fusion,
             takes_any=self.trained.model.modality_dropout > 0,
             sampling_rate=self.views.signal_rate,
-            remarks=remarks,
+            warnings=warnings,
             believed=self.believed,
             wanted=self.settings.prevalence,
-            stamp=", ".join(filter(None, [self.stamp, "trained on this patient" * _was_seen(remarks)])),
+            watermark=", ".join(
+                filter(None, [self.watermark, "trained on this patient" * _was_seen(warnings)])
+            ),
             left_out=len(self.models) - len(chosen),
         )
 
-    def _used(self, patient: OwnPatient) -> tuple[list[str], list[Remark]]:
-        """Return the views that are judged, and remarks on the others; refuse whom there is no judging."""
+    def _used(self, patient: UserPatient) -> tuple[list[str], list[SignalWarning]]:
+        """Return the views that are judged, and warnings on the others; refuse whom there is no judging."""
         reads = self.network.views
         for view in reads:
             if view in patient.unusable:
@@ -234,12 +236,12 @@ class EcgMultimodalPredictor:
                     f"; without it {patient.name} is judged by the rest" if len(patient.given) > 1 else ""
                 )
                 raise DataError(f"{patient.unusable[view]} Mend the {view}, or remove it{others}.")
-        remarks = view_remarks(patient, reads, self.inputs, self.cache["source"])
-        ignored = {remark.signal for remark in remarks if remark.code == "ignored"}
+        warnings = modality_warnings(patient, reads, self.inputs, self.cache["source"])
+        ignored = {warning.signal for warning in warnings if warning.code == "ignored"}
         used = [view for view in reads if view in patient.given and view not in ignored]
         if not used:
             there = ", ".join(patient.given) or "nothing"
-            why = " ".join(remark.text for remark in remarks if remark.code == "ignored")
+            why = " ".join(warning.text for warning in warnings if warning.code == "ignored")
             raise DataError(f"The run reads {', '.join(reads)}, and there is {there}. {why}".strip())
         lacking = [view for view in reads if view not in used]
         if lacking and not self.trained.model.modality_dropout:
@@ -247,9 +249,9 @@ class EcgMultimodalPredictor:
                 f"There is no {' and no '.join(lacking)}, and the run cannot do without, as it was "
                 "trained with --modality-dropout 0."
             )
-        return used, remarks
+        return used, warnings
 
-    def _samples(self, patient: OwnPatient, used: list[str]) -> Patients:
+    def _samples(self, patient: UserPatient, used: list[str]) -> Patients:
         """Return the patient as one sample of the task."""
         height, width = self.inputs["image_size"]
         size = (self.inputs["leads"], self.views.points)
@@ -274,30 +276,30 @@ class EcgMultimodalPredictor:
             weight=torch.ones(1, device=self.device),
         )
 
-    def _unseen(self, patient: OwnPatient) -> Asked:
+    def _unseen(self, patient: UserPatient) -> Asked:
         """Return the models that were not trained on this patient; all, if all were."""
         pairs = list(zip(self.checkpoints, self.models, strict=True))
         return [pair for pair in pairs if not was_trained_on(pair[0], patient)] or pairs
 
-    def _doubts(self, chosen: Asked, patient: OwnPatient) -> list[Remark]:
+    def _warnings(self, chosen: Asked, patient: UserPatient) -> list[SignalWarning]:
         """Return what is doubtful about asking these models."""
-        remarks = []
+        warnings = []
         if was_trained_on(chosen[0][0], patient):
             text = "The model was trained on this very patient: its answer says nothing about new ones."
-            remarks.append(Remark("seen", "", text))
+            warnings.append(SignalWarning("seen", "", text))
         if self.cache["simulated"]:
-            text = "The model was trained on virtual patients: its answer says nothing about real ones."
-            remarks.append(Remark("simulated", "", text))
-        return remarks
+            text = "The model was trained on simulated patients: its answer says nothing about real ones."
+            warnings.append(SignalWarning("simulated", "", text))
+        return warnings
 
 
-def was_trained_on(checkpoint: Checkpoint, patient: OwnPatient) -> bool:
+def was_trained_on(checkpoint: Checkpoint, patient: UserPatient) -> bool:
     """Whether this very patient was among those a model was trained on, by the content of the files."""
     return not patient.content.isdisjoint(checkpoint["trained_on"]["content"])
 
 
-def _was_seen(remarks: Iterable[Remark]) -> bool:
-    return any(remark.code == "seen" for remark in remarks)
+def _was_seen(warnings: Iterable[SignalWarning]) -> bool:
+    return any(warning.code == "seen" for warning in warnings)
 
 
 def _natural(name: str) -> tuple[int, int, str]:

@@ -1,4 +1,4 @@
-"""What models of task ``ecg-multimodal`` say of one patient: facts for programs, and the figure."""
+"""What models of task ``ecg-multimodal`` say of one patient: metadata for programs, and the figure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datasets.patients import SUPERCLASSES
-from datasets.signal_quality import Remark
+from datasets.signal_quality import SignalWarning
 from evaluation.calibration import log_odds
 from evaluation.figure_text import rounded_probability
 from evaluation.prevalence import shift_prior
@@ -25,7 +25,7 @@ from systems.ecg_multimodal.explain import image_map, signal_map
 from systems.ecg_multimodal.prediction_figure import Steps, judged_patient_figure
 from systems.ecg_multimodal.samples import Patients
 from systems.ecg_multimodal.shapley import coalitions, shapley_values
-from systems.ecg_multimodal.sources.user_patients import OwnPatient
+from systems.ecg_multimodal.sources.user_patients import UserPatient
 
 WEIGHING = ("gate", "late")
 """Fusions in which each view has a weight: chosen for the patient, or the same for all."""
@@ -78,7 +78,7 @@ class PatientPrediction:
     Attributes
     ----------
     name : str
-    patient : OwnPatient
+    patient : UserPatient
     used : list of str
         Views that were judged.
     answer : Answer
@@ -91,18 +91,18 @@ class PatientPrediction:
         Whether the networks were trained to do without any of their views.
     sampling_rate : float
         Of the prepared signal, hertz.
-    remarks : list of Remark
+    warnings : list of SignalWarning
         All that is doubtful.
     believed, wanted : float or None
         Share of abnormal that the probabilities assume, and another one to give them for.
-    stamp : str
+    watermark : str
         What has to be printed on every figure.
     left_out : int
         Models that were not asked, as they were trained on this very patient.
     """
 
     name: str
-    patient: OwnPatient
+    patient: UserPatient
     used: list[str]
     answer: Answer
     task: Task
@@ -112,10 +112,10 @@ class PatientPrediction:
     fusion: str
     takes_any: bool
     sampling_rate: float
-    remarks: list[Remark]
+    warnings: list[SignalWarning]
     believed: float | None
     wanted: float | None
-    stamp: str
+    watermark: str
     left_out: int
 
     @property
@@ -132,7 +132,7 @@ class PatientPrediction:
         found = dict(zip(views, self.answer.shares.tolist(), strict=True))
         return {view: found[view] for view in self.used}
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return all of it for programs."""
         several = len(self.networks) > 1
         low, high = self.answer.each.min(axis=0), self.answer.each.max(axis=0)
@@ -157,7 +157,7 @@ class PatientPrediction:
             "beat_source": None,
             "models": len(self.networks),
             "models_trained_on_it": self.left_out,
-            "warnings": [dataclasses.asdict(remark) for remark in self.remarks],
+            "warnings": [dataclasses.asdict(warning) for warning in self.warnings],
         }
 
     def _shifted(self) -> float | None:
@@ -204,7 +204,7 @@ class PatientPrediction:
             classes=None if self.probability is not None else _by_class(self.answer.probability),
             title=self.name,
             subtitle=self._subtitle(),
-            stamp=self.stamp,
+            watermark=self.watermark,
         )
 
     def _map(self, view: str) -> Array | None:

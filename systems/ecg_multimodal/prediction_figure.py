@@ -54,7 +54,7 @@ def judged_patient_figure(
     lacking: Sequence[str] = (),
     steps: Steps | None = None,
     classes: Mapping[str, float] | None = None,
-    stamp: str = "",
+    watermark: str = "",
 ) -> Figure:
     """Draw one patient.
 
@@ -73,7 +73,7 @@ def judged_patient_figure(
     steps : Steps, optional
     classes : mapping of str to float, optional
         Probability of each class.
-    stamp : str
+    watermark : str
         Warning on the figure.
 
     Returns
@@ -100,7 +100,7 @@ def judged_patient_figure(
     if classes is not None:
         panels.append((0.9 + 0.36 * len(classes), lambda part: _draw_classes(part.subplots(), classes)))
     heights = [height for height, _ in panels]
-    figure = sized_figure(sum(heights) + 1.0, title, subtitle, stamp)
+    figure = sized_figure(sum(heights) + 1.0, title, subtitle, watermark)
     # the last, empty part keeps room for the sentence at the foot
     parts = figure.subfigures(len(panels) + 1, 1, height_ratios=[*heights, 0.2], squeeze=False)[:, 0]
     for part, (_, draw) in zip(parts, panels, strict=False):

@@ -1,4 +1,4 @@
-"""Data of task ``ecg-multimodal``: from PTB-XL, one's own patients or virtual ones to a cache of views."""
+"""Data of task ``ecg-multimodal``: from PTB-XL, one's own patients or simulated ones to a cache of views."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def prepare(settings: PatientSourceSettings) -> Path:
 
 
 def simulate(settings: PatientSourceSettings) -> Path:
-    """Write a cohort of virtual patients in the layout of one's own folders; return its folder."""
+    """Write a cohort of simulated patients in the layout of one's own folders; return its folder."""
     made = settings.simulation
     folder = settings.raw_dir or SIMULATED
     try:
@@ -81,7 +81,7 @@ def find_raw(settings: PatientSourceSettings) -> Path:
     raise DataError(
         "No patients found. Looked for ptbxl_database.csv, or a table of labels (labels.xlsx or .csv), in: "
         f"{looked}{'' if settings.raw_dir or variable else ' ($PTBXL_DIR is not set)'}. "
-        "PTB-XL is at physionet.org/content/ptb-xl (1.8 GB). Try everything on virtual patients with: "
+        "PTB-XL is at physionet.org/content/ptb-xl (1.8 GB). Try everything on simulated patients with: "
         "python load_data.py ecg-multimodal --simulate. docs/data.md shows the layouts."
     )
 

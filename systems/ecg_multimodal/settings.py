@@ -50,7 +50,7 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class PatientSimulationSettings:
-    """Virtual patients whose disease shows in known views only."""
+    """Simulated patients whose disease shows in known views only."""
 
     patients: int = 600
     """Number of patients."""

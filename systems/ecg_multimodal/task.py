@@ -26,8 +26,8 @@ from datasets.patients import SUPERCLASSES
 from datasets.splits import Fold
 from evaluation.figures import confusion_figure, roc_figure
 from evaluation.scores import macro_auroc
-from learning.distributed import bare
-from learning.fold import FoldRun
+from learning.distributed import unwrap
+from learning.fold import FoldContext
 from learning.samples import class_weights
 from models.ecg_multimodal.network import MultimodalNetwork
 from systems.base.task import CARRIED, BinaryTask
@@ -105,7 +105,7 @@ class EcgMultimodal(BinaryTask):
         except ValueError as error:
             raise UserError(str(error)) from None
 
-    def initialize(self, model: nn.Module, run: FoldRun) -> None:
+    def initialize(self, model: nn.Module, run: FoldContext) -> None:
         """Fit the scalers on the training part, and load the image weights that are asked for."""
         network, samples = as_network(model), run.samples
         rows = run.train.to(samples.label.device)
@@ -223,6 +223,6 @@ class EcgMultimodal(BinaryTask):
 
 def as_network(model: nn.Module) -> MultimodalNetwork:
     """Return the network itself, without what wraps it for several processes."""
-    network = bare(model)
+    network = unwrap(model)
     assert isinstance(network, MultimodalNetwork)
     return network

@@ -11,7 +11,7 @@ from datasets.patients import SUPERCLASSES
 from evaluation.figure_text import rounded_probability
 from systems.base.predictor import Words, at_share
 
-Facts = dict[str, Any]
+Metadata = dict[str, Any]
 WIDEST, NARROWEST = 100, 30
 """Signs of a line."""
 COLUMN = 25
@@ -19,7 +19,7 @@ COLUMN = 25
 NAMES = {"image": "image", "signal": "signal", "clinical": "clinical values"}
 
 
-def describe_model(model: Facts) -> list[str]:
+def describe_model(model: Metadata) -> list[str]:
     """Return what the model is, what it learned from, and how its probabilities are to be read."""
     count, learned = len(model["checkpoints"]), model["trained_on"]
     share = learned["abnormal_share"]
@@ -34,7 +34,7 @@ def describe_model(model: Facts) -> list[str]:
     return [part for line in lines for part in wrapped(line)]
 
 
-def describe(row: Facts) -> list[str]:
+def describe(row: Metadata) -> list[str]:
     """Return what is known of a judged patient, a line each."""
     found = [*_probabilities(row), ("made from", _views(row))]
     known = [name for name, value in row["clinical"].items() if value is not None]
@@ -50,20 +50,20 @@ def describe(row: Facts) -> list[str]:
     return [line for name, said in found for line in wrapped(said, name)]
 
 
-def describe_doubts(row: Facts) -> list[str]:
+def describe_doubts(row: Metadata) -> list[str]:
     """Return what is doubtful about a judged patient, and the files written, a line each or more."""
     lines = [line for doubt in row["warnings"] for line in wrapped(f"warning: {doubt['text']}")]
     return lines + [f"written to {path}" for path in row["files"]]
 
 
-def describe_shortly(row: Facts) -> str:
+def describe_shortly(row: Metadata) -> str:
     """Return the probability of abnormal, or those of all superclasses."""
     if row["probabilities"] is not None:
         return " ".join(f"{value:5.2f}" for value in row["probabilities"].values())
     return f"{rounded_probability(row['probability']):>10}"
 
 
-def _probabilities(row: Facts) -> list[tuple[str, str]]:
+def _probabilities(row: Metadata) -> list[tuple[str, str]]:
     """Return the names and the words of what is said of a patient."""
     if row["probabilities"] is not None:
         return [
@@ -77,7 +77,7 @@ def _probabilities(row: Facts) -> list[tuple[str, str]]:
     return lines
 
 
-def _views(row: Facts) -> str:
+def _views(row: Metadata) -> str:
     """Return the views that a patient was judged by, and how much each counted."""
     shares = row["shares"]
     if shares is None or len(shares) == 1:
@@ -85,7 +85,7 @@ def _views(row: Facts) -> str:
     return ", ".join(f"{NAMES[view]} {share:.0%}" for view, share in shares.items()) + "  (weight of each)"
 
 
-def table_lines(rows: Sequence[Facts]) -> list[str]:
+def table_lines(rows: Sequence[Metadata]) -> list[str]:
     """Return a table of all patients: probability, views and doubts, or why one was refused."""
     width = max(len("patient"), *(len(row["recording"]) for row in rows))
     classes = any(row["status"] == "judged" and row["probabilities"] is not None for row in rows)

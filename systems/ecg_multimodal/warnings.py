@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from datasets.signal_quality import Remark
+from datasets.signal_quality import SignalWarning
 from models.ecg_multimodal.clinical_branch import ClinicalScaler
-from systems.ecg_multimodal.sources.user_patients import OwnPatient
+from systems.ecg_multimodal.sources.user_patients import UserPatient
 
 LARGEST_DISTANCE = 4.0
 """Standard deviations of training from its mean beyond which a clinical value is doubted."""
@@ -17,14 +17,14 @@ TWO_VALUED = 0.01
 """Share by which the variance of yes and no may differ from that of its mean."""
 
 
-def view_remarks(
-    patient: OwnPatient, reads: Sequence[str], inputs: Mapping[str, Any], source: str
-) -> list[Remark]:
+def modality_warnings(
+    patient: UserPatient, reads: Sequence[str], inputs: Mapping[str, Any], source: str
+) -> list[SignalWarning]:
     """Return what is said of each view that a patient has: why it is not used, and what is doubtful.
 
     Parameters
     ----------
-    patient : OwnPatient
+    patient : UserPatient
     reads : sequence of str
         Views that the run reads.
     inputs : mapping
@@ -32,20 +32,20 @@ def view_remarks(
     source : str
         Where the run's patients come from.
     """
-    remarks = []
+    warnings = []
     for view in patient.given:
         reason = _why_ignored(view, patient, reads, inputs)
         if reason:
-            remarks.append(Remark("ignored", view, f"The {view} was not looked at: {reason}."))
+            warnings.append(SignalWarning("ignored", view, f"The {view} was not looked at: {reason}."))
         else:
-            remarks += [Remark("reading", view, said) for said in patient.doubts.get(view, [])]
+            warnings += [SignalWarning("reading", view, said) for said in patient.doubts.get(view, [])]
     if source == "ptbxl" and not patient.drawn and patient.image is not None and "image" in reads:
         text = "The run learned from pictures drawn from signals, never from a scan."
-        remarks.append(Remark("drawn", "image", text))
-    return remarks
+        warnings.append(SignalWarning("drawn", "image", text))
+    return warnings
 
 
-def _why_ignored(view: str, patient: OwnPatient, reads: Sequence[str], inputs: Mapping[str, Any]) -> str:
+def _why_ignored(view: str, patient: UserPatient, reads: Sequence[str], inputs: Mapping[str, Any]) -> str:
     """Return why a view is not used; empty if it is."""
     if view not in reads:
         return f"the run reads {' and '.join(reads)}"
@@ -60,9 +60,9 @@ def _are(count: int) -> str:
     return "is 1" if count == 1 else f"are {count}"
 
 
-def clinical_remarks(
+def clinical_warnings(
     values: Mapping[str, float], names: Sequence[str], scalers: Sequence[ClinicalScaler]
-) -> list[Remark]:
+) -> list[SignalWarning]:
     """Return the doubts about clinical values that lie far from those of training.
 
     Parameters
@@ -74,7 +74,7 @@ def clinical_remarks(
     scalers : sequence of ClinicalScaler
         One a model, fitted on its training part; their mean counts.
     """
-    remarks = []
+    warnings = []
     for column, name in enumerate(names):
         if name not in values:
             continue
@@ -83,8 +83,10 @@ def clinical_remarks(
         known = any(bool(scaler.known[column]) for scaler in scalers)
         said = _far(values[name], float(np.mean(means)), float(np.mean(inverses)), known)
         if said:
-            remarks.append(Remark("unlike-training", "clinical", f"The {name} is {values[name]:g}: {said}."))
-    return remarks
+            warnings.append(
+                SignalWarning("unlike-training", "clinical", f"The {name} is {values[name]:g}: {said}.")
+            )
+    return warnings
 
 
 def _far(value: float, mean: float, inverse: float, known: bool) -> str:

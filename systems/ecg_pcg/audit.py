@@ -212,7 +212,7 @@ def _baseline_rows(recordings: pd.DataFrame) -> list[AuditRow]:
 
 
 def _predictor_rows(samples: pd.DataFrame, recordings: pd.DataFrame) -> list[AuditRow]:
-    """Score facts of a recording that are no signal, higher meaning abnormal, and the probe."""
+    """Score metadata of a recording that are no signal, higher meaning abnormal, and the probe."""
     labels = recordings["label"].to_numpy()
     table = recordings
     if "heart_rate" in samples:
@@ -236,9 +236,11 @@ def _predictor_rows(samples: pd.DataFrame, recordings: pd.DataFrame) -> list[Aud
 
 def _units(samples: pd.DataFrame, recordings: pd.DataFrame) -> dict[str, NDArray[np.object_]]:
     """Return for each sample its name as each unit, empty where unknown."""
-    facts = recordings.set_index("recording")
+    metadata = recordings.set_index("recording")
     columns = {"content": "sha256", "person": "person", "session": "session"}
-    names = {name: samples["recording"].map(facts[key]) for name, key in columns.items() if key in facts}
+    names = {
+        name: samples["recording"].map(metadata[key]) for name, key in columns.items() if key in metadata
+    }
     names |= {"sample": samples["sample"], "recording": samples["recording"]}
     return {
         name: values.where(_named(values), "").astype(object).to_numpy() for name, values in names.items()
@@ -288,12 +290,12 @@ def _protocol_baselines(
 def with_probe(recordings: pd.DataFrame, cache: Cache) -> pd.DataFrame:
     """Return recordings with the out-of-fold score of the recording-condition probe, where it can be had."""
     grid = phase_grid(cache)
-    facts = cache.table("recordings").set_index("recording").loc[grid.recording]
+    metadata = cache.table("recordings").set_index("recording").loc[grid.recording]
     if not grid.has_pcg.all():
         return recordings
     features = {"pcg": grid.probe_pcg} | ({"ecg": grid.probe_ecg} if grid.has_ecg.all() else {})
     try:
-        probe = out_of_fold_probe(features, facts["label"].to_numpy(), facts["session"].to_numpy())
+        probe = out_of_fold_probe(features, metadata["label"].to_numpy(), metadata["session"].to_numpy())
     except (UserError, ValueError):  # too few sessions, or of one class, to be split
         return recordings
     return recordings.assign(probe=recordings["recording"].map(dict(zip(grid.recording, probe, strict=True))))

@@ -13,24 +13,24 @@ from evaluation.calibration import calibration_table
 from evaluation.prevalence import prevalence_table
 from evaluation.report import write_results
 from evaluation.scores import aggregate
-from systems.base.evaluation_run import Opened, predict_opened, score_opened
+from systems.base.evaluation_run import EvaluationRun, predict_run, score_run
 from systems.base.predictor import BALANCED
 from systems.ecg_pcg.audit import with_probe
 from systems.ecg_pcg.permutation import permutation_test
 from systems.ecg_pcg.subgroups import subgroup_table
 
 
-def judge(opened: Opened) -> tuple[dict[str, Any], list[Path]]:
+def judge(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Judge a run, write its results, and return its metrics and the files written."""
-    predictions = predict_opened(opened)
-    metrics = score_opened(opened, predictions)
-    settings = opened.settings
+    predictions = predict_run(run)
+    metrics = score_run(run, predictions)
+    settings = run.settings
     tables = recording_tables(
-        aggregate(predictions, "recording"), opened.cache, settings.bootstrap_draws, settings.prevalence
+        aggregate(predictions, "recording"), run.cache, settings.bootstrap_draws, settings.prevalence
     )
     for name, table in tables.items():
         print(f"{name} (recordings)\n{table.to_string(index=False, float_format='{:.3f}'.format)}\n")
-    written = write_results(opened.folder, predictions, metrics, compact=settings.compact, tables=tables)
+    written = write_results(run.folder, predictions, metrics, compact=settings.compact, tables=tables)
     return metrics, written
 
 

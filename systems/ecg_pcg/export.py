@@ -18,7 +18,7 @@ from models import FITTED_MODELS, SINGLE_MODALITY
 from models.layers.blocks import MODALITIES
 from systems.base.evaluation_run import Checkpoint, trained_model
 from systems.base.exporting import Exportable
-from systems.ecg_pcg.predict import believed_prevalence
+from systems.ecg_pcg.predict import assumed_prevalence_of
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
 from systems.registry import find_task
 
@@ -86,8 +86,8 @@ def exportable(checkpoint: Checkpoint, digest: str) -> Exportable:
     def draw(rows: int, generator: torch.Generator) -> dict[str, Tensor]:
         return random_beats(names, rows, model.points, generator)
 
-    facts = describe(checkpoint, trained, names) | {"checkpoint_sha256": digest}
-    return Exportable(ExportedBeats(network).eval(), draw, OUTPUTS, facts)
+    metadata = describe(checkpoint, trained, names) | {"checkpoint_sha256": digest}
+    return Exportable(ExportedBeats(network).eval(), draw, OUTPUTS, metadata)
 
 
 def input_names(model: ModelSettings) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def _waves(rows: int, points: int, generator: torch.Generator) -> Tensor:
 def describe(checkpoint: Checkpoint, trained: TrainingSettings, names: tuple[str, ...]) -> dict[str, str]:
     """Return what a file shall say of itself: names to text, JSON where it has parts."""
     points = trained.model.points
-    cache, prevalence = checkpoint["cache"], believed_prevalence([checkpoint], trained)
+    cache, prevalence = checkpoint["cache"], assumed_prevalence_of([checkpoint], trained)
     known: dict[str, Any] = {
         "notice": DISCLAIMER,
         "task": "ecg-pcg",

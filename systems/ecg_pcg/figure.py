@@ -82,7 +82,7 @@ def recording_figure(
     *,
     title: str,
     subtitle: str = "",
-    stamp: str = "",
+    watermark: str = "",
     beat_label: str = "",
     beat_probability: Array | None = None,
     probability: float = float("nan"),
@@ -97,7 +97,7 @@ def recording_figure(
         ``ecg``, ``pcg`` or both.
     spans : numpy.ndarray, shape (beats, 2)
         Start and end of each beat, seconds.
-    title, subtitle, stamp : str
+    title, subtitle, watermark : str
         Title, second line, and a warning to be printed on the figure.
     beat_label : str
         What the marks of beats are, for the legend.
@@ -120,7 +120,7 @@ def recording_figure(
     heights = [whole, len(traces) * PANEL["signal"] + 0.6]
     heights += [] if looked is None else [len(looked.beats) * PANEL["attention"] + 0.6]
     heights += [] if contributions is None else [PANEL["contributions"]]
-    figure = sized_figure(sum(heights) + 1.0, title, subtitle, stamp)
+    figure = sized_figure(sum(heights) + 1.0, title, subtitle, watermark)
     # the last, empty part keeps room for the sentence at the foot
     parts = list(figure.subfigures(len(heights) + 1, 1, height_ratios=[*heights, 0.15], squeeze=False)[:, 0])
     shown = _close_up(traces, spans)

@@ -22,7 +22,7 @@ from datasets.beat_agreement import FEWEST_BEATS
 from datasets.beats import annotated_spans, r_peak_spans
 from datasets.heart_states import HeartStates
 from datasets.recordings import Recording
-from datasets.signal_quality import NAMES, Remark
+from datasets.signal_quality import NAMES, SignalWarning
 from datasets.signals import fill_gaps, shorten_beats
 from datasets.sources import DataError
 from systems.base.evaluation_run import Checkpoint
@@ -42,7 +42,7 @@ from systems.ecg_pcg.robustness.corruptions import prepare_beats
 from systems.ecg_pcg.segmentation.segment import Segmentation, segment
 from systems.ecg_pcg.settings import PreparationSettings, TrainingSettings
 from systems.ecg_pcg.sources.beats_of_recording import read_states
-from systems.ecg_pcg.sources.user_recording import OwnRecording
+from systems.ecg_pcg.sources.user_recording import UserRecording
 from systems.ecg_pcg.task import needs_tokens
 
 Segment = Callable[[Recording], Segmentation]
@@ -72,7 +72,7 @@ def automatic_states(recording: Recording) -> Segmentation:
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedInput:
     """A recording as a model takes it.
 
     Attributes
@@ -84,17 +84,17 @@ class Ready:
         Seconds.
     source : str
         Where beats or heart states come from.
-    remarks : list of Remark
+    warnings : list of SignalWarning
     """
 
     samples: Beats | Recordings
     used: tuple[str, ...]
     spans: NDArray[np.float64]
     source: str
-    remarks: list[Remark]
+    warnings: list[SignalWarning]
 
 
-class Preparer:
+class InputPreparer:
     """Makes of a recording what a model takes, as training did.
 
     Parameters
@@ -112,7 +112,7 @@ class Preparer:
         self.source = content["cache"]["source"]
         self.device, self.segment = device, segment
 
-    def for_network(self, own: OwnRecording) -> Ready:
+    def for_network(self, own: UserRecording) -> PreparedInput:
         """Cut the beats of a recording as preparation does."""
         model, recording = self.model, own.recording
         read = signals_read(model)
@@ -123,7 +123,7 @@ class Preparer:
                 f"There is no {' and no '.join(lacking)}, which {model.model} needs: use a model trained "
                 "with --modality-dropout, or the linear one, which take either signal."
             )
-        spans, source, remarks = self._find_spans(own)
+        spans, source, warnings = self._find_spans(own)
         signals, has = {}, {}
         for kind in NAMES:
             signal = getattr(recording, kind)
@@ -144,26 +144,26 @@ class Preparer:
             has_pcg=has["pcg"],
             zeroed=model.zeroed,
         )
-        return Ready(samples, used, spans, source, remarks)
+        return PreparedInput(samples, used, spans, source, warnings)
 
-    def _find_spans(self, own: OwnRecording) -> tuple[NDArray[np.float64], str, list[Remark]]:
+    def _find_spans(self, own: UserRecording) -> tuple[NDArray[np.float64], str, list[SignalWarning]]:
         """Return the beats by the first way that finds some, its name, and what is doubtful about it."""
         duration = own.duration
-        states, remarks = self._annotated(own)
+        states, warnings = self._annotated(own)
         tried: list[str] = []
         for source in (ANNOTATION, R_PEAKS, AUTOMATIC):
             try:
-                spans = self._spans_by(source, own, states, remarks)
+                spans = self._spans_by(source, own, states, warnings)
             except DataError as error:
                 tried.append(str(error))
                 continue
             spans = spans[spans[:, 1] <= duration]
             if len(spans) >= FEWEST_BEATS:
-                return spans, source, remarks + self._unlike_training(source)
+                return spans, source, warnings + self._unlike_training(source)
         raise DataError(" ".join(["No beats are found.", *tried]))
 
     def _spans_by(
-        self, source: str, own: OwnRecording, states: HeartStates | None, remarks: list[Remark]
+        self, source: str, own: UserRecording, states: HeartStates | None, warnings: list[SignalWarning]
     ) -> NDArray[np.float64]:
         """Return beats found in one way; none where that way is not open."""
         none: NDArray[np.float64] = np.zeros((0, 2))
@@ -175,9 +175,9 @@ class Preparer:
             return none if ecg is None else r_peak_spans(fill_gaps(ecg.samples), ecg.sampling_rate)
         if recording.pcg is None:
             return none
-        return annotated_spans(self._segmented(recording, remarks), duration)
+        return annotated_spans(self._segmented(recording, warnings), duration)
 
-    def _annotated(self, own: OwnRecording) -> tuple[HeartStates | None, list[Remark]]:
+    def _annotated(self, own: UserRecording) -> tuple[HeartStates | None, list[SignalWarning]]:
         """Return the annotated heart states by the rule of preparation, or why they are not used."""
         if own.annotation is None:
             return None, []
@@ -185,9 +185,9 @@ class Preparer:
             row: dict[str, object] = {"annotation": own.annotation.name}
             return read_states(own.annotation.parent, row, own.recording, self.preparation), []
         except DataError as error:
-            return None, [Remark("annotation", "", f"The annotation is not used: {error}")]
+            return None, [SignalWarning("annotation", "", f"The annotation is not used: {error}")]
 
-    def _unlike_training(self, source: str) -> list[Remark]:
+    def _unlike_training(self, source: str) -> list[SignalWarning]:
         """Return the doubt about beats cut otherwise than those that a network learned."""
         from_ecg = self.preparation.onsets == "ecg"
         known = self.source == "physionet2016"
@@ -195,30 +195,32 @@ class Preparer:
             return []
         begins = {True: "at R-peaks", False: "at S1"}
         text = f"Beats are cut {begins[not from_ecg]}, and the model learned beats cut {begins[from_ecg]}."
-        return [Remark("beats", "", text)]
+        return [SignalWarning("beats", "", text)]
 
-    def for_linear(self, own: OwnRecording, models: Sequence[nn.Module]) -> Ready:
+    def for_linear(self, own: UserRecording, models: Sequence[nn.Module]) -> PreparedInput:
         """Compute the features of a recording, of the signals that are good enough for them."""
         recording = own.recording
-        states, remarks = self._annotated(own)
+        states, warnings = self._annotated(own)
         source = ANNOTATION
         grid, bands = np.full(math.prod(GRID_SHAPE), np.nan), np.full(ECG_BANDS, np.nan)
         pcg, ecg = recording.pcg, recording.ecg
-        if pcg is not None and _is_read(models, "pcg", pcg.sampling_rate, remarks):
+        if pcg is not None and _is_read(models, "pcg", pcg.sampling_rate, warnings):
             if states is None:
-                states, source = self._segmented_if_it_can_be(recording, remarks), AUTOMATIC
+                states, source = self._segmented_if_it_can_be(recording, warnings), AUTOMATIC
             if states is not None:
                 grid = pcg_grid(pcg.samples, pcg.sampling_rate, states)
-        if ecg is not None and _is_read(models, "ecg", ecg.sampling_rate, remarks):
+        if ecg is not None and _is_read(models, "ecg", ecg.sampling_rate, warnings):
             bands = ecg_band_powers(ecg.samples, ecg.sampling_rate)
         values = {"ecg": bands.astype(np.float32), "pcg": grid.astype(np.float32)}
         used = tuple(kind for kind in NAMES if np.isfinite(values[kind]).all())
         if not used:
-            reasons = [remark.text for remark in remarks] or ["No complete beat is found in the heart sound."]
+            reasons = [warning.text for warning in warnings] or [
+                "No complete beat is found in the heart sound."
+            ]
             raise DataError(" ".join(reasons))
         if pcg is not None and states is not None and "pcg" not in used:
             text = "The heart sound is left out: no complete beat (S1, systole, S2, diastole) is in it."
-            remarks.append(Remark("no-beats", "pcg", text))
+            warnings.append(SignalWarning("no-beats", "pcg", text))
         spans = np.zeros((0, 2))
         if states is not None:
             spans = cell_edges(states, own.duration)[:, [0, -1]]
@@ -233,39 +235,45 @@ class Preparer:
             label=torch.zeros(1, dtype=torch.int64, device=self.device),
             weight=torch.ones(1, device=self.device),
         )
-        return Ready(samples, used, spans, source, remarks + _remarks_of_features(models, values, used))
+        return PreparedInput(
+            samples, used, spans, source, warnings + _warnings_of_features(models, values, used)
+        )
 
-    def _segmented(self, recording: Recording, remarks: list[Remark]) -> HeartStates:
-        """Return heart states found automatically, with a remark where they are uncertain."""
+    def _segmented(self, recording: Recording, warnings: list[SignalWarning]) -> HeartStates:
+        """Return heart states found automatically, with a warning where they are uncertain."""
         found = self.segment(recording)
         if found.r_peak_agreement < APART:
             text = (
                 f"R-peaks and S1 do not go together (agreement {found.r_peak_agreement:.2f} of 1): the ECG "
                 "is noisy, has a wrong rate, or did not start with the heart sound."
             )
-            remarks.append(Remark("apart", "", text))
+            warnings.append(SignalWarning("apart", "", text))
         if recording.ecg is None and found.quality < UNCERTAIN:
             text = (
                 f"It is uncertain where S1 and S2 are (certainty {found.quality:.2f}, usually 0.55): look at "
                 "the marks in the figure (--out), or record an ECG with the heart sound."
             )
-            remarks.append(Remark("segmentation", "pcg", text))
+            warnings.append(SignalWarning("segmentation", "pcg", text))
         return found.states
 
-    def _segmented_if_it_can_be(self, recording: Recording, remarks: list[Remark]) -> HeartStates | None:
-        """Return heart states found automatically, or None and a remark."""
+    def _segmented_if_it_can_be(
+        self, recording: Recording, warnings: list[SignalWarning]
+    ) -> HeartStates | None:
+        """Return heart states found automatically, or None and a warning."""
         try:
-            return self._segmented(recording, remarks)
+            return self._segmented(recording, warnings)
         except DataError as error:
             text = f"The heart sound is left out: no heart states are found in it. {error}"
-            remarks.append(Remark("no-beats", "pcg", text))
+            warnings.append(SignalWarning("no-beats", "pcg", text))
             return None
 
 
-def _is_read(models: Sequence[nn.Module], kind: str, sampling_rate: float, remarks: list[Remark]) -> bool:
+def _is_read(
+    models: Sequence[nn.Module], kind: str, sampling_rate: float, warnings: list[SignalWarning]
+) -> bool:
     """Whether linear models read a signal, and it is sampled fast enough for their features."""
     if not all(bool(getattr(model, kind).fitted) for model in models):
-        remarks.append(Remark("unread", kind, f"The model does not read the {NAMES[kind]}."))
+        warnings.append(SignalWarning("unread", kind, f"The model does not read the {NAMES[kind]}."))
         return False
     highest = HIGHEST[kind]
     if sampling_rate < 2 * highest:
@@ -273,16 +281,16 @@ def _is_read(models: Sequence[nn.Module], kind: str, sampling_rate: float, remar
             f"The {NAMES[kind]} is left out: it is sampled at {sampling_rate:g} Hz, and the model looks "
             f"up to {highest:g} Hz, for which {2 * highest:g} Hz are needed."
         )
-        remarks.append(Remark("rate", kind, text))
+        warnings.append(SignalWarning("rate", kind, text))
         return False
     return True
 
 
-def _remarks_of_features(
+def _warnings_of_features(
     models: Sequence[nn.Module], values: Mapping[str, NDArray[np.float32]], used: tuple[str, ...]
-) -> list[Remark]:
+) -> list[SignalWarning]:
     """Return the doubt about features that are far from those of the training."""
-    remarks = []
+    warnings = []
     for kind in used:
         parts = [getattr(model, kind) for model in models]
         scores = [(values[kind] - part.mean.cpu().numpy()) / part.scale.cpu().numpy() for part in parts]
@@ -292,5 +300,5 @@ def _remarks_of_features(
                 f"The {NAMES[kind]} is unlike those the model was trained on (distance {distance:.1f}; "
                 f"1 is usual, {UNLIKE[kind]:g} rare): another device or noise, and the answer may be wrong."
             )
-            remarks.append(Remark("unlike", kind, text))
-    return remarks
+            warnings.append(SignalWarning("unlike", kind, text))
+    return warnings

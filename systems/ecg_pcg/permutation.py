@@ -35,7 +35,7 @@ def permutation_test(recordings: pd.DataFrame, *, permutations: int = 2000, seed
 
     All recordings of a person get the same label, as they have in truth. The scores stay as they are: the
     test asks whether they go with the labels, not what a model trained on permuted labels would reach.
-    It takes persons as exchangeable; where sittings differ, only intervals over sessions allow for it.
+    It takes persons as exchangeable; where sessions differ, only intervals over sessions allow for it.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ from common.errors import UserError
 from config import EvaluationSettings
 from datasets.beats import PLAUSIBLE_CYCLE
 from datasets.recording_paths import Place
-from datasets.signal_quality import NAMES, SHORTEST, Remark, examine
+from datasets.signal_quality import NAMES, SHORTEST, SignalWarning, examine
 from datasets.sources import DataError
 from evaluation.calibration import SMALLEST_PROBABILITY
 from learning.checkpoint import file_digest
@@ -29,14 +29,14 @@ from learning.loop import predict
 from systems.base.evaluation_run import Checkpoint, trained_model
 from systems.base.prediction_settings import PredictionSettings
 from systems.base.predictor import assumed_prevalence
-from systems.ecg_pcg.inputs import Preparer, Ready, Segment, automatic_states
+from systems.ecg_pcg.inputs import InputPreparer, PreparedInput, Segment, automatic_states
 from systems.ecg_pcg.prediction import IDENTITY, EcgPcgPrediction, calibration_line
 from systems.ecg_pcg.settings import TrainingSettings
 from systems.ecg_pcg.sources.user_recording import (
-    OwnRecording,
     ReadingOptions,
+    UserRecording,
     find_recordings,
-    read_own_recording,
+    read_user_recording,
     sound_digest,
 )
 from systems.registry import find_task
@@ -66,7 +66,7 @@ class EcgPcgPredictor:
         self.trained = from_plain(TrainingSettings, first["settings"])
         self.task = find_task("ecg-pcg", self.trained)
         self.device = choose_device(settings.device)
-        self.preparer = Preparer(first, self.device, segment)
+        self.preparer = InputPreparer(first, self.device, segment)
         at = EvaluationSettings(device=settings.device)
         self.models = [trained_model(self.task, self.trained, content, at) for content in self.checkpoints]
         self.options = ReadingOptions(
@@ -77,14 +77,14 @@ class EcgPcgPredictor:
             settings.annotations,
         )
         self.trained_on = self._trained_on()
-        self.believed = believed_prevalence(self.checkpoints, self.trained)
+        self.believed = assumed_prevalence_of(self.checkpoints, self.trained)
         if settings.prevalence is not None and self.believed is None:
             raise UserError(
                 "These checkpoints do not tell which prevalence they believe in: omit --prevalence."
             )
 
     @property
-    def stamp(self) -> str:
+    def watermark(self) -> str:
         """What has to be printed on every figure."""
         first = self.checkpoints[0]
         notes = {
@@ -98,7 +98,7 @@ class EcgPcgPredictor:
         """Whether the model sees whole recordings instead of beats."""
         return self.trained.model.model == "linear"
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return what the model is, for programs."""
         first = self.checkpoints[0]
         return {
@@ -120,13 +120,13 @@ class EcgPcgPredictor:
 
     def _trained_on(self) -> dict[str, Any]:
         """Return how many recordings of which source the models learned from, all of them together."""
-        facts = [content["trained_on"] for content in self.checkpoints]
+        metadata = [content["trained_on"] for content in self.checkpoints]
         shares = [content.get("label_share") for content in self.checkpoints]
         known = [share for share in shares if share is not None]
         return {
             "source": self.checkpoints[0]["cache"]["source"],
-            "recordings": len({name for fact in facts for name in fact["content"]}),
-            "sessions": len({name for fact in facts for name in fact.get("session", ())}),
+            "recordings": len({name for fact in metadata for name in fact["content"]}),
+            "sessions": len({name for fact in metadata for name in fact.get("session", ())}),
             "abnormal_share": float(np.mean(known)) if known else None,
         }
 
@@ -136,7 +136,7 @@ class EcgPcgPredictor:
 
     def predict(self, place: Place) -> EcgPcgPrediction:
         """Judge one recording, or say in a DataError why it cannot be judged."""
-        own = read_own_recording(place, self.options)
+        own = read_user_recording(place, self.options)
         duration = own.duration
         if duration < SHORTEST:
             raise DataError(f"It lasts {duration:.1f} s, and at least {SHORTEST:g} s are needed.")
@@ -153,21 +153,21 @@ class EcgPcgPredictor:
         values = torch.stack(answers).mean(dim=0).cpu().numpy()
         if not np.isfinite(values).all():
             raise DataError("The model's answer is not a number: the signals are unlike any it was made for.")
-        remarks = [*own.remarks, *ready.remarks, *quality.remarks, *self._doubts(chosen, own)]
+        warnings = [*own.warnings, *ready.warnings, *quality.warnings, *self._warnings(chosen, own)]
         return EcgPcgPrediction(
             own,
             ready,
             quality,
-            remarks,
+            warnings,
             values,
             chosen,
             self.believed,
             self.settings.prevalence,
-            ", ".join(filter(None, [self.stamp, "trained on this recording" * _was_seen(remarks)])),
+            ", ".join(filter(None, [self.watermark, "trained on this recording" * _was_seen(warnings)])),
             len(self.models) - len(chosen),
         )
 
-    def _ask(self, content: Checkpoint, model: nn.Module, ready: Ready) -> Tensor:
+    def _ask(self, content: Checkpoint, model: nn.Module, ready: PreparedInput) -> Tensor:
         """Return the probability of abnormal that one model gives to each sample, calibrated if it can be."""
         rows = torch.arange(len(ready.samples))
         size = rows_at_once(self.settings.batch_size, self.device)
@@ -177,21 +177,23 @@ class EcgPcgPredictor:
             return said
         return torch.sigmoid(intercept + slope * torch.logit(said, SMALLEST_PROBABILITY))
 
-    def _unseen(self, own: OwnRecording) -> list[tuple[Checkpoint, nn.Module]]:
+    def _unseen(self, own: UserRecording) -> list[tuple[Checkpoint, nn.Module]]:
         """Return the models that were not trained on this recording; all, if all were."""
         pairs = list(zip(self.checkpoints, self.models, strict=True))
         return [pair for pair in pairs if not was_trained_on(pair[0], own)] or pairs
 
-    def _doubts(self, chosen: list[tuple[Checkpoint, nn.Module]], own: OwnRecording) -> list[Remark]:
+    def _warnings(
+        self, chosen: list[tuple[Checkpoint, nn.Module]], own: UserRecording
+    ) -> list[SignalWarning]:
         """Return what is doubtful about asking these models."""
-        remarks = []
+        warnings = []
         if was_trained_on(chosen[0][0], own):
             text = "The model was trained on this very recording: its answer says nothing about new ones."
-            remarks.append(Remark("seen", "", text))
+            warnings.append(SignalWarning("seen", "", text))
         if self.checkpoints[0]["cache"]["simulated"]:
-            text = "The model was trained on virtual patients: its answer says nothing about real ones."
-            remarks.append(Remark("simulated", "", text))
-        return remarks
+            text = "The model was trained on simulated patients: its answer says nothing about real ones."
+            warnings.append(SignalWarning("simulated", "", text))
+        return warnings
 
 
 def check_heart_rate(spans: NDArray[np.float64]) -> None:
@@ -205,17 +207,17 @@ def check_heart_rate(spans: NDArray[np.float64]) -> None:
     )
 
 
-def _was_seen(remarks: Iterable[Remark]) -> bool:
-    return any(remark.code == "seen" for remark in remarks)
+def _was_seen(warnings: Iterable[SignalWarning]) -> bool:
+    return any(warning.code == "seen" for warning in warnings)
 
 
-def believed_prevalence(checkpoints: list[Checkpoint], trained: TrainingSettings) -> float | None:
+def assumed_prevalence_of(checkpoints: list[Checkpoint], trained: TrainingSettings) -> float | None:
     """Return the share of abnormal that the probabilities of a run assume; None if it cannot be told."""
     balanced = trained.model.model == "linear" or trained.optimization.class_weights
     return assumed_prevalence(checkpoints, balanced=balanced)
 
 
-def was_trained_on(checkpoint: Checkpoint, own: OwnRecording) -> bool:
+def was_trained_on(checkpoint: Checkpoint, own: UserRecording) -> bool:
     """Whether this very recording was among those a model was trained on.
 
     By the content of its files or, where the checkpoint tells, by the samples of its heart sound.

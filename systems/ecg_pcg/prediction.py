@@ -1,4 +1,4 @@
-"""What models of task ``ecg-pcg`` say of one recording: facts for programs, and the figure."""
+"""What models of task ``ecg-pcg`` say of one recording: metadata for programs, and the figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from datasets.signal_quality import NAMES, Quality, Remark
+from datasets.signal_quality import NAMES, Quality, SignalWarning
 from evaluation.figure_text import rounded_probability
 from evaluation.prevalence import shift_prior
 from systems.base.evaluation_run import Checkpoint
@@ -26,10 +26,10 @@ from systems.ecg_pcg.features.spectral import (
     STATE_PARTS,
 )
 from systems.ecg_pcg.figure import Contributions, Looked, Trace, recording_figure
-from systems.ecg_pcg.inputs import ANNOTATION, AUTOMATIC, Ready
+from systems.ecg_pcg.inputs import ANNOTATION, AUTOMATIC, PreparedInput
 from systems.ecg_pcg.linear.task import Recordings
 from systems.ecg_pcg.sources.user_recording import (
-    OwnRecording,
+    UserRecording,
 )
 
 IDENTITY = (0.0, 1.0)
@@ -42,10 +42,10 @@ class EcgPcgPrediction:
 
     Attributes
     ----------
-    own : OwnRecording
-    ready : Ready
+    own : UserRecording
+    ready : PreparedInput
     quality : Quality
-    remarks : list of Remark
+    warnings : list of SignalWarning
         All that is doubtful.
     values : numpy.ndarray of float64, shape (beats,) or (1,)
         Probability of abnormal of each sample, mean over the models.
@@ -53,21 +53,21 @@ class EcgPcgPrediction:
         Those that were asked, and their checkpoints.
     believed, wanted : float or None
         Share of abnormal that the probabilities assume, and another one to give them for.
-    stamp : str
+    watermark : str
         What has to be printed on every figure.
     left_out : int
         Models that were not asked, as they were trained on this very recording.
     """
 
-    own: OwnRecording
-    ready: Ready
+    own: UserRecording
+    ready: PreparedInput
     quality: Quality
-    remarks: list[Remark]
+    warnings: list[SignalWarning]
     values: NDArray[np.float64]
     models: list[tuple[Checkpoint, nn.Module]]
     believed: float | None
     wanted: float | None
-    stamp: str
+    watermark: str
     left_out: int
 
     @property
@@ -80,7 +80,7 @@ class EcgPcgPrediction:
         """Probability of abnormal, for the prevalence that the model assumes."""
         return float(self.values.mean())
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return all of it for programs."""
         ready, by_beat = self.ready, self.by_beat
         low, high = (float(value) for value in np.percentile(self.values, [10, 90]))
@@ -100,7 +100,7 @@ class EcgPcgPrediction:
             "log_odds": None if by_beat else self._log_odds(),
             "quality": self.quality.signals,
             "sound_delay": self.quality.sound_delay,
-            "warnings": [dataclasses.asdict(remark) for remark in self.remarks],
+            "warnings": [dataclasses.asdict(warning) for warning in self.warnings],
             "each_beat": self._each_beat() if by_beat else None,
         }
 
@@ -149,7 +149,7 @@ class EcgPcgPrediction:
             ready.spans,
             title=self.own.name,
             subtitle=self._subtitle(),
-            stamp=self.stamp,
+            watermark=self.watermark,
             beat_label=f"starts of beats, by {ready.source}",
             beat_probability=self.values if by_beat else None,
             probability=self.probability,
@@ -194,7 +194,7 @@ class EcgPcgPrediction:
         return Looked(beats, {kind: mean[kind] for kind in beats})
 
 
-def calibration_line(checkpoint: Checkpoint, ready: Ready) -> tuple[float, float]:
+def calibration_line(checkpoint: Checkpoint, ready: PreparedInput) -> tuple[float, float]:
     """Return intercept and slope by which a model's log-odds of such an input are made a probability."""
     known = checkpoint.get("calibration") or {}
     states = {ANNOTATION: " annotated", AUTOMATIC: " automatic"}.get(ready.source, "")

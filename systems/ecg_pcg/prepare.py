@@ -109,7 +109,7 @@ def find_raw(settings: LoadDataSettings) -> Path:
         f"No recordings found. Looked for training-* folders or a labels.csv in: {looked}"
         f"{'' if named or variable else ' ($PHYSIONET2016_DIR is not set)'}. "
         "Download them (training-a: 110 MB) with: python load_data.py --download. "
-        "Try everything on virtual patients with: python load_data.py --simulate. "
+        "Try everything on simulated patients with: python load_data.py --simulate. "
         "Or name the folder with --raw-dir PATH; docs/data.md shows the layouts."
     )
 

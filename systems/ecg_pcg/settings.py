@@ -89,7 +89,7 @@ class TrainingSettings(RunSettings):
     """Settings of training.py."""
 
     protocol: Protocol = "session"
-    """Who is kept apart between train and test: sittings (session, the default), recordings, beats,
+    """Who is kept apart between train and test: sessions (session, the default), recordings, beats,
     or paper: beats, with selection on the test fold, to reproduce the published figures."""
     model: tyro.conf.OmitArgPrefixes[ModelSettings] = ModelSettings()
 

@@ -1,7 +1,7 @@
 """What can be said of a recording's label without looking at its signals.
 
-A figure on a split means something only beside these: the labels of the neighbours in the same sitting,
-and facts of the recording such as its length.
+A figure on a split means something only beside these: the labels of the neighbours in the same session,
+and metadata of the recording such as its length.
 """
 
 from __future__ import annotations

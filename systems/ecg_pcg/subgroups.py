@@ -1,8 +1,8 @@
 """The same scores where it is harder to be right for the wrong reason.
 
-A model may tell sittings apart instead of hearts. So pairs of an abnormal and a normal recording are also
-compared within sittings, among recordings made under like conditions (fifths of a probe of the recording
-conditions), without the sitting that holds most normals, per diagnosis, and for disease, to which an
+A model may tell sessions apart instead of hearts. So pairs of an abnormal and a normal recording are also
+compared within sessions, among recordings made under like conditions (fifths of a probe of the recording
+conditions), without the session that holds most normals, per diagnosis, and for disease, to which an
 innocent murmur does not count.
 """
 

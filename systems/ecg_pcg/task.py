@@ -23,7 +23,7 @@ from datasets.signals import shorten_beats
 from datasets.splits import Fold
 from evaluation.figures import beat_attention_figure, confusion_figure, roc_figure
 from learning.devices import choose_precision
-from learning.distributed import bare
+from learning.distributed import unwrap
 from models import MODELS, SINGLE_MODALITY, TAKES_ABSENCE, build_model
 from models.layers.blocks import MODALITIES
 from models.pacfnet import PACFNet
@@ -111,18 +111,20 @@ class EcgPcg(BinaryTask):
     ) -> dict[str, Figure]:
         """Return figures of the test part for TensorBoard: ROC, confusion, attention over one beat."""
         table = self.predictions(samples, rows.numpy(), probability).assign(threshold=0.5)
-        stamp = "selected on test" if settings.protocol == "paper" else ""
+        watermark = "selected on test" if settings.protocol == "paper" else ""
         protocol = settings.protocol
         drawn = {
-            "test/roc": roc_figure(table, protocol=protocol, stamp=stamp),
-            "test/confusion": confusion_figure(table, threshold=0.5, protocol=protocol, stamp=stamp),
+            "test/roc": roc_figure(table, protocol=protocol, watermark=watermark),
+            "test/confusion": confusion_figure(table, threshold=0.5, protocol=protocol, watermark=watermark),
         }
         median = rows[int(torch.argsort(probability)[len(rows) // 2])]
-        attention = self.attention_figure(model, samples, median, stamp)
+        attention = self.attention_figure(model, samples, median, watermark)
         return drawn | ({"test/attention": attention} if attention is not None else {})
 
     @torch.no_grad()
-    def attention_figure(self, model: nn.Module, samples: Beats, row: Tensor, stamp: str) -> Figure | None:
+    def attention_figure(
+        self, model: nn.Module, samples: Beats, row: Tensor, watermark: str
+    ) -> Figure | None:
         """Draw one beat and where the model looks; None for a model without spatial attention."""
         if not isinstance(model, PACFNet):
             return None
@@ -139,14 +141,14 @@ class EcgPcg(BinaryTask):
             pcg,
             {"ecg": [level[0] for level in maps], "pcg": [level[1] for level in maps]},
             title=f"Recording {beat['recording']}, beat at {beat['start']:.2f} s",
-            stamp=stamp,
+            watermark=watermark,
         )
 
 
 def inputs(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
     """Return what a network takes from a batch; in training some signals are hidden from one that may."""
     signals = batch["ecg"], batch["pcg"]
-    if not getattr(bare(model), "absence_tokens", False):
+    if not getattr(unwrap(model), "absence_tokens", False):
         return signals
     has_ecg, has_pcg = batch["has_ecg"], batch["has_pcg"]
     if model.training:

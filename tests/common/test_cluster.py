@@ -91,7 +91,7 @@ def test_a_scheduler_without_workers(monkeypatch, tmp_path):
         main(["--dask", empty.scheduler_address, "--raw-dir", str(tmp_path)])
 
 
-def test_a_cluster_that_is_lost_is_told_in_a_sentence(simulated_raw):
+def test_a_cluster_that_is_lost_is_reported_in_a_sentence(simulated_raw):
     with (
         distributed.LocalCluster(n_workers=1, processes=False, **QUIET) as lost,
         pytest.raises(UserError, match="lost its workers, or itself"),

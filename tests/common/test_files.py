@@ -73,14 +73,14 @@ def test_the_folder_of_a_faster_process_stays(tmp_path):
 
 
 def test_json_reads_back_and_refuses_nan_without_touching_the_old_file(tmp_path):
-    path = tmp_path / "facts.json"
+    path = tmp_path / "metadata.json"
     content = {"name": "Müller", "values": [1, 2.5, None]}
     write_json(path, content)
     assert json.loads(path.read_text(encoding="utf-8")) == content
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"loss": float("nan")})
     assert json.loads(path.read_text(encoding="utf-8")) == content
-    assert names(tmp_path) == ["facts.json"]
+    assert names(tmp_path) == ["metadata.json"]
 
 
 @pytest.mark.parametrize("row_shape", [(), (3,), (2, 5)])

@@ -9,7 +9,7 @@ from datasets import beats as beats_module
 from datasets.beats import annotated_spans, r_peak_spans, r_peaks
 from datasets.heart_states import HeartStates
 from simulation.patient import stream
-from simulation.population import SimulationSettings, draw_patient, draw_sitting
+from simulation.population import SimulationSettings, draw_patient, draw_session
 from simulation.signals import simulate_signals
 
 RATE = 2000.0
@@ -41,11 +41,11 @@ def test_spans_without_length_are_dropped_and_none_is_an_empty_table():
 
 
 def simulated_ecg(person, seconds=20.0, **changes):
-    """Return the ECG of a virtual patient in millivolts, and the times of its R-peaks."""
+    """Return the ECG of a simulated patient in millivolts, and the times of its R-peaks."""
     patient = draw_patient(0, person, abnormal=person % 2 == 0, fingerprint=1.0)
     patient = dataclasses.replace(patient, **changes)
-    sitting = draw_sitting(0, person, SimulationSettings().fingerprint)
-    signals = simulate_signals(patient, sitting, seconds, stream(0, 9, person))
+    session = draw_session(0, person, SimulationSettings().fingerprint)
+    signals = simulate_signals(patient, session, seconds, stream(0, 9, person))
     peaks = signals.beats.r_peaks
     return signals.ecg / 1000.0, peaks[(peaks > 0.3) & (peaks < seconds - 0.3)]
 

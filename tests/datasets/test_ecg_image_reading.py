@@ -87,7 +87,7 @@ def test_other_resolutions_of_the_same_paper_look_alike(tmp_path):
     np.testing.assert_allclose(inks[2], inks[1], atol=0.3)
 
 
-def test_a_camera_that_was_held_upright_is_believed(strip, tmp_path):
+def test_a_camera_that_was_held_upright_is_accepted(strip, tmp_path):
     turned = Image.open(strip).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright

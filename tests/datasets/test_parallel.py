@@ -81,6 +81,6 @@ def die(row):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_process_is_told_in_a_sentence():
+def test_a_killed_process_is_reported_in_a_sentence():
     with pytest.raises(DataError, match=r"killed.*--jobs \(there were 2\)"):
         list(in_parallel(die, numbered(8), 2))

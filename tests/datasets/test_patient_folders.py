@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from datasets.patient_folders import index_patient_folders
-from datasets.patients import PATIENT_COLUMNS, believable
+from datasets.patients import PATIENT_COLUMNS, plausible_values
 from datasets.problems import problems_table
 from datasets.sources import DataError, Problem
 
@@ -65,7 +65,7 @@ def test_a_good_folder_is_read_without_complaint(make_patients):
     assert not index.simulated
 
 
-def test_virtual_patients_are_known_as_such(make_patients):
+def test_simulated_patients_are_known_as_such(make_patients):
     root = make_patients()
     (root / "simulation.json").write_text(json.dumps({}))
     assert index_patient_folders(root).simulated
@@ -300,7 +300,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 )
 def test_impossible_values_count_as_missing_and_are_named(values, missing):
     problems: list[Problem] = []
-    kept = believable(values, "7", problems)
+    kept = plausible_values(values, "7", problems)
     assert {name for name in kept if math.isnan(kept[name]) and not math.isnan(values[name])} == missing
     assert {name: value for name, value in kept.items() if name not in missing} == pytest.approx(
         {name: value for name, value in values.items() if name not in missing}, nan_ok=True

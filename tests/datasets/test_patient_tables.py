@@ -124,7 +124,7 @@ def test_the_column_of_the_patient_is_known_by_its_usual_names(tmp_path, columns
 
 
 @pytest.mark.parametrize("left_out", [True, False])
-def test_doubtful_rows_are_named_and_not_used(tmp_path, left_out):
+def test_warningful_rows_are_named_and_not_used(tmp_path, left_out):
     path = tmp_path / "t.csv"
     path.write_text("id,age\n1,50\n2,60\n1.0,51\n,70\n3,60,9\n4\n")
     problems: list[Problem] = []

@@ -176,7 +176,7 @@ def test_an_absent_or_foreign_table_is_named(make_ptbxl, name):
         index_ptbxl(root)
 
 
-def test_without_any_record_the_reasons_are_told(make_ptbxl):
+def test_without_any_record_the_reasons_are_reported(make_ptbxl):
     root = make_ptbxl([{"scp_codes": "{}"}])
     with pytest.raises(DataError, match=r"No patient of .* The first reasons: 1: It has no diagnostic"):
         index_ptbxl(root)

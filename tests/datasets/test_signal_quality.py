@@ -15,9 +15,9 @@ from datasets.signal_quality import (
     flat_share,
     in_band_share,
     measure,
-    remarks_of_length,
-    remarks_of_rhythm,
-    remarks_of_signal,
+    warnings_of_length,
+    warnings_of_rhythm,
+    warnings_of_signal,
 )
 from datasets.sound_delay import sound_delay
 
@@ -81,13 +81,13 @@ def test_share_of_power_in_the_band(hertz, expected):
 def test_gaps_are_measured_and_bridged():
     samples = np.sin(np.arange(4000) / 5)
     samples[1000:2000] = np.nan
-    facts = measure(signal(samples), "ecg")
-    assert facts["missing"] == 0.25
-    assert facts["duration"] == 4.0
-    assert all(np.isfinite(value) for value in facts.values())
+    metadata = measure(signal(samples), "ecg")
+    assert metadata["missing"] == 0.25
+    assert metadata["duration"] == 4.0
+    assert all(np.isfinite(value) for value in metadata.values())
 
 
-def test_saturation_told_by_the_reader_counts_as_clipped():
+def test_saturation_reported_by_the_reader_counts_as_clipped():
     clipped = dataclasses.replace(signal(np.sin(np.arange(4000) / 5)), saturated=0.02)
     assert measure(clipped, "pcg")["clipped"] == 0.02
 
@@ -144,7 +144,7 @@ def test_examination_says_when_signals_are_out_of_step(shift, told):
     ecg, pcg, peaks = heart(shift=shift)
     spans = np.stack([peaks[:-1], peaks[1:]], axis=1)
     quality = examine(Recording(ecg, pcg, RATE, ""), spans)
-    assert [remark.code for remark in quality.remarks] == (["out-of-step"] if told else [])
+    assert [warning.code for warning in quality.warnings] == (["out-of-step"] if told else [])
     assert quality.sound_delay == pytest.approx(DELAY + shift, abs=0.015)
 
 
@@ -154,7 +154,7 @@ def test_examination_of_one_signal_and_of_unequal_lengths():
     assert set(quality.signals) == {"ecg"}
     assert quality.signals["ecg"]["agreement"] > 0.95
     longer = signal(np.concatenate([ecg.samples, ecg.samples[:2000]]))
-    codes = [remark.code for remark in examine(Recording(longer, pcg, RATE, ""), np.zeros((0, 2))).remarks]
+    codes = [warning.code for warning in examine(Recording(longer, pcg, RATE, ""), np.zeros((0, 2))).warnings]
     assert codes == ["lengths"]
 
 
@@ -172,7 +172,7 @@ def test_a_recording_shows_no_heart_if_none_of_its_signals_repeats():
 
 
 @pytest.mark.parametrize(
-    ("kind", "facts", "code"),
+    ("kind", "metadata", "code"),
     [
         ("pcg", {}, None),
         ("pcg", {"missing": 0.02}, "gaps"),
@@ -189,27 +189,27 @@ def test_a_recording_shows_no_heart_if_none_of_its_signals_repeats():
         ("pcg", {"agreement": 0.4}, "noisy"),
     ],
 )
-def test_each_fault_has_its_word(kind, facts, code):
-    remarks = remarks_of_signal(FINE | facts, kind)
-    assert [(remark.code, remark.signal) for remark in remarks] == ([(code, kind)] if code else [])
+def test_each_fault_has_its_word(kind, metadata, code):
+    warnings = warnings_of_signal(FINE | metadata, kind)
+    assert [(warning.code, warning.signal) for warning in warnings] == ([(code, kind)] if code else [])
 
 
 def test_signals_without_beats_are_not_blamed_for_them():
-    facts = {name: value for name, value in FINE.items() if name != "agreement"}
-    assert remarks_of_signal(facts, "pcg") == []
+    metadata = {name: value for name, value in FINE.items() if name != "agreement"}
+    assert warnings_of_signal(metadata, "pcg") == []
 
 
 @pytest.mark.parametrize(("cycle", "said"), [(0.8, None), (0.25, "240 a minute"), (2.0, "30 a minute")])
 def test_a_heart_rate_that_none_has_suggests_a_wrong_sampling_rate(cycle, said):
     starts = cycle * np.arange(5)
-    remarks = remarks_of_rhythm(np.stack([starts, starts + cycle], axis=1))
-    assert [said in remark.text for remark in remarks] == ([True] if said else [])
-    assert remarks_of_rhythm(np.zeros((0, 2))) == []
+    warnings = warnings_of_rhythm(np.stack([starts, starts + cycle], axis=1))
+    assert [said in warning.text for warning in warnings] == ([True] if said else [])
+    assert warnings_of_rhythm(np.zeros((0, 2))) == []
 
 
-def test_short_recordings_are_doubted():
-    assert remarks_of_length(10.0) == []
-    assert [remark.code for remark in remarks_of_length(9.9)] == ["short"]
+def test_short_recordings_are_warned_of():
+    assert warnings_of_length(10.0) == []
+    assert [warning.code for warning in warnings_of_length(9.9)] == ["short"]
 
 
 def test_a_muffled_signal_of_low_rate_is_measured_without_fault():

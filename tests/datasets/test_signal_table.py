@@ -125,7 +125,7 @@ def test_a_constant_signal_is_used_and_named(path):
     assert list(rows.places) == ["1", "2"]
 
 
-def test_signals_that_are_hardly_in_millivolts_are_doubted_once(path):
+def test_signals_that_are_hardly_in_millivolts_are_warned_of_once(path):
     _, problems = scan(path, *(line(name, 1000 * SAMPLES) for name in range(5)))
     assert [problem.where for problem in problems] == ["ecg_signals.csv"]
     assert "not to be in millivolts" in problems[0].what
@@ -142,7 +142,7 @@ def test_an_empty_table_has_no_patients(path):
     assert scan_signals(path, RATE, []).listed == set()
 
 
-def test_a_row_that_has_changed_since_is_told(path):
+def test_a_row_that_has_changed_since_is_reported(path):
     rows, _ = scan(path, line(1), line(2))
     kept = path.read_text()
     for changed in (kept.replace(str(SAMPLES[1]), "?"), "1,23456\n" + kept, line(2), ""):

@@ -53,7 +53,7 @@ def test_the_lowest_code_is_saturation_if_short_or_near_the_rail(before, run, af
     np.testing.assert_array_equal(missing, False if saturated else expected)
 
 
-def test_each_run_is_judged_for_itself():
+def test_each_run_is_evaluated_for_itself():
     digital = np.concatenate([stored(0, 100, 0), stored(-30000, 100, 0)])
     saturated, missing = tell_saturation_from_gaps(digital, LOWEST, RATE)
     np.testing.assert_array_equal(np.flatnonzero(missing), np.arange(21, 121))

@@ -194,12 +194,12 @@ def test_folds_the_splitter_leaves_empty_are_refused(monkeypatch):
         ("session", [[(0, 2)]] * 4 + [[(1, 2)]] * 4, "there are 4 of label 0, 4 of label 1"),
     ],
 )
-def test_too_few_units_are_told_with_the_remedy(protocol, sessions, sentence):
+def test_too_few_units_are_reported_with_the_remedy(protocol, sessions, sentence):
     with pytest.raises(DataError, match=rf"Protocol {protocol} .*{sentence}.*--fold-count"):
         make_folds(sample_table(sessions), protocol, 5, 0.0, 0)
 
 
-def test_too_few_units_for_a_validation_part_are_told_with_the_remedy():
+def test_too_few_units_for_a_validation_part_are_reported_with_the_remedy():
     samples = sample_table([[(0, 2), (1, 2)], [(0, 2), (1, 2)]])
     assert len(make_folds(samples, "recording", 2, 0.0, 0)) == 2
     with pytest.raises(DataError, match="--validation-share 0"):

@@ -132,6 +132,6 @@ def test_the_text_names_both_runs_and_what_was_left_out():
     for word in ("first: linear", "second: pacfnet", "left out", "DeLong", "all", "Holm"):
         assert word in text
     assert max(len(line) for line in text.splitlines()) <= 110
-    bare = format_comparison(compare(first.assign(person=""), second, draws=0))
-    assert "n/a" in bare
-    assert "nan" not in bare
+    unwrap = format_comparison(compare(first.assign(person=""), second, draws=0))
+    assert "n/a" in unwrap
+    assert "nan" not in unwrap

@@ -47,8 +47,8 @@ def words(figure) -> str:
 
 
 @pytest.mark.parametrize("draw", FIGURES)
-def test_figures_are_900_pixels_wide_not_blank_and_say_unit_protocol_and_stamp(draw, units):
-    figure = draw(units, unit="recordings", protocol="paper", stamp="selected on test")
+def test_figures_are_900_pixels_wide_not_blank_and_say_unit_protocol_and_watermark(draw, units):
+    figure = draw(units, unit="recordings", protocol="paper", watermark="selected on test")
     image = pixels(figure)
     assert image.shape[1] == 900
     assert (image < 128).any(axis=-1).mean() > 0.01
@@ -88,7 +88,9 @@ def test_one_class_is_drawn_without_complaint(draw, units):
 )
 def test_attention_is_drawn_for_maps_of_any_length_with_a_row_a_level(maps, panels):
     time = np.linspace(0, 1, 100)
-    figure = beat_attention_figure(time, np.sin(9 * time), np.cos(40 * time), maps, stamp="simulated data")
+    figure = beat_attention_figure(
+        time, np.sin(9 * time), np.cos(40 * time), maps, watermark="simulated data"
+    )
     assert len(figure.axes) == panels, "signals, levels and a colour bar"
     assert "simulated data" in words(figure)
     assert pixels(figure).std() > 0

@@ -44,7 +44,7 @@ def metrics(**changed):
     }
     return {
         "protocol": "session",
-        "meaning": "sittings are kept apart",
+        "meaning": "sessions are kept apart",
         "stamp": "simulated data",
         "threshold": "half",
         "notes": ["one note"],
@@ -81,7 +81,7 @@ def read(folder, content, written):
 
 def test_report_says_all_there_is(tmp_path, results):
     _, _, text = read(tmp_path, metrics(), results)
-    for expected in ("a run", "Protocol session: sittings are kept apart.", "simulated data", "one note"):
+    for expected in ("a run", "Protocol session: sessions are kept apart.", "simulated data", "one note"):
         assert expected in text
     assert "0.812 [0.700, 0.900]" in text
     assert "Subgroups" in text
@@ -103,7 +103,7 @@ def test_report_needs_nothing_from_elsewhere(tmp_path, results):
 
 def test_what_data_bring_is_text_and_nothing_else(tmp_path, results):
     content = metrics(
-        stamp=EVIL,
+        watermark=EVIL,
         meaning=EVIL,
         notes=[EVIL],
         run={"run": EVIL, "settings": {EVIL: EVIL}, "cache": {"source": EVIL}},

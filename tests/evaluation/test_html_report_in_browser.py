@@ -73,7 +73,7 @@ def report(folder):
     unit = {"at_half": score}
     content = {
         "protocol": "session",
-        "meaning": "sittings are kept apart",
+        "meaning": "sessions are kept apart",
         "notes": ["A note " * 30],
         "beats": unit,
         "recordings": unit,

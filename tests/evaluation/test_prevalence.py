@@ -104,8 +104,8 @@ def test_what_has_no_decision_curve_is_refused(label, thresholds, message):
         decision_curve(label, [0.2, 0.8], thresholds)
 
 
-def test_the_figure_names_its_three_lines_unit_protocol_and_stamp(units):
-    figure = decision_curve_figure(units, unit="recordings", protocol="session", stamp="simulated data")
+def test_the_figure_names_its_three_lines_unit_protocol_and_watermark(units):
+    figure = decision_curve_figure(units, unit="recordings", protocol="session", watermark="simulated data")
     image = pixels(figure)
     assert image.shape[1] == 900
     assert (image < 128).any(axis=-1).mean() > 0.005

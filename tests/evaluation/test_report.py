@@ -6,7 +6,7 @@ import pytest
 
 from evaluation.report import evaluate_predictions, json_safe, write_results
 from evaluation.scores import SCORE_NAMES, binary_scores
-from evaluation.tables import PROTOCOLS, format_table, markdown_table, stamped
+from evaluation.tables import PROTOCOLS, format_table, markdown_table, watermarked
 
 
 def simulated(split: str = "session") -> pd.DataFrame:
@@ -126,11 +126,11 @@ def test_json_is_strict_even_with_undefined_scores(tmp_path):
     }
 
 
-def test_paper_is_stamped_in_every_output(tmp_path, monkeypatch):
+def test_paper_is_watermarked_in_every_output(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("evaluation.report.save_figure", lambda figure, path: drawn.append(figure))
     predictions = simulated("beat")
-    metrics = evaluate_predictions(predictions, protocol="paper", draws=20, stamp="simulated data")
+    metrics = evaluate_predictions(predictions, protocol="paper", draws=20, watermark="simulated data")
     write_results(tmp_path, predictions, metrics, tables={"more": pd.DataFrame({"score": [0.5]})})
     expected = "simulated data; selected on test"
     assert len(drawn) == 9
@@ -142,11 +142,11 @@ def test_paper_is_stamped_in_every_output(tmp_path, monkeypatch):
     assert expected in (tmp_path / "report.md").read_text()
 
 
-def test_stamps_are_joined_once_each():
-    assert stamped("session") == ""
-    assert stamped("paper", "") == "selected on test"
+def test_watermarks_are_joined_once_each():
+    assert watermarked("session") == ""
+    assert watermarked("paper", "") == "selected on test"
     assert (
-        stamped("paper", "selected on test; simulated data", "simulated data")
+        watermarked("paper", "selected on test; simulated data", "simulated data")
         == "selected on test; simulated data"
     )
 

@@ -19,11 +19,11 @@ from toy_learner import build, toy_run, train, untimed
 from learning.checkpoint import load_checkpoint
 from learning.distributed import (
     Processes,
-    bare,
     is_lost_connection,
     start_processes,
     stop_processes,
     together,
+    unwrap,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ def test_alone(monkeypatch):
     model, value = nn.Linear(2, 2), torch.tensor([1.0, 2.0])
     assert (processes.rank, processes.count, processes.leads) == (0, 1, True)
     assert processes.wrap(model, torch.device("cpu")) is model
-    assert bare(model) is model
+    assert unwrap(model) is model
     assert processes.share({"a": 1}) == {"a": 1}
     assert torch.equal(processes.mean(value), value)
     stop_processes()

@@ -311,7 +311,7 @@ def test_fewer_samples_than_a_batch_make_one_step(tmp_path):
     assert progress.step == 2
 
 
-def test_checkpoints_carry_the_facts_of_the_run(tmp_path):
+def test_checkpoints_carry_the_metadata_of_the_run(tmp_path):
     train(toy_run(tmp_path))
     for name in ("best.pt", "last.pt"):
         content = load_checkpoint(tmp_path / name)

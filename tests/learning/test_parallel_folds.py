@@ -43,7 +43,7 @@ def run(folder: Path, codes: dict[str, str], count: int = 2) -> list[str]:
     return [re.sub(r"process \d+|\d+ s", "-", text) for text in said]
 
 
-def test_each_fold_writes_its_log_and_is_told_of_in_a_line(tmp_path):
+def test_each_fold_writes_its_log_and_is_reported_of_in_a_line(tmp_path):
     said = run(tmp_path, {"fold_0": "print('one')", "fold_1": "print('two')"})
     assert said[:2] == [f"fold_{k} begins, as -: {tmp_path / f'fold_{k}.log'}" for k in (0, 1)]
     assert sorted(said[2:]) == ["fold_0 is trained, after -.", "fold_1 is trained, after -."]

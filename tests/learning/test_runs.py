@@ -26,13 +26,13 @@ from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, preset_def
 SETTINGS = preset_defaults("small", "session")
 
 
-def opened(root: Path, *folds: str, identity: str = "abc", settings: TrainingSettings = SETTINGS) -> None:
+def run(root: Path, *folds: str, identity: str = "abc", settings: TrainingSettings = SETTINGS) -> None:
     open_run(root / "ck" / "run", root / "log" / "run", "ecg-pcg", settings, identity, folds)
 
 
 def trained(root: Path, *folds: str, settings: TrainingSettings = SETTINGS) -> None:
     """Leave what training leaves."""
-    opened(root, *folds, settings=settings)
+    run(root, *folds, settings=settings)
     for name in folds:
         for file in ("best.pt", "last.pt"):
             save_checkpoint(root / "ck" / "run" / name / file, {"progress": {"finished": True}})
@@ -54,7 +54,7 @@ def test_name_is_made_of_what_matters_most():
 
 
 def test_settings_are_stored_and_read_back(tmp_path):
-    opened(tmp_path, "fold_0")
+    run(tmp_path, "fold_0")
     stored = json.loads((tmp_path / "ck" / "run" / "settings.json").read_text())
     assert (stored["task"], stored["cache"]) == ("ecg-pcg", "abc")
     assert stored["settings"]["optimization"]["epochs"] == 8
@@ -64,28 +64,28 @@ def test_fold_that_is_there_is_refused_and_kept(tmp_path):
     trained(tmp_path, "fold_0", "fold_1")
     before = files(tmp_path)
     with pytest.raises(UserError, match=r"holds fold_1\. Go on with --resume.*--overwrite.*--run-name"):
-        opened(tmp_path, "fold_1", "fold_2")
+        run(tmp_path, "fold_1", "fold_2")
     assert files(tmp_path) == before
 
 
 def test_another_fold_is_added(tmp_path):
     trained(tmp_path, "fold_0", settings=replace(SETTINGS, folds=(0,)))
     before = files(tmp_path)
-    opened(tmp_path, "fold_1", settings=replace(SETTINGS, folds=(1,)))
+    run(tmp_path, "fold_1", settings=replace(SETTINGS, folds=(1,)))
     assert files(tmp_path) == before
 
 
 def test_resume_takes_what_is_there(tmp_path):
     trained(tmp_path, "fold_0")
     before = files(tmp_path)
-    opened(tmp_path, "fold_0", "fold_1", settings=replace(SETTINGS, resume=True))
+    run(tmp_path, "fold_0", "fold_1", settings=replace(SETTINGS, resume=True))
     assert files(tmp_path) == before
 
 
 def test_overwrite_deletes_the_folds_asked_for_and_their_curves_only(tmp_path):
     trained(tmp_path, "fold_0", "fold_1", "fold_all")
     before = files(tmp_path)
-    opened(tmp_path, "fold_1", settings=replace(SETTINGS, overwrite=True))
+    run(tmp_path, "fold_1", settings=replace(SETTINGS, overwrite=True))
     assert before - files(tmp_path) == {
         "ck/run/fold_1/best.pt",
         "ck/run/fold_1/last.pt",
@@ -95,7 +95,7 @@ def test_overwrite_deletes_the_folds_asked_for_and_their_curves_only(tmp_path):
 
 def test_overwriting_every_fold_may_change_the_settings(tmp_path):
     trained(tmp_path, "fold_0")
-    opened(tmp_path, "fold_0", settings=replace(SETTINGS, overwrite=True, seed=7))
+    run(tmp_path, "fold_0", settings=replace(SETTINGS, overwrite=True, seed=7))
     assert json.loads((tmp_path / "ck" / "run" / "settings.json").read_text())["settings"]["seed"] == 7
 
 
@@ -103,7 +103,7 @@ def test_overwrite_under_other_settings_than_the_folds_that_stay_deletes_nothing
     trained(tmp_path, "fold_0", "fold_1")
     before = files(tmp_path)
     with pytest.raises(UserError, match=r"seed: 42 then, 7 now"):
-        opened(tmp_path, "fold_1", settings=replace(SETTINGS, overwrite=True, seed=7))
+        run(tmp_path, "fold_1", settings=replace(SETTINGS, overwrite=True, seed=7))
     assert files(tmp_path) == before
 
 
@@ -119,7 +119,7 @@ def test_other_settings_are_refused_and_named(tmp_path, how):
     )
     before = (tmp_path / "ck" / "run" / "settings.json").read_text()
     with pytest.raises(UserError, match="begun with other settings") as refusal:
-        opened(tmp_path, "fold_0" if how == "resume" else "fold_1", settings=changed)
+        run(tmp_path, "fold_0" if how == "resume" else "fold_1", settings=changed)
     message = str(refusal.value)
     for difference in (
         "seed: 42 then, 7 now",
@@ -139,21 +139,21 @@ def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path)
     del older["settings"]["layout"], older["settings"]["optimization"]["fused"]
     stored.write_text(json.dumps(older))
     with pytest.raises(UserError, match=r"layout: channels-last then, plain now"):
-        opened(tmp_path, "fold_1", settings=replace(SETTINGS, layout="plain"))
-    opened(tmp_path, "fold_0", settings=replace(SETTINGS, resume=True))
+        run(tmp_path, "fold_1", settings=replace(SETTINGS, layout="plain"))
+    run(tmp_path, "fold_0", settings=replace(SETTINGS, resume=True))
     assert json.loads(stored.read_text())["settings"]["layout"] == "channels-last"
 
 
 def test_other_data_are_refused(tmp_path):
     trained(tmp_path, "fold_0")
     with pytest.raises(UserError, match=r"other settings \(the prepared data\)"):
-        opened(tmp_path, "fold_1", identity="def")
+        run(tmp_path, "fold_1", identity="def")
 
 
 def test_where_and_how_fast_may_change(tmp_path):
     trained(tmp_path, "fold_0")
     moved = replace(SETTINGS, device="cuda", threads=8, cache=Path("elsewhere"), folds=(1,), resume=True)
-    opened(tmp_path, "fold_1", settings=moved)
+    run(tmp_path, "fold_1", settings=moved)
     stored = json.loads((tmp_path / "ck" / "run" / "settings.json").read_text(encoding="utf-8"))
     assert (stored["settings"]["device"], stored["settings"]["threads"]) == ("cuda", 8)
 

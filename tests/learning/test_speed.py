@@ -17,8 +17,8 @@ import training
 from common.errors import UserError
 from datasets.cache import Cache
 from learning.checkpoint import load_checkpoint
-from learning.distributed import bare
-from learning.fold import FoldRun
+from learning.distributed import unwrap
+from learning.fold import FoldContext
 from learning.loop import fit
 from learning.speed import COMPILERS, compiled
 from learning.tracking import Tracker
@@ -73,7 +73,7 @@ def learned(
 ) -> Any:
     """Return the curve and the stored weights of two epochs of a PACFNet of one level, and the network."""
     toy = toy_run(folder, BeatLearner(), epochs=2, batch_size=16, learning_rate=learning_rate)
-    run: FoldRun = replace(toy, samples=beats, compiles=compiles)
+    run: FoldContext = replace(toy, samples=beats, compiles=compiles)
     torch.manual_seed(0)
     model = PACFNet(width=8, levels=1, dropout=0.0)
     choose_layout(model, layout)
@@ -129,8 +129,8 @@ def test_the_model_inside_what_is_compiled(monkeypatch):
     model = nn.Linear(3, 2)
     wrapped = compiled(model, CPU)
     assert wrapped is not model
-    assert bare(wrapped) is model
-    assert bare(model) is model
+    assert unwrap(wrapped) is model
+    assert unwrap(model) is model
 
 
 def test_without_a_compiler_it_is_refused_in_a_sentence(monkeypatch, tmp_path):
@@ -146,7 +146,7 @@ def test_a_compiler_named_by_the_environment_will_do(monkeypatch, tmp_path):
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "my-compiler")
-    assert bare(compiled(nn.Linear(3, 2), CPU)) is not None
+    assert unwrap(compiled(nn.Linear(3, 2), CPU)) is not None
     compiler.unlink()
     with pytest.raises(UserError, match=r"C\+\+ compiler"):
         compiled(nn.Linear(3, 2), CPU)

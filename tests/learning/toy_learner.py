@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from config import OptimizationSettings
 from learning.distributed import Processes, start_processes, stop_processes
-from learning.fold import FoldRun, Progress
+from learning.fold import FoldContext, Progress
 from learning.loop import fit
 from learning.tracking import Tracker
 
@@ -119,9 +119,9 @@ def toy_run(
     seed: int = 0,
     validation: bool = True,
     **settings: Any,
-) -> FoldRun:
+) -> FoldContext:
     """Return a run of 32 rows to learn from and 16 to follow on."""
-    return FoldRun(
+    return FoldContext(
         learner=learner or ToyLearner(),
         samples=points(),
         train=torch.arange(32),
@@ -132,13 +132,13 @@ def toy_run(
         precision=torch.float32,
         processes=processes or Processes(),
         folder=folder,
-        facts={"task": "toy", "fold": 0},
+        metadata={"task": "toy", "fold": 0},
         label="fold 0",
     )
 
 
 def train(
-    run: FoldRun, model: nn.Module | None = None, *, resume: bool = False
+    run: FoldContext, model: nn.Module | None = None, *, resume: bool = False
 ) -> tuple[nn.Module, Progress, Recorder]:
     """Train a run and return the network, how far it came, and what was reported."""
     model = build(run.seed) if model is None else model

@@ -127,10 +127,10 @@ def test_residual_block_adds_its_input_and_scales_by_its_gate():
     set_gate(squeeze, -OPEN)
     assert torch.equal(block(features), features)
     set_gate(squeeze, OPEN)
-    opened = block(features) - features
+    run = block(features) - features
     set_gate(squeeze, 0.0)
-    assert torch.allclose(block(features) - features, opened / 2, atol=1e-6)
-    assert opened.abs().max() > 0
+    assert torch.allclose(block(features) - features, run / 2, atol=1e-6)
+    assert run.abs().max() > 0
 
 
 def test_fusion_merges_weighted_modalities_and_what_was_fused_before():
@@ -299,7 +299,7 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(*signals), model(*signals))
 
 
-def test_a_beat_is_judged_by_itself_in_use():
+def test_a_beat_is_evaluated_by_itself_in_use():
     model = network().eval()
     ecg, pcg = beats(4)
     assert torch.allclose(model(ecg, pcg)[:1], model(ecg[:1], pcg[:1]), atol=1e-6)

@@ -171,7 +171,7 @@ def test_every_weight_of_a_member_gets_a_gradient():
     )
 
 
-def test_recordings_that_cannot_be_judged_and_sizes_that_fit_nothing_are_refused():
+def test_recordings_that_cannot_be_evaluated_and_sizes_that_fit_nothing_are_refused():
     model = by_hand()
     with pytest.raises(ValueError, match="1 of 1 recordings have no signal"):
         model(GRID, BANDS, CYCLE, NO, NO)

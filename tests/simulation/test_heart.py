@@ -1,4 +1,4 @@
-"""The heart of virtual patients: realistic, and known to the ECG exactly as far as the ceilings say."""
+"""The heart of simulated patients: realistic, and known to the ECG exactly as far as the ceilings say."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The 12-lead ECG of virtual patients: physics, rhythm, and each disease where a doctor looks for it."""
+"""The 12-lead ECG of simulated patients: physics, rhythm, and each disease where a doctor looks for it."""
 
 import dataclasses
 

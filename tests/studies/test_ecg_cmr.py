@@ -42,14 +42,14 @@ def test_arms_are_trained_alike_but_for_their_parent():
     parts = {
         name: part for wave in waves(SETTINGS, "cache") for name, part in zip(names(wave), wave, strict=True)
     }
-    bare = []
+    unwrap = []
     for arm in ("scratch-10", "pretrained-10", "aligned-10", "shuffled-10"):
         words = list(parts[arm].train)
         if "--init-ecg" in words:
             at = words.index("--init-ecg")
             del words[at : at + 2]
-        bare.append(words)
-    assert all(words == bare[0] for words in bare)
+        unwrap.append(words)
+    assert all(words == unwrap[0] for words in unwrap)
 
 
 def write_run(folder, predicted, truth, patients):

@@ -19,7 +19,7 @@ def material(count=80):
     label = np.arange(count) // 2 % 2
     grid = generator.normal(size=(count, 3, 22, 34))
     grid[:, :, 4:8, 12:16] += 1.5 * label[:, None, None, None]
-    facts = pd.DataFrame(
+    metadata = pd.DataFrame(
         {
             "label": label,
             "session": np.arange(count) // 4 * np.ones(count, dtype=int),
@@ -28,7 +28,7 @@ def material(count=80):
         }
     )
     ecg = generator.normal(size=(count, 13))
-    return Material(grid, ecg, generator.normal(size=(count, 3, 22, 24)), facts)
+    return Material(grid, ecg, generator.normal(size=(count, 3, 22, 24)), metadata)
 
 
 def test_a_microphone_scales_a_tone_by_its_gain_and_is_the_same_all_session():
@@ -65,7 +65,7 @@ def test_inner_scores_see_the_label_where_it_is_and_keep_sessions_apart():
     found = variants(made)
     assert inner_scores(made, found["PCG grid, systole only"])["auroc"] > 0.9
     assert inner_scores(made, found["ECG bands C 1"])["auroc"] < 0.7
-    sessions = made.facts["session"].to_numpy()
+    sessions = made.metadata["session"].to_numpy()
     for train, test in folds_of(made, np.arange(40, 80), seed=3):
         assert not set(sessions[train]) & set(sessions[test])
         assert min(train.min(), test.min()) >= 40
@@ -77,7 +77,7 @@ def results(tmp_path):
     """Return a folder with two seeds of both models: the linear one guesses, phase fusion is right."""
     generator = np.random.default_rng(0)
     label = np.tile([0, 1], 40)
-    facts = {
+    metadata = {
         "recording": [f"r{row}" for row in range(80)],
         "session": [f"s{row // 8}" for row in range(80)],
         "person": "",
@@ -90,7 +90,7 @@ def results(tmp_path):
             folder = tmp_path / "runs" / f"{model}-session-seed{seed}"
             folder.mkdir(parents=True)
             odds = strength * (2 * label - 1) + generator.normal(size=80)
-            table = pd.DataFrame(facts | {"probability": 1 / (1 + np.exp(-odds))})
+            table = pd.DataFrame(metadata | {"probability": 1 / (1 + np.exp(-odds))})
             table.to_csv(folder / "recordings.csv", index=False)
             rows = {"group": ["all", "within sessions"], "value": [0.5 + 0.1 * seed + strength / 10, 0.7]}
             pd.DataFrame(rows).to_csv(folder / "subgroups.csv", index=False)

@@ -17,8 +17,10 @@ def answers(intercept: float, slope: float, count: int = 4000) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     odds = rng.normal(-intercept / slope, 2, count)
     label = (rng.random(count) < 1 / (1 + np.exp(-(intercept + slope * odds)))).astype(int)
-    facts = {"recording": np.arange(count).astype(str), "session": np.arange(count) % 50, "label": label}
-    return pd.DataFrame(facts | {"seed": 0, "fold": np.arange(count) % 5, "input": "ecg", "log_odds": odds})
+    metadata = {"recording": np.arange(count).astype(str), "session": np.arange(count) % 50, "label": label}
+    return pd.DataFrame(
+        metadata | {"seed": 0, "fold": np.arange(count) % 5, "input": "ecg", "log_odds": odds}
+    )
 
 
 def test_the_line_of_the_calibration_is_found():

@@ -20,7 +20,7 @@ def test_a_tiny_cohort_is_measured():
     assert 50 < values["peak MB"] < 3000
 
 
-def test_what_cannot_be_prepared_is_told(tmp_path):
+def test_what_cannot_be_prepared_is_reported(tmp_path):
     with pytest.raises(RuntimeError, match="left with 2"):
         prepared(tmp_path)
 

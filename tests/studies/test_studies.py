@@ -62,7 +62,7 @@ def commands(monkeypatch, tmp_path):
     return seen
 
 
-def test_parts_are_trained_then_judged_and_what_marks_them_done_comes_last(commands, tmp_path):
+def test_parts_are_trained_then_evaluated_and_what_marks_them_done_comes_last(commands, tmp_path):
     part = Part("one", ("--model", "x"), (("--without", "nothing"), ("--without", "ecg")))
     run_parts([part], tmp_path, workers=1)
     assert [words[0] for words in commands] == ["training.py", "evaluate.py", "evaluate.py"]

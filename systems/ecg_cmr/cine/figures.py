@@ -44,11 +44,11 @@ def agreement(truth: ArrayLike, found: ArrayLike) -> Agreement:
 
 
 def bland_altman_figure(
-    truth: pd.DataFrame, found: pd.DataFrame, *, title: str, subject: str, stamp: str = ""
+    truth: pd.DataFrame, found: pd.DataFrame, *, title: str, subject: str, watermark: str = ""
 ) -> Figure:
     """Draw the difference of two measurements over their mean, a panel a column of both tables."""
     lines = -(-truth.shape[1] // COLUMNS)
-    figure = new_figure(title, subject, "", stamp, 2.7 * lines + 1)
+    figure = new_figure(title, subject, "", watermark, 2.7 * lines + 1)
     panels = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
     for axes, name in zip(panels, truth, strict=False):
         one, two = truth[name].to_numpy(float), found[name].to_numpy(float)
@@ -77,7 +77,7 @@ def story_figure(
     *,
     frames: int = 8,
     seconds: float = 3.0,
-    stamp: str = "",
+    watermark: str = "",
 ) -> Figure:
     """Draw for each patient an ECG lead, the true cine and a generated one, as strips.
 
@@ -92,10 +92,10 @@ def story_figure(
         Frames shown, evenly over the cycle.
     seconds : float
         Of the ECG shown.
-    stamp : str
+    watermark : str
     """
     figure = new_figure(
-        "A beating heart drawn from an ECG", f"one cycle, from left to right · {GENERATED}", "", stamp,
+        "A beating heart drawn from an ECG", f"one cycle, from left to right · {GENERATED}", "", watermark,
         3.1 * len(patients) + 0.9,
     )  # fmt: skip
     panels = figure.subplots(3 * len(patients), 1, height_ratios=[0.9, 1, 1] * len(patients), squeeze=False)

@@ -78,10 +78,10 @@ def write_gif(path: Path, cine: ArrayLike) -> None:
 def write_strip(path: Path, cines: ArrayLike, frames: int = 8) -> None:
     """Write some frames of cines (N, frames, H, W), 0 to 1, as a PNG: a row a cine."""
     rows = [strip_of(marked(cine), frames) for cine in np.asarray(cines, float)]
-    facts = PngInfo()
-    facts.add_text("Description", NOTICE)
+    metadata = PngInfo()
+    metadata.add_text("Description", NOTICE)
     with replacing(path) as temporary:
-        _with_bar(_enlarged(np.concatenate(rows), scale=3)).save(temporary, pnginfo=facts)
+        _with_bar(_enlarged(np.concatenate(rows), scale=3)).save(temporary, pnginfo=metadata)
 
 
 def _enlarged(picture: NDArray[np.uint8], scale: int = SCALE) -> NDArray[np.uint8]:

@@ -27,7 +27,7 @@ from systems.ecg_cmr.cine.contours import ANGLES, Contours, find_contours
 Array = NDArray[np.float64]
 
 MEASURED = ("lv_edv", "lv_esv", "ejection_fraction", "lv_mass", "wall_thickness")
-"""mL, mL, percent, g, mm: names as those of a virtual heart's indicators."""
+"""mL, mL, percent, g, mm: names as those of a simulated heart's indicators."""
 UNITS = {"lv_edv": "mL", "lv_esv": "mL", "ejection_fraction": "%", "lv_mass": "g", "wall_thickness": "mm"}
 MID_LEVEL = 0.5
 SPHERICITY = 0.5

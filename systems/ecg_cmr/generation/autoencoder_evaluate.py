@@ -11,7 +11,7 @@ import torch
 
 from datasets.splits import fold_from_parts
 from models.ecg_cmr.cine_autoencoder import CineAutoencoder
-from systems.base.evaluation_run import Opened, open_run, trained_model
+from systems.base.evaluation_run import EvaluationRun, open_run, trained_model
 from systems.ecg_cmr.cine.measures import MEASURED, measure_cines
 from systems.ecg_cmr.evaluate import Tables, write_stage
 from systems.ecg_cmr.generation.ground_truth import cines_of, filled, print_tables, truth_of
@@ -20,17 +20,17 @@ from systems.ecg_cmr.phenotypes.scores import indicator_table
 from systems.ecg_cmr.stage import CARRIED
 
 
-def judge(opened: Opened) -> tuple[dict[str, Any], list[Path]]:
+def judge(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Judge a run of cine-autoencoder: what is lost in its latents, as seen and as measured."""
     frames, through, parts = [], [], []
-    spacing = float(opened.cache.manifest["settings"]["pixel_spacing"])
-    for content in opened.checkpoints:
-        task, trained, samples = open_run(content, opened.cache, opened.settings)
-        network = trained_model(task, trained, content, opened.settings).eval()
+    spacing = float(run.cache.manifest["settings"]["pixel_spacing"])
+    for content in run.checkpoints:
+        task, trained, samples = open_run(content, run.cache, run.settings)
+        network = trained_model(task, trained, content, run.settings).eval()
         assert isinstance(network, CineAutoencoder)
         fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
-        rows = np.arange(len(samples)) if opened.external else fold.test
-        rows = rows[: opened.settings.patients]
+        rows = np.arange(len(samples)) if run.external else fold.test
+        rows = rows[: run.settings.patients]
         cines = cines_of(samples, rows)
         for part in torch.from_numpy(cines).to(samples.cmr.device).split(64):
             through.append(network.decode(network.encode(part)).cpu().numpy())
@@ -52,7 +52,7 @@ def judge(opened: Opened) -> tuple[dict[str, Any], list[Path]]:
     )
     own, found = (measure_cines(cines, spacing) for cines in (true, decoded))
     truth = table[[f"true_{name}" for name in MEASURED]].set_axis(list(MEASURED), axis=1).combine_first(own)
-    patient, draws = table["session"].tolist(), opened.settings.bootstrap_draws
+    patient, draws = table["session"].tolist(), run.settings.bootstrap_draws
     tables: Tables = {"images": pd.DataFrame([image_scores(true, decoded)])}
     tables["indicators"] = pd.concat(
         [
@@ -62,4 +62,4 @@ def judge(opened: Opened) -> tuple[dict[str, Any], list[Path]]:
         ignore_index=True,
     )
     print_tables(tables)
-    return write_stage(opened, pd.concat([table, found.add_prefix("through_")], axis=1), tables, {})
+    return write_stage(run, pd.concat([table, found.add_prefix("through_")], axis=1), tables, {})

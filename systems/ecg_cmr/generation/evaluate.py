@@ -1,7 +1,7 @@
 """Judging runs that draw cines.
 
 What counts is what can be measured in a drawn cine: ejection fraction, volumes, mass and wall thickness,
-against the truth, beside the measuring method's own error on true cines, and beside rivals that know the
+against the truth, beside the measuring method's own error on true cines, and beside baselines that know the
 same training patients. A single cine is drawn with everything that an ECG does not know, so it cannot
 correlate with the truth better than by the share of the variance that the ECG knows, where a regression
 reaches the square root of it; the mean of what is measured in several is what is compared with a regression.
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from systems.base.evaluation_run import Opened
+from systems.base.evaluation_run import EvaluationRun
 from systems.ecg_cmr.cine.measures import MEASURED
 from systems.ecg_cmr.evaluate import Tables, write_stage
 from systems.ecg_cmr.generation.ground_truth import (
@@ -33,7 +33,12 @@ from systems.ecg_cmr.generation.ground_truth import (
 )
 from systems.ecg_cmr.generation.image_quality import diversity
 from systems.ecg_cmr.generation.image_scores import figures_of, images_of, in_latents, memorization_of
-from systems.ecg_cmr.generation.sampling import draw_cines, nearest_rows, regressed_indicators, to_bytes
+from systems.ecg_cmr.generation.sampling import (
+    nearest_neighbours,
+    regressed_indicators,
+    sample_cines,
+    to_bytes,
+)
 from systems.ecg_cmr.phenotypes.scores import compare_indicator, indicator_table
 from systems.ecg_cmr.stage import CARRIED
 
@@ -44,19 +49,19 @@ TRUE, GENERATED = "true_", "generated_mean_of_samples_"
 SAMPLES_TO_CHOOSE = 4
 
 
-def judge(opened: Opened) -> tuple[dict[str, Any], list[Path]]:
+def judge(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Judge a run of ecg-to-cmr, write its results, and return its metrics and the files written."""
-    court = open_court(opened)
+    court = open_court(run)
     test = court.fold.test
     truth = truth_of(court.samples, test, court)
     tables: Tables = {}
     tables["guidance"], guidance = choose_guidance(court)
     how = dataclasses.replace(court.how, guidance=guidance)
-    drawn = draw_cines(
+    drawn = sample_cines(
         court.network, court.samples.condition[torch.from_numpy(test)], test.tolist(), how, "test"
     )
     measured = measure_all(court, drawn)
-    found = rivals(court, measured)
+    found = baselines(court, measured)
     tables["indicators"] = indicators_of(court, truth, found)
     tables["comparisons"] = comparisons_of(court, truth, found)
     tables["spread"] = spread_of(truth, measured)
@@ -64,8 +69,8 @@ def judge(opened: Opened) -> tuple[dict[str, Any], list[Path]]:
     tables["diversity"] = pd.DataFrame([diversity(*in_latents(court, drawn))])
     tables["memorization"] = memorization_of(court, drawn[:, 0])
     print_tables(tables)
-    figures = {} if opened.settings.compact else figures_of(court, truth, measured, drawn)
-    return write_stage(opened, predictions_of(court, truth, found), tables, figures)
+    figures = {} if run.settings.compact else figures_of(court, truth, measured, drawn)
+    return write_stage(run, predictions_of(court, truth, found), tables, figures)
 
 
 # Guidance -------------------------------------------------------------------------------------------
@@ -86,12 +91,12 @@ def choose_guidance(court: Court) -> tuple[pd.DataFrame, float]:
     found, table = {}, []
     for scale in GUIDANCES:
         how = dataclasses.replace(court.how, samples=SAMPLES_TO_CHOOSE, guidance=scale)
-        drawn = draw_cines(court.network, condition, rows.tolist(), how, f"guidance {scale:g}")
+        drawn = sample_cines(court.network, condition, rows.tolist(), how, f"guidance {scale:g}")
         found[scale] = filled(mean_of_tables(measure_all(court, drawn)))[CHOSEN_BY]
         row: dict[str, Any] = {"guidance": scale, "r": float(np.corrcoef(truth, found[scale])[0, 1])}
         if scale != 1:
             row |= compare_indicator(
-                truth, found[scale], found[1.0], patient, draws=court.opened.settings.bootstrap_draws
+                truth, found[scale], found[1.0], patient, draws=court.run.settings.bootstrap_draws
             )
         table.append(row)
     result = pd.DataFrame(table)
@@ -103,14 +108,14 @@ def choose_guidance(court: Court) -> tuple[pd.DataFrame, float]:
 # Indicators -----------------------------------------------------------------------------------------
 
 
-def rivals(court: Court, measured: list[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def baselines(court: Court, measured: list[pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Return the indicators of the judged patients by each way to come to them."""
     test, train = court.fold.test, court.fold.train
     network, samples = court.network, court.samples
     known = truth_of(samples, train)
     if known.isna().all().any():
         known = known.combine_first(court.measure(court.true(train)))[list(MEASURED)]
-    near = nearest_rows(samples.condition, torch.from_numpy(train), torch.from_numpy(test)).numpy()
+    near = nearest_neighbours(samples.condition, torch.from_numpy(train), torch.from_numpy(test)).numpy()
     through = to_bytes(network.cines_of(samples.data[torch.from_numpy(test)]))
     mean = filled(mean_of_tables(measured))
     return {
@@ -129,7 +134,7 @@ def rivals(court: Court, measured: list[pd.DataFrame]) -> dict[str, pd.DataFrame
 
 def indicators_of(court: Court, truth: pd.DataFrame, found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the scores of each indicator by each way, the measuring method's own error first."""
-    manifest, draws = court.opened.cache.manifest, court.opened.settings.bootstrap_draws
+    manifest, draws = court.run.cache.manifest, court.run.settings.bootstrap_draws
     patient = court.samples.table["session"].to_numpy()[court.fold.test].tolist()
     tables = []
     for name, values in found.items():
@@ -151,7 +156,7 @@ def comparisons_of(court: Court, truth: pd.DataFrame, found: Mapping[str, pd.Dat
     for name in MEASURED:
         r = [float(np.corrcoef(truth[name], values[name])[0, 1]) for values in (drawn, line)]
         difference = compare_indicator(
-            truth[name], drawn[name], line[name], patient, draws=court.opened.settings.bootstrap_draws
+            truth[name], drawn[name], line[name], patient, draws=court.run.settings.bootstrap_draws
         )
         rows.append(
             {"indicator": name, "generated": r[0], "regression": r[1], "ratio": r[0] / r[1]} | difference

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from datasets.splits import Fold, assert_separated, fold_from_parts
 from models.ecg_cmr.cine_generator import CineGenerator
-from systems.base.evaluation_run import Opened, open_run, trained_model
+from systems.base.evaluation_run import EvaluationRun, open_run, trained_model
 from systems.ecg_cmr.cine.measures import MEASURED, measure_cines
 from systems.ecg_cmr.evaluate import Tables
-from systems.ecg_cmr.generation.sampling import Bytes, Drawing
+from systems.ecg_cmr.generation.sampling import Bytes, SamplingConfig
 from systems.ecg_cmr.generation.task import EncodedPairs, encoded_pairs
 from systems.ecg_cmr.samples import Pairs
 
@@ -30,23 +30,23 @@ class Court:
 
     Attributes
     ----------
-    opened : Opened
+    run : EvaluationRun
     samples : EncodedPairs
     network : CineGenerator
     fold : Fold
         Its test part cut to the patients who are judged.
     spacing : float
         Millimetres a pixel.
-    how : Drawing
+    how : SamplingConfig
         As asked for; the guidance is still to be chosen where it is 0.
     """
 
-    opened: Opened
+    run: EvaluationRun
     samples: EncodedPairs
     network: CineGenerator
     fold: Fold
     spacing: float
-    how: Drawing
+    how: SamplingConfig
 
     def true(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the true cines of some rows, 0 to 1."""
@@ -58,15 +58,15 @@ class Court:
         return measure_cines((cine.astype(np.float32) / scale for cine in cines), self.spacing)
 
 
-def open_court(opened: Opened) -> Court:
+def open_court(run: EvaluationRun) -> Court:
     """Open the run of one fold, encode its patients, and choose who is judged."""
-    if opened.external or len(opened.checkpoints) != 1:
+    if run.external or len(run.checkpoints) != 1:
         raise UserError(
             "A run of ecg-to-cmr is judged one fold at a time, on the cache that it was trained from: name "
             "a checkpoint, as in --checkpoint checkpoints/<run>/fold_0/best.pt."
         )
-    content, settings = opened.checkpoints[0], opened.settings
-    task, trained, samples = open_run(content, opened.cache, settings)
+    content, settings = run.checkpoints[0], run.settings
+    task, trained, samples = open_run(content, run.cache, settings)
     network = trained_model(task, trained, content, settings)
     assert isinstance(network, CineGenerator)
     fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
@@ -74,9 +74,9 @@ def open_court(opened: Opened) -> Court:
     order = np.random.default_rng(0).permutation(len(fold.test))[: settings.patients]
     fold = Fold(fold.number, fold.train, fold.validation, fold.test[np.sort(order)])
     rows = torch.from_numpy(np.concatenate([fold.train, fold.validation, fold.test]))
-    how = Drawing(settings.steps, settings.samples, settings.guidance, settings.batch_size)
-    spacing = float(opened.cache.manifest["settings"]["pixel_spacing"])
-    return Court(opened, encoded_pairs(samples, network, rows), network, fold, spacing, how)
+    how = SamplingConfig(settings.steps, settings.samples, settings.guidance, settings.batch_size)
+    spacing = float(run.cache.manifest["settings"]["pixel_spacing"])
+    return Court(run, encoded_pairs(samples, network, rows), network, fold, spacing, how)
 
 
 def cines_of(samples: Pairs, rows: NDArray[np.int64]) -> NDArray[np.float32]:

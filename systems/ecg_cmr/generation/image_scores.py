@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from models.ecg_cmr.transformer import pool_tokens
 from systems.ecg_cmr.cine.figures import bland_altman_figure, story_figure
-from systems.ecg_cmr.evaluate import Figures, stamp_of
+from systems.ecg_cmr.evaluate import Figures, watermark_of
 from systems.ecg_cmr.generation.ground_truth import CHOSEN_BY, Court, filled, mean_of_tables
 from systems.ecg_cmr.generation.image_quality import frechet_distance, image_scores, memorization_table
-from systems.ecg_cmr.generation.sampling import Bytes, nearest_rows, regressed_cines, to_bytes
+from systems.ecg_cmr.generation.sampling import Bytes, nearest_neighbours, regressed_cines, to_bytes
 from systems.ecg_cmr.generation.task import judging_encoder
 
 SHOWN = 3
@@ -25,7 +25,7 @@ SHOWN = 3
 def images_of(court: Court, first: Bytes) -> pd.DataFrame:
     """Return SSIM and PSNR a frame, and the Frechet distance of features, of each kind of cine."""
     test, train, samples = court.fold.test, court.fold.train, court.samples
-    near = nearest_rows(samples.condition, torch.from_numpy(train), torch.from_numpy(test)).numpy()
+    near = nearest_neighbours(samples.condition, torch.from_numpy(train), torch.from_numpy(test)).numpy()
     mean = court.true(train).mean(axis=0, keepdims=True).repeat(len(test), axis=0)
     regressed = regressed_cines(court.network, samples, train, test)
     through = to_bytes(court.network.cines_of(samples.data[torch.from_numpy(test)]))
@@ -94,7 +94,7 @@ def memorization_of(court: Court, first: Bytes) -> pd.DataFrame:
 
 def figures_of(court: Court, truth: pd.DataFrame, measured: list[pd.DataFrame], drawn: Bytes) -> Figures:
     """Return the Bland-Altman figures and the story of three patients."""
-    stamp, count = stamp_of(court.opened), len(truth)
+    watermark, count = watermark_of(court.run), len(truth)
     own = court.measure(court.true(court.fold.test))
     subject = f"{count:,} unseen patients · found minus true, 95 % limits"
     return {
@@ -103,23 +103,23 @@ def figures_of(court: Court, truth: pd.DataFrame, measured: list[pd.DataFrame], 
             filled(mean_of_tables(measured)),
             title="Measured in generated cines",
             subject=subject,
-            stamp=stamp,
+            watermark=watermark,
         ),
         "bland_altman_method": bland_altman_figure(
-            truth, filled(own), title="Measured in true cines", subject=subject, stamp=stamp
+            truth, filled(own), title="Measured in true cines", subject=subject, watermark=watermark
         ),
-        "story": story_of(court, truth, measured, drawn, stamp),
+        "story": story_of(court, truth, measured, drawn, watermark),
     }
 
 
 def story_of(
-    court: Court, truth: pd.DataFrame, measured: list[pd.DataFrame], drawn: Bytes, stamp: str
+    court: Court, truth: pd.DataFrame, measured: list[pd.DataFrame], drawn: Bytes, watermark: str
 ) -> Figure:
     """Return the figure of three patients: low, middle and high in what the ECG says of their pump."""
     said = filled(mean_of_tables(measured))[CHOSEN_BY]
     order = np.argsort(said.to_numpy())
     places = order[(np.linspace(0.05, 0.95, SHOWN) * (len(order) - 1)).astype(int)]
-    lead = list(court.opened.cache.manifest["leads"]).index("II")
+    lead = list(court.run.cache.manifest["leads"]).index("II")
     patients: list[dict[str, object]] = []
     for place in places:
         row = court.fold.test[place]
@@ -135,4 +135,4 @@ def story_of(
                 },
             }
         )
-    return story_figure(patients, court.samples.ecg_rate, stamp=stamp)
+    return story_figure(patients, court.samples.ecg_rate, watermark=watermark)

@@ -1,4 +1,4 @@
-"""Drawing cines from one's own ECG with a trained run of ``ecg-to-cmr``."""
+"""SamplingConfig cines from one's own ECG with a trained run of ``ecg-to-cmr``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from models.ecg_cmr.cine_generator import CineGenerator
 from systems.base.prediction_settings import PredictionSettings
 from systems.ecg_cmr.cine.files import NOTICE, write_gif, write_nifti, write_strip
 from systems.ecg_cmr.cine.measures import MEASURED, UNITS, measure_cines
-from systems.ecg_cmr.generation.sampling import Bytes, Drawing, draw_cines
+from systems.ecg_cmr.generation.sampling import Bytes, SamplingConfig, sample_cines
 from systems.ecg_cmr.generation.settings import EcgToCmrSettings
 from systems.ecg_cmr.generation.task import EcgToCmr
 from systems.ecg_cmr.sources.cmr_files import display_affine
@@ -42,7 +42,7 @@ class DrawnCines:
         What is measured in each, a row a sample.
     pixel_spacing : float
         Millimetres.
-    facts : dict
+    metadata : dict
         Where they come from, in plain types.
     """
 
@@ -50,7 +50,7 @@ class DrawnCines:
     cines: Bytes
     measured: pd.DataFrame
     pixel_spacing: float
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     def indicators(self) -> dict[str, dict[str, float | int | str | None]]:
         """Return mean and spread over the samples of each indicator; None where nothing was measured."""
@@ -79,7 +79,7 @@ def draw(settings: PredictionSettings) -> dict[str, Any]:
             f"--guidance {asked.guidance:g} must not be negative."
         )
     assert settings.checkpoint is not None and settings.ecg is not None
-    how = Drawing(asked.steps, asked.samples, asked.guidance, min(settings.batch_size, 64), asked.seed)
+    how = SamplingConfig(asked.steps, asked.samples, asked.guidance, min(settings.batch_size, 64), asked.seed)
     return draw_from_ecg(
         settings.checkpoint,
         settings.ecg,
@@ -96,7 +96,7 @@ def draw_from_ecg(
     out: Path,
     *,
     ecg_rate: float = 0.0,
-    how: Drawing | None = None,
+    how: SamplingConfig | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Draw cines from an ECG file and write them, what is measured in them, and how far they differ.
@@ -112,8 +112,8 @@ def draw_from_ecg(
         a sample) and ``.json`` are written to it.
     ecg_rate : float
         Hertz, of an ``.npy`` that does not state it.
-    how : Drawing, optional
-        Steps, samples, guidance, seed; default: those of `Drawing`.
+    how : SamplingConfig, optional
+        Steps, samples, guidance, seed; default: those of `SamplingConfig`.
     device : str
 
     Returns
@@ -126,21 +126,21 @@ def draw_from_ecg(
     UserError
         If the checkpoint is of another task, or the ECG cannot be read.
     """
-    drawn = draw_own(checkpoint, ecg, ecg_rate=ecg_rate, how=how or Drawing(), device=device)
+    drawn = draw_user(checkpoint, ecg, ecg_rate=ecg_rate, how=how or SamplingConfig(), device=device)
     base = out / f"{drawn.name}_generated"
     files = {ending: base.with_name(base.name + ending) for ending in (".nii.gz", ".gif", ".png", ".json")}
     pixels = drawn.cines / 255
     write_nifti(files[".nii.gz"], pixels[0], drawn.pixel_spacing, display_affine(drawn.pixel_spacing))
     write_gif(files[".gif"], pixels[0])
     write_strip(files[".png"], pixels)
-    content = {"notice": NOTICE, **drawn.facts, "indicators": drawn.indicators()}
+    content = {"notice": NOTICE, **drawn.metadata, "indicators": drawn.indicators()}
     content["files"] = [path.name for path in files.values()]
     write_json(files[".json"], content)
     return content
 
 
-def draw_own(
-    checkpoint: Path, ecg: Path, *, ecg_rate: float = 0.0, how: Drawing, device: str = "cpu"
+def draw_user(
+    checkpoint: Path, ecg: Path, *, ecg_rate: float = 0.0, how: SamplingConfig, device: str = "cpu"
 ) -> DrawnCines:
     """Draw cines from an ECG file without writing them; parameters as of `draw_from_ecg`."""
     place = find_parent(checkpoint)
@@ -149,14 +149,14 @@ def draw_own(
         raise UserError(f"{place} is a run of {content['task']}; cines are drawn by runs of {EcgToCmr.name}.")
     network = open_network(content).to(choose_device(device)).eval()
     prepared = content["cache"]["settings"]
-    signal, present = read_own(ecg, ecg_rate, prepared)
+    signal, present = read_user(ecg, ecg_rate, prepared)
     where = choose_device(device)
     condition = network.condition(
         torch.from_numpy(signal)[None].to(where), torch.from_numpy(present)[None].to(where)
     )
-    cines = draw_cines(network, condition, [0], how)[0]
+    cines = sample_cines(network, condition, [0], how)[0]
     spacing = float(prepared["pixel_spacing"])
-    facts = {
+    metadata = {
         "ecg": ecg.name,
         "leads_used": [lead for lead, there in zip(LEADS, present, strict=True) if there],
         "run": content["run"],
@@ -168,7 +168,7 @@ def draw_own(
         "pixel_spacing_mm": spacing,
     }
     measured = measure_cines((cine / 255 for cine in cines), spacing)
-    return DrawnCines(ecg.name.removesuffix(".hea").removesuffix(".npy"), cines, measured, spacing, facts)
+    return DrawnCines(ecg.name.removesuffix(".hea").removesuffix(".npy"), cines, measured, spacing, metadata)
 
 
 def open_network(content: dict[str, Any]) -> CineGenerator:
@@ -180,7 +180,7 @@ def open_network(content: dict[str, Any]) -> CineGenerator:
     return network
 
 
-def read_own(
+def read_user(
     ecg: Path, rate: float, prepared: dict[str, Any]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return an ECG as the network was trained on it, and which leads there are.

@@ -1,6 +1,6 @@
-"""Drawing cines from ECGs with a trained generator, and what they are held against.
+"""SamplingConfig cines from ECGs with a trained generator, and what they are held against.
 
-The rivals know the same training patients, and are asked for the same unseen ones: the mean training cine,
+The baselines know the same training patients, and are asked for the same unseen ones: the mean training cine,
 the cine of the training patient whose ECG is most alike, and regression from the ECG, of the indicators and
 of the cine itself.
 """
@@ -29,7 +29,7 @@ SEED_STRIDE = 100_003
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingConfig:
     """How cines are drawn.
 
     Attributes
@@ -53,7 +53,7 @@ class Drawing:
     precision: str = "auto"
 
 
-def seeds_of(number: int, how: Drawing) -> list[int]:
+def seeds_of(number: int, how: SamplingConfig) -> list[int]:
     """Return the seeds of the samples of a patient of this number."""
     return [(how.seed * 7919 + number) * SEED_STRIDE + sample for sample in range(how.samples)]
 
@@ -63,8 +63,8 @@ def to_bytes(cines: Tensor) -> Bytes:
     return (cines * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
-def draw_cines(
-    network: CineGenerator, condition: Tensor, numbers: Sequence[int], how: Drawing, label: str = ""
+def sample_cines(
+    network: CineGenerator, condition: Tensor, numbers: Sequence[int], how: SamplingConfig, label: str = ""
 ) -> Bytes:
     """Draw several cines for each ECG.
 
@@ -74,7 +74,7 @@ def draw_cines(
     condition : torch.Tensor, shape (N, tokens, width)
     numbers : sequence of int
         One a patient: the same number, ECG and seed give the same cines.
-    how : Drawing
+    how : SamplingConfig
     label : str
         Of the progress bar; empty: none.
 
@@ -97,10 +97,10 @@ def draw_cines(
     return cines.reshape(len(numbers), how.samples, *cines.shape[1:])
 
 
-# Rivals ---------------------------------------------------------------------------------------------
+# Baselines ---------------------------------------------------------------------------------------------
 
 
-def nearest_rows(condition: Tensor, train: Tensor, rows: Tensor) -> Tensor:
+def nearest_neighbours(condition: Tensor, train: Tensor, rows: Tensor) -> Tensor:
     """Return for each row the training row whose ECG is most alike: cosine of the mean tokens."""
     embedding = condition.mean(dim=1)
     embedding = functional.normalize(embedding - embedding[train].mean(dim=0), dim=1)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from common.errors import UserError
 from datasets.splits import Fold
 from learning.checkpoint import LAST, load_checkpoint
-from learning.distributed import bare
-from learning.fold import FoldRun, Progress
+from learning.distributed import unwrap
+from learning.fold import FoldContext, Progress
 from learning.loop import fit
 from learning.tracking import Tracker
 from models.ecg_cmr.cine_generator import EARLIEST, CineGenerator, noise_for
@@ -114,7 +114,7 @@ class EcgToCmr(Stage):
             model.judge = cmr_encoder(settings, inputs).requires_grad_(False)
         return model
 
-    def initialize(self, model: nn.Module, run: FoldRun) -> None:
+    def initialize(self, model: nn.Module, run: FoldContext) -> None:
         """Take the networks of the parents, and the scales of latents and tokens from the training part."""
         network = generator(model)
         for kind, path in self.parents().items():
@@ -135,7 +135,7 @@ class EcgToCmr(Stage):
             torch.cat([network.condition(batch["ecg"], batch["lead_present"]) for batch in batches])
         )
 
-    def fit(self, run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+    def fit(self, run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
         """Encode all patients once, then train in the shared loop."""
         last = run.folder / LAST
         if resume and last.exists():  # the networks that the run began with, whatever became of the parents
@@ -168,7 +168,7 @@ class EcgToCmr(Stage):
 
 def generator(model: nn.Module) -> CineGenerator:
     """Return the generator within what may be wrapped for several processes."""
-    network = bare(model)
+    network = unwrap(model)
     assert isinstance(network, CineGenerator)
     return network
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from datasets.ecg import LEADS
-from learning.distributed import bare
+from learning.distributed import unwrap
 from models.ecg_cmr.cmr_mae import CMRMaskedAutoencoder
 from models.ecg_cmr.ecg_mae import ECGMaskedAutoencoder
 from models.ecg_cmr.masking import MaskedAutoencoder
@@ -69,13 +69,13 @@ class MaskedStage(Stage):
         """Return ``truth``, ``found`` and ``mask`` (what was hidden) of one sample, in the signal's unit."""
         signal, present = self.signal(samples.batch(torch.tensor([row])))
         model.eval()
-        output = bare(model)(signal, present, torch.Generator().manual_seed(MASK_SEED + row))
+        output = unwrap(model)(signal, present, torch.Generator().manual_seed(MASK_SEED + row))
         found = {"truth": signal, "found": output["reconstruction"], "mask": output["mask"]}
         return {name: values[0].float().cpu() for name, values in found.items()}
 
     def encoder_of(self, model: nn.Module, kind: str) -> TokenEncoder | None:
         """Return the encoder."""
-        network = bare(model)
+        network = unwrap(model)
         assert isinstance(network, MaskedAutoencoder)
         return network.encoder if kind == self.kind else None
 

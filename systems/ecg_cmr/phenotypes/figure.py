@@ -58,7 +58,7 @@ def phenotypes_figure(
     diseases: Sequence[Row],
     *,
     title: str,
-    stamp: str = "",
+    watermark: str = "",
 ) -> Figure:
     """Draw an ECG and what is predicted from it.
 
@@ -70,16 +70,16 @@ def phenotypes_figure(
         Hertz.
     leads : sequence of str
     indicators, diseases : sequence of Row
-    title, stamp : str
+    title, watermark : str
         Name of the ECG, and a warning to be printed on the figure.
     """
     tables = [rows for rows in (indicators, diseases) if rows]
     heights = [LEAD_HEIGHT * 6 + 0.5, *(HEAD + ROW_HEIGHT * len(rows) for rows in tables)]
-    longest = LONGEST_BESIDE_STAMP if stamp else LONGEST_TITLE
+    longest = LONGEST_BESIDE_STAMP if watermark else LONGEST_TITLE
     shown = title if len(title) <= longest else f"…{title[1 - longest :]}"
     subject = "predicted from a twelve-lead ECG"
-    figure = new_figure(shown, subject, "", stamp, sum(heights) + 1.3)
-    if stamp:
+    figure = new_figure(shown, subject, "", watermark, sum(heights) + 1.3)
+    if watermark:
         figure.texts[-1].set_y(1 - 0.1 / figure.get_figheight())
     parts = list(figure.subfigures(len(heights) + 1, 1, height_ratios=[*heights, 0.45], squeeze=False)[:, 0])
     _draw_leads(parts.pop(0), ecg, sampling_rate, leads)

@@ -21,7 +21,7 @@ from common.errors import UserError
 from config import EvaluationSettings
 from datasets.ecg import Ecg, flat_leads, prepare_signal
 from datasets.recording_paths import Place
-from datasets.signal_quality import Remark
+from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError
 from learning.checkpoint import file_digest
 from learning.devices import choose_device
@@ -29,7 +29,7 @@ from models.ecg_cmr.phenotypes import PhenotypeModel
 from systems.base.evaluation_run import Checkpoint, trained_model
 from systems.base.prediction_settings import PredictionSettings
 from systems.ecg_cmr.phenotypes.conformal import choice_key
-from systems.ecg_cmr.phenotypes.prediction import EcgPhenotypesPrediction, doubts_of_errors
+from systems.ecg_cmr.phenotypes.prediction import EcgPhenotypesPrediction, warnings_of_errors
 from systems.ecg_cmr.phenotypes.scores import INDICATOR_UNITS
 from systems.ecg_cmr.phenotypes.task import EcgPhenotypes
 from systems.ecg_cmr.settings import PhenotypeSettings
@@ -85,7 +85,7 @@ class EcgPhenotypesPredictor:
         assert isinstance(model, PhenotypeModel)
         return model.eval()
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return what the models are, for programs."""
         first = self.checkpoints[0]
         return {
@@ -115,7 +115,7 @@ class EcgPhenotypesPredictor:
         """Judge one ECG, or say in a DataError why it cannot be judged."""
         ecg = open_ecg(place.path, self.rate)
         require_whole(ecg, self.prepared["seconds"])
-        leads, remarks = examine_leads(ecg)
+        leads, warnings = examine_leads(ecg)
         person, doubts = self.people.of(place)
         known = {name: person[name] for name in self.covariates if name in person}
         chosen = self._unseen(ecg_digest(ecg))
@@ -129,12 +129,12 @@ class EcgPhenotypesPredictor:
             raise DataError("The model's answer is not a number: the ECG is unlike any it was made for.")
         found = self._found(values, chosen, choice_key(list(known)))
         seen = len(chosen) == len(self.models) and self._was_seen(ecg_digest(ecg))
-        remarks = [
-            *remarks,
-            *self._doubts(ecg, seen),
+        warnings = [
+            *warnings,
+            *self._warnings(ecg, seen),
             *doubts,
-            *self._doubts_of_person(known),
-            *doubts_of_errors(found, chosen[0][0]),
+            *self._warnings_of_person(known),
+            *warnings_of_errors(found, chosen[0][0]),
         ]
         return EcgPhenotypesPrediction(
             place.name,
@@ -143,10 +143,10 @@ class EcgPhenotypesPredictor:
             known,
             *found,
             leads=leads,
-            remarks=remarks,
+            warnings=warnings,
             models=len(chosen),
             left_out=len(self.models) - len(chosen),
-            stamp=", ".join(
+            watermark=", ".join(
                 filter(None, ["trained on simulated data" * self.simulated, "trained on this ECG" * seen])
             ),
         )
@@ -213,26 +213,26 @@ class EcgPhenotypesPredictor:
             }
         return indicators, diseases
 
-    def _doubts(self, ecg: Ecg, seen: bool) -> list[Remark]:
+    def _warnings(self, ecg: Ecg, seen: bool) -> list[SignalWarning]:
         """Return what is doubtful about asking these models about this ECG."""
-        remarks, reads = [], self.prepared["seconds"]
+        warnings, reads = [], self.prepared["seconds"]
         if ecg.duration < reads - 0.05:
             text = (
                 f"It lasts {ecg.duration:.1f} s and the model reads {reads:g} s: the end was held constant."
             )
-            remarks.append(Remark("short", "ecg", text))
+            warnings.append(SignalWarning("short", "ecg", text))
         if ecg.duration > reads + 0.05:
             text = f"Of its {ecg.duration:.1f} s the model read the first {reads:g} s."
-            remarks.append(Remark("long", "ecg", text))
+            warnings.append(SignalWarning("long", "ecg", text))
         if seen:
             text = "The model was trained on this very ECG: its answer says nothing about new ones."
-            remarks.append(Remark("seen", "", text))
+            warnings.append(SignalWarning("seen", "", text))
         if self.simulated:
-            text = "The model knows virtual patients only: what it says of a real ECG cannot be believed."
-            remarks.append(Remark("simulated", "", text))
-        return remarks
+            text = "The model knows simulated patients only: what it says of a real ECG cannot be believed."
+            warnings.append(SignalWarning("simulated", "", text))
+        return warnings
 
-    def _doubts_of_person(self, known: Mapping[str, float]) -> list[Remark]:
+    def _warnings_of_person(self, known: Mapping[str, float]) -> list[SignalWarning]:
         """Return the doubt about what the model was told in training and is not told now."""
         lacking = [name for name in self.covariates if name not in known]
         if not lacking:
@@ -242,7 +242,7 @@ class EcgPhenotypesPredictor:
             f"The model learned with {', '.join(self.covariates)}, {which} "
             f"{'is' if len(lacking) == 1 else 'are'} not given: it is less exact without."
         )
-        return [Remark("person", "", text)]
+        return [SignalWarning("person", "", text)]
 
 
 def check_options(settings: PredictionSettings, trained: PhenotypeSettings, run: str) -> None:

@@ -1,4 +1,4 @@
-"""What models of ``ecg-phenotypes`` say of one ECG: facts for programs, doubts, and the figure."""
+"""What models of ``ecg-phenotypes`` say of one ECG: metadata for programs, doubts, and the figure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from datasets.ecg import LEADS, Ecg
-from datasets.signal_quality import Quality, Remark
+from datasets.signal_quality import Quality, SignalWarning
 from evaluation.figure_text import rounded_probability
 from systems.base.evaluation_run import Checkpoint
 from systems.ecg_cmr.phenotypes.figure import Row, phenotypes_figure
@@ -35,11 +35,11 @@ class EcgPhenotypesPrediction:
     indicators, diseases : dict of str to dict
         By name: what is said, and how far off it may be.
     leads : dict of str to Quality
-    remarks : list of Remark
+    warnings : list of SignalWarning
         All that is doubtful.
     models, left_out : int
         Models asked; models not asked, as they were trained on this very ECG.
-    stamp : str
+    watermark : str
         What has to be printed on the figure.
     """
 
@@ -50,12 +50,12 @@ class EcgPhenotypesPrediction:
     indicators: Rows
     diseases: Rows
     leads: dict[str, Quality]
-    remarks: list[Remark]
+    warnings: list[SignalWarning]
     models: int
     left_out: int
-    stamp: str
+    watermark: str
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return all of it for programs."""
         return {
             "indicators": self.indicators,
@@ -68,7 +68,7 @@ class EcgPhenotypesPrediction:
             "models": self.models,
             "models_trained_on_it": self.left_out,
             "quality": {lead: quality.signals["ecg"] for lead, quality in self.leads.items()},
-            "warnings": [dataclasses.asdict(remark) for remark in self.remarks],
+            "warnings": [dataclasses.asdict(warning) for warning in self.warnings],
         }
 
     def figure(self) -> Figure:
@@ -81,7 +81,7 @@ class EcgPhenotypesPrediction:
             [_indicator_row(name, row) for name, row in self.indicators.items()],
             [_disease_row(name, row) for name, row in self.diseases.items()],
             title=self.name,
-            stamp=self.stamp,
+            watermark=self.watermark,
         )
 
 
@@ -100,26 +100,26 @@ def _disease_row(name: str, row: dict[str, Any]) -> Row:
     return Row(plain(name), said, usual, row["probability"], share, None, row["better"])
 
 
-def doubts_of_errors(found: tuple[Rows, Rows], checkpoint: Checkpoint) -> list[Remark]:
+def warnings_of_errors(found: tuple[Rows, Rows], checkpoint: Checkpoint) -> list[SignalWarning]:
     """Return what is doubtful about the numbers, as far as it was measured when the model was trained."""
     indicators, diseases = found
-    remarks = []
+    warnings = []
     if any(row["low"] is None for row in indicators.values()):
         text = f"How far off the indicators may be is unknown: {why_unknown(checkpoint)}."
-        remarks.append(Remark("error-unknown", "", text))
+        warnings.append(SignalWarning("error-unknown", "", text))
     weak = [plain(name) for name, row in indicators.items() if row["r2"] is not None and not row["better"]]
     if weak:
         text = f"On validation not shown to be better than the mean of all patients: {', '.join(weak)}."
-        remarks.append(Remark("weak", "", text))
+        warnings.append(SignalWarning("weak", "", text))
     weak = [plain(name) for name, row in diseases.items() if row["auroc"] is not None and not row["better"]]
     if weak:
         text = f"On validation not shown to be better than chance: {', '.join(weak)}."
-        remarks.append(Remark("weak", "", text))
+        warnings.append(SignalWarning("weak", "", text))
     nameless = [plain(name) for name, row in indicators.items() if row["unit"] is None]
     if nameless:
         text = f"In the unit of the table that the model was trained from: {', '.join(nameless)}."
-        remarks.append(Remark("units", "", text))
-    return remarks
+        warnings.append(SignalWarning("units", "", text))
+    return warnings
 
 
 def why_unknown(checkpoint: Checkpoint) -> str:

@@ -20,7 +20,7 @@ INDICATOR_UNITS = {
     "wall_thickness": "mm",
     "blood_contrast": "",
 }
-"""Units of the indicators of virtual patients and of ACDC; one's own tables have units of their own."""
+"""Units of the indicators of simulated patients and of ACDC; one's own tables have units of their own."""
 
 
 def weighted_correlation(units: pd.DataFrame, weights: Array) -> Array:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from common.errors import UserError
 from datasets.splits import Fold
 from evaluation.scores import macro_auroc
-from learning.distributed import bare
-from learning.fold import FoldRun
+from learning.distributed import unwrap
+from learning.fold import FoldContext
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from models.ecg_cmr.transformer import TokenEncoder
 from systems.ecg_cmr.phenotypes.conformal import measure_errors
@@ -77,7 +77,7 @@ class EcgPhenotypes(Stage):
         except ValueError as error:
             raise UserError(str(error)) from None
 
-    def initialize(self, model: nn.Module, run: FoldRun) -> None:
+    def initialize(self, model: nn.Module, run: FoldContext) -> None:
         """Take the encoder of the parent, and mean and deviation of the targets from the training part."""
         super().initialize(model, run)
         assert isinstance(model, PhenotypeModel)
@@ -108,7 +108,7 @@ class EcgPhenotypes(Stage):
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the losses of a batch, and its indicators in their units and probabilities of diseases."""
-        network = bare(model)
+        network = unwrap(model)
         assert isinstance(network, PhenotypeModel)
         signal = varied(batch, self.chosen.reads, self.chosen.augment and model.training)
         given = (signal, batch["lead_present"] if self.chosen.reads == "ecg" else None)
@@ -132,7 +132,7 @@ class EcgPhenotypes(Stage):
             scores["auroc"] = macro_auroc(diseases, predictions[:, count:].numpy())
         return scores
 
-    def remember(self, model: nn.Module, run: FoldRun) -> dict[str, Any]:
+    def remember(self, model: nn.Module, run: FoldContext) -> dict[str, Any]:
         """Return how far off the model is on the validation part, for who asks it about one patient."""
         assert isinstance(model, PhenotypeModel)
         parts = (run.train, run.validation)

@@ -8,12 +8,12 @@ from typing import Any
 from evaluation.figure_text import rounded_probability
 from systems.base.predictor import Words
 
-Facts = dict[str, Any]
+Metadata = dict[str, Any]
 SEXES = ("male", "female")
 UNITS = {"age": " years", "height": " cm", "weight": " kg"}
 
 
-def tell_model(model: Facts) -> list[str]:
+def tell_model(model: Metadata) -> list[str]:
     """Return what the model is and what it learned from."""
     count, learned = len(model["checkpoints"]), model["trained_on"]
     virtual = "virtual " * model["simulated"]
@@ -23,7 +23,7 @@ def tell_model(model: Facts) -> list[str]:
     ]
 
 
-def tell_recording(row: Facts) -> list[str]:
+def tell_recording(row: Metadata) -> list[str]:
     """Return indicators and diseases as tables, then what they were made from."""
     lines = _indicator_lines(row["indicators"]) + _disease_lines(row["diseases"])
     known = ", ".join(f"{name} {_covariate(name, value)}" for name, value in row["covariates"].items())
@@ -36,7 +36,7 @@ def tell_recording(row: Facts) -> list[str]:
     return lines
 
 
-def tell_shortly(row: Facts) -> str:
+def tell_shortly(row: Metadata) -> str:
     """Return the first indicator, ejection fraction if there is one, and the most probable disease."""
     parts = []
     if row["indicators"]:
@@ -50,7 +50,7 @@ def tell_shortly(row: Facts) -> str:
     return ", ".join(parts)
 
 
-def _indicator_lines(rows: dict[str, Facts]) -> list[str]:
+def _indicator_lines(rows: dict[str, Metadata]) -> list[str]:
     """Return the table of indicators."""
     if not rows:
         return []
@@ -61,7 +61,7 @@ def _indicator_lines(rows: dict[str, Facts]) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def _disease_lines(rows: dict[str, Facts]) -> list[str]:
+def _disease_lines(rows: dict[str, Metadata]) -> list[str]:
     """Return the table of diseases."""
     if not rows:
         return []
@@ -79,7 +79,7 @@ def _disease_lines(rows: dict[str, Facts]) -> list[str]:
     return lines
 
 
-def _r2(row: Facts) -> str:
+def _r2(row: Metadata) -> str:
     if row["r2"] is None:
         return "unknown"
     return f"{row['r2']:.2f}{'' if row['better'] else ', not shown to beat the mean'}"
@@ -94,18 +94,18 @@ def plain(name: str) -> str:
     return name.removeprefix("disease_").replace("_", " ")
 
 
-def number_text(row: Facts, value: float) -> str:
+def number_text(row: Metadata, value: float) -> str:
     """Return a number with as many decimals as the spread over patients makes worth saying."""
     digits = 1 - math.floor(math.log10(row["trained_deviation"])) if row["trained_deviation"] > 0 else 2
     return f"{value:.{min(max(digits, 0), 6)}f}"
 
 
-def value_text(row: Facts) -> str:
+def value_text(row: Metadata) -> str:
     """Return what is predicted of an indicator, with its unit."""
     return f"{number_text(row, row['value'])} {row['unit'] or ''}".strip()
 
 
-def interval_text(row: Facts) -> str:
+def interval_text(row: Metadata) -> str:
     """Return the interval of an indicator."""
     if row["low"] is None:
         return "unknown"

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.patients import believable, require_some
+from datasets.patients import plausible_values, require_some
 from datasets.sources import DataError, Problem
 from systems.ecg_cmr.sources.cmr_files import PLAUSIBLE_SPACING, damaged_nifti, open_nifti
 from systems.ecg_cmr.sources.pairs import PairIndex, pair_row, target_tables
@@ -99,22 +99,22 @@ def _small_files(folder: Path) -> list[Path]:
 def _patient(folder: Path, root: Path, problems: list[Problem]) -> tuple[dict[str, Any], dict[str, float]]:
     """Return the index row of a patient, and what is known of the heart."""
     name = folder.name
-    facts = _info(folder / "Info.cfg")
+    metadata = _info(folder / "Info.cfg")
     cine = _nifti(folder, f"{name}_4d")
     if cine is None:
         raise DataError(f"It has no {name}_4d.nii.gz.")
     if not cine.resolve().is_relative_to(root.resolve()):
         raise DataError(f"Its {cine.name} leads outside the data folder.")
-    frames = {moment: _frame(facts, moment) for moment in ("ED", "ES")}
-    group = facts.get("Group", "").upper()
+    frames = {moment: _frame(metadata, moment) for moment in ("ED", "ES")}
+    group = metadata.get("Group", "").upper()
     values: dict[str, float] = {}
     if group in GROUPS:
         values |= {disease: float(GROUPS[group] == disease) for disease in DISEASES}
     else:
         what = f"Its group {group!r} is none of {', '.join(GROUPS)}; its diseases count as missing."
         problems.append(Problem(name, what, "Correct Info.cfg.", left_out=False))
-    body = {column: _number(facts.get(column.capitalize(), "")) for column in COVARIATES}
-    values |= believable(body, name, problems)
+    body = {column: _number(metadata.get(column.capitalize(), "")) for column in COVARIATES}
+    values |= plausible_values(body, name, problems)
     try:
         values |= _function(folder, frames)
     except DataError as error:
@@ -140,9 +140,9 @@ def _info(path: Path) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs}
 
 
-def _frame(facts: dict[str, str], moment: str) -> int:
+def _frame(metadata: dict[str, str], moment: str) -> int:
     """Return the frame, from 1, of end-diastole or end-systole."""
-    text = facts.get(moment, "")
+    text = metadata.get(moment, "")
     if not re.fullmatch(r"[1-9]\d{0,3}", text, re.ASCII):
         raise DataError(f"Its Info.cfg gives {text!r} as frame {moment}; a number from 1 is needed.")
     return int(text)

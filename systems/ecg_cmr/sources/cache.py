@@ -231,7 +231,7 @@ def _write_arrays(
 def _write_tables(folder: Path, kept: Kept, index: PairIndex) -> dict[str, int]:
     """Write the tables of the cache and return their counts."""
     recordings = pd.DataFrame(kept.rows)
-    for column in recordings.columns[recordings.isna().any()]:  # facts of a view that some have not
+    for column in recordings.columns[recordings.isna().any()]:  # metadata of a view that some have not
         nothing = 0 if pd.api.types.is_numeric_dtype(recordings[column]) else ""
         recordings[column] = recordings[column].fillna(nothing)
     # what tells one patient's data from another's, wherever it turns up: the ECG, or else the cine

@@ -53,14 +53,14 @@ class Cine:
         Height and width of a pixel, mm.
     slices : int
         Slices of the file, of which this is the middle one.
-    remarks : tuple of str
+    warnings : tuple of str
         What was unusual, in whole sentences.
     """
 
     frames: Pixels
     spacing: tuple[float, float]
     slices: int
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def read_cine(path: Path, spacing: float = 0.0) -> Cine:
@@ -92,19 +92,19 @@ def read_cine(path: Path, spacing: float = 0.0) -> Cine:
         raise DataError(f"The file {path.name} holds {count} values that are no numbers (NaN or infinite).")
     if cine.frames.min() == cine.frames.max():
         raise DataError(f"The file {path.name} shows nothing: all its values are the same.")
-    return Cine(cine.frames, cine.spacing, cine.slices, (*cine.remarks, *_unusual(cine)))
+    return Cine(cine.frames, cine.spacing, cine.slices, (*cine.warnings, *_unusual(cine)))
 
 
 def _unusual(cine: Cine) -> list[str]:
     """Name an uncommon pixel size or number of frames."""
-    remarks = []
+    warnings = []
     if any(not USUAL_SPACING[0] <= size <= USUAL_SPACING[1] for size in cine.spacing):
-        remarks.append(f"Its pixels measure {_sizes(cine)} mm, which is unusual.")
+        warnings.append(f"Its pixels measure {_sizes(cine)} mm, which is unusual.")
     if max(cine.spacing) > 1.1 * min(cine.spacing):
-        remarks.append(f"Its pixels measure {_sizes(cine)} mm: they are not square.")
+        warnings.append(f"Its pixels measure {_sizes(cine)} mm: they are not square.")
     if not USUAL_FRAMES[0] <= len(cine.frames) <= USUAL_FRAMES[1]:
-        remarks.append(f"It has {len(cine.frames)} frames, which is unusual.")
-    return remarks
+        warnings.append(f"It has {len(cine.frames)} frames, which is unusual.")
+    return warnings
 
 
 def _sizes(cine: Cine) -> str:
@@ -160,13 +160,13 @@ def _read_nifti(path: Path, spacing: float) -> Cine:
         data = np.asarray(image.dataobj[tuple(where)], dtype=np.float32)
     except Exception as error:  # nibabel raises many kinds for damaged files
         raise damaged_nifti(path, error) from error
-    remarks = _remarks_of_axes(shape, slice_axis)
+    warnings = _warnings_of_axes(shape, slice_axis)
     plane = [axis for axis in range(3) if axis != slice_axis][:2]
     sizes, doubt = _voxel_sizes(image, plane)
     if spacing > 0:
         sizes, doubt = (spacing, spacing), ()
     data, sizes = _displayed(np.moveaxis(data, -1, 0), sizes, _directions(image, plane))
-    return Cine(np.ascontiguousarray(data), sizes, slices, (*remarks, *doubt))
+    return Cine(np.ascontiguousarray(data), sizes, slices, (*warnings, *doubt))
 
 
 def open_nifti(path: Path) -> nibabel.Nifti1Image:
@@ -211,7 +211,7 @@ def _slice_axis(shape: tuple[int, ...]) -> int | None:
     return 2 - int(np.argmin(shape[2::-1]))
 
 
-def _remarks_of_axes(shape: tuple[int, ...], slice_axis: int | None) -> tuple[str, ...]:
+def _warnings_of_axes(shape: tuple[int, ...], slice_axis: int | None) -> tuple[str, ...]:
     """Name an unusual order of the axes."""
     if slice_axis is None:
         return ("It has three axes; the last is taken for time.",)

@@ -41,7 +41,7 @@ class PreparedPair:
     Attributes
     ----------
     row : dict
-        Facts, for ``recordings.csv``.
+        Metadata, for ``recordings.csv``.
     ecg : numpy.ndarray of float32, shape (12, points), or None
         Millivolts; zeros in leads that are not there.
     lead_present : numpy.ndarray of bool, shape (12,)
@@ -77,13 +77,13 @@ def prepare_pair(row: dict[str, Any], *, root: Path, settings: PairSettings) -> 
     if ecg is None and cmr is None:
         reasons = " ".join(problem.what for problem in problems if problem.remedy == FILE_REMEDY)
         return Problem(name, f"Neither ECG nor cine can be used. {reasons}".strip(), FILE_REMEDY)
-    facts = row | _ecg_facts(ecg, settings) | {"image_sha256": ""}
+    metadata = row | _ecg_metadata(ecg, settings) | {"image_sha256": ""}
     for view, cine in (("Cine", cmr), ("Long axis", long_axis)):
-        facts |= cine.facts if cine else {}
-        remarks = cine.remarks if cine else ()
-        problems += [Problem(name, f"{view}: {text}", "Nothing.", left_out=False) for text in remarks]
+        metadata |= cine.metadata if cine else {}
+        warnings = cine.warnings if cine else ()
+        problems += [Problem(name, f"{view}: {text}", "Nothing.", left_out=False) for text in warnings]
     return PreparedPair(
-        facts,
+        metadata,
         prepare_signal(ecg.samples, ecg.sampling_rate, settings.ecg_rate, settings.seconds) if ecg else None,
         ~flat_leads(ecg.samples) if ecg else np.zeros(len(LEADS), dtype=bool),
         cmr.pixels if cmr else None,
@@ -203,7 +203,7 @@ def _in_order(samples: NDArray[np.float64], names: list[str]) -> NDArray[np.floa
     return ordered
 
 
-def _ecg_facts(ecg: Ecg | None, settings: PairSettings) -> dict[str, Any]:
+def _ecg_metadata(ecg: Ecg | None, settings: PairSettings) -> dict[str, Any]:
     """Return what ``recordings.csv`` says of an ECG; the digest is of its content."""
     if ecg is None:
         return {"ecg_rate": 0.0, "duration": 0.0, "end": 0.0, "absent_leads": "", "signal_sha256": ""}
@@ -228,11 +228,11 @@ def ecg_digest(ecg: Ecg) -> str:
 
 @dataclass(frozen=True)
 class _PreparedCine:
-    """A cine as the cache keeps it, facts of its file, and what was unusual."""
+    """A cine as the cache keeps it, metadata of its file, and what was unusual."""
 
     pixels: NDArray[np.uint8]
-    facts: dict[str, Any]
-    remarks: tuple[str, ...]
+    metadata: dict[str, Any]
+    warnings: tuple[str, ...]
 
 
 def _cine(row: dict[str, Any], root: Path, view: str, settings: PairSettings) -> _PreparedCine:
@@ -246,13 +246,13 @@ def _cine(row: dict[str, Any], root: Path, view: str, settings: PairSettings) ->
     pixels = prepare_cine(
         cine, settings.frames, settings.size, spacing, settings.center, first, settings.percentiles
     )
-    facts = {
+    metadata = {
         f"{view}_frames": len(cine.frames),
         f"{view}_slices": cine.slices,
         f"{view}_spacing": round(max(cine.spacing), 4),
         digest: hashlib.sha256(cine.frames.tobytes()).hexdigest(),
     }
-    return _PreparedCine(pixels, facts, cine.remarks)
+    return _PreparedCine(pixels, metadata, cine.warnings)
 
 
 # Files ----------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ import pandas as pd
 
 from datasets.patient_folders import SYNONYMS
 from datasets.patient_tables import MISSING, PatientTable, clinical_number, find_table, read_patients
-from datasets.patients import SUPERCLASSES, PatientIndex, believable, patient_tables, require_some
+from datasets.patients import SUPERCLASSES, PatientIndex, patient_tables, plausible_values, require_some
 from datasets.simulated import SIMULATION
 from datasets.sources import DataError, Problem
 from systems.ecg_cmr.sources.pair_modalities import NOT_GIVEN, MissingView, cine_file, ecg_file
@@ -63,7 +63,7 @@ class PairIndex(PatientIndex):
         ``recording``, then all columns of the three kinds below, NaN where missing.
     indicators, diseases, covariates : tuple of str
     ceilings : dict of str to float
-        Share of the variance of each indicator that an ECG can know; of virtual patients only.
+        Share of the variance of each indicator that an ECG can know; of simulated patients only.
     """
 
     indicators: tuple[str, ...] = ()
@@ -143,7 +143,7 @@ def index_pairs(root: Path) -> PairIndex:
 
 
 def _simulation(root: Path) -> dict[str, Any] | None:
-    """Return what is said of virtual patients; None where patients are real."""
+    """Return what is said of simulated patients; None where patients are real."""
     path = root / SIMULATION
     if not path.is_file():
         return None
@@ -233,7 +233,7 @@ def _values(
             problems.append(Problem(patient, what, "Correct the cell.", left_out=False))
             values[name] = math.nan
     covariates = {name: values[name] for name in kinds[2]}
-    return values | believable(covariates, patient, problems)
+    return values | plausible_values(covariates, patient, problems)
 
 
 # Files ----------------------------------------------------------------------------------------------

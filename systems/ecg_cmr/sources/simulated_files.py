@@ -1,4 +1,4 @@
-"""A small cohort of virtual patients in the layout of one's own pairs of ECG and cine CMR.
+"""A small cohort of simulated patients in the layout of one's own pairs of ECG and cine CMR.
 
 ::
 
@@ -121,7 +121,7 @@ def write_pairs(
             joblib.delayed(_write_patient)(folder, seed, number, ecg_noise, kind, long_axis)
             for number in range(patients)
         )
-        found = list(tqdm(work, total=patients, desc="virtual patients", disable=not progress))
+        found = list(tqdm(work, total=patients, desc="simulated patients", disable=not progress))
         rows = pd.DataFrame([row for row, _ in found])
         _with_gaps(rows, missing, seed).to_csv(folder / "pairs.csv", index=False, lineterminator="\n")
         truth = pd.DataFrame([truth for _, truth in found])

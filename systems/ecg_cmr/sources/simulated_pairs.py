@@ -1,4 +1,4 @@
-"""Virtual patients of whom an ECG and a cine CMR are drawn from the same heart, straight into the cache.
+"""Simulated patients of whom an ECG and a cine CMR are drawn from the same heart, straight into the cache.
 
 `systems.ecg_cmr.sources.simulated_files` writes the same patients as files.
 """
@@ -37,7 +37,7 @@ ECG, SHORT_AXIS, LONG_AXIS = range(3)
 
 
 def patient_name(number: int) -> str:
-    """Return the name of a virtual patient."""
+    """Return the name of a simulated patient."""
     return f"v{number:05d}"
 
 
@@ -135,7 +135,7 @@ def simulated_index(simulation: PairSimulationSettings) -> PairIndex:
 def draw_pair(
     row: dict[str, Any], *, settings: PairSettings, simulation: PairSimulationSettings
 ) -> PreparedPair:
-    """Return what the cache keeps of one virtual patient."""
+    """Return what the cache keeps of one simulated patient."""
     number = int(row["recording"][1:])
     heart = draw_heart(simulation.seed, number)
     ecg = render_ecg(
@@ -161,7 +161,7 @@ def draw_pair(
         )
         for view, spacing in views
     ]
-    facts = truth_of(heart) | {
+    metadata = truth_of(heart) | {
         "ecg_rate": settings.ecg_rate,
         "duration": settings.seconds,
         "end": settings.seconds,
@@ -170,4 +170,4 @@ def draw_pair(
         "image_sha256": hashlib.sha256(cines[0].tobytes()).hexdigest(),
     }
     present = np.ones(len(LEADS), dtype=bool)
-    return PreparedPair(row | facts, ecg, present, cines[0], cines[1] if settings.long_axis else None)
+    return PreparedPair(row | metadata, ecg, present, cines[0], cines[1] if settings.long_axis else None)

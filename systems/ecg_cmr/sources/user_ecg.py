@@ -15,7 +15,7 @@ import numpy as np
 from datasets.ecg import LEADS, Ecg, flat_leads
 from datasets.recording_paths import Place, distinct
 from datasets.recordings import Recording, Signal
-from datasets.signal_quality import NO_HEART, SHORT, Quality, Remark, examine
+from datasets.signal_quality import NO_HEART, SHORT, Quality, SignalWarning, examine
 from datasets.sources import DataError
 from systems.ecg_cmr.sources.pair_modalities import read_leads
 
@@ -121,7 +121,7 @@ def named(flags: Iterable[Any]) -> str:
     return ", ".join(lead for lead, flag in zip(LEADS, flags, strict=True) if flag)
 
 
-def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[Remark]]:
+def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[SignalWarning]]:
     """Return how good each lead is, and what is doubtful, the leads of one doubt together.
 
     Raises
@@ -136,7 +136,7 @@ def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[Remark]]:
         leads[lead] = examine(Recording(signal, None, ecg.sampling_rate, ""), nothing)
     if _typical_agreement(leads, ecg.duration) < NO_HEART:
         raise DataError("No heart beat that repeats is found in most leads: it is too noisy to judge.")
-    return leads, [*_together(leads), *_order_remarks(ecg)]
+    return leads, [*_together(leads), *_order_warnings(ecg)]
 
 
 def _typical_agreement(leads: Mapping[str, Quality], duration: float) -> float:
@@ -148,26 +148,26 @@ def _typical_agreement(leads: Mapping[str, Quality], duration: float) -> float:
     return float(np.median([quality.signals["ecg"].get("agreement", unknown) for quality in leads.values()]))
 
 
-def _together(leads: Mapping[str, Quality]) -> list[Remark]:
+def _together(leads: Mapping[str, Quality]) -> list[SignalWarning]:
     """Return each kind of doubt once, with the leads that it is about."""
-    found: dict[str, list[tuple[str, Remark]]] = {}
+    found: dict[str, list[tuple[str, SignalWarning]]] = {}
     for lead, quality in leads.items():
-        for code in dict.fromkeys(remark.code for remark in quality.remarks):
-            first = next(remark for remark in quality.remarks if remark.code == code)
+        for code in dict.fromkeys(warning.code for warning in quality.warnings):
+            first = next(warning for warning in quality.warnings if warning.code == code)
             found.setdefault(code, []).append((lead, first))
     return [_joined(code, rows) for code, rows in found.items()]
 
 
-def _joined(code: str, rows: Sequence[tuple[str, Remark]]) -> Remark:
+def _joined(code: str, rows: Sequence[tuple[str, SignalWarning]]) -> SignalWarning:
     """Return the doubt of some leads as one; those of the whole recording name none."""
     first = rows[0][1]
     if not first.signal:
         return first
     others = f" So are {', '.join(lead for lead, _ in rows[1:])}." if len(rows) > 1 else ""
-    return Remark(code, "ecg", f"Lead {rows[0][0]}: {first.text}{others}")
+    return SignalWarning(code, "ecg", f"Lead {rows[0][0]}: {first.text}{others}")
 
 
-def _order_remarks(ecg: Ecg) -> list[Remark]:
+def _order_warnings(ecg: Ecg) -> list[SignalWarning]:
     """Return the doubt about leads that do not fit each other, as lead II is the sum of I and III."""
     first, second, third = (np.nan_to_num(ecg.samples[place]) for place in range(3))
     centred = [lead - np.median(lead) for lead in (second, second - first - third)]
@@ -178,4 +178,4 @@ def _order_remarks(ecg: Ecg) -> list[Remark]:
         f"Lead II is not the sum of I and III ({mismatch:.0%} of it is left): are the leads in the order "
         f"{', '.join(LEADS)}?"
     )
-    return [Remark("lead-order", "ecg", text)]
+    return [SignalWarning("lead-order", "ecg", text)]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from datasets.patient_folders import SYNONYMS
 from datasets.patient_tables import clinical_number, patient_id, read_patients
-from datasets.patients import PLAUSIBLE, believable
+from datasets.patients import PLAUSIBLE, plausible_values
 from datasets.recording_paths import Place
-from datasets.signal_quality import Remark
+from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError, Problem
 from systems.ecg_cmr.sources.pairs import COVARIATES
 
@@ -37,7 +37,7 @@ class People:
     rows: dict[str, dict[str, str]] | None = None
     table: str = ""
 
-    def of(self, place: Place) -> tuple[dict[str, float], list[Remark]]:
+    def of(self, place: Place) -> tuple[dict[str, float], list[SignalWarning]]:
         """Return what is known of who was recorded there, and what is doubtful about it."""
         if self.rows is None:
             return dict(self.given), []
@@ -47,9 +47,9 @@ class People:
         cells = next((self.rows[name] for name in names if name in self.rows), None)
         if cells is None:
             text = f"{self.table} has no row for {names[-1]}: age, sex, height and weight count as not known."
-            return dict(self.given), [Remark("no-row", "", text)]
+            return dict(self.given), [SignalWarning("no-row", "", text)]
         known, problems = _numbers(names[-1], cells, self.table)
-        return self.given | known, [Remark("person", "", problem.what) for problem in problems]
+        return self.given | known, [SignalWarning("person", "", problem.what) for problem in problems]
 
 
 def read_people(given: Mapping[str, float | str | None], table: Path | None) -> People:
@@ -108,5 +108,5 @@ def _numbers(where: str, cells: Mapping[str, str], table: str) -> tuple[dict[str
         except ValueError as error:
             what = f"The {name} {error} ({table}); it counts as missing."
             problems.append(Problem(where, what, "Correct the cell.", left_out=False))
-    kept = believable(values, where, problems)
+    kept = plausible_values(values, where, problems)
     return {name: value for name, value in kept.items() if not math.isnan(value)}, problems

@@ -125,7 +125,7 @@ def _write_arrays(
     clinical = index.clinical.set_index("recording")
     kept = Kept(skipped=[problem for problem in index.problems if problem.left_out])
     for item in prepared:
-        found = item if isinstance(item, Problem) else _facts(item, clinical, settings)
+        found = item if isinstance(item, Problem) else _metadata(item, clinical, settings)
         if isinstance(found, Problem):
             if strict:
                 raise stopped(found)
@@ -144,8 +144,10 @@ def _write_arrays(
     return kept
 
 
-def _facts(item: PreparedPatient, clinical: pd.DataFrame, settings: ViewSettings) -> dict[str, Any] | Problem:
-    """Return the facts of a recording, completed; a problem if no view of it is left."""
+def _metadata(
+    item: PreparedPatient, clinical: pd.DataFrame, settings: ViewSettings
+) -> dict[str, Any] | Problem:
+    """Return the metadata of a recording, completed; a problem if no view of it is left."""
     name = item.row["recording"]
     values = clinical.loc[name]
     has = {
@@ -160,19 +162,19 @@ def _facts(item: PreparedPatient, clinical: pd.DataFrame, settings: ViewSettings
     return item.row | has | {"sha256": patient_digest(item.row, values), "end": end}
 
 
-def patient_digest(facts: Mapping[str, Any], values: pd.Series) -> str:
+def patient_digest(metadata: Mapping[str, Any], values: pd.Series) -> str:
     """Return the digest by which a recording is known: of its signal, else its picture, else its values.
 
     Parameters
     ----------
-    facts : mapping
+    metadata : mapping
         Row of `systems.ecg_multimodal.sources.patient_modalities.PreparedPatient`.
     values : pandas.Series
         Clinical values.
     """
-    found = facts["signal_sha256"] or facts["image_sha256"]
+    found = metadata["signal_sha256"] or metadata["image_sha256"]
     # clinical values alone two patients may share
-    return found or hashlib.sha256(f"{facts['recording']} {values.to_dict()}".encode()).hexdigest()
+    return found or hashlib.sha256(f"{metadata['recording']} {values.to_dict()}".encode()).hexdigest()
 
 
 # Tables ---------------------------------------------------------------------------------------------

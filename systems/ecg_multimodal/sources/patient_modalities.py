@@ -28,7 +28,7 @@ class PreparedPatient:
     Attributes
     ----------
     row : dict
-        Facts, for ``recordings.csv``.
+        Metadata, for ``recordings.csv``.
     signal : numpy.ndarray of float32, shape (leads, points), or None
         Millivolts.
     image : numpy.ndarray of uint8, shape (height, width), or None
@@ -85,8 +85,8 @@ def prepare_patient(
     signal = None
     if ecg is not None:
         signal = prepare_signal(ecg.samples, ecg.sampling_rate, settings.signal_rate, settings.seconds)
-    facts = row | _signal_facts(ecg, leads) | {"image_sha256": digest}
-    return PreparedPatient(facts, signal, image, problems)
+    metadata = row | _signal_metadata(ecg, leads) | {"image_sha256": digest}
+    return PreparedPatient(metadata, signal, image, problems)
 
 
 def draw_ink(ecg: Ecg, leads: tuple[str, ...], settings: ViewSettings, name: str) -> NDArray[np.uint8] | None:
@@ -137,7 +137,7 @@ def read_signal(row: dict[str, Any], root: Path, leads: tuple[str, ...], signal_
     return ecg
 
 
-def _signal_facts(ecg: Ecg | None, leads: tuple[str, ...]) -> dict[str, Any]:
+def _signal_metadata(ecg: Ecg | None, leads: tuple[str, ...]) -> dict[str, Any]:
     """Return what ``recordings.csv`` says of a signal; the digest is of its content, none of a flat one."""
     if ecg is None:
         return {"ecg_rate": 0.0, "duration": 0.0, "flat_leads": "", "ecg_missing": 0.0, "signal_sha256": ""}

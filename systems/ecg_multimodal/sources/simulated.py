@@ -1,4 +1,4 @@
-"""A cohort of virtual patients in the layout of one's own patient folders, with known causes of disease.
+"""A cohort of simulated patients in the layout of one's own patient folders, with known causes of disease.
 
 ::
 
@@ -61,7 +61,7 @@ def write_patient_folders(
     progress: bool = False,
     **others: Any,
 ) -> Path:
-    """Write a cohort of virtual patients and return its folder; at once if it already holds the same.
+    """Write a cohort of simulated patients and return its folder; at once if it already holds the same.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def _write_files(
     )
     rows, clinical = [], []
     with (root / "ecg_signals.csv").open("w", encoding="utf-8", newline="\n") as signals:
-        for views in tqdm(work, total=settings.patients, desc="virtual patients", disable=not progress):
+        for views in tqdm(work, total=settings.patients, desc="simulated patients", disable=not progress):
             number = views.truth["id"]
             rows.append(views.truth)
             clinical.append({"IDX": number, **views.clinical})

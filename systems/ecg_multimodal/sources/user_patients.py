@@ -24,7 +24,7 @@ from datasets.patient_tables import ENDINGS
 from datasets.patients import PatientIndex
 from datasets.ptbxl import DATABASE, index_ptbxl
 from datasets.recordings import Recording, Signal
-from datasets.signal_quality import Remark, examine
+from datasets.signal_quality import SignalWarning, examine
 from datasets.signal_table import LARGEST_GAPS, LARGEST_MILLIVOLTS
 from datasets.signals import fill_gaps
 from datasets.sources import DataError, Problem
@@ -42,7 +42,7 @@ SHORTEST_SHARE = 0.8
 
 
 @dataclass(frozen=True)
-class OwnPatient:
+class UserPatient:
     """One patient of one's own, prepared as for learning.
 
     Attributes
@@ -118,7 +118,7 @@ def open_patients(root: Path, table_rate: float, rate: Literal[100, 500] = 100) 
     return index_patient_folders(root, table_rate, labelled=False)
 
 
-def read_own_patient(index: PatientIndex, name: str, settings: ViewSettings) -> OwnPatient:
+def read_own_patient(index: PatientIndex, name: str, settings: ViewSettings) -> UserPatient:
     """Read and prepare one patient of an index.
 
     Raises
@@ -140,7 +140,7 @@ def read_own_patient(index: PatientIndex, name: str, settings: ViewSettings) -> 
     values = index.clinical[index.clinical["recording"] == name].iloc[0].drop("recording").astype(float)
     digests = {made.row["signal_sha256"], made.row["image_sha256"], patient_digest(made.row, values)}
     doubts = {view: said[name] for view, said in index.doubts.items() if name in said}
-    return OwnPatient(
+    return UserPatient(
         name=name,
         image=made.image,
         signal=made.signal,
@@ -154,7 +154,7 @@ def read_own_patient(index: PatientIndex, name: str, settings: ViewSettings) -> 
     )
 
 
-def examine_ecg(ecg: Ecg, leads: tuple[str, ...], seconds: float) -> list[Remark]:
+def examine_ecg(ecg: Ecg, leads: tuple[str, ...], seconds: float) -> list[SignalWarning]:
     """Return what is doubtful about the signal of a patient, of which so many seconds are read.
 
     Raises
@@ -190,9 +190,9 @@ def examine_ecg(ecg: Ecg, leads: tuple[str, ...], seconds: float) -> list[Remark
         ("unit", span > LARGEST_MILLIVOLTS, f"The signal ranges over {span:.3g}: it seems not to be in mV."),
         ("short", ecg.duration < SHORTEST_SHARE * seconds, short),
     ]
-    found = [(remark.code, remark.text) for remark in quality.remarks if remark.code != "short"]
+    found = [(warning.code, warning.text) for warning in quality.warnings if warning.code != "short"]
     found += [(code, text) for code, doubtful, text in doubts if doubtful]
-    return [Remark(code, "signal", text) for code, text in found]
+    return [SignalWarning(code, "signal", text) for code, text in found]
 
 
 def check_leads(ecg: Ecg, leads: tuple[str, ...]) -> None:

@@ -250,7 +250,7 @@ def as_maps(
 ) -> BeatMaps:
     """Return what was found on the chosen beats beside the beats themselves."""
     rows = chosen["row"].to_numpy(copy=True)
-    facts = {name: values[name] for name in ("change", "completeness_error")}
+    metadata = {name: values[name] for name in ("change", "completeness_error")}
     table = samples.table.iloc[rows].reset_index(drop=True)
     signals = {name: getattr(samples, name)[rows, 0].cpu().numpy() for name in MODALITIES}
     looks = {
@@ -259,7 +259,7 @@ def as_maps(
     }
     if "attention" in values:
         looks["attention"] = {name: values["attention"][:, place] for place, name in enumerate(MODALITIES)}
-    return BeatMaps(table.assign(fold=chosen["fold"].to_numpy(), **facts), onsets[rows], signals, looks)
+    return BeatMaps(table.assign(fold=chosen["fold"].to_numpy(), **metadata), onsets[rows], signals, looks)
 
 
 def linear_coefficients(checkpoints: Sequence[Checkpoint]) -> dict[str, NDArray[np.float64]]:

@@ -218,10 +218,10 @@ def over_cycle(beats: BeatMaps, axis: PhaseAxis) -> CycleMeans:
 
     waves = {name: np.abs(wave) if name == "pcg" else wave for name, wave in beats.signals.items()}
     per_time = {name: divide_among(wave / wave.shape[1], edges) / time for name, wave in waves.items()}
-    facts = beats.table[["recording", "session", "label"]]
+    metadata = beats.table[["recording", "session", "label"]]
     return CycleMeans(
         axis=axis,
-        recordings=facts.groupby("recording", as_index=False).first(),
+        recordings=metadata.groupby("recording", as_index=False).first(),
         waveforms={name: _recording_means(values, recording) for name, values in per_time.items()},
         time=_recording_means(time, recording),
         looks={

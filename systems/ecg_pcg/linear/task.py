@@ -25,7 +25,7 @@ from common.errors import UserError
 from datasets.cache import Cache
 from datasets.splits import Fold
 from evaluation.scores import best_threshold
-from learning.fold import FoldRun, Progress
+from learning.fold import FoldContext, Progress
 from learning.loop import save_finished
 from learning.samples import class_weights, describe_recordings
 from learning.tracking import Tracker
@@ -140,13 +140,13 @@ class EcgPcgLinear(BinaryTask):
         losses = functional.binary_cross_entropy_with_logits(log_odds, target, reduction="none")
         return {"loss": (losses * batch["weight"]).mean()}, log_odds.sigmoid()
 
-    def fit(self, run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+    def fit(self, run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
         """Fit on the training recordings and write the checkpoints; there is nothing to resume."""
         labels = run.samples.table["label"].to_numpy()[run.train.numpy()]
         fit_linear(model, run.samples.features(run.train), labels)
         return save_finished(run, model)
 
-    def inner_threshold(self, run: FoldRun) -> float | None:
+    def inner_threshold(self, run: FoldContext) -> float | None:
         """Return the best threshold on inner out-of-fold predictions, sessions of the training part apart."""
         rows = run.train.numpy()
         table = run.samples.table.iloc[rows]

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from datasets.cache import Cache
 from evaluation.scores import best_threshold
-from learning.fold import FoldRun, Progress
+from learning.fold import FoldContext, Progress
 from learning.loop import save_finished
 from learning.tracking import Tracker
 from models import build_model
@@ -97,7 +97,7 @@ class EcgPcgPhaseFusion(EcgPcgLinear):
         losses = functional.binary_cross_entropy_with_logits(log_odds, target, reduction="none")
         return {"loss": (losses * batch["weight"]).mean()}, log_odds.sigmoid()
 
-    def fit(self, run: FoldRun, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+    def fit(self, run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
         """Fit on the training recordings and write the checkpoints; there is nothing to resume."""
         device = next(model.parameters()).device
         model.cpu()
@@ -106,7 +106,7 @@ class EcgPcgPhaseFusion(EcgPcgLinear):
         tracker.scalars({"train/deep_share": float(model.get_buffer("share"))}, 1)
         return save_finished(run, model)
 
-    def inner_threshold(self, run: FoldRun) -> float | None:
+    def inner_threshold(self, run: FoldContext) -> float | None:
         """Return the best threshold on the out-of-fold log-odds of the fit that was just made."""
         log_odds = self._out_of_fold
         if log_odds is None or not np.isfinite(log_odds).all():

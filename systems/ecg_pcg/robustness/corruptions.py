@@ -291,7 +291,7 @@ def corruptions(kinds: Sequence[str] = tuple(KINDS)) -> list[Corruption]:
     ]
 
 
-def worsen(
+def corrupt(
     signal: Floats, sampling_rate: float, modality: str, corruption: Corruption, recording: str, seed: int = 0
 ) -> tuple[Floats, float]:
     """Return one continuous signal as a corruption leaves it, and its sampling rate.
@@ -334,7 +334,7 @@ def worsen(
 def prepare_beats(
     signal: Floats, sampling_rate: float, modality: str, spans: Floats, settings: PreparationSettings
 ) -> NDArray[np.float32]:
-    """Return the beats that preparation cuts from one (worsened) signal, shape (beats, points)."""
+    """Return the beats that preparation cuts from one (corrupted) signal, shape (beats, points)."""
     ready = _condition(Signal(signal.astype(np.float32), sampling_rate, 0.0, 0.0), modality, settings)
     return cut_beats(*ready, spans, settings.beat_points)
 

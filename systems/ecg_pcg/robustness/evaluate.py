@@ -31,7 +31,7 @@ from datasets.splits import ALL
 from evaluation.scores import aggregate
 from evaluation.statistics import cluster_bootstrap, paired_cluster_bootstrap
 from systems.base.evaluation_run import Checkpoint, predict_folds
-from systems.ecg_pcg.robustness.corruptions import KINDS, Corruption, corruptions, prepare_beats, worsen
+from systems.ecg_pcg.robustness.corruptions import KINDS, Corruption, corrupt, corruptions, prepare_beats
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import MODALITIES
 
@@ -163,10 +163,10 @@ class StressedCache(ChangedCache):
     def make(self, modality: str) -> list[tuple[Floats, float]]:
         """Return the worse signal of each recording, and its sampling rate."""
         waveforms = self.clean.waveforms(modality)
-        facts = ["recording", f"{modality}_offset", f"{modality}_length", f"{modality}_rate"]
-        rows = self.clean.table("recordings")[facts].itertuples(index=False, name=None)
+        metadata = ["recording", f"{modality}_offset", f"{modality}_length", f"{modality}_rate"]
+        rows = self.clean.table("recordings")[metadata].itertuples(index=False, name=None)
         return joblib.Parallel(n_jobs=self.jobs)(
-            joblib.delayed(worsen)(
+            joblib.delayed(corrupt)(
                 np.array(waveforms[offset : offset + length]),
                 float(rate),
                 modality,

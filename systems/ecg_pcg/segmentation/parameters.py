@@ -98,13 +98,13 @@ def read_parameters(path: Path) -> Parameters:
     return Parameters(**arrays)
 
 
-def write_parameters(path: Path, parameters: Parameters, facts: dict[str, Any]) -> None:
-    """Write parameters, and facts about how they came to be, as JSON."""
+def write_parameters(path: Path, parameters: Parameters, metadata: dict[str, Any]) -> None:
+    """Write parameters, and metadata about how they came to be, as JSON."""
     values = {
         name: np.round(value, 6).tolist() if isinstance(value, np.ndarray) else round(value, 6)
         for name, value in asdict(parameters).items()
     }
-    write_json(path, {"format": FORMAT, **facts, "parameters": values})
+    write_json(path, {"format": FORMAT, **metadata, "parameters": values})
 
 
 def duration_distributions(cycle: float, interval: float, fitted: Parameters) -> NDArray[np.float64]:

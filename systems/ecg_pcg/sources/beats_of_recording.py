@@ -28,7 +28,7 @@ class PreparedRecording:
     Attributes
     ----------
     row : dict
-        Facts of the recording, for ``recordings.csv``.
+        Metadata of the recording, for ``recordings.csv``.
     waveforms : dict of str to numpy.ndarray
         Continuous signals at their own rate, gaps as NaN: "ecg" in millivolts, "pcg" of full scale.
     beats : dict of str to numpy.ndarray, shape (beats, points)
@@ -105,9 +105,9 @@ def _prepare(
             name, f"Its beats last {usual:.3g} s, as no heart's do.", "Check the sampling rate in its header."
         )
     beats = {kind: cut_beats(*ready[kind], spans, settings.beat_points) for kind in ready}
-    facts = _facts(row, recording, len(spans), duration, "annotation" if states is not None else "ecg")
+    metadata = _metadata(row, recording, len(spans), duration, "annotation" if states is not None else "ecg")
     waveforms = {kind: signal.samples for kind, signal in signals.items()}
-    return PreparedRecording(facts, waveforms, beats, spans, states)
+    return PreparedRecording(metadata, waveforms, beats, spans, states)
 
 
 def _lacking(recording: Recording, row: dict[str, object], settings: PreparationSettings) -> str:
@@ -147,17 +147,17 @@ def read_states(
     return states
 
 
-def _facts(
+def _metadata(
     row: dict[str, object], recording: Recording, beats: int, duration: float, beat_source: str
 ) -> dict[str, object]:
     """Return the recording's line for ``recordings.csv``."""
-    facts = {key: value for key, value in row.items() if key not in ("needs", "header", "annotation")}
-    facts |= {"duration": round(duration, 4), "beats": beats, "beat_source": beat_source}
+    metadata = {key: value for key, value in row.items() if key not in ("needs", "header", "annotation")}
+    metadata |= {"duration": round(duration, 4), "beats": beats, "beat_source": beat_source}
     for kind in MODALITIES:
         signal = getattr(recording, kind)
-        facts[f"{kind}_rate"] = signal.sampling_rate if signal else 0.0
-        facts[f"{kind}_length"] = len(signal.samples) if signal else 0
-        facts[f"{kind}_saturated"] = round(signal.saturated, 6) if signal else 0.0
-        facts[f"{kind}_missing"] = round(signal.missing, 6) if signal else 0.0
-    facts["sha256"] = recording.sha256
-    return facts
+        metadata[f"{kind}_rate"] = signal.sampling_rate if signal else 0.0
+        metadata[f"{kind}_length"] = len(signal.samples) if signal else 0
+        metadata[f"{kind}_saturated"] = round(signal.saturated, 6) if signal else 0.0
+        metadata[f"{kind}_missing"] = round(signal.missing, 6) if signal else 0.0
+    metadata["sha256"] = recording.sha256
+    return metadata

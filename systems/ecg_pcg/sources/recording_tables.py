@@ -1,6 +1,6 @@
 """The tables of a cache of recordings, written with little held in memory.
 
-Onsets go to their file as the recordings come; of a recording stay its facts and the spans of its beats.
+Onsets go to their file as the recordings come; of a recording stay its metadata and the spans of its beats.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RecordingTables:
         self._events.writerow(("recording", "time", "state"))
 
     def add(self, item: PreparedRecording, offsets: dict[str, int]) -> None:
-        """Take the facts of a recording, and where its waveforms begin."""
+        """Take the metadata of a recording, and where its waveforms begin."""
         self.recordings.append(item.row | offsets)
         self.spans.append(item.spans)
         if item.states is not None:

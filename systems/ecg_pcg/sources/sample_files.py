@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.io import wavfile
 
 from datasets.recordings import MINIMUM_DURATION, Signal
-from datasets.signal_quality import Remark
+from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError
 
 SAMPLES = (".npy", ".csv", ".txt")
@@ -24,7 +24,7 @@ def read_samples(path: Path) -> NDArray[np.float64]:
     return read_npy(path) if path.suffix.lower() == ".npy" else read_column(path)
 
 
-def read_wav(path: Path) -> tuple[Signal, list[Remark]]:
+def read_wav(path: Path) -> tuple[Signal, list[SignalWarning]]:
     """Read a heart sound as a share of full scale; of several channels the first.
 
     Raises
@@ -33,20 +33,20 @@ def read_wav(path: Path) -> tuple[Signal, list[Remark]]:
         If the file is no .wav that can be read, or nothing usable is in it.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks of text, a length left open
+        with catch_warnings():
+            simplefilter("ignore", wavfile.WavFileWarning)  # chunks of text, a length left open
             rate, stored = wavfile.read(path)
     except Exception as error:  # scipy raises many kinds for a damaged file
         reason = str(error) or type(error).__name__
         raise DataError(f"{path.name} cannot be read as a .wav file: {reason}") from error
-    remarks = []
+    warnings = []
     if stored.ndim > 1:
         text = f"{path.name} has {stored.shape[1]} channels; the first one is taken for the heart sound."
-        remarks.append(Remark("channels", "pcg", text))
+        warnings.append(SignalWarning("channels", "pcg", text))
         stored = stored[:, 0]
     samples, lowest, highest = _share_of_full_scale(stored)
     saturated = float(((stored <= lowest) | (stored >= highest)).mean()) if len(stored) else 0.0
-    return make_signal(samples, float(rate), path.name, saturated), remarks
+    return make_signal(samples, float(rate), path.name, saturated), warnings
 
 
 def _share_of_full_scale(stored: NDArray[Any]) -> tuple[NDArray[np.float64], float, float]:

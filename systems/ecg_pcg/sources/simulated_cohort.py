@@ -1,4 +1,4 @@
-"""A cohort of virtual patients, written in the layout of training-a.
+"""A cohort of simulated patients, written in the layout of training-a.
 
 A cohort is planned first (who is abnormal, what each recording is called), then rendered person by
 person, in parallel if asked. Every person has a random stream of its own, so the files do not depend
@@ -28,7 +28,7 @@ from simulation.population import (
     SimulationSettings,
     assign_labels,
     draw_patient,
-    draw_sitting,
+    draw_session,
 )
 from simulation.signals import Signals, simulate_signals
 from systems.ecg_pcg.sources import simulated_layout as layout
@@ -45,10 +45,10 @@ SHORTEST_DURATION = 6.0
 README = """\
 SIMULATED DATA
 
-These recordings come from virtual patients. No human was measured, and nothing here says anything
+These recordings come from simulated patients. No human was measured, and nothing here says anything
 about the heart of anybody. The layout is that of training-a of the PhysioNet/CinC Challenge 2016.
 
-ground_truth.csv   what each recording was made from: person, sitting, physiology, murmur, coloration
+ground_truth.csv   what each recording was made from: person, session, physiology, murmur, coloration
 simulation.json    the settings; the same settings give the same files
 """
 
@@ -60,11 +60,11 @@ class PlannedRecording:
     Attributes
     ----------
     name : str
-        ``a0001`` and so on; the order is shuffled over sittings.
+        ``a0001`` and so on; the order is shuffled over sessions.
     session, person : int
         Numbers in the cohort, from 0.
     index : int
-        Number in the sitting, from 0; the recordings of a person follow one another.
+        Number in the session, from 0; the recordings of a person follow one another.
     site : str
         Auscultation site; the sites of each person come in the same order, so that a repeated site
         marks the next person.
@@ -207,7 +207,7 @@ def _write_files(
     work = joblib.Parallel(n_jobs=jobs, return_as="generator")(
         joblib.delayed(_write_person)(root, settings, planned) for planned in persons
     )
-    bar = tqdm(work, total=len(persons), desc="virtual patients", disable=not progress)
+    bar = tqdm(work, total=len(persons), desc="simulated patients", disable=not progress)
     rows = [row for person_rows in bar for row in person_rows]
     layout.write_tables(root, rows)
     truth = pd.DataFrame(rows).sort_values("recording", ignore_index=True)
@@ -237,14 +237,14 @@ def simulate_recording(
     -------
     signals : Signals
     truth : dict
-        The row of ground_truth.csv: who, where, and every latent number (`VirtualPatient`, `Sitting`).
+        The row of ground_truth.csv: who, where, and every latent number (`SimulatedPatient`, `Session`).
     """
     rng = stream(settings.seed, RECORDING, planned.person, planned.index)
     person = draw_patient(settings.seed, planned.person, planned.abnormal, settings.fingerprint)
-    sitting = draw_sitting(settings.seed, planned.session, settings.fingerprint)
+    session = draw_session(settings.seed, planned.session, settings.fingerprint)
     patient = at_site(person, rng)
     duration = round(settings.duration * rng.uniform(0.75, 1.0), 1)
-    signals = simulate_signals(patient, sitting, duration, rng, planned.poor, planned.with_gap)
+    signals = simulate_signals(patient, session, duration, rng, planned.poor, planned.with_gap)
     inside = (signals.beats.s1_onsets >= 0) & (signals.beats.s1_onsets < duration)
     truth = {
         "recording": planned.name,
@@ -260,7 +260,7 @@ def simulate_recording(
         "beats": int(inside.sum()),
         "mean_rr_interval": float(signals.beats.rr_intervals[inside].mean()),
         **_flat(dataclasses.asdict(patient)),
-        **_flat(dataclasses.asdict(sitting)),
+        **_flat(dataclasses.asdict(session)),
     }
     return signals, truth
 

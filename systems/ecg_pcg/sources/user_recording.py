@@ -1,7 +1,7 @@
 """Find and read recordings of one's own: WFDB records, and .wav heart sounds with or without an ECG.
 
 Nothing outside the folder of a recording is read on the word of its header. A signal that cannot be used is
-left out with a remark, as long as the other one can.
+left out with a warning, as long as the other one can.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from datasets.recording_paths import Place, distinct
 from datasets.recordings import Recording, Signal, read_recording, signal_files
-from datasets.signal_quality import NAMES, Remark
+from datasets.signal_quality import NAMES, SignalWarning
 from datasets.sources import DataError
 from systems.ecg_pcg.sources.cohort import PLAUSIBLE_RATE, find_channels
 from systems.ecg_pcg.sources.sample_files import SAMPLES, make_signal, read_samples, read_wav
@@ -29,7 +29,7 @@ ANNOTATIONS = ("_StateAns.mat", "_StateAns0.mat")
 
 
 @dataclass(frozen=True)
-class OwnRecording:
+class UserRecording:
     """One recording of one's own.
 
     Attributes
@@ -43,7 +43,7 @@ class OwnRecording:
         Its file of heart-state onsets, not read yet.
     channels : dict of str to str
         Where each signal comes from: the name of a channel, or of a file.
-    remarks : list of Remark
+    warnings : list of SignalWarning
         What was left out, and what is doubtful, as far as reading tells.
     """
 
@@ -52,7 +52,7 @@ class OwnRecording:
     recording: Recording
     annotation: Path | None = None
     channels: dict[str, str] = field(default_factory=dict)
-    remarks: list[Remark] = field(default_factory=list)
+    warnings: list[SignalWarning] = field(default_factory=list)
 
     @property
     def duration(self) -> float:
@@ -134,7 +134,7 @@ def _name(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() in (".hea", ".wav") else path).as_posix()
 
 
-def read_own_recording(place: Place, options: ReadingOptions | None = None) -> OwnRecording:
+def read_user_recording(place: Place, options: ReadingOptions | None = None) -> UserRecording:
     """Read one recording.
 
     Raises
@@ -154,13 +154,13 @@ def read_own_recording(place: Place, options: ReadingOptions | None = None) -> O
     except Exception as error:  # there is no end to the ways in which files from anywhere can be damaged
         reason = str(error) or type(error).__name__
         raise DataError(f"{found.path.name} cannot be read: {reason}.") from error
-    return _believable(own)
+    return _plausible(own)
 
 
-def _read_record(place: Place, options: ReadingOptions) -> OwnRecording:
+def _read_record(place: Place, options: ReadingOptions) -> UserRecording:
     """Read a WFDB record; where one of two signals is unusable, the other one."""
     find = functools.partial(find_channels, ecg_channel=options.ecg_channel, pcg_channel=options.pcg_channel)
-    recording, remarks = _read_usable(place.path, find)
+    recording, warnings = _read_usable(place.path, find)
     header = wfdb.rdheader(str(place.path.with_suffix("")))
     channels = {
         kind: str(header.sig_name[number])
@@ -168,17 +168,17 @@ def _read_record(place: Place, options: ReadingOptions) -> OwnRecording:
         if number is not None and getattr(recording, kind) is not None
     }
     annotation = _find_annotation(place.path, options)
-    return OwnRecording(place.name, place.path, recording, annotation, channels, remarks)
+    return UserRecording(place.name, place.path, recording, annotation, channels, warnings)
 
 
 def _read_usable(
     header: Path, find: Callable[[wfdb.Record], tuple[int | None, int | None]]
-) -> tuple[Recording, list[Remark]]:
-    """Read both signals of a record, or the one that can be read and a remark about the other."""
+) -> tuple[Recording, list[SignalWarning]]:
+    """Read both signals of a record, or the one that can be read and a warning about the other."""
     try:
         return read_recording(header, header.parent, find), []
     except DataError as both:
-        found: list[tuple[Recording, list[Remark]]] = []
+        found: list[tuple[Recording, list[SignalWarning]]] = []
         faults: dict[str, str] = {}
         for place, kind in enumerate(NAMES):
             alone = functools.partial(_only, find=find, place=place)
@@ -189,7 +189,7 @@ def _read_usable(
         if len(found) != 1:  # neither signal alone, or a fault of the record itself
             raise both from None
         ((kind, reason),) = faults.items()
-        return found[0][0], [Remark("unusable", kind, f"The {NAMES[kind]} is left out: {reason}")]
+        return found[0][0], [SignalWarning("unusable", kind, f"The {NAMES[kind]} is left out: {reason}")]
 
 
 def _only(
@@ -200,10 +200,10 @@ def _only(
     return (numbers[0], None) if place == 0 else (None, numbers[1])
 
 
-def _read_sound(place: Place, options: ReadingOptions) -> OwnRecording:
+def _read_sound(place: Place, options: ReadingOptions) -> UserRecording:
     """Read a .wav heart sound, and the ECG that was recorded with it, if one is named."""
     digest = hashlib.sha256(place.path.read_bytes())
-    pcg, remarks = read_wav(place.path)
+    pcg, warnings = read_wav(place.path)
     ecg = None
     channels = {"pcg": place.path.name}
     if options.ecg is not None:
@@ -212,7 +212,7 @@ def _read_sound(place: Place, options: ReadingOptions) -> OwnRecording:
         channels["ecg"] = source.name
     recording = Recording(ecg, pcg, pcg.sampling_rate, digest.hexdigest())
     annotation = _find_annotation(place.path, options)
-    return OwnRecording(place.name, place.path, recording, annotation, channels, remarks)
+    return UserRecording(place.name, place.path, recording, annotation, channels, warnings)
 
 
 def _read_ecg(options: ReadingOptions) -> tuple[Signal, Path]:
@@ -246,18 +246,20 @@ def _find_annotation(path: Path, options: ReadingOptions) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _believable(own: OwnRecording) -> OwnRecording:
+def _plausible(own: UserRecording) -> UserRecording:
     """Leave out signals whose sampling rate cannot be right; refuse a recording without any other."""
     kept: dict[str, Signal | None] = {}
-    remarks = list(own.remarks)
+    warnings = list(own.warnings)
     for kind, name in NAMES.items():
         signal = kept[kind] = getattr(own.recording, kind)
         low, high = PLAUSIBLE_RATE[kind.upper()]
         if signal is not None and not low <= signal.sampling_rate <= high:
             kept[kind] = None
             text = f"{signal.sampling_rate:g} Hz; {low:g} to {high:g} Hz is plausible"
-            remarks.append(Remark("rate", kind, f"The {name} is left out: its sampling rate is {text}."))
+            warnings.append(
+                SignalWarning("rate", kind, f"The {name} is left out: its sampling rate is {text}.")
+            )
     if not any(kept.values()):
-        raise DataError(" ".join(remark.text for remark in remarks))
+        raise DataError(" ".join(warning.text for warning in warnings))
     recording = Recording(kept["ecg"], kept["pcg"], own.recording.header_rate, own.recording.sha256)
-    return OwnRecording(own.name, own.path, recording, own.annotation, own.channels, remarks)
+    return UserRecording(own.name, own.path, recording, own.annotation, own.channels, warnings)

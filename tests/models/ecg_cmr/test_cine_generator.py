@@ -13,7 +13,7 @@ from models.ecg_cmr.cine_generator import (
     noise_for,
 )
 from models.ecg_cmr.ecg_mae import ECGEncoder
-from models.ecg_cmr.noise_schedule import ends_of, path_of, target_of
+from models.ecg_cmr.noise_schedule import alpha_sigma, prediction_target, x0_and_noise
 
 OBJECTIVES = ("velocity", "noise", "flow")
 FRAMES, SIZE, LEADS, POINTS = 4, 16, 3, 40
@@ -40,17 +40,17 @@ def model() -> CineGenerator:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_path_begins_at_the_data_and_ends_at_the_noise(objective):
-    signal, spread = path_of(objective, torch.tensor([0.0, 1.0]))
+    signal, spread = alpha_sigma(objective, torch.tensor([0.0, 1.0]))
     assert signal.flatten().tolist() == pytest.approx([1, 0], abs=1e-6)
     assert spread.flatten().tolist() == pytest.approx([0, 1], abs=1e-6)
 
 
 def test_diffusion_keeps_the_variance_and_flow_is_straight():
     time = torch.tensor([0.25])
-    signal, spread = path_of("velocity", time)
+    signal, spread = alpha_sigma("velocity", time)
     assert float(signal**2 + spread**2) == pytest.approx(1)
     assert float(signal) == pytest.approx(math.cos(math.pi / 8))
-    signal, spread = path_of("flow", time)
+    signal, spread = alpha_sigma("flow", time)
     assert (float(signal), float(spread)) == pytest.approx((0.75, 0.25))
 
 
@@ -58,20 +58,23 @@ def test_diffusion_keeps_the_variance_and_flow_is_straight():
 def test_from_the_right_prediction_data_and_noise_come_back(objective):
     data, noise = torch.randn(2, 5, 3, 4, 4)
     time = torch.linspace(0.1, 0.9, 5)
-    signal, spread = path_of(objective, time)
-    found = ends_of(objective, signal * data + spread * noise, target_of(objective, data, noise, time), time)
+    signal, spread = alpha_sigma(objective, time)
+    found = x0_and_noise(
+        objective, signal * data + spread * noise, prediction_target(objective, data, noise, time), time
+    )
     assert torch.allclose(found[0], data, atol=1e-4) and torch.allclose(found[1], noise, atol=1e-4)
 
 
 def test_targets_by_hand():
     data, noise = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 5.0)
     time = torch.tensor([0.5])
-    assert float(target_of("noise", data, noise, time)) == 5
-    assert float(target_of("flow", data, noise, time)) == 3
-    assert float(target_of("velocity", data, noise, time)) == pytest.approx((5 - 2) / math.sqrt(2))
+    assert float(prediction_target("noise", data, noise, time)) == 5
+    assert float(prediction_target("flow", data, noise, time)) == 3
+    assert float(prediction_target("velocity", data, noise, time)) == pytest.approx((5 - 2) / math.sqrt(2))
 
 
-# Drawing ----------------------------------------------------------------------------------------------
+# SamplingConfig
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -81,11 +84,11 @@ def test_a_network_that_knows_the_distribution_draws_from_it(objective, monkeypa
     model = build(objective=objective).eval()
 
     def knows(point, time, condition, hidden):
-        signal, spread = path_of(objective, time)
+        signal, spread = alpha_sigma(objective, time)
         gain = deviation**2 * signal / (signal**2 * deviation**2 + spread**2)
         data = mean + gain * (point - signal * mean)
         noise = (point - signal * data) / spread
-        return target_of(objective, data, noise, time)
+        return prediction_target(objective, data, noise, time)
 
     monkeypatch.setattr(model, "_predict", knows)
     monkeypatch.setattr(model, "cines_of", lambda data: data)

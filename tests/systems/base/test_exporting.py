@@ -16,7 +16,7 @@ from systems.base.exporting import (
     Exportable,
     largest_difference,
     open_exported,
-    read_facts,
+    read_metadata,
     require,
     write_export,
 )
@@ -77,7 +77,7 @@ def test_a_file_computes_what_the_network_computes(form, ending, tmp_path):
         found = run({"first": torch.full((rows, 3), 2.0), "second": torch.full((rows,), 10.0)})
         assert found["sum"].tolist() == [22.0] * rows
         assert found["product"].tolist() == [60.0] * rows
-    assert read_facts(path) == FACTS
+    assert read_metadata(path) == FACTS
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -148,9 +148,9 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_facts_are_json_in_a_torch_program(tmp_path):
+def test_metadata_are_json_in_a_torch_program(tmp_path):
     """As docs/inference.md reads them."""
     write_export(toy(), tmp_path / "toy.pt2", "torch")
-    extra = {"facts.json": ""}
+    extra = {"metadata.json": ""}
     torch.export.load(tmp_path / "toy.pt2", extra_files=extra)
-    assert json.loads(extra["facts.json"]) == FACTS
+    assert json.loads(extra["metadata.json"]) == FACTS

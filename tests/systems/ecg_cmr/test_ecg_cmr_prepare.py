@@ -35,7 +35,7 @@ def workplace(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Return seven virtual patients as files; not to be changed."""
+    """Return seven simulated patients as files; not to be changed."""
     return write_pairs(tmp_path_factory.mktemp("raw") / "pairs", 7, seed=3)
 
 
@@ -76,7 +76,7 @@ def files_below(folder):
 # One cache for all stages ---------------------------------------------------------------------------
 
 
-def test_virtual_patients_serve_every_stage_with_nothing_but_defaults(workplace, capsys):
+def test_simulated_patients_serve_every_stage_with_nothing_but_defaults(workplace, capsys):
     path = run("ecg-mae", *SIMULATED)
     said = capsys.readouterr().out
     assert path.parent == Path("data/cache")
@@ -159,7 +159,7 @@ def test_data_that_lack_what_a_task_learns_from_are_refused(ptbxl, workplace, ta
 # Files ----------------------------------------------------------------------------------------------
 
 
-def test_virtual_patients_can_be_written_as_ones_own(workplace, capsys):
+def test_simulated_patients_can_be_written_as_ones_own(workplace, capsys):
     """The files give the heart that is drawn straight into the cache, and are written once."""
     options = ["--simulate", "--patients", "2", "--raw-dir", "mine"]
     path = run("ecg-cmr-contrast", *options)
@@ -300,7 +300,7 @@ def test_damaged_pairs_are_named_and_skipped_and_unusual_ones_are_used(root, cap
     said = re.sub(r"\s+", " ", capsys.readouterr().out)
     for name in ("v00000", "v00001", "v00002", "v00004", "v00005", "v00006"):
         assert name in said
-    assert f"7 recordings in {root} (pairs): 3 faults and 3 remarks. Nothing was written." in said
+    assert f"7 recordings in {root} (pairs): 3 faults and 3 warnings. Nothing was written." in said
     assert files_below(Path()) == before
 
 

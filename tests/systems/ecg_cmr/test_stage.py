@@ -227,7 +227,7 @@ def test_indicators_come_back_in_their_units_and_the_truth_lies_beside():
     samples = pairs()
     task, model = new("ecg-phenotypes", samples)
     run: Any = SimpleNamespace(
-        samples=samples, train=ROWS[:8], facts={"parts": np.zeros(COUNT)}, label="fold 0"
+        samples=samples, train=ROWS[:8], metadata={"parts": np.zeros(COUNT)}, label="fold 0"
     )
     task.initialize(model, run)
     _, predicted = task.step(model.eval(), samples.batch(ROWS))
@@ -339,7 +339,7 @@ def test_an_encoder_of_the_other_kind_or_another_size_is_refused():
 def test_a_parent_that_knows_a_test_patient_is_refused_through_all_generations():
     samples = pairs()
     parts = fold().parts(COUNT)
-    run: Any = SimpleNamespace(samples=samples, facts={"parts": torch.from_numpy(parts)})
+    run: Any = SimpleNamespace(samples=samples, metadata={"parts": torch.from_numpy(parts)})
     _, model = new("ecg-mae", samples)
     refuse_known(checkpoint_of("ecg-mae", model, known=["p0", "p9"]), Path("there"), run)
     for guilty in (
@@ -369,7 +369,7 @@ def test_a_run_that_reads_the_cine_cannot_start_from_an_ecg():
     settings = dataclasses.replace(SETTINGS["ecg-phenotypes"], reads="cmr", init_ecg=Path("somewhere"))
     task, model = new("ecg-phenotypes", samples, settings)
     with pytest.raises(UserError, match="reads no ECG"):
-        task.initialize(model, SimpleNamespace(samples=samples, facts={}))
+        task.initialize(model, SimpleNamespace(samples=samples, metadata={}))
 
 
 # Settings ---------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def texts(figure: Any) -> str:
 def test_retrieval_bars_are_as_high_as_the_recall(tmp_path):
     ecg = np.eye(20)
     table = retrieval_table(ecg, np.roll(ecg, 1, axis=0), np.arange(20), draws=20)
-    figure: Any = retrieval_figure(table, stamp="simulated data")
+    figure: Any = retrieval_figure(table, watermark="simulated data")
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == pytest.approx(table["recall"][:3].tolist())
     assert "simulated data" in texts(figure) and "20 unseen pairs" in texts(figure)

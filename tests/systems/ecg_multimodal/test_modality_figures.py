@@ -69,7 +69,7 @@ def cohort(seed: int = 0, count: int = 120):
 )
 @pytest.mark.filterwarnings("error")
 def test_one_patient_is_drawn_from_whatever_views_there_are(views, leads):
-    figure = patient_figure(PHI, EMPTY, **views, leads=leads, title="Patient 7", stamp="simulated data")
+    figure = patient_figure(PHI, EMPTY, **views, leads=leads, title="Patient 7", watermark="simulated data")
     image = pixels(figure)
     assert image.shape[1] == 900
     assert image.std() > 0
@@ -133,7 +133,7 @@ def test_maps_that_do_not_fit_are_refused(views, message):
 def test_contributions_of_all_patients_show_both_classes_and_shares():
     label, values = cohort()
     there = {"clinical": np.arange(len(label)) % 3 > 0}
-    figure = contributions_figure(shapley_values(values, 0.0, there), label, stamp="simulated data")
+    figure = contributions_figure(shapley_values(values, 0.0, there), label, watermark="simulated data")
     assert pixels(figure).shape[1] == 900
     text = words(figure)
     assert all(word in text for word in (*PHI, "normal", "abnormal", "all", "120 patients", "simulated data"))
@@ -178,7 +178,7 @@ def test_the_score_of_every_set_of_views_has_a_row_with_its_interval():
     credits = score_contributions(label, values, group, 0.0, draws=60)
     shortcut = pd.DataFrame([{"views": "age and sex", "value": 0.79, "low": np.nan, "high": np.nan}])
     figure = subsets_figure(
-        table, references=shortcut, credits=credits, protocol="patient", stamp="simulated data"
+        table, references=shortcut, credits=credits, protocol="patient", watermark="simulated data"
     )
     assert pixels(figure).shape[1] == 900
     text = words(figure)

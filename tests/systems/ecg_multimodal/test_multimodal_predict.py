@@ -43,7 +43,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-class House:
+class Workspace:
     """A trained run of two folds of three, what evaluate.py says of its patients and of others."""
 
     def __init__(self, root: Path) -> None:
@@ -71,13 +71,13 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory) -> House:
-    return House(tmp_path_factory.mktemp("house"))
+def workspace(tmp_path_factory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("house"))
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory) -> Path:
-    """Return a folder of three virtual patients with CSV tables; not to be changed."""
+    """Return a folder of three simulated patients with CSV tables; not to be changed."""
     root = tmp_path_factory.mktemp("few") / "patients"
     return write_patient_folders(root, patients=3, seed=3, tables="csv", missing=0.0)
 
@@ -194,10 +194,10 @@ def unlabelled(raw: Path, folder: Path) -> Path:
 # What evaluate.py says ------------------------------------------------------------------------------------
 
 
-def test_a_patient_is_judged_as_evaluate_judges_it(house, tmp_path):
+def test_a_patient_is_predicted_as_evaluate_predicts_it(workspace, tmp_path):
     """Each by the fold that has it in its test part; the others know it, and are left out."""
-    told = house.judged("--cache-dir", str(house.root / "cache-raw"))
-    rows = call(unlabelled(house.root / "raw", tmp_path / "own"), "--checkpoint", house.run)
+    told = workspace.judged("--cache-dir", str(workspace.root / "cache-raw"))
+    rows = call(unlabelled(workspace.root / "raw", tmp_path / "own"), "--checkpoint", workspace.run)
     found = {row["recording"]: row for row in rows}
     assert len(told) > 10
     assert set(told.index) < set(found)
@@ -205,7 +205,7 @@ def test_a_patient_is_judged_as_evaluate_judges_it(house, tmp_path):
         assert found[name]["probability"] == pytest.approx(row["probability"], abs=1e-5)
         assert (found[name]["models"], found[name]["models_trained_on_it"]) == (1, 1)
         assert "seen" not in codes(found[name])
-    learned = [content["trained_on"]["recording"] for content in checkpoints(house.run)]
+    learned = [content["trained_on"]["recording"] for content in checkpoints(workspace.run)]
     for name in set(learned[0]) & set(learned[1]):
         assert "seen" in codes(found[name])
         assert (found[name]["models"], found[name]["models_trained_on_it"]) == (2, 0)
@@ -215,10 +215,12 @@ def checkpoints(run: Path) -> list[dict[str, Any]]:
     return [load_checkpoint(run / f"fold_{fold}" / "best.pt") for fold in range(2)]
 
 
-def test_patients_nobody_knows_are_judged_by_all_folds_and_each_alone_as_among_the_others(house, tmp_path):
-    told = house.judged("--cache", str(house.others.path))
-    own = unlabelled(house.root / "others", tmp_path / "own")
-    rows = {row["recording"]: row for row in call(own, "--checkpoint", house.run)}
+def test_patients_nobody_knows_are_predicted_by_all_folds_and_each_alone_as_among_the_others(
+    workspace, tmp_path
+):
+    told = workspace.judged("--cache", str(workspace.others.path))
+    own = unlabelled(workspace.root / "others", tmp_path / "own")
+    rows = {row["recording"]: row for row in call(own, "--checkpoint", workspace.run)}
     spread = told["probability"].max() - told["probability"].min()
     assert spread > 1e-3, "all alike: nothing would be shown"
     for name, row in told.iterrows():
@@ -234,7 +236,7 @@ def test_patients_nobody_knows_are_judged_by_all_folds_and_each_alone_as_among_t
         if path.name != name:
             shutil.rmtree(path)
     save(own / "ecg_signals.csv", [row for row in rows_of(own / "ecg_signals.csv") if row[0] == name])
-    (alone,) = call(own, "--checkpoint", house.run)
+    (alone,) = call(own, "--checkpoint", workspace.run)
     assert alone["probability"] == pytest.approx(rows[name]["probability"], abs=1e-9)
 
 
@@ -249,23 +251,23 @@ def test_patients_nobody_knows_are_judged_by_all_folds_and_each_alone_as_among_t
         ("signal", "clinical"),
     ],
 )
-def test_what_is_absent_counts_as_absent(house, tmp_path, views):
+def test_what_is_absent_counts_as_absent(workspace, tmp_path, views):
     """The same as the network says of what was prepared for learning, given these views and no others."""
-    samples, clinical = house.others.table("samples"), house.others.table("clinical", missing=("",))
+    samples, clinical = workspace.others.table("samples"), workspace.others.table("clinical", missing=("",))
     name, place = samples["recording"][2], 2
-    own = unlabelled(house.root / "others", tmp_path / "own")
+    own = unlabelled(workspace.root / "others", tmp_path / "own")
     table = pd.read_excel(own / "clinical.xlsx")
     table.to_csv(own / "clinical.csv", index=False)
     (own / "clinical.xlsx").unlink()
     keep(own, name, views)
-    (row,) = call(own, "--checkpoint", house.run)
+    (row,) = call(own, "--checkpoint", workspace.run)
     arrays = {
-        "image": torch.tensor(house.others.array("images")[place][None, None]),
-        "signal": torch.tensor(house.others.array("signals")[place][None]),
+        "image": torch.tensor(workspace.others.array("images")[place][None, None]),
+        "signal": torch.tensor(workspace.others.array("signals")[place][None]),
         "clinical": torch.tensor(clinical.drop(columns="recording").to_numpy(np.float32)[place][None]),
     }
     said, gates = [], []
-    for content in checkpoints(house.run):
+    for content in checkpoints(workspace.run):
         settings = MultimodalTrainingSettings(model=MultimodalModelSettings(width=8))
         network = as_network(EcgMultimodal(settings).build(settings, content["inputs"])).eval()
         network.load_state_dict(content["model"])
@@ -292,8 +294,8 @@ def test_the_values_of_others_change_nothing(own, made, before):
     assert after["2"] != before["2"]
 
 
-def test_virtual_patients_tell_nothing_of_real_ones(house, own):
-    rows = call(own, "--checkpoint", house.run)
+def test_simulated_patients_tell_nothing_of_real_ones(workspace, own):
+    rows = call(own, "--checkpoint", workspace.run)
     assert all("simulated" in codes(row) for row in rows)
 
 
@@ -375,7 +377,7 @@ def test_five_superclasses_have_a_probability_each(own, made, capsys, tmp_path):
 # Doubts ---------------------------------------------------------------------------------------------------
 
 
-def test_values_unlike_those_of_training_are_doubted(own, made):
+def test_values_unlike_those_of_training_are_warned_of(own, made):
     head, *rows = rows_of(own / "clinical.csv")
     for row, age in zip(rows, ("60", "118", ""), strict=True):
         row[head.index("age")] = age
@@ -398,7 +400,7 @@ def test_an_impossible_value_counts_as_missing_and_is_named(own, made):
     assert "The height 17 is not possible" in texts(row)
 
 
-def test_views_that_the_run_does_not_read_are_left_aside_with_a_remark(own, made):
+def test_views_that_the_run_does_not_read_are_left_aside_with_a_warning(own, made):
     (own / "images" / "3" / "003ECG_lead2.jpg").write_bytes(b"no picture")
     run = made(views=("signal", "clinical"))
     rows = call(own, "--checkpoint", run)
@@ -460,7 +462,7 @@ def make_noise(own: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_one_bad_patient_is_refused_by_name_and_the_others_are_judged(own, made, before, capsys, fault):
+def test_one_bad_patient_is_refused_by_name_and_the_others_are_predicted(own, made, before, capsys, fault):
     spoil_it, said = FAULTS[fault]
     spoil_it(own)
     rows = some_refused(capsys, own, "--checkpoint", made())
@@ -490,7 +492,7 @@ def test_a_rate_that_no_recorder_has_is_refused(own, made):
             call(own, "--checkpoint", made(), "--ecg-rate", rate)
 
 
-def test_a_rate_that_makes_no_heart_is_refused_or_doubted(own, made, capsys):
+def test_a_rate_that_makes_no_heart_is_refused_or_warned_of(own, made, capsys):
     run = made()
     with pytest.raises(UserError, match=r"Fewer than 3 heart beats are found in the 1\.2 s"):
         call(own, "--checkpoint", run, "--ecg-rate", 2000)
@@ -579,7 +581,9 @@ def write_ptbxl(root: Path, nan_lead: int) -> Path:
     return root
 
 
-def test_records_of_ptbxl_are_judged_without_diagnoses_and_one_missing_lead_is_named(tmp_path, made, capsys):
+def test_records_of_ptbxl_are_predicted_without_diagnoses_and_one_missing_lead_is_named(
+    tmp_path, made, capsys
+):
     root = write_ptbxl(tmp_path / "ptbxl", nan_lead=8)
     rows = some_refused(capsys, root, "--checkpoint", made(leads=12))
     assert rows["1"]["signals_used"] == list(VIEWS)

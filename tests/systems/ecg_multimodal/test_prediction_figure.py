@@ -27,7 +27,7 @@ def test_all_that_is_given_is_drawn():
         clinical={"age": 83.0, "history_stroke": None},
         shares={"image": 0.25, "signal": 0.35, "clinical": 0.4},
         steps=Steps(0.0, {"image": -1.0, "signal": -2.0, "clinical": 0.5}),
-        stamp="trained on simulated data",
+        watermark="trained on simulated data",
     )
     said = words(figure)
     for part in ("image 25%", "signal 35%", "clinical 40%", "age 83", "history stroke missing", DISCLAIMER):

@@ -119,7 +119,7 @@ def test_counts_and_predictors(tables):
     assert not audit_failed(report)
 
 
-def test_every_protocol_is_judged_by_its_own_promise(tables):
+def test_every_protocol_is_evaluated_by_its_own_promise(tables):
     samples, recordings = tables
     parts = {
         "paper": [np.where(part == VALIDATION, TRAIN, part) for part in folds(samples["sample"])],
@@ -194,8 +194,8 @@ def test_a_protocol_of_ones_own_promises_nothing(tables):
 
 def test_tables_without_index_site_content_or_rates_are_audited_all_the_same(tables):
     samples, recordings = tables
-    bare = recordings[["recording", "session", "person", "label"]]
-    report = audit(samples[["sample", "recording"]], bare, {"session": by_session(samples, recordings)})
+    unwrap = recordings[["recording", "session", "person", "label"]]
+    report = audit(samples[["sample", "recording"]], unwrap, {"session": by_session(samples, recordings)})
     assert not audit_failed(report)
     assert not [row for row in report.rows if "nearest" in row.check or "site" in row.check]
     nameless = audit(samples, recordings.assign(position="", site=""), {})

@@ -25,7 +25,7 @@ from systems.base.evaluation_run import predict_folds
 from systems.base.prediction_settings import PredictionSettings
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.inputs import automatic_states
-from systems.ecg_pcg.predict import EcgPcgPredictor, believed_prevalence, check_heart_rate
+from systems.ecg_pcg.predict import EcgPcgPredictor, assumed_prevalence_of, check_heart_rate
 from systems.ecg_pcg.segmentation.segment import Segmentation
 from systems.ecg_pcg.settings import ModelSettings, PreparationSettings, TrainingSettings
 from systems.ecg_pcg.sources.simulated_layout import write_record
@@ -127,27 +127,27 @@ def test_a_recording_gets_the_probability_that_evaluation_gives_it(settings, cac
     assert [answer.probability for answer in found] == pytest.approx(expected[names].tolist(), abs=1e-6)
     assert expected[names].nunique() == len(names), "else the test tells nothing"
     for answer in found:
-        facts = answer.facts()
-        assert (facts["models"], facts["models_trained_on_it"]) == (1, 1)
-        assert facts["beat_source"] == "annotation"
-        assert facts["signals_used"] == ["ecg", "pcg"]
-        json.dumps(facts, allow_nan=False)
+        metadata = answer.metadata()
+        assert (metadata["models"], metadata["models_trained_on_it"]) == (1, 1)
+        assert metadata["beat_source"] == "annotation"
+        assert metadata["signals_used"] == ["ecg", "pcg"]
+        json.dumps(metadata, allow_nan=False)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_judges_a_recording(name, cache, simulated_raw):
+def test_every_network_predicts_a_recording(name, cache, simulated_raw):
     settings = dataclasses.replace(NETWORK, model=dataclasses.replace(NETWORK.model, model=name))
     answer = predictor([checkpoint(cache, settings)], simulated_raw).predict(
         place(simulated_raw, long_enough(cache)[0])
     )
-    facts = answer.facts()
+    metadata = answer.metadata()
     expected = {"ecg-network": ["ecg"], "pcg-network": ["pcg"]}.get(name, ["ecg", "pcg"])
-    assert facts["signals_used"] == expected
-    assert len(facts["each_beat"]) == facts["beats"] > 3
+    assert metadata["signals_used"] == expected
+    assert len(metadata["each_beat"]) == metadata["beats"] > 3
     answer.figure()
 
 
-def test_a_network_that_takes_either_signal_judges_a_sound_alone(cache, simulated_raw, tmp_path):
+def test_a_network_that_takes_either_signal_predicts_a_sound_alone(cache, simulated_raw, tmp_path):
     """A .wav without its record is a recording never seen: both folds judge it, and hide nothing else."""
     folds = [checkpoint(cache, EITHER, fold) for fold in range(FOLDS)]
     name = long_enough(cache)[0]
@@ -158,8 +158,8 @@ def test_a_network_that_takes_either_signal_judges_a_sound_alone(cache, simulate
         evaluated([content | {"protocol": "beat"}], cache, without="ecg")[name] for content in everywhere
     ]
     assert found.probability == pytest.approx(np.mean(alone), abs=1e-6)
-    assert found.facts()["signals_used"] == ["pcg"]
-    assert found.facts()["models"] == 2
+    assert found.metadata()["signals_used"] == ["pcg"]
+    assert found.metadata()["models"] == 2
 
 
 def test_all_models_speak_when_all_were_trained_on_the_recording_and_it_is_said(cache, simulated_raw):
@@ -169,18 +169,18 @@ def test_all_models_speak_when_all_were_trained_on_the_recording_and_it_is_said(
         checkpoint(cache, LINEAR, fold, trained_on={"content": [digest]}) | {"cache": _real(cache)}
         for fold in range(FOLDS)
     ]
-    facts = predictor(folds, simulated_raw).predict(place(simulated_raw, name)).facts()
-    assert (facts["models"], facts["models_trained_on_it"]) == (2, 0)
-    assert "seen" in codes(facts)
-    assert "simulated" not in codes(facts)
+    metadata = predictor(folds, simulated_raw).predict(place(simulated_raw, name)).metadata()
+    assert (metadata["models"], metadata["models_trained_on_it"]) == (2, 0)
+    assert "seen" in codes(metadata)
+    assert "simulated" not in codes(metadata)
 
 
 def _real(cache) -> dict:
     return {name: cache.manifest[name] for name in ("identity", "source", "settings")} | {"simulated": False}
 
 
-def codes(facts: dict) -> list[str]:
-    return [doubt["code"] for doubt in facts["warnings"]]
+def codes(metadata: dict) -> list[str]:
+    return [doubt["code"] for doubt in metadata["warnings"]]
 
 
 def test_the_wav_of_a_recording_that_was_learned_from_is_known_again(cache, simulated_raw, tmp_path):
@@ -193,8 +193,8 @@ def test_the_wav_of_a_recording_that_was_learned_from_is_known_again(cache, simu
     for sounds, expected in ([], False), ([sound_digest(sound)], True):
         content = checkpoint(cache, LINEAR, trained_on={"content": [], "sound": sounds})
         answer = predictor([content], segment=segmented).predict(Place("mine", tmp_path / "mine.wav"))
-        assert ("seen" in codes(answer.facts())) == expected
-        assert ("trained on this recording" in answer.stamp) == expected
+        assert ("seen" in codes(answer.metadata())) == expected
+        assert ("trained on this recording" in answer.watermark) == expected
 
 
 def test_a_calibration_is_applied_for_the_signals_that_are_there(cache, simulated_raw, tmp_path):
@@ -220,7 +220,7 @@ def test_a_calibration_is_applied_for_the_signals_that_are_there(cache, simulate
         assert logit(after.probability) == pytest.approx(
             intercept + slope * logit(before.probability), abs=1e-4
         )
-        parts = after.facts()["log_odds"]
+        parts = after.metadata()["log_odds"]
         assert sum(parts.values()) == pytest.approx(logit(after.probability), abs=1e-4)
         assert parts["calibration"] == pytest.approx(intercept)
         assert (judge.calibrated, predictor([plain]).calibrated) == (True, False)
@@ -230,11 +230,11 @@ def test_a_calibration_is_applied_for_the_signals_that_are_there(cache, simulate
         assert grid.sum() + bias == pytest.approx(parts["pcg"], abs=1e-6)
 
 
-def test_a_model_of_virtual_patients_says_so(cache, simulated_raw):
+def test_a_model_of_simulated_patients_says_so(cache, simulated_raw):
     judge = predictor([checkpoint(cache, LINEAR)], simulated_raw)
     answer = judge.predict(place(simulated_raw, long_enough(cache)[0]))
-    assert "simulated" in codes(answer.facts())
-    assert judge.stamp == "trained on simulated data"
+    assert "simulated" in codes(answer.metadata())
+    assert judge.watermark == "trained on simulated data"
 
 
 # Beats and heart states -----------------------------------------------------------------------------------
@@ -257,11 +257,11 @@ def test_the_linear_model_takes_automatic_heart_states_where_none_are_annotated(
         place(simulated_raw, name)
     )
     assert automatic.probability == pytest.approx(annotated.probability, abs=1e-9)
-    assert automatic.facts()["beat_source"] == "automatic segmentation"
-    assert automatic.facts()["beats"] == annotated.facts()["beats"] > 3
-    assert not {"apart", "segmentation"} & set(codes(automatic.facts()))
+    assert automatic.metadata()["beat_source"] == "automatic segmentation"
+    assert automatic.metadata()["beats"] == annotated.metadata()["beats"] > 3
+    assert not {"apart", "segmentation"} & set(codes(automatic.metadata()))
     doubted = predictor([content], segment=true_states(simulated_raw, name, quality=0.4, agreement=0.4))
-    found = codes(doubted.predict(place(simulated_raw, name)).facts())
+    found = codes(doubted.predict(place(simulated_raw, name)).metadata())
     assert "apart" in found
     assert "segmentation" not in found, "with an ECG a low certainty foretells little"
 
@@ -269,8 +269,8 @@ def test_the_linear_model_takes_automatic_heart_states_where_none_are_annotated(
 def test_without_heart_states_the_linear_model_speaks_of_the_ecg_alone(cache, simulated_raw):
     name = long_enough(cache)[1]
     content = checkpoint(cache, LINEAR)
-    both = predictor([content], simulated_raw).predict(place(simulated_raw, name)).facts()
-    alone = predictor([content]).predict(place(simulated_raw, name)).facts()
+    both = predictor([content], simulated_raw).predict(place(simulated_raw, name)).metadata()
+    alone = predictor([content]).predict(place(simulated_raw, name)).metadata()
     assert alone["signals_used"] == ["ecg"]
     assert alone["log_odds"] == {"ecg": pytest.approx(both["log_odds"]["ecg"], abs=1e-9)}
     assert "no-beats" in codes(alone)
@@ -280,12 +280,12 @@ def test_without_heart_states_the_linear_model_speaks_of_the_ecg_alone(cache, si
 
 def test_networks_take_r_peaks_before_they_segment(cache, simulated_raw):
     name = long_enough(cache)[2]
-    facts = predictor([checkpoint(cache, NETWORK)]).predict(place(simulated_raw, name)).facts()
-    assert facts["beat_source"] == "R-peaks of the ECG"
-    assert "beats" in codes(facts), "the model learned beats from S1 to S1"
+    metadata = predictor([checkpoint(cache, NETWORK)]).predict(place(simulated_raw, name)).metadata()
+    assert metadata["beat_source"] == "R-peaks of the ECG"
+    assert "beats" in codes(metadata), "the model learned beats from S1 to S1"
     learned = checkpoint(cache, NETWORK)
     learned["cache"] |= {"settings": dataclasses.asdict(PreparationSettings(onsets="ecg"))}
-    same = predictor([learned], simulated_raw).predict(place(simulated_raw, name)).facts()
+    same = predictor([learned], simulated_raw).predict(place(simulated_raw, name)).metadata()
     assert same["beat_source"] == "R-peaks of the ECG", "annotations are not what it learned from"
     assert "beats" not in codes(same)
 
@@ -298,10 +298,10 @@ def test_a_sound_without_ecg_or_onsets_is_segmented_for_a_network(cache, simulat
     found = predictor([content], segment=true_states(simulated_raw, name)).predict(Place(name, sound))
     annotated = predictor([content], simulated_raw).predict(Place(name, sound))
     assert found.probability == pytest.approx(annotated.probability, abs=1e-9)
-    assert found.facts()["beat_source"] == "automatic segmentation"
-    assert "segmentation" not in codes(found.facts())
+    assert found.metadata()["beat_source"] == "automatic segmentation"
+    assert "segmentation" not in codes(found.metadata())
     doubted = predictor([content], segment=true_states(simulated_raw, name, quality=0.45))
-    assert "segmentation" in codes(doubted.predict(Place(name, sound)).facts())
+    assert "segmentation" in codes(doubted.predict(Place(name, sound)).metadata())
     with pytest.raises(DataError, match=r"No beats are found\. The stand-in finds no heart states"):
         predictor([content]).predict(Place(name, sound))
 
@@ -311,9 +311,9 @@ def test_a_broken_annotation_is_said_and_done_without(cache, simulated_raw, tmp_
     for path in (simulated_raw / "training-a").glob(f"{name}.*"):
         shutil.copy(path, tmp_path)
     (tmp_path / f"{name}_StateAns.mat").write_bytes(b"no table")
-    facts = predictor([checkpoint(cache, NETWORK)]).predict(Place(name, tmp_path / name)).facts()
-    assert facts["beat_source"] == "R-peaks of the ECG"
-    assert "annotation" in codes(facts)
+    metadata = predictor([checkpoint(cache, NETWORK)]).predict(Place(name, tmp_path / name)).metadata()
+    assert metadata["beat_source"] == "R-peaks of the ECG"
+    assert "annotation" in codes(metadata)
 
 
 # Refusals -------------------------------------------------------------------------------------------------
@@ -381,10 +381,10 @@ def test_an_answer_that_is_no_number_is_refused(cache, simulated_raw):
 def test_recordings_far_from_those_of_the_training_are_named(cache, simulated_raw):
     content = checkpoint(cache, LINEAR)
     usual = predictor([content], simulated_raw).predict(place(simulated_raw, long_enough(cache)[0]))
-    assert "unlike" not in codes(usual.facts())
+    assert "unlike" not in codes(usual.metadata())
     content["model"]["pcg.mean"] += 50.0
     strange = predictor([content], simulated_raw).predict(place(simulated_raw, long_enough(cache)[0]))
-    doubts = [doubt["signal"] for doubt in strange.facts()["warnings"] if doubt["code"] == "unlike"]
+    doubts = [doubt["signal"] for doubt in strange.metadata()["warnings"] if doubt["code"] == "unlike"]
     assert doubts == ["pcg"]
 
 
@@ -405,9 +405,9 @@ def test_recordings_far_from_those_of_the_training_are_named(cache, simulated_ra
     ],
     ids=["weighted", "linear", "unweighted", "unknown"],
 )
-def test_the_prevalence_a_model_believes_in(settings, shares, expected):
+def test_the_prevalence_a_model_assumes(settings, shares, expected):
     checkpoints = [{"label_share": share} if share is not None else {} for share in shares]
-    assert believed_prevalence(checkpoints, settings) == (
+    assert assumed_prevalence_of(checkpoints, settings) == (
         None if expected is None else pytest.approx(expected)
     )
 
@@ -415,10 +415,10 @@ def test_the_prevalence_a_model_believes_in(settings, shares, expected):
 def test_both_prevalences_are_said(cache, simulated_raw):
     """Odds p / (1 - p) at one half become a ninth of that at one tenth."""
     judge = predictor([checkpoint(cache, NETWORK)], simulated_raw, prevalence=0.1)
-    facts = judge.predict(place(simulated_raw, long_enough(cache)[0])).facts()
-    assert (facts["assumed_prevalence"], facts["prevalence"]) == (0.5, 0.1)
-    odds = facts["probability"] / (1 - facts["probability"]) / 9
-    assert facts["probability_at_prevalence"] == pytest.approx(odds / (1 + odds))
+    metadata = judge.predict(place(simulated_raw, long_enough(cache)[0])).metadata()
+    assert (metadata["assumed_prevalence"], metadata["prevalence"]) == (0.5, 0.1)
+    odds = metadata["probability"] / (1 - metadata["probability"]) / 9
+    assert metadata["probability_at_prevalence"] == pytest.approx(odds / (1 + odds))
 
 
 def test_a_prevalence_cannot_be_changed_where_none_is_known(cache):
@@ -434,11 +434,13 @@ def test_the_spread_is_over_beats_and_the_figure_shows_each(cache, simulated_raw
     answer = predictor([checkpoint(cache, NETWORK)], simulated_raw).predict(
         place(simulated_raw, long_enough(cache)[0])
     )
-    facts = answer.facts()
-    each = [beat["probability"] for beat in facts["each_beat"]]
-    assert len(each) == facts["beats"]
-    assert facts["probability"] == pytest.approx(np.mean(each))
-    assert list(facts["spread_over_beats"].values()) == pytest.approx(np.percentile(each, [10, 90]).tolist())
+    metadata = answer.metadata()
+    each = [beat["probability"] for beat in metadata["each_beat"]]
+    assert len(each) == metadata["beats"]
+    assert metadata["probability"] == pytest.approx(np.mean(each))
+    assert list(metadata["spread_over_beats"].values()) == pytest.approx(
+        np.percentile(each, [10, 90]).tolist()
+    )
     figure = answer.figure()
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert "each beat" in labels
@@ -454,4 +456,4 @@ def test_the_map_of_contributions_adds_up_to_the_answer(cache, simulated_raw):
     assert told.grid.sum() + bias == pytest.approx(told.parts["heart sound"], abs=1e-6)
     assert told.grid.shape == (22, 34)
     assert (told.band_edges[0], told.band_edges[-1]) == (pytest.approx(23.4375), pytest.approx(953.125))
-    assert answer.facts()["spread_over_beats"] is None
+    assert answer.metadata()["spread_over_beats"] is None

@@ -104,7 +104,7 @@ def test_all_cached_points_are_the_cached_beats(simulated_cache):
     assert np.array_equal(whole.pcg[:, 0].numpy(), simulated_cache.beats("pcg"))
 
 
-def test_batch_has_the_contract_of_the_house():
+def test_batch_has_the_contract_of_the_layout():
     beats = toy_beats([0, 1, 1, 0])
     batch = beats.batch(torch.tensor([3, 1]))
     assert {"ecg", "pcg", "label", "weight"} <= set(batch)
@@ -214,12 +214,12 @@ def test_figures(samples):
     model = TASK.build(SETTINGS).eval()
     rows = torch.arange(0, len(samples), 5)
     probability = torch.linspace(0, 1, len(rows))
-    for settings, stamped in ((dataclasses.replace(SETTINGS, protocol="paper"), True), (SETTINGS, False)):
+    for settings, watermarked in ((dataclasses.replace(SETTINGS, protocol="paper"), True), (SETTINGS, False)):
         figures = TASK.figures(model, samples, rows, probability, settings)
         assert set(figures) == {"test/roc", "test/confusion", "test/attention"}
         for tag, figure in figures.items():
             written = " ".join(text.get_text() for text in figure.findobj(Text) if isinstance(text, Text))
-            assert ("selected on test" in written) == stamped, tag
+            assert ("selected on test" in written) == watermarked, tag
     middle = samples.table.iloc[int(rows[len(rows) // 2])]["recording"]
     assert middle in written, "attention is drawn over the beat of median probability"
 

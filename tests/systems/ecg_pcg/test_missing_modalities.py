@@ -15,7 +15,7 @@ from common.errors import UserError
 from config import OptimizationSettings
 from datasets.splits import final_fold
 from learning.distributed import Processes
-from learning.fold import FoldRun, Progress
+from learning.fold import FoldContext, Progress
 from learning.loop import fit, predict
 from learning.tracking import Tracker
 from models import NETWORKS, TAKES_ABSENCE
@@ -261,7 +261,7 @@ def run_fold(folder: Path, tracker: Tracker, resume: bool = False) -> tuple[Prog
     optimization = OptimizationSettings(epochs=4, batch_size=16, schedule="one-cycle", early_stop=0)
     torch.manual_seed(3)
     model = TASK.build(settings(modality_dropout=0.5, dropout=0.5))
-    run = FoldRun(
+    run = FoldContext(
         learner=TASK,
         samples=beats(modality_dropout=0.5),
         train=torch.arange(48),
@@ -272,7 +272,7 @@ def run_fold(folder: Path, tracker: Tracker, resume: bool = False) -> tuple[Prog
         precision=torch.float32,
         processes=Processes(),
         folder=folder,
-        facts={},
+        metadata={},
         label="toy",
     )
     return fit(run, model, tracker, resume=resume), model

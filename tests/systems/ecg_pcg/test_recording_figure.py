@@ -82,7 +82,9 @@ def test_one_signal_and_short_ones_are_drawn(traces, tmp_path):
 
 def test_title_warning_and_disclaimer_are_written():
     name = "a/long/way/" * 9 + "down"
-    figure = recording_figure(BOTH, SPANS, title=name, subtitle="probability 0.7", stamp="trained on noise")
+    figure = recording_figure(
+        BOTH, SPANS, title=name, subtitle="probability 0.7", watermark="trained on noise"
+    )
     text = written(figure)
     assert "trained on noise" in text
     assert "probability 0.7" in text
@@ -94,12 +96,12 @@ def test_title_warning_and_disclaimer_are_written():
 def test_a_warning_covers_no_other_words():
     subtitle = "probability of abnormal above 0.99 if a share of 0.5 is abnormal, 0.95 if 0.05 is"
     figure = recording_figure(
-        BOTH, SPANS, title="W" * 50, subtitle=subtitle, stamp="trained on this recording"
+        BOTH, SPANS, title="W" * 50, subtitle=subtitle, watermark="trained on this recording"
     )
     figure.draw_without_rendering()
     title = next(text for text in figure.texts if subtitle in text.get_text())
-    stamp = next(text for text in figure.texts if text.get_text() == "trained on this recording")
-    box, lines = stamp.get_window_extent(), title.get_window_extent()
+    watermark = next(text for text in figure.texts if text.get_text() == "trained on this recording")
+    box, lines = watermark.get_window_extent(), title.get_window_extent()
     assert box.y0 > (lines.y0 + lines.y1) / 2, "the second line is free"
     title.set_text("W" * 20)
     assert title.get_window_extent().x1 < box.x0

@@ -1,4 +1,4 @@
-"""Generated cines as files: nothing that leaves the house can be taken for a measured one."""
+"""Generated cines as files: nothing that leaves the workspace can be taken for a measured one."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def test_limits_of_agreement_by_hand():
 def test_figures_state_bias_and_that_cines_are_generated():
     pandas = pytest.importorskip("pandas")
     truth = pandas.DataFrame({"ejection_fraction": [50.0, 60, 70], "lv_mass": [100.0, 120, 150]})
-    figure = bland_altman_figure(truth, truth + 2, title="t", subject="s", stamp="simulated data")
+    figure = bland_altman_figure(truth, truth + 2, title="t", subject="s", watermark="simulated data")
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
     assert titles[0] == "ejection fraction\n+2.0 [2.0, 2.0] %"
     patient = {

@@ -1,4 +1,4 @@
-"""What is measured in a cine: drawn circles of known areas, and virtual hearts whose truth is known."""
+"""What is measured in a cine: drawn circles of known areas, and simulated hearts whose truth is known."""
 
 import dataclasses
 
@@ -137,7 +137,7 @@ def test_twice_the_pixel_is_eight_times_the_volume():
     assert two["wall_thickness"] == pytest.approx(2 * one["wall_thickness"])
 
 
-# Virtual hearts -------------------------------------------------------------------------------------
+# Simulated hearts -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -164,14 +164,14 @@ def measured(hearts):
         ("wall_thickness", 0.90, 1.0),
     ],
 )
-def test_measures_of_virtual_hearts_agree_with_their_truth(hearts, measured, name, correlation, error):
+def test_measures_of_simulated_hearts_agree_with_their_truth(hearts, measured, name, correlation, error):
     truth = np.array([heart.indicators()[name] for heart in hearts])
     assert list(measured) == list(MEASURED)
     assert np.corrcoef(truth, measured[name])[0, 1] > correlation
     assert np.abs(truth - measured[name]).mean() < error
 
 
-def test_borders_of_a_virtual_heart_enclose_what_is_there(hearts):
+def test_borders_of_a_simulated_heart_enclose_what_is_there(hearts):
     for number in (0, 3):
         cine = render_cine(hearts[number], np.random.default_rng(number))
         masks = render_masks(hearts[number], np.random.default_rng(number))

@@ -27,8 +27,8 @@ TINY += ["--epochs", "2", "--batch-size", "8", "--precision", "float32", "--devi
 TOLD = ("age", "sex", "height", "weight")
 
 
-class House:
-    """Virtual patients as files, their cache, and runs."""
+class Workspace:
+    """Simulated patients as files, their cache, and runs."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -69,18 +69,18 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory) -> House:
-    return House(tmp_path_factory.mktemp("phenotypes"))
+def workspace(tmp_path_factory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("phenotypes"))
 
 
 @pytest.fixture(scope="module")
-def run(house) -> Path:
-    return house.train("two", "--folds", "0", "1", "--validation-share", "0.4")
+def run(workspace) -> Path:
+    return workspace.train("two", "--folds", "0", "1", "--validation-share", "0.4")
 
 
 @pytest.fixture(scope="module")
-def answers(house, run) -> pd.DataFrame:
-    return house.judged(run)
+def answers(workspace, run) -> pd.DataFrame:
+    return workspace.judged(run)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def call(*arguments: object) -> list[dict]:
 
 
 def said(row: dict) -> dict[str, float]:
-    """Return all numbers that are predicted in the facts of an ECG."""
+    """Return all numbers that are predicted in the metadata of an ECG."""
     values = {name: part["value"] for name, part in row["indicators"].items()}
     return values | {name: part["probability"] for name, part in row["diseases"].items()}
 
@@ -108,11 +108,11 @@ def reason(run: Path, *arguments: object) -> str:
 # The very answers of evaluate.py ----------------------------------------------------------------------
 
 
-def test_the_raw_file_of_a_patient_gives_what_evaluate_wrote(house, run, answers):
+def test_the_raw_file_of_a_patient_gives_what_evaluate_wrote(workspace, run, answers):
     """Of both folds, each model on its own test part: those trained on a patient are not asked about it."""
     for fold in (0, 1):
         names = answers.index[answers["fold"] == fold][:2]
-        rows = call(*map(house.ecg, names), "--patients", house.table, "--checkpoint", run)
+        rows = call(*map(workspace.ecg, names), "--patients", workspace.table, "--checkpoint", run)
         for name, row in zip(names, rows, strict=True):
             found = said(row)
             assert len(found) == 19
@@ -120,38 +120,38 @@ def test_the_raw_file_of_a_patient_gives_what_evaluate_wrote(house, run, answers
             assert row["models"] == 1 and row["models_trained_on_it"] == 1
 
 
-def test_options_tell_the_same_as_the_table(house, run, patient):
-    (one,) = call("--ecg", house.ecg(patient), *house.told(patient), "--checkpoint", run)
-    (other,) = call(house.ecg(patient), "--patients", house.table, "--checkpoint", run)
+def test_options_tell_the_same_as_the_table(workspace, run, patient):
+    (one,) = call("--ecg", workspace.ecg(patient), *workspace.told(patient), "--checkpoint", run)
+    (other,) = call(workspace.ecg(patient), "--patients", workspace.table, "--checkpoint", run)
     assert said(one) == said(other) and one["covariates"] == other["covariates"]
-    assert one["covariates"]["age"] == house.truth.loc[patient, "age"]
-    (alone,) = call("--ecg", house.ecg(patient), "--checkpoint", run)
+    assert one["covariates"]["age"] == workspace.truth.loc[patient, "age"]
+    (alone,) = call("--ecg", workspace.ecg(patient), "--checkpoint", run)
     assert alone["covariates"] == {} and said(alone) != said(one)
     assert any("are not given" in doubt["text"] for doubt in alone["warnings"])
 
 
-def test_judging_alone_equals_judging_among_others(house, run, patient, tmp_path):
-    (alone,) = call(house.ecg(patient), "--patients", house.table, "--checkpoint", run)
-    for name in house.truth.index[:5]:
+def test_predicting_alone_equals_predicting_among_others(workspace, run, patient, tmp_path):
+    (alone,) = call(workspace.ecg(patient), "--patients", workspace.table, "--checkpoint", run)
+    for name in workspace.truth.index[:5]:
         for ending in (".hea", ".dat"):
-            shutil.copy(house.ecg(name).with_suffix(ending), tmp_path)
-    rows = call(tmp_path, house.ecg(patient), "--patients", house.table, "--checkpoint", run)
+            shutil.copy(workspace.ecg(name).with_suffix(ending), tmp_path)
+    rows = call(tmp_path, workspace.ecg(patient), "--patients", workspace.table, "--checkpoint", run)
     assert len(rows) == 6 and {row["status"] for row in rows} == {"judged"}
     assert said(rows[-1]) == said(alone)
 
 
-def test_the_mean_of_the_folds_for_whom_none_was_trained_on(house, run, tmp_path):
-    stranger = write_pairs(tmp_path / "new", patients=1, seed=9, long_axis=False) / "ecg" / "v00000"
-    both = said(call(stranger, "--checkpoint", run)[0])
-    each = [said(call(stranger, "--checkpoint", run / f"fold_{fold}")[0]) for fold in (0, 1)]
+def test_the_mean_of_the_folds_for_whom_none_was_trained_on(workspace, run, tmp_path):
+    stale_artifact = write_pairs(tmp_path / "new", patients=1, seed=9, long_axis=False) / "ecg" / "v00000"
+    both = said(call(stale_artifact, "--checkpoint", run)[0])
+    each = [said(call(stale_artifact, "--checkpoint", run / f"fold_{fold}")[0]) for fold in (0, 1)]
     assert each[0] != each[1]
     assert both == pytest.approx({name: (each[0][name] + each[1][name]) / 2 for name in both})
 
 
-def test_one_who_was_trained_on_is_named(house, run, answers):
+def test_one_who_was_trained_on_is_named(workspace, run, answers):
     parts = pd.read_csv(run / "splits.csv").set_index("recording")
     learned = parts.index[(parts["fold_0"] != "test") & (parts["fold_1"] != "test")][0]
-    (row,) = call(house.ecg(learned), "--checkpoint", run)
+    (row,) = call(workspace.ecg(learned), "--checkpoint", run)
     assert row["models"] == 2 and "seen" in {doubt["code"] for doubt in row["warnings"]}
 
 
@@ -174,10 +174,10 @@ def write_record(folder: Path, samples: np.ndarray, leads=LEADS, rate=500, unit=
     return folder / "x"
 
 
-def test_order_unit_and_kind_of_file_do_not_matter(house, run, patient, tmp_path):
-    samples = house.samples(patient)
-    told = [*house.told(patient), "--checkpoint", run / "fold_0" / "best.pt"]
-    known = said(call("--ecg", house.ecg(patient), *told)[0])
+def test_order_unit_and_kind_of_file_do_not_matter(workspace, run, patient, tmp_path):
+    samples = workspace.samples(patient)
+    told = [*workspace.told(patient), "--checkpoint", run / "fold_0" / "best.pt"]
+    known = said(call("--ecg", workspace.ecg(patient), *told)[0])
     turned = write_record(tmp_path / "turned", samples[::-1], LEADS[::-1])
     assert said(call("--ecg", turned, *told)[0]) == known
     micro = write_record(tmp_path / "micro", samples * 1000, unit="uV", gain=1.0)
@@ -187,10 +187,10 @@ def test_order_unit_and_kind_of_file_do_not_matter(house, run, patient, tmp_path
     assert "--ecg-rate" in reason(run, "--ecg", tmp_path / "x.npy"), "an array does not know its rate"
 
 
-def test_another_sampling_rate_gives_the_same_up_to_resampling(house, run, patient, tmp_path):
-    samples = house.samples(patient)
-    told = [*house.told(patient), "--checkpoint", run / "fold_0" / "best.pt"]
-    known = said(call("--ecg", house.ecg(patient), *told)[0])
+def test_another_sampling_rate_gives_the_same_up_to_resampling(workspace, run, patient, tmp_path):
+    samples = workspace.samples(patient)
+    told = [*workspace.told(patient), "--checkpoint", run / "fold_0" / "best.pt"]
+    known = said(call("--ecg", workspace.ecg(patient), *told)[0])
     seconds = np.arange(samples.shape[1]) / 500
     faster = np.arange(10_000) / 1000
     finer = np.stack([np.interp(faster, seconds, lead) for lead in samples])
@@ -203,8 +203,10 @@ def test_another_sampling_rate_gives_the_same_up_to_resampling(house, run, patie
 # What is refused, and what is doubted -----------------------------------------------------------------
 
 
-def test_what_cannot_be_judged_is_refused_by_name_and_the_rest_judged(house, run, patient, tmp_path, capsys):
-    samples = house.samples(patient)
+def test_what_cannot_be_predicted_is_refused_by_name_and_the_rest_predicted(
+    workspace, run, patient, tmp_path, capsys
+):
+    samples = workspace.samples(patient)
     holes, flat = samples.copy(), samples.copy()
     holes[3, 100:2000] = np.nan
     flat[7] = 0.25
@@ -232,7 +234,7 @@ def test_what_cannot_be_judged_is_refused_by_name_and_the_rest_judged(house, run
         assert words in rows[f"{name}/x"]["reason"]
 
 
-def test_nothing_judged_is_status_2(run, tmp_path, capsys):
+def test_nothing_predicted_is_status_2(run, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.zeros((12, 5000)))
     words = [
         "--ecg",
@@ -250,8 +252,8 @@ def test_nothing_judged_is_status_2(run, tmp_path, capsys):
     assert "holds no signal" in " ".join(capsys.readouterr().err.split())
 
 
-def test_what_is_doubtful_is_said(house, run, patient, tmp_path):
-    samples = house.samples(patient)
+def test_what_is_warningful_is_said(workspace, run, patient, tmp_path):
+    samples = workspace.samples(patient)
     swapped = samples[[1, 0, *range(2, 12)]]
     loud = samples.copy()
     loud[9] = np.clip(loud[9], -0.1, 0.1)
@@ -277,81 +279,81 @@ def test_what_is_doubtful_is_said(house, run, patient, tmp_path):
         (["--patients", "nowhere.csv"], "There is no table nowhere.csv"),
     ],
 )
-def test_options_without_a_meaning_are_refused(house, run, patient, words, answer):
-    assert answer in reason(run, house.ecg(patient), *words)
+def test_options_without_a_meaning_are_refused(workspace, run, patient, words, answer):
+    assert answer in reason(run, workspace.ecg(patient), *words)
 
 
-def test_one_age_is_not_that_of_several(house, run, answers):
-    names = map(house.ecg, answers.index[:2])
+def test_one_age_is_not_that_of_several(workspace, run, answers):
+    names = map(workspace.ecg, answers.index[:2])
     assert "--age belong to one person, and 2 ECGs were given" in reason(run, *names, "--age", 50)
 
 
-def test_a_table_may_lack_a_patient_or_hold_a_wrong_cell(house, run, patient, tmp_path):
-    table = pd.read_csv(house.table, dtype=str)[["patient", "age", "sex"]]
+def test_a_table_may_lack_a_patient_or_hold_a_wrong_cell(workspace, run, patient, tmp_path):
+    table = pd.read_csv(workspace.table, dtype=str)[["patient", "age", "sex"]]
     table.loc[table["patient"] == patient, "age"] = "old"
     table.to_csv(tmp_path / "t.csv", index=False)
-    shutil.copy(house.ecg(patient).with_suffix(".dat"), tmp_path)
+    shutil.copy(workspace.ecg(patient).with_suffix(".dat"), tmp_path)
     for name in (patient, "stranger"):
-        header = house.ecg(patient).with_suffix(".hea").read_text().replace(f"{patient} 12", f"{name} 12")
+        header = workspace.ecg(patient).with_suffix(".hea").read_text().replace(f"{patient} 12", f"{name} 12")
         (tmp_path / f"{name}.hea").write_text(header)
     rows = call(
         tmp_path / patient, tmp_path / "stranger", "--patients", tmp_path / "t.csv", "--checkpoint", run
     )
     texts = [" ".join(doubt["text"] for doubt in row["warnings"]) for row in rows]
     assert "'old' is no number" in texts[0] and list(rows[0]["covariates"]) == ["sex"]
-    assert "t.csv has no row for stranger" in texts[1] and rows[1]["covariates"] == {}
+    assert "t.csv has no row for stale_artifact" in texts[1] and rows[1]["covariates"] == {}
 
 
-def test_a_run_that_reads_cines_is_refused(house, patient):
-    cine = house.train("cine", "--reads", "cmr", "--epochs", "1")
-    assert "reads cines" in reason(cine, "--ecg", house.ecg(patient))
+def test_a_run_that_reads_cines_is_refused(workspace, patient):
+    cine = workspace.train("cine", "--reads", "cmr", "--epochs", "1")
+    assert "reads cines" in reason(cine, "--ecg", workspace.ecg(patient))
 
 
-def test_a_run_without_covariates_is_told_none(house, patient):
-    plain = house.train("plain", "--no-covariates")
-    answers = house.judged(plain)
+def test_a_run_without_covariates_is_reported_none(workspace, patient):
+    plain = workspace.train("plain", "--no-covariates")
+    answers = workspace.judged(plain)
     name = answers.index[0]
-    (row,) = call("--ecg", house.ecg(name), "--checkpoint", plain)
+    (row,) = call("--ecg", workspace.ecg(name), "--checkpoint", plain)
     assert said(row) == pytest.approx(answers.loc[name, list(said(row))].to_dict(), rel=1e-4)
     assert "person" not in {doubt["code"] for doubt in row["warnings"]}
-    assert "trained without age" in reason(plain, "--ecg", house.ecg(name), "--age", 50)
+    assert "trained without age" in reason(plain, "--ecg", workspace.ecg(name), "--age", 50)
 
 
 # How far off it may be --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_intervals_are_those_of_the_validation_part(house, run, told):
+def test_intervals_are_those_of_the_validation_part(workspace, run, told):
     """Nine tenths of the validation patients, rounded up, lie within them, of their own model."""
     file = run / "fold_0" / "best.pt"
     parts = pd.read_csv(run / "splits.csv").set_index("recording")["fold_0"]
     names = parts.index[parts == "validation"]
-    table = ["--patients", house.table] if told else []
-    rows = call(*map(house.ecg, names), *table, "--checkpoint", file)
+    table = ["--patients", workspace.table] if told else []
+    rows = call(*map(workspace.ecg, names), *table, "--checkpoint", file)
     count = len(names)
     needed = int(np.ceil((count + 1) * 0.9))
     assert 9 <= needed <= count
     for name in ("ejection_fraction", "lv_mass"):
         held = [
             row["indicators"][name]["low"] - 1e-3
-            <= house.truth.loc[patient, name]
+            <= workspace.truth.loc[patient, name]
             <= row["indicators"][name]["high"] + 1e-3
             for patient, row in zip(names, rows, strict=True)
         ]
         assert sum(held) == needed
         errors = [
-            row["indicators"][name]["value"] - house.truth.loc[patient, name]
+            row["indicators"][name]["value"] - workspace.truth.loc[patient, name]
             for patient, row in zip(names, rows, strict=True)
         ]
         deviation = rows[0]["indicators"][name]["deviation"]
         assert deviation == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-3)
 
 
-def test_what_is_not_told_has_errors_of_its_own(house, run, patient):
+def test_what_is_not_reported_has_errors_of_its_own(workspace, run, patient):
     known = load_checkpoint(run / "fold_0" / "best.pt")["validation"]["errors"]
     assert len(known) == 16
     file = run / "fold_0" / "best.pt"
-    (row,) = call("--ecg", house.ecg(patient), "--age", 50, "--weight", 70, "--checkpoint", file)
+    (row,) = call("--ecg", workspace.ecg(patient), "--age", 50, "--weight", 70, "--checkpoint", file)
     found = row["indicators"]["lv_mass"]
     assert found["deviation"] == known["age+weight"]["indicators"]["lv_mass"]["deviation"]
     assert found["high"] - found["value"] == pytest.approx(
@@ -359,31 +361,39 @@ def test_what_is_not_told_has_errors_of_its_own(house, run, patient):
     )
 
 
-def test_older_checkpoints_and_final_fits_say_that_it_is_unknown(house, run, patient, tmp_path, capsys):
+def test_older_checkpoints_and_final_fits_say_that_it_is_unknown(workspace, run, patient, tmp_path, capsys):
     content = load_checkpoint(run / "fold_0" / "best.pt")
-    known = said(call(house.ecg(patient), "--checkpoint", run / "fold_0" / "best.pt")[0])
+    known = said(call(workspace.ecg(patient), "--checkpoint", run / "fold_0" / "best.pt")[0])
     del content["validation"]
     save_checkpoint(tmp_path / "old.pt", content)
-    (row,) = call(house.ecg(patient), "--checkpoint", tmp_path / "old.pt")
+    (row,) = call(workspace.ecg(patient), "--checkpoint", tmp_path / "old.pt")
     assert said(row) == known
     assert {part["low"] for part in row["indicators"].values()} == {None}
     assert "trained before that was kept" in capsys.readouterr().out
-    final = house.train("final", "--folds", "none", "--epochs", "1")
-    call(house.ecg(patient), "--checkpoint", final)
+    final = workspace.train("final", "--folds", "none", "--epochs", "1")
+    call(workspace.ecg(patient), "--checkpoint", final)
     assert "a final fit on everything keeps no patients apart" in capsys.readouterr().out
 
 
 # What is printed and written --------------------------------------------------------------------------
 
 
-def test_it_is_told_in_words_and_drawn(house, run, patient, tmp_path, capsys):
-    words = ["--ecg", house.ecg(patient), *house.told(patient), "--checkpoint", run, "--out", tmp_path]
+def test_it_is_reported_in_words_and_drawn(workspace, run, patient, tmp_path, capsys):
+    words = [
+        "--ecg",
+        workspace.ecg(patient),
+        *workspace.told(patient),
+        "--checkpoint",
+        run,
+        "--out",
+        tmp_path,
+    ]
     (row,) = call(*words)
     printed = capsys.readouterr().out
     fraction = row["indicators"]["ejection_fraction"]
     for text in (
         "mean of 2 folds",
-        "virtual patients of pairs",
+        "simulated patients of pairs",
         f"{fraction['value']:.1f} %",
         "pulmonary hypertension",
         "12-lead ECG, 10.0 s at 500 Hz",
@@ -397,11 +407,13 @@ def test_it_is_told_in_words_and_drawn(house, run, patient, tmp_path, capsys):
     assert said(kept) == said(row) and kept["interval_coverage"] == 0.9
 
 
-def test_the_document_is_all_that_is_printed(house, run, answers, capsys):
-    rows = call(*map(house.ecg, answers.index[:2]), "--patients", house.table, "--checkpoint", run, "--json")
+def test_the_document_is_all_that_is_printed(workspace, run, answers, capsys):
+    rows = call(
+        *map(workspace.ecg, answers.index[:2]), "--patients", workspace.table, "--checkpoint", run, "--json"
+    )
     document = json.loads(capsys.readouterr().out)
     assert document["recordings"] == rows and document["model"]["task"] == "ecg-phenotypes"
     assert document["model"]["covariates"] == list(TOLD)
-    call(*map(house.ecg, answers.index[:3]), "--patients", house.table, "--checkpoint", run)
+    call(*map(workspace.ecg, answers.index[:3]), "--patients", workspace.table, "--checkpoint", run)
     printed = capsys.readouterr().out
     assert "3 of 3 recordings were judged." in printed and "in short" in printed

@@ -150,7 +150,7 @@ def test_contours_without_a_structure_or_with_impossible_voxels_give_no_volumes(
     assert index.clinical["lv_edv"].isna().all()
 
 
-def test_what_is_no_acdc_is_told(tmp_path):
+def test_what_is_no_acdc_is_reported(tmp_path):
     with pytest.raises(DataError, match="has no training/patient001"):
         index_acdc(tmp_path)
     (tmp_path / "training/patient001").mkdir(parents=True)

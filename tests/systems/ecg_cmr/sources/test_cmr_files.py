@@ -57,7 +57,7 @@ def test_a_cine_is_read_as_it_is_displayed(tmp_path):
     cine = read_cine(save(tmp_path, image_of(stack())))
     np.testing.assert_array_equal(cine.frames, SHOWN)
     assert cine.spacing == pytest.approx((1.4, 1.4))
-    assert (cine.slices, cine.remarks) == (5, ())
+    assert (cine.slices, cine.warnings) == (5, ())
     assert cine.frames.dtype == np.float32
 
 
@@ -69,7 +69,7 @@ def test_every_orientation_shows_the_same(tmp_path):
         turned = canonical.as_reoriented(np.stack([axes, flips], axis=1))
         cine = read_cine(save(tmp_path, turned, "turned.nii"))
         np.testing.assert_array_equal(cine.frames, SHOWN, err_msg=f"{axes} {flips}")
-        assert any("taken for that of the slices" in text for text in cine.remarks) == (axes[2] != 2)
+        assert any("taken for that of the slices" in text for text in cine.warnings) == (axes[2] != 2)
 
 
 @pytest.mark.parametrize("degrees", [-30, 12, 40])
@@ -99,7 +99,7 @@ def test_pixel_sizes_turn_with_the_picture(tmp_path):
         cine = read_cine(save(tmp_path, one))
         assert cine.spacing == pytest.approx((1.0, 2.0))
         np.testing.assert_array_equal(cine.frames, SHOWN)
-        assert any("not square" in text for text in cine.remarks)
+        assert any("not square" in text for text in cine.warnings)
 
 
 def test_the_middle_slice_is_taken(tmp_path):
@@ -115,7 +115,7 @@ def test_the_middle_slice_is_taken(tmp_path):
 def test_three_axes_are_height_width_and_time_and_that_is_said(tmp_path):
     cine = read_cine(save(tmp_path, image_of(SHOWN.transpose(2, 1, 0))))
     np.testing.assert_array_equal(cine.frames, SHOWN)
-    assert "three axes; the last is taken for time" in cine.remarks[0]
+    assert "three axes; the last is taken for time" in cine.warnings[0]
 
 
 @pytest.mark.parametrize("shape", [(FRAMES, HEIGHT, WIDTH), (FRAMES, 3, HEIGHT, WIDTH)])
@@ -140,7 +140,7 @@ def test_metres_are_understood(tmp_path):
     assert read_cine(save(tmp_path, image)).spacing == pytest.approx((1.4, 1.4))
 
 
-def test_two_pixel_sizes_are_told_and_what_the_user_states_wins(tmp_path):
+def test_two_pixel_sizes_are_reported_and_what_the_user_states_wins(tmp_path):
     image = image_of(stack())
     image.header["pixdim"][1:3] = 2.0  # the affine says 1.4
     path = save(tmp_path, image, "two.nii")
@@ -149,7 +149,7 @@ def test_two_pixel_sizes_are_told_and_what_the_user_states_wins(tmp_path):
     path.write_bytes(content)
     cine = read_cine(path)
     assert cine.spacing == pytest.approx((1.4, 1.4))
-    assert any("two pixel sizes, 1.4 x 1.4 and 2 x 2" in text for text in cine.remarks)
+    assert any("two pixel sizes, 1.4 x 1.4 and 2 x 2" in text for text in cine.warnings)
     assert read_cine(path, 1.8).spacing == (1.8, 1.8)
 
 
@@ -240,7 +240,7 @@ def test_brightness_is_scaled_between_percentiles():
 
 @pytest.mark.parametrize("name", ["cine.nii", "cine.nii.gz"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9])
-def test_a_file_cut_short_is_told(tmp_path, name, share):
+def test_a_file_cut_short_is_reported(tmp_path, name, share):
     path = save(tmp_path, image_of(stack()), name)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
@@ -271,7 +271,7 @@ def zipped(path):
         (image_of(stack(), display_affine(14.0), (14.0, 14.0, 9, 1)), "measure 14 x 14 mm"),
     ],
 )
-def test_what_is_no_cine_is_told(tmp_path, image, sentence):
+def test_what_is_no_cine_is_reported(tmp_path, image, sentence):
     with pytest.raises(DataError, match=sentence):
         read_cine(save(tmp_path, image))
 
@@ -281,16 +281,16 @@ def test_an_unusual_number_of_frames_is_named_and_used(tmp_path, count, unusual)
     frames = np.resize(SHOWN, (count, HEIGHT, WIDTH))
     cine = read_cine(save(tmp_path, image_of(stack(frames))))
     assert len(cine.frames) == count
-    assert any(f"It has {count} frames" in text for text in cine.remarks) == unusual
+    assert any(f"It has {count} frames" in text for text in cine.warnings) == unusual
 
 
 def test_an_unusual_spacing_is_named_and_used(tmp_path):
     cine = read_cine(save(tmp_path, image_of(stack(), display_affine(4.5), (4.5, 4.5, 9, 1))))
     assert cine.spacing == pytest.approx((4.5, 4.5))
-    assert any("measure 4.5 x 4.5 mm, which is unusual" in text for text in cine.remarks)
+    assert any("measure 4.5 x 4.5 mm, which is unusual" in text for text in cine.warnings)
 
 
-def test_files_that_are_not_what_they_seem_are_told(tmp_path):
+def test_files_that_are_not_what_they_seem_are_reported(tmp_path):
     with pytest.raises(DataError, match=r"absent\.nii does not exist"):
         read_cine(tmp_path / "absent.nii")
     for name in ("text.nii.gz", "text.nii"):
@@ -302,7 +302,7 @@ def test_files_that_are_not_what_they_seem_are_told(tmp_path):
         read_cine(tmp_path / "cine.dcm")
 
 
-def test_arrays_that_are_no_cine_are_told(tmp_path):
+def test_arrays_that_are_no_cine_are_reported(tmp_path):
     path = tmp_path / "cine.npy"
     np.save(path, SHOWN)
     with pytest.raises(DataError, match=r"pixel size of cine\.npy is not known"):

@@ -27,7 +27,7 @@ INDICATORS = ("lv_edv", "lv_mass", "wall_thickness", "la_volume", "ejection_frac
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Return a folder of five virtual patients; not to be changed."""
+    """Return a folder of five simulated patients; not to be changed."""
     return write_pairs(tmp_path_factory.mktemp("pairs") / "pairs", 5, seed=3)
 
 
@@ -72,7 +72,7 @@ def prepared(row, root, settings=SETTINGS):
     return prepare_pair(row, root=root, settings=settings)
 
 
-def opened(path):
+def run(path):
     return nibabel.load(path)
 
 
@@ -178,7 +178,7 @@ def test_everything_that_is_wrong_is_named_in_one_table_and_the_rest_is_used(roo
     (root / "ecg/v00001.dat").write_bytes(b"half")
     content = (root / "cmr/v00002_sa.nii.gz").read_bytes()
     (root / "cmr/v00002_sa.nii.gz").write_bytes(content[: len(content) // 2])
-    image = opened(root / "cmr/v00003_sa.nii.gz")
+    image = run(root / "cmr/v00003_sa.nii.gz")
     data = image.get_fdata().astype(np.float32)
     data[40, 40, 0, 5] = np.nan
     nibabel.save(nibabel.Nifti1Image(data, image.affine), root / "cmr/v00003_sa.nii.gz")
@@ -292,7 +292,7 @@ def test_unusual_cines_come_out_as_the_usual_one(root):
     path = root / "cmr/v00001_sa.nii.gz"
     row = index_pairs(root).recordings.loc[1].to_dict()
     usual = prepared(row, root=root, settings=SETTINGS).cmr
-    image = opened(path)
+    image = run(path)
     data = np.asarray(image.dataobj)
     stacked = np.concatenate([np.zeros_like(data), data, np.zeros_like(data)], axis=2)
     twice = nibabel.Nifti1Image(np.repeat(stacked, 2, axis=3), image.affine)
@@ -313,14 +313,14 @@ def test_another_spacing_shows_the_same_heart(root):
     usual = prepared(row, root=root, settings=SETTINGS).cmr.astype(float)
     cine = read_cine(path)
     coarse = cine.frames[:, :, ::2].transpose(2, 1, 0)[:, :, None]
-    affine = opened(path).affine @ np.diag([2.0, 1.0, 1.0, 1.0])
+    affine = run(path).affine @ np.diag([2.0, 1.0, 1.0, 1.0])
     nibabel.save(nibabel.Nifti1Image(coarse, affine), path)
     found = prepared(row, root=root, settings=SETTINGS)
     assert "not square" in told(found.problems, "v00001")
     assert np.corrcoef(found.cmr.ravel(), usual.ravel())[0, 1] > 0.95
 
 
-def test_an_end_diastole_behind_the_last_frame_is_told(root):
+def test_an_end_diastole_behind_the_last_frame_is_reported(root):
     row = index_pairs(root).recordings.loc[0].to_dict() | {"first_frame": 24}
     found = prepared(row, root=root, settings=SETTINGS)
     assert found.cmr is None
@@ -396,7 +396,7 @@ def test_a_gap_and_a_flat_lead_are_no_fault(root):
         (waves(), 400.0, ["not", "a", "table"], "own.json cannot be read"),
     ],
 )
-def test_what_is_no_ecg_is_told(root, samples, rate, sidecar, sentence):
+def test_what_is_no_ecg_is_reported(root, samples, rate, sidecar, sentence):
     with pytest.raises(DataError, match=sentence):
         read_leads(ecg_array(root, samples, sidecar), root, rate)
 

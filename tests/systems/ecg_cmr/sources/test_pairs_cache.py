@@ -35,7 +35,7 @@ def names(folder):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Return six virtual patients: 0 lacks the ECG, 1 the cine, 2 the long axis, 3 one volume."""
+    """Return six simulated patients: 0 lacks the ECG, 1 the cine, 2 the long axis, 3 one volume."""
     root = write_pairs(tmp_path_factory.mktemp("pairs") / "pairs", 6, seed=1)
     table = pd.read_csv(root / "pairs.csv", dtype=str, keep_default_na=False)
     table.loc[0, "ecg"] = table.loc[1, "cmr"] = table.loc[2, "long_axis"] = table.loc[3, "lv_edv"] = ""

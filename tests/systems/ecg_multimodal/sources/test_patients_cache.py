@@ -324,7 +324,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_done(patients, t
     assert not (tmp_path / "cache").exists()
 
 
-def test_an_array_or_table_of_another_task_is_told(patients, tmp_path):
+def test_an_array_or_table_of_another_task_is_reported(patients, tmp_path):
     cache = make(patients, tmp_path / "cache")
     with pytest.raises(DataError, match=r"has no beats_ecg\.npy: it was prepared for another task"):
         cache.beats("ecg")

@@ -1,4 +1,4 @@
-"""Patient folders of virtual patients: causes of disease are known, and each shows in its view alone."""
+"""Patient folders of simulated patients: causes of disease are known, and each shows in its view alone."""
 
 import dataclasses
 import json

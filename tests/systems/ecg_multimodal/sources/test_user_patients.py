@@ -81,7 +81,7 @@ def test_each_view_that_cannot_be_used_is_kept_with_its_reason(make_patients):
     assert found["4"] == {}
 
 
-def test_a_beating_heart_raises_no_doubt():
+def test_a_beating_heart_raises_no_warning():
     assert examine_ecg(beating(), LEADS, 10.0) == []
 
 
@@ -103,10 +103,10 @@ def test_a_lead_that_holds_nothing_is_named(change, said):
         check_leads(ecg, LEADS)
 
 
-def test_short_and_large_signals_are_doubted():
+def test_short_and_large_signals_are_warned_of():
     ecg = beating(seconds=6.0)
     found = examine_ecg(Ecg(30 * ecg.samples, ecg.sampling_rate), LEADS, 10.0)
-    assert {remark.code for remark in found} == {"unit", "short"}
+    assert {warning.code for warning in found} == {"unit", "short"}
 
 
 def test_a_folder_without_patients_is_refused(tmp_path):

@@ -146,7 +146,7 @@ def test_attributions_of_every_network_add_up_to_the_change_of_its_log_odds(name
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_networks_with_absence_tokens_are_told_which_signals_are_there():
+def test_networks_with_absence_tokens_are_reported_which_signals_are_there():
     torch.manual_seed(0)
     model = build_model("pacfnet", width=8, kernel_size=7, dropout=0.0, absence_tokens=True).eval()
     batch = batch_of(4)
@@ -217,7 +217,7 @@ def test_each_fold_has_weights_of_its_own(simulated_cache, monkeypatch):
     assert beats.table["fold"].nunique() == 2
 
 
-def test_a_network_is_explained_as_it_judges(simulated_cache):
+def test_a_network_is_explained_as_it_evaluates(simulated_cache):
     """Fixed statistics, no dropout: the same again, for a beat alone as among others, nothing learned."""
     samples = TASK.samples(simulated_cache, settings(), CPU)
     torch.manual_seed(0)

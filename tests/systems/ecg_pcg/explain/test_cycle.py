@@ -32,8 +32,8 @@ def beats_of(
     onsets: list[list[float]], values: np.ndarray, recording: list[str], label: list[int] | None = None
 ) -> BeatMaps:
     """Return beats that have these values in the heart sound, and nothing in the ECG."""
-    facts = {"recording": recording, "session": [f"C{name}" for name in recording]}
-    table = pd.DataFrame(facts | {"label": label or [0] * len(recording)})
+    metadata = {"recording": recording, "session": [f"C{name}" for name in recording]}
+    table = pd.DataFrame(metadata | {"label": label or [0] * len(recording)})
     maps = {"ecg": np.zeros_like(values), "pcg": values}
     return BeatMaps(table, np.array(onsets), maps, {"attribution": maps})
 

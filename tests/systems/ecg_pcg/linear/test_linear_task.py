@@ -38,7 +38,7 @@ def run(simulated_cache, tmp_path_factory):
     return folder, train(simulated_cache.path, folder, "--protocol", "session")
 
 
-def test_every_recording_is_judged_once_by_a_model_that_did_not_see_its_session(run, simulated_cache):
+def test_every_recording_is_evaluated_once_by_a_model_that_did_not_see_its_session(run, simulated_cache):
     folder, checkpoints = run
     metrics = judge(simulated_cache.path, folder, checkpoints)
     assert metrics["beats"] is None
@@ -80,7 +80,7 @@ def test_protocols_that_split_beats_are_refused(simulated_cache, tmp_path, proto
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_an_external_cache_is_judged_by_all_folds_and_what_was_trained_on_is_left_out(
+def test_an_external_cache_is_evaluated_by_all_folds_and_what_was_trained_on_is_left_out(
     run, simulated_cache, tmp_path
 ):
     folder, checkpoints = run

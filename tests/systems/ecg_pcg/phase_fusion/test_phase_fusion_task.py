@@ -51,7 +51,7 @@ def run(simulated_cache, tmp_path_factory):
     return folder, train(simulated_cache.path, folder)
 
 
-def test_one_model_judges_both_signals_and_either_one(run, simulated_cache):
+def test_one_model_evaluates_both_signals_and_either_one(run, simulated_cache):
     folder, checkpoints = run
     tables = [
         judge(simulated_cache.path, folder, checkpoints, *options)
@@ -94,7 +94,7 @@ def test_protocols_that_split_beats_are_refused(simulated_cache, tmp_path):
         train(simulated_cache.path, tmp_path, "--protocol", "beat")
 
 
-def test_another_cohort_with_sound_alone_and_one_with_ecg_alone_are_judged(run, simulated_cache, tmp_path):
+def test_another_cohort_with_sound_alone_and_one_with_ecg_alone_are_evaluated(run, simulated_cache, tmp_path):
     folder, checkpoints = run
     for missing in ("ecg", "pcg"):
         copy = tmp_path / f"no-{missing}"
@@ -117,7 +117,7 @@ def test_another_cohort_with_sound_alone_and_one_with_ecg_alone_are_judged(run, 
         assert judged["probability"].nunique() > len(judged) / 2
 
 
-def test_it_is_judged_under_stress_like_any_other_model(run, simulated_cache):
+def test_it_is_evaluated_under_stress_like_any_other_model(run, simulated_cache):
     _, checkpoints = run
     contents = [load_checkpoint(checkpoints / f"fold_{fold}" / "best.pt") for fold in (0, 1)]
     settings = EvaluationSettings(device="cpu", bootstrap_draws=0)

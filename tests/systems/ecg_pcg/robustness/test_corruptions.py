@@ -12,8 +12,8 @@ from systems.ecg_pcg.robustness.corruptions import (
     SNR,
     Corruption,
     add_noise,
+    corrupt,
     corruptions,
-    worsen,
 )
 
 RATE = 2000.0
@@ -52,7 +52,7 @@ def corruption(kind: str, modality: str, level: float) -> Corruption:
 @pytest.mark.parametrize(("kind", "modality"), NOISE_KINDS)
 def test_noise_has_the_power_that_was_asked_for(kind, modality, snr):
     clean = recording(gap=True)
-    worse, rate = worsen(clean, RATE, modality, corruption(kind, modality, snr), "a0001")
+    worse, rate = corrupt(clean, RATE, modality, corruption(kind, modality, snr), "a0001")
     there = np.isfinite(clean)
     added = worse[there].astype(float) - clean[there]
     assert rate == RATE
@@ -72,7 +72,7 @@ def test_a_short_recording_at_another_rate_has_noise_of_the_right_power_too(name
 def test_flat_and_empty_signals_stay_as_they_are(kind):
     modality = next(iter(KINDS[kind].changes))
     for clean in (np.full(4000, 3.0, np.float32), np.full(4000, np.nan, np.float32), np.zeros(0, np.float32)):
-        worse, rate = worsen(
+        worse, rate = corrupt(
             clean, 100.0, modality, corruption(kind, modality, 50.0 if kind != "clipping" else 1), "a"
         )
         if kind != "rate":
@@ -84,7 +84,7 @@ def test_flat_and_empty_signals_stay_as_they_are(kind):
 @pytest.mark.parametrize(("kind", "rate"), [("mains-60", 100.0), ("muscle", 30.0)])
 def test_noise_that_a_rate_cannot_hold_is_refused(kind, rate):
     with pytest.raises(DataError, match=rf"ECG of a0001, sampled at {rate:g} Hz, cannot hold {kind} noise"):
-        worsen(recording(rate=rate), rate, "ecg", Corruption(kind, "ecg", 0.0), "a0001")
+        corrupt(recording(rate=rate), rate, "ecg", Corruption(kind, "ecg", 0.0), "a0001")
 
 
 # Spectra -------------------------------------------------------------------------------------------------
@@ -155,19 +155,19 @@ def test_bursts_hold_much_of_the_power_in_little_of_the_time(name, seconds, leas
 def test_a_shift_moves_the_ecg_by_exactly_that_much_and_not_the_heart_sound(level):
     clean = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
     shift = Corruption("shift", "ecg", level)
-    moved, _ = worsen(clean, RATE, "ecg", shift, "a")
+    moved, _ = corrupt(clean, RATE, "ecg", shift, "a")
     lags = scipy_signal.correlation_lags(len(moved), len(clean))
     lag = lags[np.argmax(scipy_signal.correlate(moved, clean))]
     assert lag == level * RATE / 1000, "positive: the ECG comes later"
     assert len(moved) == len(clean)
     edge = moved[: int(lag)] if lag > 0 else moved[int(lag) :]
     assert (edge == (clean[0] if lag > 0 else clean[-1])).all()
-    assert worsen(clean, RATE, "pcg", shift, "a")[0] is clean
+    assert corrupt(clean, RATE, "pcg", shift, "a")[0] is clean
 
 
 def test_a_shift_longer_than_the_recording_holds_a_value():
     clean = recording(0.1, gap=True)
-    moved, _ = worsen(clean, RATE, "ecg", Corruption("shift", "ecg", 200.0), "a")
+    moved, _ = corrupt(clean, RATE, "ecg", Corruption("shift", "ecg", 200.0), "a")
     assert (moved == clean[0]).all()
 
 
@@ -177,7 +177,7 @@ def test_clipping_cuts_at_a_share_of_the_peak_around_the_median(level, offset):
     random = np.random.default_rng(1)
     clean = (random.normal(size=50_000) + offset).astype(np.float32)
     clean[100:200] = np.nan
-    worse, _ = worsen(clean, RATE, "pcg", Corruption("clipping", "pcg", level), "a")
+    worse, _ = corrupt(clean, RATE, "pcg", Corruption("clipping", "pcg", level), "a")
     distance = np.abs(clean - np.nanmedian(clean))
     limit = level * np.nanpercentile(distance, 99.9)
     found = np.abs(worse - np.nanmedian(clean))
@@ -192,28 +192,28 @@ def test_clipping_cuts_at_a_share_of_the_peak_around_the_median(level, offset):
 def test_a_lower_rate_keeps_what_it_can_hold_and_nothing_above(target):
     time = np.arange(20_000) / RATE
     slow, fast = np.sin(2 * np.pi * 20 * time), np.sin(2 * np.pi * 0.7 * target * time)
-    signal, rate = worsen(slow.astype(np.float32), RATE, "ecg", Corruption("rate", "both", target), "a")
+    signal, rate = corrupt(slow.astype(np.float32), RATE, "ecg", Corruption("rate", "both", target), "a")
     assert rate == target
     assert len(signal) == 10 * target
     middle = slice(int(target), int(9 * target))
     assert signal[middle] == pytest.approx(
         np.sin(2 * np.pi * 20 * np.arange(10 * target) / target)[middle], abs=0.02
     )
-    aliased, _ = worsen(fast.astype(np.float32), RATE, "ecg", Corruption("rate", "both", target), "a")
+    aliased, _ = corrupt(fast.astype(np.float32), RATE, "ecg", Corruption("rate", "both", target), "a")
     assert np.abs(aliased[middle]).max() < 0.02
 
 
 def test_each_signal_is_compared_with_its_own_rate():
     for own in (250.0, 500.0):
         clean = recording(rate=own)
-        same, rate = worsen(clean, own, "ecg", Corruption("rate", "ecg", 500.0), "a")
+        same, rate = corrupt(clean, own, "ecg", Corruption("rate", "ecg", 500.0), "a")
         assert rate == own
         assert np.array_equal(same, clean)
 
 
 def test_a_gap_is_bridged_before_the_rate_is_lowered():
     clean = recording(gap=True)
-    worse, _ = worsen(clean, RATE, "ecg", Corruption("rate", "ecg", 500.0), "a")
+    worse, _ = corrupt(clean, RATE, "ecg", Corruption("rate", "ecg", 500.0), "a")
     assert np.isfinite(worse).all()
     assert np.ptp(worse[20_000 // 4 + 50 : 30_000 // 4 - 50]) < 0.1, "a straight line"
 
@@ -227,7 +227,7 @@ def test_noise_comes_from_seed_and_recording_and_not_from_the_order_of_work(kind
     clean = recording(5.0)
 
     def made(name: str, seed: int = 0) -> np.ndarray:
-        return worsen(clean, RATE, modality, asked, name, seed)[0]
+        return corrupt(clean, RATE, modality, asked, name, seed)[0]
 
     forwards = [made(name) for name in ("a1", "a2", "a3")]
     backwards = [made(name) for name in ("a3", "a2", "a1")]
@@ -239,7 +239,7 @@ def test_noise_comes_from_seed_and_recording_and_not_from_the_order_of_work(kind
 def test_the_level_scales_one_and_the_same_noise():
     clean = recording(5.0).astype(np.float64)
     quiet, loud = (
-        worsen(clean, RATE, "pcg", Corruption("ambient", "pcg", level), "a")[0] for level in (20.0, 0.0)
+        corrupt(clean, RATE, "pcg", Corruption("ambient", "pcg", level), "a")[0] for level in (20.0, 0.0)
     )
     assert loud - clean == pytest.approx(10 * (quiet - clean), abs=1e-5)
 
@@ -251,11 +251,11 @@ def test_both_signals_get_at_once_what_each_gets_alone():
         ("white", {"ecg": "white", "pcg": "white"}),
     ):
         for modality, alone in parts.items():
-            together = worsen(clean, RATE, modality, Corruption(both, "both", 0.0), "a")[0]
-            single = worsen(clean, RATE, modality, Corruption(alone, modality, 0.0), "a")[0]
+            together = corrupt(clean, RATE, modality, Corruption(both, "both", 0.0), "a")[0]
+            single = corrupt(clean, RATE, modality, Corruption(alone, modality, 0.0), "a")[0]
             assert np.array_equal(together, single)
     ecg, pcg = (
-        worsen(clean, RATE, kind, Corruption("white", "both", 0.0), "a")[0] for kind in ("ecg", "pcg")
+        corrupt(clean, RATE, kind, Corruption("white", "both", 0.0), "a")[0] for kind in ("ecg", "pcg")
     )
     assert not np.array_equal(ecg, pcg), "two microphones, two noises"
 
@@ -276,7 +276,7 @@ def test_a_signal_that_is_not_named_is_left_alone_and_one_that_is_changes():
     clean = recording(2.0)
     for asked in corruptions():
         for modality in ("ecg", "pcg"):
-            worse, rate = worsen(clean, RATE, modality, asked, "a")
+            worse, rate = corrupt(clean, RATE, modality, asked, "a")
             touched = asked.signal in (modality, "both")
             assert touched != (worse is clean and rate == RATE)
 

@@ -22,7 +22,7 @@ from studies import physionet2016_stress as study
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.features.spectral import ecg_band_powers, pcg_grid
 from systems.ecg_pcg.robustness import evaluate as stress
-from systems.ecg_pcg.robustness.corruptions import Corruption, worsen
+from systems.ecg_pcg.robustness.corruptions import Corruption, corrupt
 from systems.ecg_pcg.robustness.evaluate import StressedCache, judge_recordings, stress_row, stress_run
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.cache import build_cache
@@ -68,7 +68,7 @@ def test_gaps_are_filled_and_bands_passed_as_preparation_did(simulated_raw, tmp_
         assert np.array_equal(stressed.beats("pcg"), Cache(path).beats("pcg"))
 
 
-def test_beats_are_cut_from_the_worsened_signal_at_the_clean_spans(simulated_cache):
+def test_beats_are_cut_from_the_corrupted_signal_at_the_clean_spans(simulated_cache):
     row = simulated_cache.table("recordings").iloc[3]
     samples = simulated_cache.table("samples")
     samples = samples[samples["recording"] == row["recording"]]
@@ -95,7 +95,7 @@ def test_what_is_made_comes_from_the_seed_and_not_from_the_number_of_workers(sim
         assert not np.array_equal(one.beats("pcg"), other.beats("pcg"))
 
 
-def test_features_are_those_of_the_worsened_signals_and_leave_the_cache_alone(simulated_cache):
+def test_features_are_those_of_the_corrupted_signals_and_leave_the_cache_alone(simulated_cache):
     clean = phase_grid(simulated_cache, 1, progress=False)
     before = {path.name: path.stat().st_mtime_ns for path in simulated_cache.path.iterdir()}
     row = simulated_cache.table("recordings").iloc[0]
@@ -110,7 +110,7 @@ def test_features_are_those_of_the_worsened_signals_and_leave_the_cache_alone(si
         ("pcg", grid.pcg, lambda signal: pcg_grid(signal, 2000.0, states)),
         ("ecg", grid.ecg, lambda signal: ecg_band_powers(signal, 2000.0)),
     ):
-        worse, _ = worsen(waveform(simulated_cache, modality, row), 2000.0, modality, both, row["recording"])
+        worse, _ = corrupt(waveform(simulated_cache, modality, row), 2000.0, modality, both, row["recording"])
         assert features[0] == pytest.approx(expected(worse), abs=1e-5)
         assert np.abs(features[0] - getattr(clean, modality)[0]).max() > 0.1
     assert {path.name: path.stat().st_mtime_ns for path in simulated_cache.path.iterdir()} == before
@@ -167,7 +167,7 @@ def test_drowning_the_signal_that_carries_the_label_costs_auroc_and_drowning_the
     pd.testing.assert_frame_equal(stress_run(checkpoints, cache, SETTINGS, chosen[:1]), table[:2])
 
 
-def test_every_recording_is_judged_once_by_the_fold_that_did_not_train_on_it(heard):
+def test_every_recording_is_evaluated_once_by_the_fold_that_did_not_train_on_it(heard):
     cache, _, checkpoints = heard
     with StressedCache(cache, LOUD) as stressed:
         judged = judge_recordings(checkpoints, stressed, SETTINGS)
@@ -218,12 +218,12 @@ def test_the_row_of_a_corruption_holds_the_change_from_clean():
 def command(heard, tmp_path, monkeypatch):
     """Return what runs the study in a folder with made-up predictions, and the list of what was judged."""
     cache, run, _ = heard
-    facts = cache.table("recordings")[["recording", "session", "label"]]
+    metadata = cache.table("recordings")[["recording", "session", "label"]]
     judged: list[object] = []
 
     def judge(checkpoints, cache, settings) -> pd.DataFrame:
         judged.append(getattr(cache, "corruption", "clean"))
-        return facts.assign(probability=np.random.default_rng(len(judged)).uniform(size=len(facts)))
+        return metadata.assign(probability=np.random.default_rng(len(judged)).uniform(size=len(metadata)))
 
     monkeypatch.setattr(study, "judge_recordings", judge)
 
@@ -236,7 +236,7 @@ def command(heard, tmp_path, monkeypatch):
     return start, judged, run.name
 
 
-def test_the_study_writes_table_and_figure_and_judges_nothing_twice(command, tmp_path, capsys):
+def test_the_study_writes_table_and_figure_and_evaluates_nothing_twice(command, tmp_path, capsys):
     start, judged, run = command
     with pytest.raises(FileNotFoundError):
         start()

@@ -132,7 +132,7 @@ def test_an_ecg_tells_which_sound_is_the_first():
         assert np.abs(others[later][:, None] - found(states, "S2")).min(axis=1).max() < 0.1
 
 
-def test_noise_is_told_from_a_heart_by_the_quality():
+def test_noise_is_reported_from_a_heart_by_the_quality():
     sound, _, _ = two_tones(0.8, 0.31)
     noise = np.random.default_rng(1).normal(size=len(sound))
     assert segment(sound, RATE).quality > segment(noise, RATE).quality + 0.08
@@ -245,8 +245,8 @@ def test_durations_are_distributions_around_what_they_were_made_for():
 
 
 def test_the_parameters_of_the_repository_come_from_all_sessions():
-    facts = json.loads(WEIGHTS.read_text(encoding="utf-8"))
-    assert facts["fitted_on"] == "388 recordings of 58 sessions of training-a, hand-corrected"
+    metadata = json.loads(WEIGHTS.read_text(encoding="utf-8"))
+    assert metadata["fitted_on"] == "388 recordings of 58 sessions of training-a, hand-corrected"
     assert shipped_parameters().share.sum() == pytest.approx(1, abs=1e-5)
 
 
@@ -268,7 +268,7 @@ def test_damaged_parameters_are_refused(tmp_path, content, said):
 
 
 def test_parameters_of_another_format_are_refused(tmp_path):
-    facts = json.loads(WEIGHTS.read_text(encoding="utf-8")) | {"format": 2}
-    (tmp_path / "p.json").write_text(json.dumps(facts), encoding="utf-8")
+    metadata = json.loads(WEIGHTS.read_text(encoding="utf-8")) | {"format": 2}
+    (tmp_path / "p.json").write_text(json.dumps(metadata), encoding="utf-8")
     with pytest.raises(DataError, match="has format 2, and 1 is needed"):
         read_parameters(tmp_path / "p.json")

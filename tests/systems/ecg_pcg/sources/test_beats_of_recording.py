@@ -91,13 +91,13 @@ def test_gaps_stay_in_the_waveform_and_are_filled_in_the_beats(tmp_path):
     assert result.row["pcg_missing"] == pytest.approx(400 / 12000, abs=1e-6)
 
 
-def test_facts_of_the_recording_and_nothing_internal(tmp_path):
+def test_metadata_of_the_recording_and_nothing_internal(tmp_path):
     pcg = NOISE.copy()
     pcg[:12] = 32767
     result = prepared(tmp_path, make_record(tmp_path, pcg=pcg))
-    facts = dict(result.row)
-    assert len(str(facts.pop("sha256"))) == 64
-    assert facts == {
+    metadata = dict(result.row)
+    assert len(str(metadata.pop("sha256"))) == 64
+    assert metadata == {
         "recording": "r",
         "set": "training-a",
         "session": "C001",
@@ -241,7 +241,7 @@ def test_onsets_after_the_end_are_refused(tmp_path):
     assert_left_out(tmp_path, row, "holds onsets after the end of the recording (6.00 s)")
 
 
-def test_faulty_files_are_told_by_their_name(tmp_path):
+def test_faulty_files_are_reported_by_their_name(tmp_path):
     row = make_record(tmp_path)
     (tmp_path / ANNOTATION).write_text("rubbish")
     assert_left_out(tmp_path, row, "The annotation file r_StateAns.mat cannot be read", "Mend or remove")
@@ -251,7 +251,7 @@ def test_faulty_files_are_told_by_their_name(tmp_path):
     assert_left_out(tmp_path, row, "The header r.hea does not exist")
 
 
-def test_a_band_the_rate_cannot_hold_is_told_with_its_option(tmp_path):
+def test_a_band_the_rate_cannot_hold_is_reported_with_its_option(tmp_path):
     row = make_record(tmp_path)
     assert_left_out(tmp_path, row, "Choose another with --pcg-band", bandpass=True, pcg_band=(1500.0, 1800.0))
 

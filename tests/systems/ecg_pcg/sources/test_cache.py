@@ -90,7 +90,7 @@ def test_tables_have_a_row_for_each_thing(simulated_cache):
     assert simulated_cache.simulated
 
 
-def test_samples_carry_the_facts_of_their_recording(simulated_cache):
+def test_samples_carry_the_metadata_of_their_recording(simulated_cache):
     recordings, samples = simulated_cache.table("recordings"), simulated_cache.table("samples")
     shared = ["set", "session", "person", "label", "diagnosis", "site", "quality"]
     expected = recordings.set_index("recording").loc[samples["recording"], shared].reset_index(drop=True)
@@ -421,7 +421,7 @@ def test_remains_of_a_killed_process_are_no_cache(simulated_raw, tmp_path):
         (b'{"format": 0}', "has cache format 0, and 1 is needed. Delete the folder"),
     ],
 )
-def test_what_is_no_cache_is_told(tmp_path, content, sentence):
+def test_what_is_no_cache_is_reported(tmp_path, content, sentence):
     if content is not None:
         (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(DataError, match=sentence):

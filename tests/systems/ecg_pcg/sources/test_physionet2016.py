@@ -1,4 +1,4 @@
-"""The index of PhysioNet/CinC 2016: labels, sittings, persons and order, on made-up tables and real ones."""
+"""The index of PhysioNet/CinC 2016: labels, sessions, persons and order, on made-up tables and real ones."""
 
 import math
 
@@ -86,7 +86,7 @@ def test_every_faulty_row_is_named_and_the_others_are_used(tmp_path):
     assert [problem.where for problem in index.problems if not problem.left_out] == ["a0001", APPENDIX]
 
 
-def test_without_the_appendix_a_recording_is_its_own_session_and_that_is_told(tmp_path):
+def test_without_the_appendix_a_recording_is_its_own_session_and_that_is_reported(tmp_path):
     index = index_physionet2016(make_release(tmp_path, {"a": GOOD}), ["a"])
     assert column(index, "session") == {"a0001": "a0001", "a0002": "a0002", "a0003": "a0003"}
     assert index.session_unit == {"training-a": "recording"}

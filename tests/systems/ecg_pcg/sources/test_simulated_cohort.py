@@ -1,4 +1,4 @@
-"""Virtual patients: the files are those of training-a, the truth is in the signals, and splits matter."""
+"""Simulated patients: the files are those of training-a, the truth is in the signals, and splits matter."""
 
 import csv
 import dataclasses
@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from datasets.sources import DataError
 from simulation.patient import draw_beats
-from simulation.population import SimulationSettings, assign_labels, draw_patient, draw_sitting
+from simulation.population import SimulationSettings, assign_labels, draw_patient, draw_session
 from simulation.signals import pcg_noise, render_pcg
 from systems.ecg_pcg.sources import simulated_cohort as cohort_module
 from systems.ecg_pcg.sources import simulated_layout as layout
@@ -159,7 +159,7 @@ def test_recordings_are_shuffled_over_sessions(truth):
 
 
 def test_folder_says_it_is_simulated(cohort):
-    assert "virtual patients" in (cohort / "README.txt").read_text()
+    assert "simulated patients" in (cohort / "README.txt").read_text()
     assert json.loads((cohort / "simulation.json").read_text())["settings"] == dataclasses.asdict(SMALL)
 
 
@@ -278,7 +278,7 @@ def test_murmur_fills_systole_as_loud_as_the_truth_says(cohort, truth):
     assert (good.murmur_kind[good.label == 1] != "none").all()
 
 
-def test_mains_hum_belongs_to_the_sitting(cohort, truth):
+def test_mains_hum_belongs_to_the_session(cohort, truth):
     for _, session in truth[(truth.has_ecg == 1) & (truth.quality == 1)].groupby("session"):
         assert session[["mains_frequency", "mains_phase", "room_level", "sensor_gain"]].nunique().eq(1).all()
         for name, row in session.iterrows():
@@ -323,7 +323,7 @@ def test_chest_and_sensor_color_the_sound_of_the_heart():
 
 def test_rooms_have_their_own_spectrum():
     patient = draw_patient(0, 0, False, 0.0)
-    rooms = [dataclasses.replace(draw_sitting(0, number, 1.0), room_level=10.0) for number in (0, 1)]
+    rooms = [dataclasses.replace(draw_session(0, number, 1.0), room_level=10.0) for number in (0, 1)]
     noises = [pcg_noise(patient, room, 60 * RATE, 1.0, np.random.default_rng(2)) for room in rooms]
     differences = decibels_at((50, 100, 200, 400), *noises)
     expected = np.subtract(rooms[0].room_gains, rooms[1].room_gains)[1:5]
@@ -361,7 +361,7 @@ def test_a_poor_recording_is_noisier_than_the_same_recording_would_be(truth):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_labels_are_uneven_over_sittings_and_the_share_is_kept(seed):
+def test_labels_are_uneven_over_sessions_and_the_share_is_kept(seed):
     labels = assign_labels(SimulationSettings(seed=seed))
     abnormal = labels.sum(axis=1)
     assert labels.sum() == round(0.6 * labels.size)
@@ -371,7 +371,7 @@ def test_labels_are_uneven_over_sittings_and_the_share_is_kept(seed):
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 4), (0.01, 1), (0.99, 3)])
-def test_small_cohorts_hold_both_kinds_unless_told_otherwise(share, expected):
+def test_small_cohorts_hold_both_kinds_unless_reported_otherwise(share, expected):
     assert assign_labels(SimulationSettings(sessions=2, persons=2, abnormal_share=share)).sum() == expected
 
 
@@ -537,7 +537,7 @@ def recording_auroc(ecg, pcg, label, recording, session):
     return [roc_auc_score(label, score) for score in (*scores, sum(scores))]
 
 
-def test_two_modalities_beat_one_on_sittings_never_seen(learning_sets):
+def test_two_modalities_beat_one_on_sessions_never_seen(learning_sets):
     ecg, pcg, both = np.mean([recording_auroc(*arrays) for arrays in learning_sets[1.0]], axis=0)
     assert 0.62 < ecg < 0.8
     assert 0.78 < pcg < 0.93

@@ -14,7 +14,7 @@ from systems.ecg_pcg.sources.simulated_layout import write_record
 from systems.ecg_pcg.sources.user_recording import (
     ReadingOptions,
     find_recordings,
-    read_own_recording,
+    read_user_recording,
     read_wav,
 )
 
@@ -33,7 +33,7 @@ def record(folder: Path, name: str = "a0001", ecg: np.ndarray | None = None, wit
 
 
 def read(path: Path, **options):
-    return read_own_recording(Place("mine", path), ReadingOptions(**options))
+    return read_user_recording(Place("mine", path), ReadingOptions(**options))
 
 
 # Finding --------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_a_record_is_read_as_preparation_reads_it(tmp_path):
     assert np.array_equal(own.recording.ecg.samples, counts(2).astype(np.float32) / 1000)
     assert np.array_equal(own.recording.pcg.samples, expected.pcg.samples)
     assert own.channels == {"ecg": "ECG", "pcg": "PCG"}
-    assert own.remarks == []
+    assert own.warnings == []
     assert own.annotation is None
 
 
@@ -117,8 +117,8 @@ def test_a_dead_channel_is_left_out_and_the_other_is_kept(tmp_path):
     own = read(record(tmp_path, ecg=np.full(6 * RATE, 17, dtype=np.int16)))
     assert own.recording.ecg is None
     assert own.recording.pcg is not None
-    assert [(remark.code, remark.signal) for remark in own.remarks] == [("unusable", "ecg")]
-    assert "constant" in own.remarks[0].text
+    assert [(warning.code, warning.signal) for warning in own.warnings] == [("unusable", "ecg")]
+    assert "constant" in own.warnings[0].text
 
 
 def test_a_record_of_two_dead_channels_is_refused(tmp_path):
@@ -167,7 +167,7 @@ def test_signals_of_an_impossible_rate_are_left_out(tmp_path, rate, kept):
         return
     own = read(header)
     assert [kind for kind in ("ecg", "pcg") if getattr(own.recording, kind) is not None] == kept
-    assert len(own.remarks) == 2 - len(kept)
+    assert len(own.warnings) == 2 - len(kept)
 
 
 def test_onsets_are_found_beside_the_record_or_in_the_folder_named(tmp_path):
@@ -209,10 +209,10 @@ def long(*values: float) -> np.ndarray:
 )
 def test_every_storage_of_a_wav_gives_shares_of_full_scale(tmp_path, stored, expected, saturated):
     wavfile.write(tmp_path / "a.wav", RATE, stored)
-    signal, remarks = read_wav(tmp_path / "a.wav")
+    signal, warnings = read_wav(tmp_path / "a.wav")
     assert signal.samples[:4] == pytest.approx(np.array(expected), abs=1e-6)
     assert signal.saturated == pytest.approx(saturated)
-    assert (signal.sampling_rate, remarks) == (RATE, [])
+    assert (signal.sampling_rate, warnings) == (RATE, [])
 
 
 def test_24_bits_are_read(tmp_path):
@@ -228,9 +228,9 @@ def test_24_bits_are_read(tmp_path):
 
 def test_of_two_channels_the_first_is_taken_and_said(tmp_path):
     wavfile.write(tmp_path / "a.wav", RATE, np.stack([counts(1), counts(2)], axis=1))
-    signal, remarks = read_wav(tmp_path / "a.wav")
+    signal, warnings = read_wav(tmp_path / "a.wav")
     assert np.array_equal(signal.samples, (counts(1) / 32768).astype(np.float32))
-    assert [remark.code for remark in remarks] == ["channels"]
+    assert [warning.code for warning in warnings] == ["channels"]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class TooLongError(BaseException):
 
 
 @dataclass(frozen=True)
-class House:
+class Workspace:
     """A folder of raw recordings in one layout; ``secret`` beside it is not to be read."""
 
     layout: str
@@ -81,19 +81,19 @@ class House:
             return self.raw / f"{name}_StateAns.mat"
         return self.raw / HAND_CORRECTED_FOLDER / f"{name}_StateAns.mat"
 
-    def copy(self, base: Path) -> House:
-        """Return a copy of the house that can be damaged."""
+    def copy(self, base: Path) -> Workspace:
+        """Return a copy of the workspace that can be damaged."""
         shutil.copytree(self.base, base, symlinks=True)
-        return House(self.layout, base)
+        return Workspace(self.layout, base)
 
 
-def build_houses(folder: Path) -> dict[str, House]:
-    """Write good recordings in both layouts; return the houses by layout."""
-    simulated = House(PHYSIONET, folder / PHYSIONET)
+def build_workspaces(folder: Path) -> dict[str, Workspace]:
+    """Write good recordings in both layouts; return the workspaces by layout."""
+    simulated = Workspace(PHYSIONET, folder / PHYSIONET)
     write_cohort(simulated.raw, SMALL)
     (simulated.raw / "simulation.json").unlink()  # a mutated cohort is no simulated one
     _add_secret(simulated, simulated)
-    own = House(COHORT, folder / COHORT)
+    own = Workspace(COHORT, folder / COHORT)
     rows = ["recording,session,person,label,diagnosis,site,quality,annotation"]
     labels = pd.read_csv(simulated.table, header=None, index_col=0)[1]
     for number, (name, new) in enumerate(RECORDS.items()):
@@ -106,7 +106,7 @@ def build_houses(folder: Path) -> dict[str, House]:
     return {PHYSIONET: simulated, COHORT: own}
 
 
-def _adopt(simulated: House, name: str, own: House, new: str) -> None:
+def _adopt(simulated: Workspace, name: str, own: Workspace, new: str) -> None:
     """Copy a recording into one's own cohort, under another name."""
     header = own.header(new)
     header.parent.mkdir(parents=True, exist_ok=True)
@@ -117,13 +117,13 @@ def _adopt(simulated: House, name: str, own: House, new: str) -> None:
         shutil.copy(simulated.onsets(name), own.onsets(new))
 
 
-def _add_secret(simulated: House, house: House) -> None:
-    """Put good files beside a house, which would be read if a path could lead there."""
-    house.secret.mkdir()
+def _add_secret(simulated: Workspace, workspace: Workspace) -> None:
+    """Put good files beside a workspace, which would be read if a path could lead there."""
+    workspace.secret.mkdir()
     header = simulated.header("a0001")
     for path in (header, header.with_suffix(".dat"), header.with_suffix(".wav")):
-        shutil.copy(path, house.secret / path.name)
-    shutil.copy(simulated.onsets("a0001"), house.secret / "a0001_StateAns.mat")
+        shutil.copy(path, workspace.secret / path.name)
+    shutil.copy(simulated.onsets("a0001"), workspace.secret / "a0001_StateAns.mat")
 
 
 # Preparing under guard ------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ class Prepared:
 
     cache: Cache | None
     error: UserError | None
-    opened: list[str]
+    run: list[str]
 
     def beats(self) -> dict[str, str]:
         """Return a digest of the beats of each recording: where they lie, and every bit of them."""
@@ -195,13 +195,13 @@ class Prepared:
         return found
 
 
-def prepare(house: House, cache_dir: Path, *options: str) -> Prepared:
-    """Prepare a house as the script does; whatever is raised but an error meant for the user is a fault."""
-    arguments = ["--raw-dir", str(house.raw), "--source", house.layout, "--cache-dir", str(cache_dir)]
-    with watched() as opened:
+def prepare(workspace: Workspace, cache_dir: Path, *options: str) -> Prepared:
+    """Prepare a workspace as the script does; anything raised but an error meant for the user is a fault."""
+    arguments = ["--raw-dir", str(workspace.raw), "--source", workspace.layout, "--cache-dir", str(cache_dir)]
+    with watched() as run:
         try:
             with guarded():
                 path = load_data.main([*arguments, "--jobs", "1", "--beat-points", "100", *options])
         except UserError as error:
-            return Prepared(None, error, opened)
-    return Prepared(Cache(path), None, opened)
+            return Prepared(None, error, run)
+    return Prepared(Cache(path), None, run)

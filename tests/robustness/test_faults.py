@@ -15,7 +15,7 @@ import evaluate
 import training
 from common.errors import UserError
 from learning.checkpoint import load_checkpoint
-from tests.torture.faults import (
+from tests.robustness.faults import (
     EVALUATION,
     PREPARATION,
     STAGES,
@@ -23,8 +23,8 @@ from tests.torture.faults import (
     Bench,
     assert_told,
 )
-from tests.torture.forks import Fault, Forker
-from tests.torture.strangers import cache_of, hold, two_at_once
+from tests.robustness.forks import Fault, Forker
+from tests.robustness.stale_artifacts import cache_of, hold, two_at_once
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_killed_at_any_moment_and_begun_again(bench, name, share):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_full_disk_is_told_and_costs_nothing(bench, name):
+def test_a_full_disk_is_reported_and_costs_nothing(bench, name):
     stage = bench.stages[name]
     at = max(1, round(0.6 * stage.changes))
     bench.refuse(stage, Fault("refuse", at, error=errno.ENOSPC), "disk is full|No space left")
@@ -74,11 +74,11 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_checkpoint(bench):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_folder_that_is_read_only_is_told(bench, name):
+def test_a_folder_that_is_read_only_is_reported(bench, name):
     bench.refuse(bench.stages[name], Fault("refuse", 1, error=errno.EROFS), "read-only|Read-only")
 
 
-def test_a_folder_that_one_may_not_write_to_is_told(bench):
+def test_a_folder_that_one_may_not_write_to_is_reported(bench):
     bench.refuse(bench.stages[PREPARATION], Fault("refuse", 1, error=errno.EACCES), "not allowed|denied")
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from datasets.cache import Cache
 from learning.checkpoint import load_checkpoint
-from tests.torture.forks import CRASHED, Ended, Fault, Forker, computed, kill
+from tests.robustness.forks import CRASHED, Ended, Fault, Forker, computed, kill
 
 PREPARATION, TRAINING, EVALUATION = "preparation", "training", "evaluation"
 STAGES = {PREPARATION: "load_data", TRAINING: "training", EVALUATION: "evaluate"}

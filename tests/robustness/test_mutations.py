@@ -4,29 +4,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture.houses import COHORT, LAYOUTS, PHYSIONET, build_houses, prepare
-from tests.torture.mutations import KINDS, cases
-from tests.torture.trial import run_case
+from tests.robustness.mutations import KINDS, cases
+from tests.robustness.trial import run_case
+from tests.robustness.workspaces import COHORT, LAYOUTS, PHYSIONET, build_workspaces, prepare
 
 SAMPLE = 100
 
 
 @pytest.fixture(scope="module")
-def houses(tmp_path_factory):
-    """Return good houses by layout, not to be changed."""
-    return build_houses(tmp_path_factory.mktemp("houses"))
+def workspaces(tmp_path_factory):
+    """Return good workspaces by layout, not to be changed."""
+    return build_workspaces(tmp_path_factory.mktemp("houses"))
 
 
 @pytest.fixture(scope="module")
-def good(houses, tmp_path_factory):
+def good(workspaces, tmp_path_factory):
     """Return the digests of the beats of the good recordings, by layout."""
     cache = tmp_path_factory.mktemp("good")
-    return {layout: prepare(house, cache).beats() for layout, house in houses.items()}
+    return {layout: prepare(workspace, cache).beats() for layout, workspace in workspaces.items()}
 
 
-def test_every_good_recording_is_used(houses, good):
+def test_every_good_recording_is_used(workspaces, good):
     assert {layout: sorted(digests) for layout, digests in good.items()} == {
-        layout: house.names for layout, house in houses.items()
+        layout: workspace.names for layout, workspace in workspaces.items()
     }
     assert len(set(good[PHYSIONET].values())) == 4
 
@@ -45,9 +45,9 @@ def test_the_sample_holds_every_kind():
 
 
 @pytest.mark.parametrize("ending", [".hea", ".dat", ".wav"])
-def test_a_file_that_may_not_be_read_is_named(houses, good, tmp_path, monkeypatch, ending):
-    house = houses[PHYSIONET]
-    closed = house.header("a0002").with_suffix(ending)
+def test_a_file_that_may_not_be_read_is_named(workspaces, good, tmp_path, monkeypatch, ending):
+    workspace = workspaces[PHYSIONET]
+    closed = workspace.header("a0002").with_suffix(ending)
     original = Path.open
 
     def refusing(path, *arguments, **options):
@@ -56,7 +56,7 @@ def test_a_file_that_may_not_be_read_is_named(houses, good, tmp_path, monkeypatc
         return original(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", refusing)
-    prepared = prepare(house, tmp_path)
+    prepared = prepare(workspace, tmp_path)
     assert prepared.cache is not None
     skipped = prepared.cache.table("skipped")
     assert skipped["recording"].tolist() == ["a0002"]
@@ -65,5 +65,5 @@ def test_a_file_that_may_not_be_read_is_named(houses, good, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("case", list(cases(SAMPLE)), ids=str)
-def test_bad_input_is_named_and_harms_nothing_else(case, houses, good, tmp_path):
-    run_case(case, houses[case.layout], good[case.layout], tmp_path / "case")
+def test_bad_input_is_named_and_harms_nothing_else(case, workspaces, good, tmp_path):
+    run_case(case, workspaces[case.layout], good[case.layout], tmp_path / "case")

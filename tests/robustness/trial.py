@@ -1,4 +1,4 @@
-"""One case: damage a good house, prepare it, and judge what came of it."""
+"""One case: damage a good workspace, prepare it, and judge what came of it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import shutil
 from pathlib import Path
 
 from common.errors import UserError
-from tests.torture import (  # each registers its kinds
+from tests.robustness import (  # each registers its kinds
     folder_mutations,
     header_mutations,
     onset_mutations,
     signal_mutations,
     table_mutations,
 )
-from tests.torture.houses import House, Prepared, prepare
-from tests.torture.mutations import LEFT_OUT, REFUSED, SAFE, USED, Case, Expect, Victim
+from tests.robustness.mutations import LEFT_OUT, REFUSED, SAFE, USED, Case, Expect, Target
+from tests.robustness.workspaces import Prepared, Workspace, prepare
 
 __all__ = [
     "folder_mutations",
@@ -30,13 +30,13 @@ __all__ = [
 Digests = dict[str, str]
 
 
-def run_case(case: Case, house: House, good: Digests, folder: Path) -> str:
+def run_case(case: Case, workspace: Workspace, good: Digests, folder: Path) -> str:
     """Return what came of a case; assert that it is what is promised, and that nothing else was lost.
 
     Parameters
     ----------
     case : Case
-    house : House
+    workspace : Workspace
         The good recordings; not changed.
     good : dict of str to str
         Digest of the beats of each of them.
@@ -44,12 +44,12 @@ def run_case(case: Case, house: House, good: Digests, folder: Path) -> str:
         Where the damaged copy and its caches may lie; removed.
     """
     try:
-        victim, expect = case.apply(house.copy(folder / "house"))
-        prepared = prepare(victim.house, folder / "cache", *expect.options)
-        refuse_outside(prepared.opened, victim.house)
-        outcome = judge(prepared, victim, expect, good)
+        target, expect = case.apply(workspace.copy(folder / "house"))
+        prepared = prepare(target.workspace, folder / "cache", *expect.options)
+        refuse_outside(prepared.run, target.workspace)
+        outcome = judge(prepared, target, expect, good)
         if outcome in (LEFT_OUT, REFUSED):
-            judge_strict(victim, expect, folder / "strict")
+            judge_strict(target, expect, folder / "strict")
         if prepared.error is not None:
             assert_nothing_left(folder / "cache")
         return outcome
@@ -57,15 +57,15 @@ def run_case(case: Case, house: House, good: Digests, folder: Path) -> str:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def refuse_outside(opened: list[str], house: House) -> None:
+def refuse_outside(run: list[str], workspace: Workspace) -> None:
     """Assert that no file was opened that lies beside the raw recordings."""
-    secret = house.secret.resolve()
-    outside = {path for path in opened if Path(os.path.realpath(path)).is_relative_to(secret)}
+    secret = workspace.secret.resolve()
+    outside = {path for path in run if Path(os.path.realpath(path)).is_relative_to(secret)}
     assert not outside, f"opened {outside}"
-    assert "/etc/passwd" not in opened
+    assert "/etc/passwd" not in run
 
 
-def judge(prepared: Prepared, victim: Victim, expect: Expect, good: Digests) -> str:
+def judge(prepared: Prepared, target: Target, expect: Expect, good: Digests) -> str:
     """Return the outcome; assert that it is the one expected."""
     if prepared.error is not None:
         assert expect.outcome == REFUSED, f"refused: {prepared.error}"
@@ -75,21 +75,21 @@ def judge(prepared: Prepared, victim: Victim, expect: Expect, good: Digests) -> 
     cache = prepared.cache
     assert cache is not None
     beats, skipped = prepared.beats(), cache.table("skipped")
-    concerned = set(expect.names or (victim.name,))
-    others = set(good) - concerned - {victim.name}
+    concerned = set(expect.names or (target.name,))
+    others = set(good) - concerned - {target.name}
     assert {name: beats.get(name) for name in others} == {name: good[name] for name in others}
-    assert expect.lost or set(skipped["recording"]) <= concerned | victim_rows(skipped["recording"])
+    assert expect.lost or set(skipped["recording"]) <= concerned | target_rows(skipped["recording"])
     assert (skipped["reason"].str.len() > 0).all()
-    return judge_victim(prepared, victim, expect, good, concerned)
+    return predict_target(prepared, target, expect, good, concerned)
 
 
-def victim_rows(named: list[str]) -> set[str]:
+def target_rows(named: list[str]) -> set[str]:
     """Return the rows of a table that are named by their number, as they name no recording."""
     return {name for name in named if re.search(r", (line|row) \d+$|^\s*$|[/ ?\x1b\x00:]|x{20}", name)}
 
 
-def judge_victim(
-    prepared: Prepared, victim: Victim, expect: Expect, good: Digests, concerned: set[str]
+def predict_target(
+    prepared: Prepared, target: Target, expect: Expect, good: Digests, concerned: set[str]
 ) -> str:
     """Return whether the recordings concerned were used or left out, all of them alike."""
     cache = prepared.cache
@@ -114,9 +114,9 @@ def judge_victim(
     return USED
 
 
-def judge_strict(victim: Victim, expect: Expect, cache_dir: Path) -> None:
+def judge_strict(target: Target, expect: Expect, cache_dir: Path) -> None:
     """Assert that --strict stops, in a sentence, and leaves nothing."""
-    stopped = prepare(victim.house, cache_dir, "--strict", *expect.options)
+    stopped = prepare(target.workspace, cache_dir, "--strict", *expect.options)
     assert isinstance(stopped.error, UserError), "--strict went on"
     assert_nothing_left(cache_dir)
 

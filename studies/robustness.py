@@ -1,17 +1,17 @@
 """Interrupt, starve and mislead the software, and write down what became of it.
 
-    python -m studies.torture                                  # all of it
-    python -m studies.torture --resume                                   # go on with one that was stopped
-    python -m studies.torture --mutations 100 --kills 12 --disks 12      # a quick look
+    python -m studies.robustness                                  # all of it
+    python -m studies.robustness --resume                                   # go on with one that was stopped
+    python -m studies.robustness --mutations 100 --kills 12 --disks 12      # a quick look
 
-Mutated recordings and tables (`tests.torture.mutations`): each is prepared as ``load_data.py`` does. What
+Mutated recordings and tables (`tests.robustness.mutations`): each is prepared as ``load_data.py`` does. What
 must hold: no traceback, nothing outside the folder read, the bad recording named in skipped.csv or used as is
 promised, every other recording with the very beats it has without the bad one, --strict stops. Faults
-(`tests.torture.faults`): preparation, training and evaluation of a tiny cohort are killed, or refused the
+(`tests.robustness.faults`): preparation, training and evaluation of a tiny cohort are killed, or refused the
 disk, then begun again with the same command; two are run at once, and caches and checkpoints are swapped,
-cut short or of another version (`tests.torture.strangers`). What must hold: a sentence says what is wrong,
-nothing half written can be read, the end is bit for bit that of a run never disturbed. Prints a table, writes
-results/benchmarks/torture.csv, and leaves with status 1 if a case failed.
+cut short or of another version (`tests.robustness.stale_artifacts`). What must hold: a sentence says what is
+wrong, nothing half written can be read, the end is bit for bit that of a run never disturbed. Prints a table,
+writes results/benchmarks/torture.csv, and leaves with status 1 if a case failed.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from tqdm import tqdm
 
 from common.files import write_table
 from common.script import run_script
-from tests.torture.faults import STAGES, Bench
-from tests.torture.forks import Ended, Fault, Forker
-from tests.torture.houses import build_houses, prepare
-from tests.torture.mutations import cases
-from tests.torture.strangers import planned_strangers
-from tests.torture.trial import run_case
+from tests.robustness.faults import STAGES, Bench
+from tests.robustness.forks import Ended, Fault, Forker
+from tests.robustness.mutations import cases
+from tests.robustness.stale_artifacts import planned_stale_artifacts
+from tests.robustness.trial import run_case
+from tests.robustness.workspaces import build_workspaces, prepare
 
 TOLD = "full|No space|cannot be written|larger than is allowed|read-only|Read-only|not allowed|denied"
 """What a disk's refusal is called, one way or another."""
 
 
 @dataclass(frozen=True)
-class TortureSettings:
+class RobustnessSettings:
     """How much of each."""
 
     mutations: int = 1000
@@ -57,7 +57,7 @@ class TortureSettings:
     """Moments at which a stage is killed, over the three stages."""
     disks: int = 60
     """Disks that are full, filling up or read-only, over the three stages."""
-    strangers: int = 40
+    stale_artifacts: int = 40
     """Runs two at a time, and caches and checkpoints that are damaged or of something else."""
     figures: bool = True
     """Let evaluation draw its figures too."""
@@ -119,11 +119,11 @@ class Trials:
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Run all cases and write the table; leave with status 1 if one of them failed."""
-    settings = tyro.cli(TortureSettings, args=arguments, description=__doc__)
+    settings = tyro.cli(RobustnessSettings, args=arguments, description=__doc__)
     trials = Trials.open(settings.journal, settings.resume)
     with tempfile.TemporaryDirectory() as folder:
         mutate(settings, Path(folder) / "mutations", trials)
-        if settings.kills or settings.disks or settings.strangers:
+        if settings.kills or settings.disks or settings.stale_artifacts:
             disturb(settings, Path(folder) / "faults", trials)
     table = table_of(trials.tallies)
     print(table.to_string(index=False))
@@ -148,21 +148,23 @@ def table_of(tallies: Mapping[str, Tally]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def mutate(settings: TortureSettings, folder: Path, trials: Trials) -> None:
+def mutate(settings: RobustnessSettings, folder: Path, trials: Trials) -> None:
     """Prepare mutated recordings and tables."""
     folder.mkdir()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        houses = build_houses(folder)
-        good = {layout: prepare(house, folder / "good").beats() for layout, house in houses.items()}
+        workspaces = build_workspaces(folder)
+        good = {
+            layout: prepare(workspace, folder / "good").beats() for layout, workspace in workspaces.items()
+        }
     for case in tqdm(list(cases(settings.mutations)), "mutations", unit="case"):
         trials.attempt(
             f"input: {case.kind.group}",
             str(case),
-            partial(run_case, case, houses[case.layout], good[case.layout], folder / "case"),
+            partial(run_case, case, workspaces[case.layout], good[case.layout], folder / "case"),
         )
 
 
-def disturb(settings: TortureSettings, folder: Path, trials: Trials) -> None:
+def disturb(settings: RobustnessSettings, folder: Path, trials: Trials) -> None:
     """Kill the three stages, and refuse them the disk."""
     with Forker() as forker:
         bench = Bench(forker, folder, settings.figures)
@@ -170,7 +172,7 @@ def disturb(settings: TortureSettings, folder: Path, trials: Trials) -> None:
         planned = [
             *planned_kills(bench, settings.kills, rng),
             *planned_disks(bench, settings.disks, rng),
-            *planned_strangers(bench, settings.strangers, rng),
+            *planned_stale_artifacts(bench, settings.stale_artifacts, rng),
         ]
         for number, (name, case) in enumerate(tqdm(planned, "faults", unit="case")):
             trials.attempt(f"fault: {name}", f"{name}, {number}", case)

@@ -195,7 +195,7 @@ class Forker:
 
     def __enter__(self) -> Forker:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", "from tests.torture.forks import serve; serve()"]
+        command = [sys.executable, "-c", "from tests.robustness.forks import serve; serve()"]
         self._server = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -1,6 +1,6 @@
 """Recordings and tables that are wrong in one way, made from good ones by kind and seed.
 
-A kind is a function that damages one recording of a house (`Victim`), drawing what is left open from its
+A kind is a function that damages one recording of a workspace (`Target`), drawing what is left open from its
 random numbers, and returns what has to come of it (`Expect`). `cases` lists kinds, layouts and seeds in a
 fixed order that names each kind first.
 """
@@ -17,7 +17,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from datasets.cache import Cache
-from tests.torture.houses import LAYOUTS, House
+from tests.robustness.workspaces import LAYOUTS, Workspace
 
 LEFT_OUT, USED, REFUSED, SAFE = "left out", "used", "refused", "left out or the same"
 """What may come of a recording: named in skipped.csv; used, as promised; the whole table refused; or it is
@@ -26,15 +26,15 @@ WAV_HEADER = 44
 
 
 @dataclass(frozen=True)
-class Victim:
-    """One recording of a house, to be damaged."""
+class Target:
+    """One recording of a workspace, to be damaged."""
 
-    house: House
+    workspace: Workspace
     name: str
 
     @property
     def header(self) -> Path:
-        return self.house.header(self.name)
+        return self.workspace.header(self.name)
 
     @property
     def ecg(self) -> Path:
@@ -46,7 +46,7 @@ class Victim:
 
     @property
     def onsets(self) -> Path:
-        return self.house.onsets(self.name)
+        return self.workspace.onsets(self.name)
 
     @property
     def has_onsets(self) -> bool:
@@ -102,11 +102,11 @@ class Expect:
     check : callable, optional
         Given the cache, asserts what is promised of a recording that is used.
     names : tuple of str
-        Recordings concerned, if not the victim alone.
+        Recordings concerned, if not the target alone.
     options : tuple of str
         Of load_data.py.
     lost : bool
-        Whether the victim may be named otherwise, because its name is what was damaged.
+        Whether the target may be named otherwise, because its name is what was damaged.
     """
 
     outcome: str
@@ -118,7 +118,7 @@ class Expect:
     lost: bool = False
 
 
-Mutation = Callable[[Victim, Generator], Expect]
+Mutation = Callable[[Target, Generator], Expect]
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,11 @@ class Case:
     layout: str
     seed: int
 
-    def apply(self, house: House) -> tuple[Victim, Expect]:
-        """Damage a copy of a good house."""
+    def apply(self, workspace: Workspace) -> tuple[Target, Expect]:
+        """Damage a copy of a good workspace."""
         rng = np.random.default_rng([zlib.crc32(self.kind.name.encode()), self.seed])
-        victim = Victim(house, str(rng.choice(house.names)))
-        return victim, self.kind.mutate(victim, rng)
+        target = Target(workspace, str(rng.choice(workspace.names)))
+        return target, self.kind.mutate(target, rng)
 
     def __str__(self) -> str:
         return f"{self.kind.name}-{self.layout}-{self.seed}"

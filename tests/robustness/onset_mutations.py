@@ -13,8 +13,8 @@ from numpy.random import Generator
 from datasets.cache import Cache
 from datasets.heart_states import read_heart_states
 from systems.ecg_pcg.sources.simulated_layout import write_states
-from tests.torture.houses import COHORT
-from tests.torture.mutations import LEFT_OUT, USED, Expect, Victim, kind
+from tests.robustness.mutations import LEFT_OUT, USED, Expect, Target, kind
+from tests.robustness.workspaces import COHORT
 
 RATE = 2000
 
@@ -22,67 +22,67 @@ RATE = 2000
 States = list[tuple[int, str]]
 
 
-def _states(victim: Victim) -> States:
-    """Return the onsets of the victim, or as many of a good neighbour's as fit where it has none."""
-    path = victim.onsets if victim.has_onsets else next(victim.house.raw.rglob("*_StateAns.mat"))
+def _states(target: Target) -> States:
+    """Return the onsets of the target, or as many of a good neighbour's as fit where it has none."""
+    path = target.onsets if target.has_onsets else next(target.workspace.raw.rglob("*_StateAns.mat"))
     states = read_heart_states(path, RATE)
     rows = zip(states.time, states.state, strict=True)
-    count = len(victim.samples("pcg"))
+    count = len(target.samples("pcg"))
     return [(round(time * RATE) + 1, str(name)) for time, name in rows if time * RATE < count]
 
 
-def _write(victim: Victim, states: States) -> None:
-    write_states(victim.onsets, "state_ans", states)
+def _write(target: Target, states: States) -> None:
+    write_states(target.onsets, "state_ans", states)
 
 
-def _save(victim: Victim, **variables: Any) -> None:
-    scipy.io.savemat(victim.onsets, variables)
+def _save(target: Target, **variables: Any) -> None:
+    scipy.io.savemat(target.onsets, variables)
 
 
 @kind("onsets in the wrong order or place")
-def onsets_unsorted(victim: Victim, rng: Generator) -> Expect:
-    states = _states(victim)
+def onsets_unsorted(target: Target, rng: Generator) -> Expect:
+    states = _states(target)
     first, second = sorted(rng.choice(len(states), size=2, replace=False))
     states[first], states[second] = states[second], states[first]
-    _write(victim, states)
+    _write(target, states)
     return Expect(LEFT_OUT, "not in order")
 
 
 @kind("onsets in the wrong order or place")
-def onset_negative(victim: Victim, rng: Generator) -> Expect:
-    states = _states(victim)
-    _write(victim, [(-int(rng.integers(0, 10**6)), "S1"), *states])
+def onset_negative(target: Target, rng: Generator) -> Expect:
+    states = _states(target)
+    _write(target, [(-int(rng.integers(0, 10**6)), "S1"), *states])
     return Expect(LEFT_OUT, "negative or missing onset")
 
 
 @kind("onsets in the wrong order or place")
-def onset_past_the_end(victim: Victim, rng: Generator) -> Expect:
-    count = len(victim.samples("pcg"))
-    _write(victim, [*_states(victim), (count + int(rng.integers(2, 10**6)), "S1")])
+def onset_past_the_end(target: Target, rng: Generator) -> Expect:
+    count = len(target.samples("pcg"))
+    _write(target, [*_states(target), (count + int(rng.integers(2, 10**6)), "S1")])
     return Expect(LEFT_OUT, "after the end")
 
 
 @kind("missing or unknown states")
-def states_missing(victim: Victim, rng: Generator) -> Expect:
+def states_missing(target: Target, rng: Generator) -> Expect:
     """Beats run from S1 to S1: the other states are not needed for them."""
-    states = _states(victim)
+    states = _states(target)
     gone = {"systole", "S2", "diastole"} - set(rng.choice(["systole", "S2", "diastole"], size=1))
-    _write(victim, [state for state in states if state[1] not in gone])
-    return Expect(USED, changed=not victim.has_onsets or victim.house.layout == COHORT)
+    _write(target, [state for state in states if state[1] not in gone])
+    return Expect(USED, changed=not target.has_onsets or target.workspace.layout == COHORT)
 
 
 @kind("missing or unknown states")
-def one_s1_missing(victim: Victim, rng: Generator) -> Expect:
+def one_s1_missing(target: Target, rng: Generator) -> Expect:
     """Two cycles without the S1 between them are not taken for one."""
-    states = _states(victim)
+    states = _states(target)
     onsets = [row for row, state in enumerate(states) if state[1] == "S1"]
     gone = onsets[int(rng.integers(1, len(onsets) - 1))]
     longest = max(np.diff([states[row][0] for row in onsets])) / RATE
-    _write(victim, [state for row, state in enumerate(states) if row != gone])
+    _write(target, [state for row, state in enumerate(states) if row != gone])
 
     def check(cache: Cache) -> None:
         samples = cache.table("samples")
-        samples = samples[samples["recording"] == victim.name]
+        samples = samples[samples["recording"] == target.name]
         assert (samples["end"] - samples["start"]).max() <= longest + 1e-4
         assert len(samples) == len(onsets) - 3
 
@@ -90,23 +90,23 @@ def one_s1_missing(victim: Victim, rng: Generator) -> Expect:
 
 
 @kind("missing or unknown states")
-def unknown_state(victim: Victim, rng: Generator) -> Expect:
-    states = _states(victim)
+def unknown_state(target: Target, rng: Generator) -> Expect:
+    states = _states(target)
     place = int(rng.integers(len(states)))
     name = str(rng.choice(["S3", "s1", "", "murmur", "心音", "S1S2", "x" * 5000]))
     states[place] = (states[place][0], name)
-    _write(victim, states)
+    _write(target, states)
     return Expect(LEFT_OUT, "not known|cannot be read")
 
 
 @kind("missing or unknown states")
-def no_states_at_all(victim: Victim, rng: Generator) -> Expect:
-    _write(victim, _states(victim)[: int(rng.integers(2))])
+def no_states_at_all(target: Target, rng: Generator) -> Expect:
+    _write(target, _states(target)[: int(rng.integers(2))])
     return Expect(LEFT_OUT, "No complete beat|no table")
 
 
 @kind("wrong MATLAB type")
-def another_matlab_type(victim: Victim, rng: Generator) -> Expect:
+def another_matlab_type(target: Target, rng: Generator) -> Expect:
     table = np.array([[1.0, 1.0], [500.0, 2.0]])
     cells = np.empty((3, 2), dtype=object)
     cells[:] = [[1, "S1"], [2, "S2"], [3, "S1"]]
@@ -122,38 +122,38 @@ def another_matlab_type(victim: Victim, rng: Generator) -> Expect:
         {"state_ans": np.array([[1 + 2j, 2], [3, 4]])},
         {},
     ]
-    _save(victim, **contents[int(rng.integers(len(contents)))])
+    _save(target, **contents[int(rng.integers(len(contents)))])
     return Expect(LEFT_OUT, "no table|No complete beat|not known")
 
 
 @kind("wrong MATLAB type")
-def another_type_in_a_cell(victim: Victim, rng: Generator) -> Expect:
+def another_type_in_a_cell(target: Target, rng: Generator) -> Expect:
     values: list[Any] = [np.nan, np.inf, 1 + 2j, "x", np.zeros((0, 0)), np.arange(4.0), {"a": 1}, True]
     cells = np.empty((3, 2), dtype=object)
     cells[:] = [[1, "S1"], [2000, "S2"], [4000, "S1"]]
     cells[int(rng.integers(3)), 0] = values[int(rng.integers(len(values) - 1))]
-    _save(victim, state_ans=cells)
+    _save(target, state_ans=cells)
     return Expect(LEFT_OUT, "not a number|missing onset|cannot be read")
 
 
 @kind("wrong MATLAB type")
-def names_and_onsets_exchanged(victim: Victim, rng: Generator) -> Expect:
+def names_and_onsets_exchanged(target: Target, rng: Generator) -> Expect:
     cells = np.empty((2, 2), dtype=object)
     cells[:] = [["S1", 1], ["S1", 2000]]
-    _save(victim, state_ans=cells)
+    _save(target, state_ans=cells)
     return Expect(LEFT_OUT, "not known")
 
 
 @kind("damaged onsets")
-def onsets_cut_short(victim: Victim, rng: Generator) -> Expect:
-    _write(victim, _states(victim))
-    content = victim.onsets.read_bytes()
-    victim.onsets.write_bytes(content[: int(rng.integers(len(content)))])
+def onsets_cut_short(target: Target, rng: Generator) -> Expect:
+    _write(target, _states(target))
+    content = target.onsets.read_bytes()
+    target.onsets.write_bytes(content[: int(rng.integers(len(content)))])
     return Expect(LEFT_OUT, "cannot be read|no table")
 
 
 @kind("damaged onsets")
-def onsets_that_are_another_file(victim: Victim, rng: Generator) -> Expect:
+def onsets_that_are_another_file(target: Target, rng: Generator) -> Expect:
     contents = [
         b"",
         b"onset,state\n1,S1\n",
@@ -161,12 +161,12 @@ def onsets_that_are_another_file(victim: Victim, rng: Generator) -> Expect:
         b"\x89HDF\r\n\x1a\n" + bytes(600),
         b"MATLAB 7.3 MAT-file".ljust(512),
     ]
-    victim.onsets.write_bytes(contents[int(rng.integers(len(contents)))])
+    target.onsets.write_bytes(contents[int(rng.integers(len(contents)))])
     return Expect(LEFT_OUT, "cannot be read|no table")
 
 
 @kind("damaged onsets")
-def onsets_of_a_huge_declared_size(victim: Victim, rng: Generator) -> Expect:
+def onsets_of_a_huge_declared_size(target: Target, rng: Generator) -> Expect:
     cells = np.empty((3, 2), dtype=object)
     cells[:] = [[1, "S1"], [2, "S2"], [3, "S1"]]
     buffer = io.BytesIO()
@@ -174,12 +174,12 @@ def onsets_of_a_huge_declared_size(victim: Victim, rng: Generator) -> Expect:
     content = buffer.getvalue()
     place = content.index((8).to_bytes(4, "little") + (3).to_bytes(4, "little") + (2).to_bytes(4, "little"))
     huge = int(rng.choice([2**24, 2**28, 2**31 - 1]))
-    victim.onsets.write_bytes(content[: place + 4] + huge.to_bytes(4, "little") + content[place + 8 :])
+    target.onsets.write_bytes(content[: place + 4] + huge.to_bytes(4, "little") + content[place + 8 :])
     return Expect(LEFT_OUT, "no table")
 
 
 @kind("damaged onsets")
-def onsets_linked_from_outside(victim: Victim, rng: Generator) -> Expect:
-    victim.onsets.unlink(missing_ok=True)
-    victim.onsets.symlink_to(victim.house.secret / "a0001_StateAns.mat")
+def onsets_linked_from_outside(target: Target, rng: Generator) -> Expect:
+    target.onsets.unlink(missing_ok=True)
+    target.onsets.symlink_to(target.workspace.secret / "a0001_StateAns.mat")
     return Expect(LEFT_OUT, "outside the data folder")

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from learning.checkpoint import load_checkpoint
-from tests.torture.faults import (
+from tests.robustness.faults import (
     EVALUATION,
     PREPARATION,
     TRAINING,
@@ -23,7 +23,7 @@ from tests.torture.faults import (
     assert_readable,
     assert_told,
 )
-from tests.torture.forks import Fault
+from tests.robustness.forks import Fault
 
 OTHERS_CACHE = {
     TRAINING: r"other settings \(the prepared data\).*another --run-name",
@@ -140,7 +140,7 @@ def other_checkpoint(bench: Bench, name: str, rng: random.Random) -> str:
         shutil.rmtree(workplace.root)
 
 
-def planned_strangers(
+def planned_stale_artifacts(
     bench: Bench, count: int, rng: random.Random
 ) -> Iterator[tuple[str, Callable[[], str]]]:
     """Yield a name and a case, over all kinds in turn."""
