@@ -84,14 +84,14 @@ class EcgMae(MaskedStage):
     """Masked autoencoder of ECGs."""
 
     name = "ecg-mae"
-    settings = EcgMaeSettings
+    settings_class = EcgMaeSettings
     needs = ("ecg",)
     kind = "ecg"
 
-    def build(self, settings: EcgMaeSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model for inputs as `inputs` describes them."""
         assert inputs is not None
-        size, masking = settings.encoder, settings.masking
+        size, masking = self.settings.encoder, self.settings.masking
         try:
             return ECGMaskedAutoencoder(
                 inputs["samples"],
@@ -116,7 +116,7 @@ class EcgMae(MaskedStage):
         return truth.mean(dim=-1, keepdim=True)
 
     def figures(
-        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor
     ) -> dict[str, Figure]:
         """Return the first ECG of the test part with its hidden stretches put back."""
         parts = self.reconstructed(model, samples, int(rows[0]))
@@ -128,14 +128,14 @@ class CmrMae(MaskedStage):
     """Masked autoencoder of cines."""
 
     name = "cmr-mae"
-    settings = CmrMaeSettings
+    settings_class = CmrMaeSettings
     needs = ("cmr",)
     kind = "cmr"
 
-    def build(self, settings: CmrMaeSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model for inputs as `inputs` describes them."""
         assert inputs is not None
-        size, masking = settings.encoder, settings.masking
+        size, masking = self.settings.encoder, self.settings.masking
         try:
             return CMRMaskedAutoencoder(
                 inputs["frames"],
@@ -160,7 +160,7 @@ class CmrMae(MaskedStage):
         return truth.mean(dim=(1, 2, 3), keepdim=True)
 
     def figures(
-        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor
     ) -> dict[str, Figure]:
         """Return the first cine of the test part: as it is, what was seen of it, and put back."""
         parts = self.reconstructed(model, samples, int(rows[0]))
