@@ -139,8 +139,8 @@ def explain(
         completeness_error=error.mean(),
         completeness_error_share=error.sum() / beats.table["change"].abs().sum(),
     )
-    for place, name in enumerate(("run", "protocol")):
-        table.insert(place, name, checkpoints[0][name])
+    table.insert(0, "run", checkpoints[0]["run"])
+    table.insert(1, "protocol", checkpoints[0]["protocol"])
     return Column(heading(checkpoints[0]), means, table)
 
 
