@@ -30,7 +30,7 @@ from common.files import replacing, write_table, write_text
 from common.script import run_script
 from evaluation.statistics import holm
 from evaluation.tables import frame_to_markdown
-from studies.study import Part, choose_parts, list_parts, run_parts
+from studies.runner import Part, choose_parts, list_parts, run_parts
 from systems.ecg_cmr.phenotypes.scores import compare_indicator
 from systems.ecg_cmr.phenotypes.task import TRUE
 

@@ -25,7 +25,7 @@ from common.files import write_table, write_text
 from common.script import run_script
 from evaluation.comparison import compare
 from evaluation.tables import frame_to_markdown
-from studies.study import Part, choose_parts, list_parts, run_parts
+from studies.runner import Part, choose_parts, list_parts, run_parts
 
 VIEWS = ("image", "signal", "clinical")
 TASK = "ecg-multimodal"

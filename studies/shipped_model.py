@@ -33,8 +33,8 @@ from datasets.splits import make_folds
 from evaluation.calibration import weighted_calibration_line
 from evaluation.statistics import cluster_bootstrap
 from learning.checkpoint import load_checkpoint, save_checkpoint
-from studies.segmentation import WITH_ECG, SegmentationSettings, segment_out_of_fold
-from studies.segmentation_fit import read_recordings
+from studies.segmentation.benchmark import WITH_ECG, SegmentationSettings, segment_out_of_fold
+from studies.segmentation.fit import read_recordings
 from systems.base.evaluation_run import Checkpoint
 from systems.base.predictor import SHIPPED
 from systems.ecg_pcg.features.phase_grid import phase_grid

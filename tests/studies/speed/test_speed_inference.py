@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from studies import speed_inference
+from studies.speed import inference as speed_inference
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
 from systems.ecg_pcg.task import EcgPcg
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from learning.devices import autocast, computes_bfloat16, rows_at_once
 from learning.loop import predict
 from models.layers.blocks import MODALITIES
-from studies.speed_machine import speed_row
+from studies.speed.machine import speed_row
 from systems.base.exporting import (
     ENDINGS,
     Exportable,

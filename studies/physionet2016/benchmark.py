@@ -17,10 +17,9 @@ from pathlib import Path
 
 import tyro
 
-from common.script import run_script
 from models import FITTED_MODELS, MODELS, NETWORKS
-from studies.physionet2016_tables import write_tables
-from studies.study import Part, choose_parts, list_parts, run_parts
+from studies.physionet2016.tables import write_tables
+from studies.runner import Part, choose_parts, list_parts, run_parts
 
 NOTHING = ("nothing",)
 EACH = ("nothing", "ecg", "pcg")
@@ -93,7 +92,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not settings.tables:
         run_parts(chosen, settings.results_dir, settings.workers)
     print(write_tables(settings.results_dir, list(MODELS)))
-
-
-if __name__ == "__main__":
-    run_script(main)

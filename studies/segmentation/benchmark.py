@@ -29,10 +29,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from common.files import write_table
-from common.script import run_script
 from datasets.cache import find_cache
 from datasets.heart_states import NOISE_MARKS, HeartStates, read_heart_states
-from studies.segmentation_fit import Truth, fit, read_recordings
+from studies.segmentation.fit import Truth, fit, read_recordings
 from systems.ecg_pcg.segmentation.features import FRAME_RATE
 from systems.ecg_pcg.segmentation.parameters import WEIGHTS, write_parameters
 from systems.ecg_pcg.segmentation.segment import Segmentation, segment_envelopes
@@ -217,7 +216,3 @@ def quality_table(counts: pd.DataFrame) -> pd.DataFrame:
             metadata |= {"f1": _scores(part, SOUNDS, TOLERANCES[1])["f1"], "lowest_f1": min(single)}
             rows.append(metadata | {"below_0.9": sum(value < 0.9 for value in single)})
     return pd.DataFrame(rows)
-
-
-if __name__ == "__main__":
-    run_script(main)

@@ -1,13 +1,13 @@
 """Phase fusion beside the linear model on sessions never seen, and every variant that was tried on the way.
 
-    python -m studies.physionet2016_generalization --raw-dir PATH/challenge-2016
-    python -m studies.physionet2016_generalization --list       # what it consists of, and what is done
-    python -m studies.physionet2016_generalization --tables     # tables from what is done
+    python -m studies.generalization --raw-dir PATH/challenge-2016
+    python -m studies.generalization --list       # what it consists of, and what is done
+    python -m studies.generalization --tables     # tables from what is done
 
 Trains both models under protocol ``session`` with seeds 0 to 4 and judges them with both signals and with
 either one; does the same with automatic (Springer) onsets where the raw recordings are named; judges both
-through other microphones (studies/generalization_microphones.py); and scores all variants of
-studies/generalization_variants.py. Writes to results/physionet2016: runs/ and generalization/runs/ (a
+through other microphones (studies/generalization/microphones.py); and scores all variants of
+studies/generalization/variants.py. Writes to results/physionet2016: runs/ and generalization/runs/ (a
 folder of scores a run), generalization.csv (a row a variant, failed ones too, with how often each was scored
 on outer folds), generalization_figures.csv, _comparisons.csv, _microphones.csv and generalization.md.
 
@@ -24,13 +24,12 @@ from pathlib import Path
 
 import tyro
 
-from common.script import run_script
 from datasets.cache import Cache, find_cache
 from learning.devices import set_threads
-from studies.generalization_microphones import score_microphones
-from studies.generalization_tables import MICROPHONES, MODELS, write_tables
-from studies.generalization_variants import score_variants
-from studies.study import ROOT, Part, list_parts, run_parts
+from studies.generalization.microphones import score_microphones
+from studies.generalization.tables import MICROPHONES, MODELS, write_tables
+from studies.generalization.variants import score_variants
+from studies.runner import ROOT, Part, list_parts, run_parts
 from systems.ecg_pcg.prepare import prepare
 from systems.ecg_pcg.settings import LoadDataSettings, PreparationSettings
 
@@ -114,7 +113,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if settings.variants:
             score_variants(Cache(cache.path), settings.results_dir / "generalization.csv")
     print(write_tables(settings.results_dir))
-
-
-if __name__ == "__main__":
-    run_script(main)

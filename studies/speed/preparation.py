@@ -22,8 +22,8 @@ import joblib
 import psutil
 
 from simulation.population import SimulationSettings
-from studies.speed_machine import speed_row
-from studies.study import ROOT
+from studies.runner import ROOT
+from studies.speed.machine import speed_row
 from systems.ecg_pcg.sources.simulated_cohort import write_cohort
 
 SIZES = (40, 400, 2000)

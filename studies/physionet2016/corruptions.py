@@ -1,8 +1,8 @@
 """Stress tests of the honest benchmark: trained runs judged on the same recordings with bad signals.
 
-    python -m studies.physionet2016_stress --runs pacfnet-session-seed0 linear-session-seed0
-    python -m studies.physionet2016_stress --runs linear-session-seed0 --kinds white clipping
-    python -m studies.physionet2016_stress              # table and figure from what is done
+    python -m studies.physionet2016.corruptions --runs pacfnet-session-seed0 linear-session-seed0
+    python -m studies.physionet2016.corruptions --runs linear-session-seed0 --kinds white clipping
+    python -m studies.physionet2016.corruptions              # table and figure from what is done
 
 Noise at 20 to -5 dB, clipping, a shift of the ECG against the heart sound, and lower sampling rates, on
 either signal or both: 82 corruptions (`systems.ecg_pcg.robustness.corruptions`). Runs are folders under
@@ -36,7 +36,7 @@ from evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLIO
 from learning.checkpoint import file_digest, load_checkpoint
 from learning.devices import set_threads
 from learning.runs import find_checkpoints
-from studies.physionet2016_tables import PART_NAME
+from studies.physionet2016.tables import PART_NAME
 from systems.base.evaluation_run import Checkpoint
 from systems.ecg_pcg.robustness.corruptions import KINDS, Corruption, corruptions
 from systems.ecg_pcg.robustness.evaluate import CLEAN, StressedCache, judge_recordings, stress_row
