@@ -1,19 +1,19 @@
-"""Phase fusion beside the linear model on sessions never seen, and every variant that was tried on the way.
+"""Phase fusion beside the linear model on unseen sessions, and every variant that was tried.
 
     python -m studies.generalization --raw-dir PATH/challenge-2016
     python -m studies.generalization --list       # what it consists of, and what is done
     python -m studies.generalization --tables     # tables from what is done
 
-Trains both models under protocol ``session`` with seeds 0 to 4 and judges them with both signals and with
-either one; does the same with automatic (Springer) onsets where the raw recordings are named; judges both
+Trains both models under protocol ``session`` with seeds 0 to 4 and evaluates them with both signals and with
+either one; does the same with automatic (Springer) onsets where the raw recordings are given; evaluates both
 through other microphones (studies/generalization/microphones.py); and scores all variants of
 studies/generalization/variants.py. Writes to results/physionet2016: runs/ and generalization/runs/ (a
 folder of scores a run), generalization.csv (a row a variant, failed ones too, with how often each was scored
 on outer folds), generalization_figures.csv, _comparisons.csv, _microphones.csv and generalization.md.
 
 The primary comparison was declared before it was run: AUROC per recording, both signals, phase fusion
-against the linear model, whole sessions drawn, the mean over seeds. Stop it and start it again as you like.
-About 40 minutes on one core.
+against the linear model, whole sessions resampled, the mean over seeds. Stop it and start it again as you
+like. About 40 minutes on one core.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class GeneralizationSettings:
     variants: bool = True
     """Score the variants as well."""
     microphones: bool = True
-    """Judge through other microphones as well."""
+    """Evaluate through other microphones as well."""
     workers: int = 1
-    """Parts side by side."""
+    """Parts in parallel."""
     cache: Path | None = None
     """Cache of training-a; default: the one prepared last."""
     raw_dir: Path | None = None
@@ -63,16 +63,16 @@ class GeneralizationSettings:
 
 def parts(cache: Path, suffix: str = "", hidden: Sequence[str] = EACH) -> list[Part]:
     """Return both models under ``session`` with all seeds, from one cache."""
-    place = ("--cache", str(cache.absolute()))
-    judge = tuple(("--compact", "--without", name, *place) for name in hidden)
+    cache_option = ("--cache", str(cache.absolute()))
+    evaluations = tuple(("--compact", "--without", name, *cache_option) for name in hidden)
     return [
         Part(
             f"{model}{suffix}-session-seed{seed}",
             (
                 *("--model", model, "--protocol", "session", "--seed", str(seed), "--preset", "small"),
-                *("--validation-share", "0", *place),
+                *("--validation-share", "0", *cache_option),
             ),
-            judge,
+            evaluations,
         )
         for seed in SEEDS
         for model in MODELS

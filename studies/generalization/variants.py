@@ -1,10 +1,10 @@
-"""Every variant that was tried for people never met, scored inside training sessions; few also outside.
+"""Every variant that was tried for unseen patients, scored inside training sessions; a few also outside.
 
 A variant maps training and test rows to scores. It is scored on the training part of each outer fold of seed
 0 by inner folds that keep sessions apart: AUROC, pairs within a session, pairs within a fifth of the
 recording-condition probe, disease against no disease, each the mean of five training parts. Choices were
-made on these. The rows in `OUTER` are scored on the outer folds of seeds 0 to 4 as well: to read why, not to
-choose.
+made on these. The rows in `OUTER` are scored on the outer folds of seeds 0 to 4 as well: to understand
+them, not to choose.
 """
 
 from __future__ import annotations
@@ -125,10 +125,10 @@ def session_intercepts(values: Scores, made: Material, penalty: float, strength:
     return scored
 
 
-def learned_on_coloured(
+def learned_on_equalized(
     view: Callable[[Scores], Scores], made: Material, penalty: float, by: float
 ) -> Variant:
-    """Return a regression of a view that learns from coloured copies too."""
+    """Return a regression of a representation that learns from equalized copies too."""
 
     def scored(train: Rows, test: Rows) -> Scores:
         copies = coloured(torch.from_numpy(flat(made.grid)[train]), GRID_SHAPE[2], 4, 0, by).numpy()
@@ -142,7 +142,7 @@ def learned_on_coloured(
 
 
 def under_noise(made: Material, penalty: float, loudest: float) -> Variant:
-    """Return a regression that learns from coloured copies, half of them with a noise floor added."""
+    """Return a regression that learns from equalized copies, half of them with a noise floor added."""
 
     def scored(train: Rows, test: Rows) -> Scores:
         generator = np.random.default_rng(0)
@@ -247,7 +247,7 @@ def whole(grid: Scores) -> Scores:
     return grid
 
 
-def colour_of(grid: Scores) -> Scores:
+def tilt_of(grid: Scores) -> Scores:
     """Return each band's mean over the cycle."""
     return grid.mean(axis=2)
 
@@ -272,13 +272,13 @@ def variants(made: Material) -> Mapping[str, Variant]:
 
 def sums(made: Material) -> dict[str, Variant]:
     """Return the variants of both signals, those of `OUTER`."""
-    y, grid, shape, colour = made.label, made.grid, shape_of(made.grid), made.grid.mean(axis=2)
+    y, grid, shape, tilt = made.label, made.grid, shape_of(made.grid), tilt_of(made.grid)
     ecg = regression(made.ecg, y, 1.0)
-    plain = (regression(grid, y, 0.01), regression(shape, y, 0.003), regression(colour, y, 0.03))
+    plain = (regression(grid, y, 0.01), regression(shape, y, 0.003), regression(tilt, y, 0.03))
     filtered = (
-        learned_on_coloured(whole, made, 0.01, 0.3),
-        learned_on_coloured(shape_of, made, 0.003, 0.3),
-        learned_on_coloured(colour_of, made, 0.03, 0.3),
+        learned_on_equalized(whole, made, 0.01, 0.3),
+        learned_on_equalized(shape_of, made, 0.003, 0.3),
+        learned_on_equalized(tilt_of, made, 0.03, 0.3),
     )
     found = (
         total((1, plain[0]), (1, regression(made.ecg, y, 0.1))),
@@ -304,7 +304,7 @@ def of_the_grid(made: Material) -> dict[str, Variant]:
     for low, high in ((0, 10), (10, 20), (20, 34)):
         tried[f"PCG grid, bands {low} to {high}"] = regression(grid[..., low:high], y, 0.02)
     for by in (0.1, 0.3, 0.5):
-        tried[f"PCG grid coloured {by:g}"] = learned_on_coloured(whole, made, 0.01, by)
+        tried[f"PCG grid coloured {by:g}"] = learned_on_equalized(whole, made, 0.01, by)
     tried["PCG grid coloured and noise floors"] = under_noise(made, 0.01, -0.8)
     return tried
 

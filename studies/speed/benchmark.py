@@ -1,12 +1,12 @@
-"""How fast it all is on this machine, as one table: preparation, training, inference, against the plain form.
+"""Speed on this machine, as one table: preparation, training, inference, against the plain form.
 
     python -m studies.speed                              # everything; about 20 minutes on two cores
     python -m studies.speed --raw-dir PATH/challenge-2016   # prepares real recordings too
     python -m studies.speed --parts training --presets small
     python -m studies.speed --device cuda
 
-Keep the machine quiet meanwhile: a neighbour that computes slows two threads far more than one. Writes
-results/benchmarks/speed-<device>.csv; the machine is named in its last column.
+Keep the machine idle: a busy neighbour slows two threads far more than one. Writes
+results/benchmarks/speed-<device>.csv; its last column describes the machine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SpeedSettings:
 
 
 def measure(settings: SpeedSettings, device: torch.device) -> list[dict[str, Any]]:
-    """Return the rows of the parts that are asked for."""
+    """Return the rows of the chosen parts."""
     rows: list[dict[str, Any]] = []
     if "machine" in settings.parts:
         rows += machine.measure(device)

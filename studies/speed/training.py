@@ -3,7 +3,7 @@
 Plain is float32, eager, laid out as torch lays out signals, weights changed as torch's Adam does by default.
 Each further form adds one thing to the one before: the fused optimizer, channels last, bfloat16 (where the
 device computes it natively), torch.compile. bfloat16 is also shown alone. Forms take turns, a few steps each,
-so that a machine that is busy for a while slows all of them; the median counts. Last come folds at once, each
+so that other load slows all of them; the median counts. Last come folds at once, each
 in a process with its share of the threads, as ``--at-once`` trains them: samples a second of all together.
 
 Operations of a step are counted by torch (convolutions and matrix products), and bytes are what the eager
@@ -156,7 +156,7 @@ class TakesSteps(Protocol):
 
 
 class AtOnce:
-    """Networks that are trained in one form, each by a process of its own, as ``--at-once`` does with folds.
+    """Networks that are trained in one form, each by its own process, as ``--at-once`` does with folds.
 
     Parameters
     ----------
@@ -256,7 +256,7 @@ def measure(
     batches : mapping
         Batch size of each preset.
     sizes : mapping, optional
-        Model settings by preset in place of its own, for tests.
+        Model settings by preset in place of the preset's, for tests.
     at_once : int, optional
         Folds that are trained at once in the last forms, none if 1; default: what the machine has room for.
     """
@@ -309,10 +309,10 @@ class _Traffic(TorchDispatchMode):
         found = func(*args, **(kwargs or {}))
         written = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        places = {leaf.untyped_storage().data_ptr() for leaf in read}
+        storages = {leaf.untyped_storage().data_ptr() for leaf in read}
         if func.is_view or not written:
             return found
-        fresh = [leaf for leaf in written if leaf.untyped_storage().data_ptr() not in places]
+        fresh = [leaf for leaf in written if leaf.untyped_storage().data_ptr() not in storages]
         moved = (*read, *(fresh or written))
         self.bytes += sum(leaf.numel() * leaf.element_size() for leaf in moved)
         return found

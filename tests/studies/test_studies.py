@@ -172,7 +172,11 @@ def test_a_protocol_without_run_has_a_dash():
 
 
 def test_multimodal_study_uses_the_cache_it_names():
-    caches = {"ptbxl": "P", "ptbxl-mixed": "M", **{f"only-{view}": view for view in ecg_multimodal.VIEWS}}
+    caches = {
+        "ptbxl": "P",
+        "ptbxl-mixed": "M",
+        **{f"only-{view}": view for view in ecg_multimodal.MODALITIES},
+    }
     parts = {
         part.name: part for part in ecg_multimodal.parts(ecg_multimodal.MultimodalStudySettings(), caches)
     }
@@ -181,4 +185,4 @@ def test_multimodal_study_uses_the_cache_it_names():
     assert used["superclasses"] == "M"
     assert used["simulated-clinical"] == "clinical"
     assert all(used[name] == "P" for name in parts if name.startswith("all"))
-    assert all(part.judge[0][-1] == used[name] for name, part in parts.items())
+    assert all(part.evaluations[0][-1] == used[name] for name, part in parts.items())
