@@ -63,8 +63,8 @@ $(VENV)/.installed: requirements.txt
 	$(PIP) -r requirements.txt
 	touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	$(PIP) -r requirements-dev.txt
+$(VENV)/.installed-dev: requirements-dev.txt requirements-cpu.txt $(VENV)/.installed
+	$(PIP) -r requirements-cpu.txt -r requirements-dev.txt
 	touch $@
 
 clean:

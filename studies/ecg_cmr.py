@@ -1,4 +1,4 @@
-"""The study of an ECG that learned from cardiac MRI, as one command: prepare, train, judge, tabulate.
+"""The study of an ECG that learned from cardiac MRI, as one command: prepare, train, evaluate, tabulate.
 
     python -m studies.ecg_cmr                # all stages on simulated patients; stop and start as you like
     python -m studies.ecg_cmr --fractions    # and how few labels do: 0.1, 0.25, 0.5 and 1
@@ -6,11 +6,11 @@
     python -m studies.ecg_cmr --list         # what it consists of, and what is done
     python -m studies.ecg_cmr --tables       # tables from what is done
 
-The arms, all judged on the same patients, whom no stage has seen: an ECG network from scratch, one that was
-pre-trained (masked autoencoder), one that was then aligned with the cines of the training patients, one
-aligned with the cines of other patients than its own (what is gained must be gone), and the cine itself as
-the bound. Scores go to results/ecg-cmr/runs/<part>/; a part whose scores are there is not run again, and one
-that was stopped goes on from its last finished epoch.
+All variants are evaluated on the same patients, on whom no stage was trained: an ECG network from scratch,
+one that was pre-trained (masked autoencoder), one that was then aligned with the cines of the training
+patients, one aligned with shuffled cines (its gain must disappear), and the cine itself as the bound. Scores
+go to results/ecg-cmr/runs/<part>/; a part whose scores are there is not run again, and one that was stopped
+goes on from its last finished epoch.
 """
 
 from __future__ import annotations
@@ -30,20 +30,19 @@ from common.files import replacing, write_table, write_text
 from common.script import run_script
 from evaluation.statistics import holm
 from evaluation.tables import frame_to_markdown
-from studies.study import Part, choose_parts, list_parts, run_parts
+from studies.runner import Part, choose_parts, list_parts, run_parts
 from systems.ecg_cmr.phenotypes.scores import compare_indicator
 from systems.ecg_cmr.phenotypes.task import TRUE
 
 FRACTIONS = (0.1, 0.25, 0.5, 1.0)
-ARMS = ("scratch", "pretrained", "aligned", "shuffled")
 PARENT = {"pretrained": "ecg-mae", "aligned": "contrast", "shuffled": "contrast-shuffled"}
-"""Run that the encoder of each arm starts from."""
+"""Run that the encoder of each variant starts from."""
 FEW_EPOCHS, MANY_EPOCHS = 16, 24
 """Of the last stage with all labels and with few: a tenth of the patients makes a tenth of the steps."""
 FIGURES = {"contrast": "retrieval", "aligned": "indicators"}
-"""Runs that are drawn, and the figure that is kept beside the tables."""
+"""Runs with figures, and the figure that is kept beside the tables."""
 PRIMARY = ("ejection_fraction", 0.1, "aligned", "scratch")
-"""Indicator, label fraction and arms of the one comparison that was declared before it was run."""
+"""Indicator, label fraction and variants of the one comparison that was declared before it was run."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class PairsStudySettings:
     ptbxl: Path | None = None
     """Folder of PTB-XL, or of a part of it: also trains the ECG's masked autoencoder on it."""
     fractions: bool = False
-    """Also train the arms with 0.25 and 0.5 of the labels (0.1 and 1 always are)."""
+    """Also train the variants with 0.25 and 0.5 of the labels (0.1 and 1 always are)."""
     list: bool = False
     """List the parts and whether they are done; run nothing."""
     tables: bool = False
@@ -63,17 +62,17 @@ class PairsStudySettings:
     only: tuple[str, ...] = ()
     """Parts to run, by name; default all."""
     workers: int = 0
-    """Parts side by side; 0: one a CUDA device, or one a CPU core."""
+    """Parts in parallel; 0: one a CUDA device, or one a CPU core."""
     preset: str = "small"
     """Preset of the networks."""
     seed: int = 0
-    """Seed of folds, weights and order; other seeds go to folders of their own."""
+    """Seed of folds, weights and order; other seeds go to other folders."""
     results_dir: Path = Path("results/ecg-cmr")
     """Folder of scores and tables."""
 
 
 def waves(settings: PairsStudySettings, cache: str, ptbxl: str = "") -> list[list[Part]]:
-    """Return the parts in the order in which they need each other: those of one wave may run side by side.
+    """Return the parts in the order in which they need each other: those of one wave may run in parallel.
 
     Parameters
     ----------
@@ -85,8 +84,8 @@ def waves(settings: PairsStudySettings, cache: str, ptbxl: str = "") -> list[lis
     """
     fractions = FRACTIONS if settings.fractions else (FRACTIONS[0], FRACTIONS[-1])
 
-    def arms(*names: str) -> list[Part]:
-        return [arm_part(settings, cache, name, part) for part in reversed(fractions) for name in names]
+    def variants(*names: str) -> list[Part]:
+        return [variant_part(settings, cache, name, part) for part in reversed(fractions) for name in names]
 
     contrast = (
         *("ecg-cmr-contrast", "--epochs", "20", "--early-stop", "20"),
@@ -100,38 +99,38 @@ def waves(settings: PairsStudySettings, cache: str, ptbxl: str = "") -> list[lis
             part(settings, cache, "ecg-mae", "ecg-mae", "--epochs", "30"),
             part(settings, cache, "cmr-mae", "cmr-mae", "--epochs", "30"),
             *([part(settings, ptbxl, "ecg-mae-ptbxl", *real)] if settings.ptbxl else []),
-            *arms("scratch"),
+            *variants("scratch"),
         ],
         [
             part(settings, cache, "contrast", *contrast),
             part(settings, cache, "contrast-shuffled", *contrast, "--shuffle-pairs"),
             part(settings, cache, "cmr", *cine, *child("cmr", settings, "cmr-mae")),
-            *arms("pretrained"),
+            *variants("pretrained"),
         ],
-        [*arms("aligned"), arm_part(settings, cache, "shuffled", PRIMARY[1])],
+        [*variants("aligned"), variant_part(settings, cache, "shuffled", PRIMARY[1])],
     ]
 
 
 def part(settings: PairsStudySettings, cache: str, name: str, task: str, *options: str) -> Part:
     """Return one run of one stage."""
-    place = ("--cache", cache)
+    cache_option = ("--cache", cache)
     shared = ("--preset", settings.preset, "--seed", str(settings.seed), "--validation-share", "0.1")
-    judged = place if name in FIGURES else ("--compact", *place)
-    return Part(run_of(settings, name), (task, *place, *shared, *options), (judged,))
+    evaluation = cache_option if name in FIGURES else ("--compact", *cache_option)
+    return Part(run_of(settings, name), (task, *cache_option, *shared, *options), (evaluation,))
 
 
-def arm_part(settings: PairsStudySettings, cache: str, arm: str, fraction: float) -> Part:
-    """Return the last stage of an arm, trained with a share of the labels."""
-    parent = child("ecg", settings, PARENT[arm]) if arm in PARENT else ()
+def variant_part(settings: PairsStudySettings, cache: str, variant: str, fraction: float) -> Part:
+    """Return the last stage of a variant, trained with a share of the labels."""
+    parent = child("ecg", settings, PARENT[variant]) if variant in PARENT else ()
     epochs = FEW_EPOCHS if fraction == 1 else MANY_EPOCHS
     size = () if fraction == 1 else ("--batch-size", "32")
     options = ("--label-fraction", str(fraction), "--epochs", str(epochs), "--token-dropout", "0.5", *size)
-    return part(settings, cache, arm_name(arm, fraction), "ecg-phenotypes", *options, *parent)
+    return part(settings, cache, variant_name(variant, fraction), "ecg-phenotypes", *options, *parent)
 
 
-def arm_name(arm: str, fraction: float) -> str:
-    """Return the name of an arm's part."""
-    return arm if fraction == 1 else f"{arm}-{round(100 * fraction)}"
+def variant_name(variant: str, fraction: float) -> str:
+    """Return the name of a variant's part."""
+    return variant if fraction == 1 else f"{variant}-{round(100 * fraction)}"
 
 
 def run_of(settings: PairsStudySettings, name: str) -> str:
@@ -139,9 +138,9 @@ def run_of(settings: PairsStudySettings, name: str) -> str:
     return f"ecg-cmr-{name}-seed{settings.seed}"
 
 
-def child(kind: str, settings: PairsStudySettings, parent: str) -> tuple[str, str]:
+def child(encoder: str, settings: PairsStudySettings, parent: str) -> tuple[str, str]:
     """Return the option that starts an encoder from an earlier part."""
-    return (f"--init-{kind}", f"checkpoints/{run_of(settings, parent)}")
+    return (f"--init-{encoder}", f"checkpoints/{run_of(settings, parent)}")
 
 
 def prepare(settings: PairsStudySettings) -> str:
@@ -175,10 +174,10 @@ def write_tables(settings: PairsStudySettings) -> str:
             write_table(settings.results_dir / f"{name}.csv", table, digits=4)
             sections.append(f"## {name.capitalize()}\n\n{frame_to_markdown(table)}\n")
     for run, figure in FIGURES.items():
-        drawn = settings.results_dir / "runs" / run_of(settings, run) / "figures" / f"{figure}.png"
-        if drawn.exists():
+        plotted = settings.results_dir / "runs" / run_of(settings, run) / "figures" / f"{figure}.png"
+        if plotted.exists():
             with replacing(settings.results_dir / f"{figure}.png") as temporary:
-                shutil.copyfile(drawn, temporary)
+                shutil.copyfile(plotted, temporary)
     if not sections:
         return f"Nothing to tabulate in {settings.results_dir} yet."
     write_text(settings.results_dir / "summary.md", "\n".join(sections))
@@ -203,7 +202,7 @@ def retrieval(runs: dict[str, Path]) -> pd.DataFrame:
 
 
 def comparisons(runs: dict[str, Path]) -> pd.DataFrame:
-    """Return the differences of r between arms, paired by patient: the declared one, and others (Holm)."""
+    """Return differences of r between variants, paired by patient: the declared one, others (Holm)."""
     pairs = [
         ("aligned", "scratch"),
         ("aligned", "pretrained"),
@@ -213,7 +212,7 @@ def comparisons(runs: dict[str, Path]) -> pd.DataFrame:
     rows = []
     for fraction in FRACTIONS:
         for first, second in pairs:
-            names = [arm_name(arm, fraction) for arm in (first, second)]
+            names = [variant_name(variant, fraction) for variant in (first, second)]
             if all(name in runs for name in names):
                 tables = [pd.read_csv(runs[name] / "predictions.csv") for name in names]
                 rows += compared(
@@ -232,21 +231,30 @@ KEYS = ("indicator", "fraction", "first", "second")
 
 
 def compared(
-    first: pd.DataFrame, second: pd.DataFrame, fraction: float, arms: tuple[str, str], names: Iterable[str]
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    fraction: float,
+    variants: tuple[str, str],
+    names: Iterable[str],
 ) -> list[dict[str, object]]:
-    """Return a row an indicator: the difference of r between two arms.
+    """Return a row an indicator: the difference of r between two variants.
 
     Raises
     ------
     UserError
-        If both were not judged on the same patients.
+        If they were not evaluated on the same patients.
     """
     if not first["recording"].equals(second["recording"]):
-        raise UserError(f"{arms[0]} and {arms[1]} were judged on other patients: train both from one cache.")
+        raise UserError(
+            f"{variants[0]} and {variants[1]} were evaluated on different patients: "
+            "train both from one cache."
+        )
     rows: list[dict[str, object]] = []
     for name in names:
         about = (first[TRUE + name], first[name], second[name], first["session"].tolist())
-        rows.append({**dict(zip(KEYS, (name, fraction, *arms), strict=True)), **compare_indicator(*about)})
+        rows.append(
+            {**dict(zip(KEYS, (name, fraction, *variants), strict=True)), **compare_indicator(*about)}
+        )
     return rows
 
 

@@ -1,13 +1,13 @@
-"""The study of three views (ECG image, ECG signal, clinical table), as one command: train, judge, tabulate.
+"""The study of three modalities (ECG image, ECG signal, clinical table): train, evaluate, tabulate.
 
     python -m studies.ecg_multimodal --ptbxl PATH/ptb-xl      # everything; stop and start it as you like
     python -m studies.ecg_multimodal --list                   # what it consists of, and what is done
     python -m studies.ecg_multimodal --tables                 # tables from what is done
 
-On PTB-XL, patients kept apart: each view alone, all three under each fusion, and what keeps one view from
-dominating. On simulated patients, where the truth is known: cohorts whose disease shows in one view only, and
-which view gets the credit. Scores go to results/ecg-multimodal/runs/<part>/; a part whose scores are there
-is not run again.
+On PTB-XL, with a patient-level split: each modality alone, all three under each fusion, and what keeps one
+from dominating. On simulated patients, where the cause is known: cohorts whose disease shows in one modality
+only, and the part of the AUROC due to each modality. Scores go to results/ecg-multimodal/runs/<part>/; a part
+whose scores are there is not run again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from common.files import write_table, write_text
 from common.script import run_script
 from evaluation.comparison import compare
 from evaluation.tables import frame_to_markdown
-from studies.study import Part, choose_parts, list_parts, run_parts
+from studies.runner import Part, choose_parts, list_parts, run_parts
 
-VIEWS = ("image", "signal", "clinical")
+MODALITIES = ("image", "signal", "clinical")
 TASK = "ecg-multimodal"
 
 
@@ -46,7 +46,7 @@ class MultimodalStudySettings:
     only: tuple[str, ...] = ()
     """Parts to run, by name; default all."""
     workers: int = 0
-    """Parts side by side; 0: one a CUDA device, or one a CPU core."""
+    """Parts in parallel; 0: one a CUDA device, or one a CPU core."""
     preset: str = "small"
     """Preset of the networks."""
     results_dir: Path = Path("results/ecg-multimodal")
@@ -61,14 +61,14 @@ def parts(settings: MultimodalStudySettings, caches: dict[str, str]) -> list[Par
     settings : MultimodalStudySettings
     caches : dict of str to str
         Prepared caches by name: ``ptbxl``, ``ptbxl-mixed`` (records of NORM and another superclass too), and
-        ``only-<view>`` of the simulated cohorts.
+        ``only-<modality>`` of the simulated cohorts.
     """
 
     def part(name: str, cache: str, *options: str) -> Part:
-        place = ("--cache", caches.get(cache, cache))
+        cache_option = ("--cache", caches.get(cache, cache))
         train = (
             TASK,
-            *place,
+            *cache_option,
             "--preset",
             settings.preset,
             "--validation-share",
@@ -77,17 +77,17 @@ def parts(settings: MultimodalStudySettings, caches: dict[str, str]) -> list[Par
             "0",
             *options,
         )
-        return Part(name, train, (("--compact", *place),))
+        return Part(name, train, (("--compact", *cache_option),))
 
     return [
         part("all", "ptbxl"),
-        *(part(view, "ptbxl", "--views", view, "--modality-dropout", "0") for view in VIEWS),
+        *(part(modality, "ptbxl", "--views", modality, "--modality-dropout", "0") for modality in MODALITIES),
         part("all-concatenation", "ptbxl", "--fusion", "concatenation"),
         part("all-late", "ptbxl", "--fusion", "late"),
         part("all-no-balance", "ptbxl", "--branch-loss", "0", "--modality-dropout", "0"),
         part("all-modulation", "ptbxl", "--modulation", "0.3"),
         part("superclasses", "ptbxl-mixed", "--target", "superclasses"),
-        *(part(f"simulated-{view}", f"only-{view}") for view in VIEWS),
+        *(part(f"simulated-{modality}", f"only-{modality}") for modality in MODALITIES),
     ]
 
 
@@ -97,11 +97,11 @@ def prepare_caches(settings: MultimodalStudySettings) -> dict[str, str]:
     ptbxl = [TASK, "--source", "ptbxl", *given]
     caches = {"ptbxl-mixed": str(load_data.main([*ptbxl, "--mixed", "abnormal"]))}
     caches["ptbxl"] = str(load_data.main(ptbxl))
-    for view in VIEWS:
-        folder = f"data/raw/virtual-{view}-{settings.patients}"
-        made = ["--simulation.causes", view, "--simulation.patients", str(settings.patients)]
-        words = [TASK, "--simulate", "--raw-dir", folder, *made, "--source", "patients"]
-        caches[f"only-{view}"] = str(load_data.main(words))
+    for modality in MODALITIES:
+        folder = f"data/raw/simulated-{modality}-{settings.patients}"
+        made = ["--simulation.causes", modality, "--simulation.patients", str(settings.patients)]
+        options = [TASK, "--simulate", "--raw-dir", folder, *made, "--source", "patients"]
+        caches[f"only-{modality}"] = str(load_data.main(options))
     return caches
 
 
@@ -113,7 +113,7 @@ def write_tables(results_dir: Path) -> str:
     tables = {
         "table": scores_table(runs),
         "comparisons": comparisons_table(runs),
-        "credits": credits_table(runs),
+        "credits": shapley_table(runs),
     }
     sections = []
     for name, table in tables.items():
@@ -146,7 +146,7 @@ def scores_table(runs: dict[str, Path]) -> pd.DataFrame:
 
 
 def comparisons_table(runs: dict[str, Path]) -> pd.DataFrame:
-    """Return the difference between all three views and every other run on PTB-XL, paired by patient."""
+    """Return the difference between all three modalities and every other run on PTB-XL, paired by patient."""
     tables = {name: recordings(folder) for name, folder in runs.items() if not name.startswith("simulated")}
     rows = []
     for name, table in tables.items():
@@ -166,8 +166,8 @@ def recordings(folder: Path) -> pd.DataFrame | None:
     )
 
 
-def credits_table(runs: dict[str, Path]) -> pd.DataFrame:
-    """Return the part of the AUROC credited to each view, a row a run and view."""
+def shapley_table(runs: dict[str, Path]) -> pd.DataFrame:
+    """Return the part of the AUROC due to each modality (Shapley value), a row a run and modality."""
     found = []
     for name, folder in runs.items():
         if (folder / "credits.csv").exists():

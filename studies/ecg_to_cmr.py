@@ -1,4 +1,4 @@
-"""The study of cines drawn from ECGs, as one command: prepare, train, judge, tabulate.
+"""The study of cines generated from ECGs, as one command: prepare, train, evaluate, tabulate.
 
     python -m studies.ecg_to_cmr             # simulated patients; stop and start it as you like
     python -m studies.ecg_to_cmr --shuffled  # and a generator trained with other patients' cines
@@ -6,7 +6,7 @@
     python -m studies.ecg_to_cmr --tables    # tables from what is done
 
 The ECG encoder is that of studies.ecg_cmr, aligned with cines; its three parts are run first where they
-are not done. Then the autoencoder of frames, and the generator, judged on 200 patients whom none has seen.
+are not done. Then the autoencoder of frames, and the generator, evaluated on 200 unseen patients.
 Scores go to results/ecg-to-cmr/runs/<part>/; a part whose scores are there is not run again, and one that
 was stopped goes on from its last finished epoch.
 """
@@ -26,7 +26,7 @@ from common.files import replacing, write_table, write_text
 from common.script import run_script
 from evaluation.tables import frame_to_markdown
 from studies import ecg_cmr
-from studies.study import Part, choose_parts, list_parts, run_parts
+from studies.runner import Part, choose_parts, list_parts, run_parts
 from systems.ecg_cmr.generation.evaluate import GENERATED, TRUE
 from systems.ecg_cmr.phenotypes.scores import compare_indicator
 
@@ -38,13 +38,13 @@ FIGURES = ("story", "bland_altman", "bland_altman_method")
 
 
 @dataclass(frozen=True)
-class DrawingStudySettings:
+class GenerationStudySettings:
     """Settings of the study."""
 
     patients: int = 2000
     """Simulated patients."""
     shuffled: bool = False
-    """Also train a generator with the cines of other patients: what it draws must know nothing."""
+    """Also train a generator with the cines of other patients: what it generates must not correlate."""
     list: bool = False
     """List the parts and whether they are done; run nothing."""
     tables: bool = False
@@ -54,14 +54,14 @@ class DrawingStudySettings:
     preset: str = "small"
     """Preset of the networks."""
     seed: int = 0
-    """Seed of folds, weights and order; other seeds go to folders of their own."""
+    """Seed of folds, weights and order; other seeds go to other folders."""
     results_dir: Path = Path("results/ecg-to-cmr")
     """Folder of scores and tables."""
     parents_dir: Path = Path("results/ecg-cmr")
     """Folder of the scores of studies.ecg_cmr."""
 
 
-def aligned(settings: DrawingStudySettings) -> ecg_cmr.PairsStudySettings:
+def aligned(settings: GenerationStudySettings) -> ecg_cmr.PairsStudySettings:
     """Return the settings of the study that the ECG encoder comes from."""
     return ecg_cmr.PairsStudySettings(
         patients=settings.patients,
@@ -71,14 +71,14 @@ def aligned(settings: DrawingStudySettings) -> ecg_cmr.PairsStudySettings:
     )
 
 
-def parent_waves(settings: DrawingStudySettings, cache: str) -> list[list[Part]]:
+def parent_waves(settings: GenerationStudySettings, cache: str) -> list[list[Part]]:
     """Return the parts of studies.ecg_cmr that the ECG encoder needs, in their order."""
     study = aligned(settings)
     names = {ecg_cmr.run_of(study, name) for name in PARENTS}
     return [[part for part in wave if part.name in names] for wave in ecg_cmr.waves(study, cache)[:2]]
 
 
-def parts(settings: DrawingStudySettings, cache: str) -> list[Part]:
+def parts(settings: GenerationStudySettings, cache: str) -> list[Part]:
     """Return the parts of this study, in the order in which they need each other."""
     encoder = f"checkpoints/{ecg_cmr.run_of(aligned(settings), 'contrast')}"
     frames = f"checkpoints/{run_of(settings, 'autoencoder')}"
@@ -92,15 +92,15 @@ def parts(settings: DrawingStudySettings, cache: str) -> list[Part]:
     return found
 
 
-def part(settings: DrawingStudySettings, cache: str, name: str, task: str, *options: str) -> Part:
+def part(settings: GenerationStudySettings, cache: str, name: str, task: str, *options: str) -> Part:
     """Return one run."""
-    place = ("--cache", cache)
+    cache_option = ("--cache", cache)
     shared = ("--preset", settings.preset, "--seed", str(settings.seed), "--validation-share", "0.1")
-    judged = (*place, "--guidance", "1") if name == "shuffled" else place
-    return Part(run_of(settings, name), (task, *place, *shared, *options), (judged,))
+    evaluation = (*cache_option, "--guidance", "1") if name == "shuffled" else cache_option
+    return Part(run_of(settings, name), (task, *cache_option, *shared, *options), (evaluation,))
 
 
-def run_of(settings: DrawingStudySettings, name: str) -> str:
+def run_of(settings: GenerationStudySettings, name: str) -> str:
     """Return the name of a part's run; seeds are kept apart."""
     return f"ecg-to-cmr-{name}-seed{settings.seed}"
 
@@ -108,12 +108,12 @@ def run_of(settings: DrawingStudySettings, name: str) -> str:
 # Tables ---------------------------------------------------------------------------------------------
 
 
-def write_tables(settings: DrawingStudySettings) -> str:
+def write_tables(settings: GenerationStudySettings) -> str:
     """Write the tables of what is done, summary.md, and the figures; return the summary."""
     folder = settings.results_dir / "runs" / run_of(settings, "generator")
     tables = read_tables(folder, TABLES)
     if not tables:
-        return f"Nothing to tabulate in {settings.results_dir} yet: the generator is not judged."
+        return f"Nothing to tabulate in {settings.results_dir} yet: the generator is not evaluated."
     autoencoder = settings.results_dir / "runs" / run_of(settings, "autoencoder")
     for name, table in read_tables(autoencoder, ("images", "indicators")).items():
         tables[f"autoencoder_{name}"] = table
@@ -145,24 +145,24 @@ def copy_figure(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def against_fine_tuned(settings: DrawingStudySettings, folder: Path) -> pd.DataFrame:
-    """Compare what is measured in drawn cines with an encoder trained to regress it, if there is one."""
+def against_fine_tuned(settings: GenerationStudySettings, folder: Path) -> pd.DataFrame:
+    """Compare what is measured in generated cines with an encoder trained to regress it, if there is one."""
     name = ecg_cmr.run_of(aligned(settings), FINE_TUNED)
     path = settings.parents_dir / "runs" / name / "predictions.csv"
     if not path.exists():
         return pd.DataFrame()
-    drawn = pd.read_csv(folder / "predictions.csv")
+    generated = pd.read_csv(folder / "predictions.csv")
     other = pd.read_csv(path).set_index("recording")
-    if not set(drawn["recording"]) <= set(other.index):
+    if not set(generated["recording"]) <= set(other.index):
         return pd.DataFrame()
-    other = other.loc[drawn["recording"]].reset_index()
+    other = other.loc[generated["recording"]].reset_index()
     rows = []
-    for column in (str(name) for name in drawn if str(name).startswith(GENERATED)):
+    for column in (str(name) for name in generated if str(name).startswith(GENERATED)):
         indicator = column.removeprefix(GENERATED)
         if indicator in other:
-            truth, found, line = drawn[TRUE + indicator], drawn[column], other[indicator]
+            truth, found, line = generated[TRUE + indicator], generated[column], other[indicator]
             r = [float(np.corrcoef(truth, values)[0, 1]) for values in (found, line)]
-            difference = compare_indicator(truth, found, line, drawn["session"].tolist())
+            difference = compare_indicator(truth, found, line, generated["session"].tolist())
             row = {"indicator": indicator, "generated": r[0], "fine_tuned": r[1], "ratio": r[0] / r[1]}
             rows.append(row | difference)
     return pd.DataFrame(rows)
@@ -170,7 +170,7 @@ def against_fine_tuned(settings: DrawingStudySettings, folder: Path) -> pd.DataF
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare, run what is not done yet, then make the tables."""
-    settings = tyro.cli(DrawingStudySettings, args=arguments, description=__doc__)
+    settings = tyro.cli(GenerationStudySettings, args=arguments, description=__doc__)
     if settings.tables:
         print(write_tables(settings))
         return

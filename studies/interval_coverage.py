@@ -1,4 +1,4 @@
-"""Measure how often a 95 % interval holds the truth, for a cohort of the size and labels one has.
+"""Measure how often a 95 % interval covers the true value, for a cohort of given size and labels.
 
     python -m studies.interval_coverage                     # the cache prepared last
     python -m studies.interval_coverage --cache data/cache/<name> --jobs 2
@@ -6,8 +6,8 @@
 Scores are simulated on the sessions, recordings and labels of the cache: ``separation * label + effect of
 the session + noise``, all normal, the noise of standard deviation 1. The true AUROC, of recordings from two
 sessions, is then known exactly. Each repetition draws new scores and computes what evaluate.py reports:
-the interval of the AUROC with whole sessions drawn and, for contrast, with recordings drawn as if they were
-independent; and of the difference between two models that share half of the variance of both effects.
+the interval of the AUROC with whole sessions resampled and, for contrast, recordings resampled as if they
+were independent; and of the difference between two models that share half of the variance of both effects.
 Prints a table and writes results/benchmarks/interval_coverage.csv. About 4 minutes on one core.
 """
 
@@ -80,8 +80,8 @@ class Scenario:
         """Simulate the scores of both models on recordings: (2, recordings)."""
 
         def effects(count: int) -> NDArray[np.float64]:
-            common, own = random.standard_normal(count), random.standard_normal((2, count))
-            return np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * own
+            shared, separate = random.standard_normal(count), random.standard_normal((2, count))
+            return np.sqrt(SHARED) * shared + np.sqrt(1 - SHARED) * separate
 
         of_session = self.session_effect * effects(int(session.max()) + 1)[:, session]
         return np.outer(self.separations, label) + of_session + effects(len(label))
@@ -143,7 +143,7 @@ def study(
 
 
 def coverage(intervals: Sequence[Interval], truth: float) -> dict[str, float]:
-    """Return how often intervals hold the truth, and on which side they miss it."""
+    """Return how often intervals cover the true value, and on which side they miss it."""
     low, high = (np.array([getattr(interval, end) for interval in intervals]) for end in ("low", "high"))
     held = float(np.mean((low <= truth) & (truth <= high)))
     return {

@@ -1,17 +1,17 @@
-"""Interrupt, starve and mislead the software, and write down what became of it.
+"""Robustness of the software to damaged input and to faults.
 
     python -m studies.robustness                                  # all of it
-    python -m studies.robustness --resume                                   # go on with one that was stopped
-    python -m studies.robustness --mutations 100 --kills 12 --disks 12      # a quick look
+    python -m studies.robustness --resume                         # continue one that was stopped
+    python -m studies.robustness --mutations 100 --kills 12 --disks 12      # a quick run
 
 Mutated recordings and tables (`tests.robustness.mutations`): each is prepared as ``load_data.py`` does. What
-must hold: no traceback, nothing outside the folder read, the bad recording named in skipped.csv or used as is
-promised, every other recording with the very beats it has without the bad one, --strict stops. Faults
+must hold: no traceback, nothing outside the folder read, the bad recording listed in skipped.csv or used as
+promised, every other recording with the same beats as without the bad one, --strict stops. Faults
 (`tests.robustness.faults`): preparation, training and evaluation of a tiny cohort are killed, or refused the
 disk, then begun again with the same command; two are run at once, and caches and checkpoints are swapped,
-cut short or of another version (`tests.robustness.stale_artifacts`). What must hold: a sentence says what is
-wrong, nothing half written can be read, the end is bit for bit that of a run never disturbed. Prints a table,
-writes results/benchmarks/torture.csv, and leaves with status 1 if a case failed.
+cut short or of another version (`tests.robustness.stale_artifacts`). What must hold: an error message,
+nothing half written can be read, and the results are bit for bit those of a run without interruption. Prints
+a table, writes results/benchmarks/torture.csv, and exits with status 1 if a case failed.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from tests.robustness.stale_artifacts import planned_stale_artifacts
 from tests.robustness.trial import run_case
 from tests.robustness.workspaces import build_workspaces, prepare
 
-TOLD = "full|No space|cannot be written|larger than is allowed|read-only|Read-only|not allowed|denied"
-"""What a disk's refusal is called, one way or another."""
+DISK_ERRORS = "full|No space|cannot be written|larger than is allowed|read-only|Read-only|not allowed|denied"
+"""Messages of a disk that refuses."""
 
 
 @dataclass(frozen=True)
 class RobustnessSettings:
-    """How much of each."""
+    """Number of cases."""
 
     mutations: int = 1000
     """Mutated recordings and tables."""
@@ -60,20 +60,20 @@ class RobustnessSettings:
     stale_artifacts: int = 40
     """Runs two at a time, and caches and checkpoints that are damaged or of something else."""
     figures: bool = True
-    """Let evaluation draw its figures too."""
+    """Include figures in evaluation."""
     seed: int = 0
     """Seed of the moments."""
     output: Path = Path("results/benchmarks/torture.csv")
     """Table to write."""
     journal: Path = Path("data/torture.jsonl")
-    """Where each case is noted when it is done, for --resume."""
+    """Where each finished case is recorded, for --resume."""
     resume: bool = False
-    """Keep what the journal says of cases that passed, and try the others."""
+    """Keep the cases that passed by the journal, and run the others."""
 
 
 @dataclass
 class Tally:
-    """What came of the cases of one class."""
+    """Outcomes of the cases of one class."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Tally:
 
 @dataclass
 class Trials:
-    """All cases so far by class, and the journal that remembers them."""
+    """All cases so far by class, and the journal that lists them."""
 
     journal: Path
     passed: dict[str, str] = field(default_factory=dict)
@@ -98,14 +98,14 @@ class Trials:
         return cls(journal, {row["case"]: row["outcome"] for row in noted})
 
     def attempt(self, group: str, name: str, case: Callable[[], str]) -> None:
-        """Count the outcome of a case; keep what went wrong and go on."""
+        """Count the outcome of a case; keep its traceback if it fails."""
         tally = self.tallies[group]
         if name in self.passed:
             tally.outcomes[self.passed[name]] += 1
             return
-        said = io.StringIO()
+        output = io.StringIO()
         try:
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                 outcome = case()
         except KeyboardInterrupt:
             raise
@@ -118,7 +118,7 @@ class Trials:
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
-    """Run all cases and write the table; leave with status 1 if one of them failed."""
+    """Run all cases and write the table; exit with status 1 if one of them failed."""
     settings = tyro.cli(RobustnessSettings, args=arguments, description=__doc__)
     trials = Trials.open(settings.journal, settings.resume)
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
 
 
 def table_of(tallies: Mapping[str, Tally]) -> pd.DataFrame:
-    """Return a row a class: cases, what came of them, and what was lost."""
+    """Return a row a class: cases, outcomes, and what was lost."""
     rows = []
     for name, tally in tallies.items():
         outcome = ", ".join(f"{count} {what}" for what, count in tally.outcomes.most_common())
@@ -197,7 +197,7 @@ def planned_kills(bench: Bench, count: int, rng: random.Random) -> Planned:
 
 
 def killed(kill: Callable[[], Ended]) -> str:
-    """Return what came of a kill and the same command again."""
+    """Return the outcome of a kill and the same command again."""
     return "same result after going on" if kill().code == -9 else "done before the kill, same result"
 
 
@@ -209,19 +209,21 @@ def planned_disks(bench: Bench, count: int, rng: random.Random) -> Planned:
         change, size = rng.randint(1, stage.changes), rng.randint(1, stage.largest)
         closed = rng.choice([errno.EROFS, errno.EACCES])
         kinds: dict[str, Callable[[], Ended]] = {
-            "disk full": partial(bench.refuse, stage, Fault("refuse", change, error=errno.ENOSPC), TOLD),
-            "file cut off in the middle": partial(bench.refuse, stage, Fault("limit", size), TOLD),
-            "folder read-only": partial(bench.refuse, stage, Fault("refuse", 1, error=closed), TOLD),
+            "disk full": partial(
+                bench.refuse, stage, Fault("refuse", change, error=errno.ENOSPC), DISK_ERRORS
+            ),
+            "file cut off in the middle": partial(bench.refuse, stage, Fault("limit", size), DISK_ERRORS),
+            "folder read-only": partial(bench.refuse, stage, Fault("refuse", 1, error=closed), DISK_ERRORS),
         }
         if mounts:
             share = rng.uniform(0.05, 0.95)
-            kinds["small file system full"] = partial(bench.in_small_disk, stage, share, TOLD)
+            kinds["small file system full"] = partial(bench.in_small_disk, stage, share, DISK_ERRORS)
         name = list(kinds)[number // len(STAGES) % len(kinds)]
         yield f"{stage.name}: {name}", partial(refused, kinds[name])
 
 
 def refused(refuse: Callable[[], Ended]) -> str:
-    """Return what came of a disk that refuses and the same command again."""
+    """Return the outcome of a disk that refuses and the same command again."""
     return "told, same result after going on" if refuse().code else "not reached, same result"
 
 

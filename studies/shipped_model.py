@@ -3,12 +3,12 @@
     python training.py --model linear --folds none --run-name ecg_pcg_linear
     python -m studies.shipped_model
 
-The first command fits the linear model, the winner of the honest benchmark under ``session``, on all sessions
-of training-a. The second asks, with sessions kept apart, what a recording of one's own gets, whose heart
-states nobody annotated: in each fold the model is fitted on annotated recordings of the other sessions, and
-judges recordings whose states were found automatically, by a segmentation that was fitted on other sessions
-too. From these answers come the table of scores and the calibration: an intercept and a slope of the log-odds
-for each input, both classes weighing the same, where these make the answers of other sessions better.
+The first command fits the linear model, the best of the honest benchmark under ``session``, on all sessions
+of training-a. The second estimates, with a session-level split, the prediction for a recording without
+annotated heart states. In each fold the model is fitted on annotated recordings of the other sessions, and
+predicts recordings whose states were found by a segmentation that was fitted on other sessions too. From
+these predictions come the table of scores and the calibration: an intercept and a slope of the log-odds for
+each input, both classes weighing the same, where these improve the predictions of other sessions.
 
 Writes models/weights/ecg_pcg_linear.pt and results/benchmarks/shipped_model.csv. Two minutes on one core.
 """
@@ -34,8 +34,8 @@ from datasets.splits import make_folds
 from evaluation.calibration import weighted_calibration_line
 from evaluation.statistics import cluster_bootstrap
 from learning.checkpoint import load_checkpoint, save_checkpoint
-from studies.segmentation import WITH_ECG, SegmentationSettings, segment_out_of_fold
-from studies.segmentation_fit import read_recordings
+from studies.segmentation.benchmark import WITH_ECG, SegmentationSettings, segment_out_of_fold
+from studies.segmentation.fit import read_recordings
 from systems.base.evaluation_run import Checkpoint
 from systems.base.predictor import SHIPPED
 from systems.ecg_pcg.features.phase_grid import phase_grid
@@ -52,7 +52,7 @@ KEPT = (
 
 
 @dataclass(frozen=True)
-class ShippedSettings:
+class ShippedModelSettings:
     """Settings of the study."""
 
     checkpoint: Path = Path("checkpoints/ecg_pcg_linear/fold_all/best.pt")
@@ -74,17 +74,17 @@ class ShippedSettings:
 
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
-    """Judge out of fold, calibrate, write model and table; return the table."""
-    settings = tyro.cli(ShippedSettings, args=arguments, description=__doc__)
+    """Predict out of fold, calibrate, write model and table; return the table."""
+    settings = tyro.cli(ShippedModelSettings, args=arguments, description=__doc__)
     content = load_checkpoint(settings.checkpoint)
     cache = find_cache(settings.cache, settings.cache_dir)
     if content["settings"]["model"]["model"] != "linear" or content["fold"] != -1:
         raise UserError(f"{settings.checkpoint} is no linear model fitted on everything (--folds none).")
     if content["cache"]["identity"] != cache.identity:
         raise UserError(f"{settings.checkpoint} was trained from another cache than {cache.path}.")
-    answers = judge_out_of_fold(cache, features(cache, settings), settings)
-    table = tabulate(calibrated_out_of_fold(answers), settings.draws)
-    lines = calibration(answers, table)
+    predictions = predict_out_of_fold(cache, features(cache, settings), settings)
+    table = tabulate(calibrated_out_of_fold(predictions), settings.draws)
+    lines = calibration(predictions, table)
     write_table(settings.output, table)
     save_checkpoint(settings.weights, shipped(content, lines, cache))
     print(table.to_string(index=False, float_format="{:.3f}".format))
@@ -94,11 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     return table
 
 
-def features(cache: Cache, settings: ShippedSettings) -> dict[str, Features]:
+def features(cache: Cache, settings: ShippedModelSettings) -> dict[str, Features]:
     """Return the features of all recordings for each source of heart states; automatic ones out of fold."""
     known = phase_grid(cache)
-    place = {name: row for row, name in enumerate(known.recording)}
-    blank = np.full((len(place), int(np.prod(GRID_SHAPE))), np.nan, dtype=np.float32)
+    position = {name: row for row, name in enumerate(known.recording)}
+    blank = np.full((len(position), int(np.prod(GRID_SHAPE))), np.nan, dtype=np.float32)
     alone, with_ecg = blank.copy(), blank.copy()
     waveforms = cache.waveforms("pcg")
     rows = cache.table("recordings").set_index("recording")
@@ -107,7 +107,7 @@ def features(cache: Cache, settings: ShippedSettings) -> dict[str, Features]:
         row = rows.loc[recording.name]
         pcg = np.array(waveforms[row["pcg_offset"] :][: row["pcg_length"]])
         grid = with_ecg if source == WITH_ECG else alone
-        grid[place[recording.name]] = pcg_grid(pcg, row["pcg_rate"], found.states)
+        grid[position[recording.name]] = pcg_grid(pcg, row["pcg_rate"], found.states)
     return {
         f"ecg+pcg {ANNOTATED}": {"pcg": known.pcg, "ecg": known.ecg},
         f"pcg {ANNOTATED}": {"pcg": known.pcg},
@@ -117,8 +117,8 @@ def features(cache: Cache, settings: ShippedSettings) -> dict[str, Features]:
     }
 
 
-def judge_out_of_fold(
-    cache: Cache, inputs: Mapping[str, Features], settings: ShippedSettings
+def predict_out_of_fold(
+    cache: Cache, inputs: Mapping[str, Features], settings: ShippedModelSettings
 ) -> pd.DataFrame:
     """Return the log-odds of every recording for each seed and input, by models of other sessions."""
     known, recordings = phase_grid(cache), cache.table("recordings")
@@ -126,70 +126,72 @@ def judge_out_of_fold(
     labels = recordings["label"].to_numpy()
     metadata = recordings[["recording", "session", "label"]]
     tables = []
-    for seed in tqdm(range(settings.seeds), desc="Judging", unit="seed"):
+    for seed in tqdm(range(settings.seeds), desc="Predicting", unit="seed"):
         for fold in make_folds(recordings, "session", settings.folds, 0.0, seed):
             fits = fit_modalities(
                 {name: rows[fold.train] for name, rows in learned.items()}, labels[fold.train]
             )
             for name, values in inputs.items():
-                part = {kind: fits[kind] for kind in values}
-                said = sum_log_odds(part, {kind: rows[fold.test] for kind, rows in values.items()})
-                judged = metadata.iloc[fold.test].assign(
-                    seed=seed, fold=fold.number, input=name, log_odds=said
+                part = {modality: fits[modality] for modality in values}
+                log_odds = sum_log_odds(
+                    part, {modality: rows[fold.test] for modality, rows in values.items()}
                 )
-                tables.append(judged[np.isfinite(said)])
+                predicted = metadata.iloc[fold.test].assign(
+                    seed=seed, fold=fold.number, input=name, log_odds=log_odds
+                )
+                tables.append(predicted[np.isfinite(log_odds)])
     return pd.concat(tables, ignore_index=True)
 
 
-def calibration(answers: pd.DataFrame, table: pd.DataFrame) -> dict[str, list[float]]:
+def calibration(predictions: pd.DataFrame, table: pd.DataFrame) -> dict[str, list[float]]:
     """Return intercept and slope of the log-odds for each input where they help sessions kept apart.
 
     Elsewhere the log-odds stay as they are: a line that raises the Brier score out of fold is noise.
     """
     helped = table[table["brier_after"] < table["brier_before"]]["input"]
-    return {name: list(line_of(answers[answers["input"] == name])) for name in helped}
+    return {name: list(line_of(predictions[predictions["input"] == name])) for name in helped}
 
 
-def line_of(answers: pd.DataFrame) -> tuple[float, float]:
+def line_of(predictions: pd.DataFrame) -> tuple[float, float]:
     """Return intercept and slope of the label on the log-odds, both classes weighing the same."""
-    odds = 1 / (1 + np.exp(-answers["log_odds"].to_numpy()))
-    weights = balanced_weights(answers["label"])
-    intercept, slope = weighted_calibration_line(answers["label"], odds, weights[None])[0]
+    odds = 1 / (1 + np.exp(-predictions["log_odds"].to_numpy()))
+    weights = balanced_weights(predictions["label"])
+    intercept, slope = weighted_calibration_line(predictions["label"], odds, weights[None])[0]
     return float(intercept), float(slope)
 
 
-def calibrated_out_of_fold(answers: pd.DataFrame) -> pd.DataFrame:
-    """Return answers with probabilities, each calibrated on the other folds of its seed and input."""
+def calibrated_out_of_fold(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return predictions with probabilities, each calibrated on the other folds of its seed and input."""
     tables = []
-    for _, rows in answers.groupby(["input", "seed"], sort=False):
+    for _, rows in predictions.groupby(["input", "seed"], sort=False):
         for fold in rows["fold"].unique():
             intercept, slope = line_of(rows[rows["fold"] != fold])
             here = rows[rows["fold"] == fold]
-            said = 1 / (1 + np.exp(-(intercept + slope * here["log_odds"])))
-            tables.append(here.assign(probability=said, raw=1 / (1 + np.exp(-here["log_odds"]))))
+            probability = 1 / (1 + np.exp(-(intercept + slope * here["log_odds"])))
+            tables.append(here.assign(probability=probability, raw=1 / (1 + np.exp(-here["log_odds"]))))
     return pd.concat(tables, ignore_index=True)
 
 
-def tabulate(answers: pd.DataFrame, draws: int) -> pd.DataFrame:
+def tabulate(predictions: pd.DataFrame, draws: int) -> pd.DataFrame:
     """Return a row an input: AUROC and its interval, and how well calibrated it is before and after."""
     return pd.DataFrame(
         [
             {"input": name, "recordings": rows["recording"].nunique(), "seeds": rows["seed"].nunique()}
             | _mean([scores(one, draws) for _, one in rows.groupby("seed")])
-            for name, rows in answers.groupby("input", sort=False)
+            for name, rows in predictions.groupby("input", sort=False)
         ]
     )
 
 
-def scores(answers: pd.DataFrame, draws: int) -> dict[str, float]:
+def scores(predictions: pd.DataFrame, draws: int) -> dict[str, float]:
     """Return the scores of one seed; all but the AUROC weigh both classes the same."""
-    interval = cluster_bootstrap(answers.assign(probability=answers["raw"]), "auroc", draws=draws)
-    weights = balanced_weights(answers["label"])
+    interval = cluster_bootstrap(predictions.assign(probability=predictions["raw"]), "auroc", draws=draws)
+    weights = balanced_weights(predictions["label"])
     found = {"auroc": interval.estimate, "low": interval.low, "high": interval.high}
     for stage, column in (("before", "raw"), ("after", "probability")):
-        probability = answers[column].to_numpy()
-        line = weighted_calibration_line(answers["label"], probability, weights[None])[0]
-        brier = float(np.average((probability - answers["label"]) ** 2, weights=weights))
+        probability = predictions[column].to_numpy()
+        line = weighted_calibration_line(predictions["label"], probability, weights[None])[0]
+        brier = float(np.average((probability - predictions["label"]) ** 2, weights=weights))
         found |= {
             f"intercept_{stage}": float(line[0]),
             f"slope_{stage}": float(line[1]),

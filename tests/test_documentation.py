@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from models import MODELS
-from studies.physionet2016 import parts
+from studies.physionet2016.benchmark import parts
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ def call(*arguments: object) -> Path:
 
 def needs_onnx() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason="ONNX needs it (requirements-dev.txt)")
+        pytest.importorskip(name, reason="ONNX needs it (requirements-cpu.txt)")
 
 
 # A run, from recordings to file ---------------------------------------------------------------------------

@@ -8,9 +8,10 @@ import pytest
 
 from common.errors import UserError
 from models import MODELS, NETWORKS
-from studies import ecg_multimodal, physionet2016, study
-from studies.physionet2016_tables import comparisons, markdown, over_seeds, story_figure, write_tables
-from studies.study import Part, choose_parts, is_done, list_parts, run_parts
+from studies import ecg_multimodal, runner
+from studies.physionet2016 import benchmark as physionet2016
+from studies.physionet2016.tables import comparisons, markdown, over_seeds, story_figure, write_tables
+from studies.runner import Part, choose_parts, is_done, list_parts, run_parts
 
 
 def leave_scores(root, name, auroc, *, beats=True, sessions=10):
@@ -56,9 +57,9 @@ def commands(monkeypatch, tmp_path):
                 (tmp_path / "runs" / name / "metrics.json").write_text("{}")
         return Done()
 
-    monkeypatch.setattr(study.subprocess, "run", run)
-    monkeypatch.setattr(study, "ROOT", tmp_path)
-    monkeypatch.setattr(study.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(runner.subprocess, "run", run)
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    monkeypatch.setattr(runner.torch.cuda, "is_available", lambda: False)
     return seen
 
 
@@ -85,9 +86,9 @@ def test_a_failed_part_is_named_and_does_not_stop_the_others(commands, monkeypat
     class Failed:
         returncode = 1
 
-    original = study.subprocess.run
+    original = runner.subprocess.run
     monkeypatch.setattr(
-        study.subprocess, "run", lambda command, **_: Failed() if "bad" in command else original(command)
+        runner.subprocess, "run", lambda command, **_: Failed() if "bad" in command else original(command)
     )
     run_parts([Part("bad", ()), Part("good", ())], tmp_path, workers=1)
     said = capsys.readouterr().out
@@ -171,7 +172,11 @@ def test_a_protocol_without_run_has_a_dash():
 
 
 def test_multimodal_study_uses_the_cache_it_names():
-    caches = {"ptbxl": "P", "ptbxl-mixed": "M", **{f"only-{view}": view for view in ecg_multimodal.VIEWS}}
+    caches = {
+        "ptbxl": "P",
+        "ptbxl-mixed": "M",
+        **{f"only-{view}": view for view in ecg_multimodal.MODALITIES},
+    }
     parts = {
         part.name: part for part in ecg_multimodal.parts(ecg_multimodal.MultimodalStudySettings(), caches)
     }
@@ -180,4 +185,4 @@ def test_multimodal_study_uses_the_cache_it_names():
     assert used["superclasses"] == "M"
     assert used["simulated-clinical"] == "clinical"
     assert all(used[name] == "P" for name in parts if name.startswith("all"))
-    assert all(part.judge[0][-1] == used[name] for name, part in parts.items())
+    assert all(part.evaluations[0][-1] == used[name] for name, part in parts.items())

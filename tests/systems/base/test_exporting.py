@@ -31,7 +31,7 @@ FORMATS = [
         id="onnx",
         marks=pytest.mark.skipif(
             any(importlib.util.find_spec(name) is None for name in export.ONNX_PACKAGES),
-            reason="ONNX needs onnx, onnxscript and onnxruntime (requirements-dev.txt)",
+            reason="ONNX needs onnx, onnxscript and onnxruntime (requirements-cpu.txt)",
         ),
     ),
 ]

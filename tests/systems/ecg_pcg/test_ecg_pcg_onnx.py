@@ -31,7 +31,7 @@ def one_thread():
 @pytest.mark.parametrize("kind", KINDS)
 def test_onnxruntime_says_what_the_network_says(kind, tmp_path):
     for package in export.ONNX_PACKAGES:
-        pytest.importorskip(package, reason="ONNX needs it (requirements-dev.txt)")
+        pytest.importorskip(package, reason="ONNX needs it (requirements-cpu.txt)")
     options, names = KINDS[kind]
     made = exported(stir(PACFNet(width=8, levels=2, **options)), names)
     assert write_export(made, tmp_path / "a.onnx", "onnx") <= TOLERANCE

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from torch import nn
 
-import studies.physionet2016_explanation as benchmark
+import studies.physionet2016.explanation as benchmark
 import systems.ecg_pcg.explain.attribution as explanation
 from common.command_line import to_plain
 from common.errors import UserError

@@ -19,7 +19,7 @@ from datasets.splits import ALL
 from learning.checkpoint import load_checkpoint
 from simulation import population
 from simulation.population import SimulationSettings
-from studies import physionet2016_stress as study
+from studies.physionet2016 import corruptions as study
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.features.spectral import ecg_band_powers, pcg_grid
 from systems.ecg_pcg.robustness import evaluate as stress

@@ -1,10 +1,10 @@
-"""How fast trained networks judge: one beat, one recording, many beats, in each form there is.
+"""Speed of inference: one beat, one recording, many beats, in each available form.
 
 `measure` returns rows for the table of speeds. The plain form is the network as it is, in float32, eager;
 beside it are bfloat16 (where the device computes it natively), the exported program of ``torch.export``, and
-onnxruntime (on CUDA only where its provider is installed). What is timed is the network and the way of its
-inputs to it and of its answer back; preparing a recording is timed elsewhere. Weights are random: they
-change no speed.
+onnxruntime (on CUDA only where its provider is installed). Times include the
+network and the transfer of inputs and outputs; preparing a recording is timed elsewhere. Weights are random:
+they change no speed.
 
 Latency is the time of one call, 50th and 95th percentile; throughput that of batches of 256, on a CPU of 64,
 which is faster there. All forms of a case take turns, so that a machine that is busy for a while slows all of
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from learning.devices import autocast, computes_bfloat16, rows_at_once
 from learning.loop import predict
 from models.layers.blocks import MODALITIES
-from studies.speed_machine import speed_row
+from studies.speed.machine import speed_row
 from systems.base.exporting import (
     ENDINGS,
     Exportable,
@@ -45,7 +45,7 @@ from systems.ecg_pcg.task import EcgPcg
 
 Preset = Literal["paper", "small"]
 Ask = Callable[[], object]
-"""One call, with its answer on the CPU."""
+"""One call, with its output on the CPU."""
 
 row = partial(speed_row, "inference")
 PLAIN = "eager float32"
@@ -79,7 +79,7 @@ def measure(
     seconds : float
         Time after which a case is not repeated any more (each form at least three times).
     sizes : mapping, optional
-        Model settings by preset in place of its own, for tests.
+        Model settings by preset in place of the preset's, for tests.
     """
     rows, batch = [], rows_at_once(batch, device)
     for preset in presets:
@@ -89,15 +89,15 @@ def measure(
         with tempfile.TemporaryDirectory() as folder:
             forms = open_forms(network, model.points, device, Path(folder))
             for case, beats in BEATS.items():
-                found = times(forms, drawn(beats, model.points), repeats, seconds)
+                found = times(forms, random_inputs(beats, model.points), repeats, seconds)
                 rows += latency_rows(f"{preset}, {case}", found)
-            found = times(forms, drawn(batch, model.points), max(FEWEST, repeats // 10), seconds)
+            found = times(forms, random_inputs(batch, model.points), max(FEWEST, repeats // 10), seconds)
             rows += throughput_rows(f"{preset}, batches of {batch}", found, batch)
-        rows += judging_rows(preset, network, model, device, batch)
+        rows += evaluation_rows(preset, network, model, device, batch)
     return rows
 
 
-def drawn(beats: int, points: int) -> dict[str, Tensor]:
+def random_inputs(beats: int, points: int) -> dict[str, Tensor]:
     """Return random beats on the CPU, where recordings come from."""
     return random_beats(MODALITIES, beats, points, torch.Generator().manual_seed(0))
 
@@ -112,7 +112,7 @@ def open_forms(
     exported = write(network, points, folder, device)
     if "torch" in exported:
         program = torch.export.load(exported["torch"]).module().to(device)
-        forms["torch.export"] = lambda beats: asked(program, beats, device)
+        forms["torch.export"] = lambda beats: probabilities(program, beats, device)
     if "onnx" in exported:
         forms["onnxruntime"] = open_exported(exported["onnx"], providers(device))
     return forms
@@ -121,11 +121,11 @@ def open_forms(
 def write(network: nn.Module, points: int, folder: Path, device: torch.device) -> dict[Format, Path]:
     """Export the network, from the CPU, to every format that can be had; it goes back to its device."""
 
-    def draw(rows: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def sample(rows: int, generator: torch.Generator) -> dict[str, Tensor]:
         return random_beats(MODALITIES, rows, points, generator)
 
     wrapped = ExportedBeats(network.cpu()).eval()
-    made = Exportable(wrapped, draw, OUTPUTS, {"outputs": ", ".join(OUTPUTS)})
+    made = Exportable(wrapped, sample, OUTPUTS, {"outputs": ", ".join(OUTPUTS)})
     written: dict[Format, Path] = {}
     formats: tuple[Format, ...] = ("torch", "onnx")
     for form in formats:
@@ -151,8 +151,8 @@ def providers(device: torch.device) -> list[str]:
     """Return what onnxruntime can use for a device; nothing if it cannot use it."""
     import onnxruntime
 
-    wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
-    return [wanted] if wanted in onnxruntime.get_available_providers() else []
+    provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
+    return [provider] if provider in onnxruntime.get_available_providers() else []
 
 
 def eager(
@@ -163,12 +163,12 @@ def eager(
 
     def run(beats: dict[str, Tensor]) -> Tensor:
         with autocast(device, precision):
-            return asked(wrapped, beats, device)
+            return probabilities(wrapped, beats, device)
 
     return run
 
 
-def asked(module: nn.Module, beats: dict[str, Tensor], device: torch.device) -> Tensor:
+def probabilities(module: nn.Module, beats: dict[str, Tensor], device: torch.device) -> Tensor:
     """Return the probabilities on the CPU, and so wait for the device."""
     with torch.inference_mode():
         return module(**{name: signal.to(device) for name, signal in beats.items()})[1].cpu()
@@ -219,7 +219,7 @@ def throughput_rows(case: str, found: Mapping[str, np.ndarray], beats: int) -> l
     ]
 
 
-def judging_rows(
+def evaluation_rows(
     preset: str, network: nn.Module, model: ModelSettings, device: torch.device, batch: int
 ) -> list[dict[str, Any]]:
     """Return recordings a second through the loop that evaluate.py uses, by precision."""
@@ -248,7 +248,7 @@ def precisions(device: torch.device) -> dict[str, torch.dtype]:
 
 def recordings(beats: int, points: int, device: torch.device) -> Beats:
     """Return random beats on the device, as a cache gives them."""
-    signals = {kind: values.to(device) for kind, values in drawn(beats, points).items()}
+    signals = {modality: values.to(device) for modality, values in random_inputs(beats, points).items()}
     label, present = torch.zeros(beats, dtype=torch.int64), torch.ones(beats, dtype=torch.bool)
     table = pd.DataFrame({"recording": ["random"] * beats})
     label, weight, present = (values.to(device) for values in (label, torch.ones(beats), present))

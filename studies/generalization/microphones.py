@@ -1,7 +1,7 @@
 """Both models on their test recordings as other microphones, rooms and devices would have made them.
 
 A microphone is a gain that is smooth over the logarithm of frequency, with knots an octave or less apart,
-drawn anew for every session: equipment changes from one session to the next. Heart sounds are filtered as
+sampled anew for every session: equipment changes from one session to the next. Heart sounds are filtered as
 waveforms and turned into features again; noise and lower sampling rates come from
 `systems.ecg_pcg.robustness.corruptions`. Models and onsets are those of the clean recordings.
 """
@@ -32,7 +32,7 @@ from systems.ecg_pcg.robustness.corruptions import Corruption
 from systems.ecg_pcg.robustness.evaluate import ChangedCache, StressedCache, judge_recordings
 
 KNOTS = np.geomspace(20.0, 1000.0, 8)
-"""Frequencies at which a gain is drawn, hertz."""
+"""Frequencies at which a gain is sampled, hertz."""
 WORSE: tuple[Corruption, ...] = (
     Corruption("white", "pcg", 10.0),
     Corruption("ambient", "pcg", 10.0),
@@ -44,13 +44,13 @@ WORSE: tuple[Corruption, ...] = (
 
 
 def through(signal: Floats, sampling_rate: float, decibels: float, session: str, seed: int) -> Floats:
-    """Return a heart sound as the microphone of a session hears it; gaps are bridged."""
+    """Return a heart sound through the microphone of a session; gaps are bridged."""
     if not np.isfinite(signal).any():
         return signal
     digest = hashlib.sha256(f"{session}-{seed}".encode()).digest()
-    drawn = np.random.default_rng(int.from_bytes(digest[:8], "little")).normal(size=len(KNOTS))
+    sampled = np.random.default_rng(int.from_bytes(digest[:8], "little")).normal(size=len(KNOTS))
     frequency = np.maximum(fft.rfftfreq(len(signal), 1 / sampling_rate), 1.0)
-    gain: NDArray[np.float64] = np.interp(np.log(frequency), np.log(KNOTS), decibels * drawn)
+    gain: NDArray[np.float64] = np.interp(np.log(frequency), np.log(KNOTS), decibels * sampled)
     return fft.irfft(fft.rfft(fill_gaps(signal)) * 10 ** (gain / 20), len(signal))
 
 
@@ -93,7 +93,7 @@ def score_microphones(
     decibels: Sequence[float] = (3.0, 6.0, 10.0),
     draws: int = 2,
 ) -> pd.DataFrame:
-    """Judge runs clean, through other microphones and with worse signals; write and return the table.
+    """Evaluate runs clean, through other microphones and with worse signals; write and return the table.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def score_microphones(
         The one the runs were trained from.
     path : pathlib.Path
         Of the table: kind, level, draw, and the AUROC of each run. Beside it, ``..._comparisons.csv``: phase
-        fusion (first) against the linear model (second) over their seeds, whole sessions drawn.
+        fusion (first) against the linear model (second) over their seeds, whole sessions resampled.
     decibels : sequence of float
         Standard deviations of the gain.
     draws : int
@@ -111,7 +111,7 @@ def score_microphones(
     """
     settings = EvaluationSettings(device="cpu", bootstrap_draws=0)
     checkpoints = {
-        run.name: [load_checkpoint(place) for place in find_checkpoints(run, run.parent, "best")]
+        run.name: [load_checkpoint(file) for file in find_checkpoints(run, run.parent, "best")]
         for run in runs
     }
     rows: list[dict[str, object]] = []
@@ -119,16 +119,16 @@ def score_microphones(
 
     cycle_grids(cache)  # computed once; where only the sound is worse, it is taken over
 
-    def judge(kind: str, level: float, draw: int, worse: Cache) -> None:
+    def evaluate(kind: str, level: float, draw: int, worse: Cache) -> None:
         if worse is not cache and "ecg" not in kind:
             kept = next(cache.path.glob("derived-ecg-cycle-grid-*.npz"))
             shutil.copy(kept, worse.path / kept.name)
         tables: dict[str, list[pd.DataFrame]] = {}
         for name, contents in checkpoints.items():
-            judged = judge_recordings(contents, worse, settings)
+            predicted = judge_recordings(contents, worse, settings)
             model, seed = name.split("-session-seed")
-            tables.setdefault(model, []).append(judged.assign(seed=int(seed)))
-            auroc = float(roc_auc_score(judged["label"], judged["probability"]))
+            tables.setdefault(model, []).append(predicted.assign(seed=int(seed)))
+            auroc = float(roc_auc_score(predicted["label"], predicted["probability"]))
             rows.append({"kind": kind, "level": level, "draw": draw, "run": name, "auroc": auroc})
         write_table(path, pd.DataFrame(rows))
         if set(tables) == {"phase-fusion", "linear"}:
@@ -137,12 +137,12 @@ def score_microphones(
             compared.append({"kind": kind, "level": level, "draw": draw} | shown)
             write_table(path.with_name(f"{path.stem}_comparisons.csv"), pd.DataFrame(compared))
 
-    judge("clean", 0.0, 0, cache)
+    evaluate("clean", 0.0, 0, cache)
     for level in tqdm(decibels, desc="Microphones", unit="level"):
         for draw in range(draws):
             with FilteredCache(cache, level, seed=draw) as filtered:
-                judge("microphone", level, draw, filtered)
+                evaluate("microphone", level, draw, filtered)
     for corruption in tqdm(WORSE, desc="Worse signals", unit="corruption"):
         with StressedCache(cache, corruption) as worse:
-            judge(f"{corruption.kind} on {corruption.signal}", corruption.level, 0, worse)
+            evaluate(f"{corruption.kind} on {corruption.signal}", corruption.level, 0, worse)
     return pd.DataFrame(rows)

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from datasets.heart_states import HeartStates
-from studies import segmentation
-from studies.segmentation import ALONE, WITH_ECG, count_onsets, counted, match
-from studies.segmentation_fit import Truth, fit, frame_states, read_recordings
+from studies.segmentation import benchmark as segmentation
+from studies.segmentation.benchmark import ALONE, WITH_ECG, count_onsets, counted, match
+from studies.segmentation.fit import Truth, fit, frame_states, read_recordings
 from systems.ecg_pcg.segmentation.features import Envelopes
 from systems.ecg_pcg.segmentation.parameters import read_parameters
 

@@ -23,8 +23,8 @@ PART_NAME = re.compile(
     r"(?P<model>.+)-(?P<protocol>paper|beat|recording|session)-seed(?P<seed>\d+)(?P<hidden>(-without-\w+)?)"
 )
 NO_MEANING = dict.fromkeys(FITTED_MODELS, ("paper", "beat"))
-"""Protocols under which some models mean nothing: they see whole recordings, so beats cannot be split."""
-NOT_DRAWN = ("phase-fusion",)
+"""Protocols under which some models have no meaning: they read whole recordings, so beats cannot be split."""
+NOT_PLOTTED = ("phase-fusion",)
 """Models left out of the figure: the point would lie upon the linear model's."""
 REFERENCES = ("linear", "pacfnet")
 """Models that every other one is compared with."""
@@ -39,11 +39,11 @@ def collect(results_dir: Path) -> pd.DataFrame:
     rows = []
     for path in sorted(results_dir.glob("runs/*/metrics.json")):
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        named = PART_NAME.fullmatch(path.parent.name)
-        if named is None:
+        part_name = PART_NAME.fullmatch(path.parent.name)
+        if part_name is None:
             continue
-        part = {"model": named["model"] + named["hidden"], "protocol": named["protocol"]}
-        rows.append(part | {"seed": int(named["seed"])} | scores_of(metrics))
+        part = {"model": part_name["model"] + part_name["hidden"], "protocol": part_name["protocol"]}
+        rows.append(part | {"seed": int(part_name["seed"])} | scores_of(metrics))
     return pd.DataFrame(rows)
 
 
@@ -98,36 +98,36 @@ def story_figure(table: pd.DataFrame, models: Sequence[str]) -> Figure:
     figure = Figure(figsize=(8.5, 5), layout="constrained")
     axes = figure.subplots()
     shown = [protocol for protocol in PROTOCOLS if (table["protocol"] == protocol).any()]
-    table = table[table["model"].isin(models)].assign(place=table["protocol"].map(shown.index))
+    table = table[table["model"].isin(models)].assign(position=table["protocol"].map(shown.index))
     others = table[~table["model"].isin(EMPHASIZED)]
     for _, rows in others.groupby("model", sort=False):
-        rows = rows.sort_values("place")
-        axes.plot(rows["place"], rows["auroc"], marker="o", color="#B0B0B0", linewidth=1.0, zorder=2)
-    for model, (text, colour) in EMPHASIZED.items():
-        rows = table[table["model"] == model].sort_values("place")
+        rows = rows.sort_values("position")
+        axes.plot(rows["position"], rows["auroc"], marker="o", color="#B0B0B0", linewidth=1.0, zorder=2)
+    for model, (text, color) in EMPHASIZED.items():
+        rows = table[table["model"] == model].sort_values("position")
         if len(rows):
-            _draw_emphasized(axes, rows, text, colour)
+            _draw_emphasized(axes, rows, text, color)
     if len(others):
-        last = others[others["place"] == others["place"].max()]["auroc"]
-        said = f"{others['model'].nunique()} other networks {last.min():.2f} to {last.max():.2f}"
-        axes.annotate(said, (others["place"].max(), last.min()), (8, -16), color="#767676", **BESIDE)
+        last = others[others["position"] == others["position"].max()]["auroc"]
+        label = f"{others['model'].nunique()} other networks {last.min():.2f} to {last.max():.2f}"
+        axes.annotate(label, (others["position"].max(), last.min()), (8, -16), color="#767676", **BESIDE)
     axes.axhline(0.5, color="#767676", linestyle=":", linewidth=1)
     axes.annotate("chance", (0, 0.5), (0, 4), textcoords="offset points", color="#767676")
-    words = {name: f"{name}s kept apart" for name in shown} | {"paper": "as published"}
-    axes.set_xticks(range(len(shown)), [words[name] for name in shown])
+    splits = {"paper": "as published", "recording": "record-level split"}
+    axes.set_xticks(range(len(shown)), [splits.get(name, f"{name}-level split") for name in shown])
     axes.set(ylabel="AUROC per recording", ylim=(0.4, 1.02), xlim=(-0.2, len(shown) - 0.2))
     axes.set_title("The same models, by what train and test share", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _draw_emphasized(axes: Axes, rows: pd.DataFrame, text: str, colour: str) -> None:
-    """Draw one model in colour, with its name and its last interval."""
+def _draw_emphasized(axes: Axes, rows: pd.DataFrame, text: str, color: str) -> None:
+    """Draw one model in color, with its name and its last interval."""
     last = rows.iloc[-1]
-    axes.plot(rows["place"], rows["auroc"], marker="o", color=colour, linewidth=2.5, zorder=3)
-    axes.vlines(last["place"], last["low"], last["high"], color=colour, alpha=0.5)
+    axes.plot(rows["position"], rows["auroc"], marker="o", color=color, linewidth=2.5, zorder=3)
+    axes.vlines(last["position"], last["low"], last["high"], color=color, alpha=0.5)
     axes.annotate(
-        f"{text} {last['auroc']:.2f}", (last["place"], last["auroc"]), (8, 0), color=colour, **BESIDE
+        f"{text} {last['auroc']:.2f}", (last["position"], last["auroc"]), (8, 0), color=color, **BESIDE
     )
 
 
@@ -135,16 +135,16 @@ def session_recordings(results_dir: Path) -> dict[str, pd.DataFrame]:
     """Return the recordings of each model under ``session``, all its seeds below one another."""
     found: dict[str, list[pd.DataFrame]] = {}
     for path in sorted(results_dir.glob("runs/*/recordings.csv")):
-        named = PART_NAME.fullmatch(path.parent.name)
-        if named is not None and named["protocol"] == "session":
+        part_name = PART_NAME.fullmatch(path.parent.name)
+        if part_name is not None and part_name["protocol"] == "session":
             text = dict.fromkeys(("recording", "session", "person"), str)
-            table = pd.read_csv(path, dtype=text).assign(seed=int(named["seed"]))
-            found.setdefault(named["model"] + named["hidden"], []).append(table)
+            table = pd.read_csv(path, dtype=text).assign(seed=int(part_name["seed"]))
+            found.setdefault(part_name["model"] + part_name["hidden"], []).append(table)
     return {name: pd.concat(tables, ignore_index=True) for name, tables in found.items()}
 
 
 def comparisons(results_dir: Path, draws: int = 2000) -> pd.DataFrame:
-    """Return each reference against every other model under ``session``: paired, sessions drawn together.
+    """Return each reference against every other model under ``session``: paired, whole sessions resampled.
 
     Holm's correction is over the comparisons of one reference.
     """
@@ -169,6 +169,6 @@ def write_tables(results_dir: Path, models: Sequence[str]) -> str:
         write_table(results_dir / f"{name}.csv", content)
     text = markdown(table, models)
     write_text(results_dir / "table.md", text)
-    drawn = [name for name in models if name not in NOT_DRAWN]
-    save_figure(story_figure(table, drawn), results_dir / "auroc_by_protocol.png")
+    plotted = [name for name in models if name not in NOT_PLOTTED]
+    save_figure(story_figure(table, plotted), results_dir / "auroc_by_protocol.png")
     return text

@@ -1,14 +1,14 @@
-"""Stress tests of the honest benchmark: trained runs judged on the same recordings with bad signals.
+"""Robustness in the honest benchmark: trained runs evaluated on the same recordings with corrupted signals.
 
-    python -m studies.physionet2016_stress --runs pacfnet-session-seed0 linear-session-seed0
-    python -m studies.physionet2016_stress --runs linear-session-seed0 --kinds white clipping
-    python -m studies.physionet2016_stress              # table and figure from what is done
+    python -m studies.physionet2016.corruptions --runs pacfnet-session-seed0 linear-session-seed0
+    python -m studies.physionet2016.corruptions --runs linear-session-seed0 --kinds white clipping
+    python -m studies.physionet2016.corruptions              # table and figure from what is done
 
 Noise at 20 to -5 dB, clipping, a shift of the ECG against the heart sound, and lower sampling rates, on
 either signal or both: 82 corruptions (`systems.ecg_pcg.robustness.corruptions`). Runs are folders under
 checkpoints/, as trained by studies.physionet2016; several seeds of a model are shown as their mean. Writes
 stress.csv (a row a run and corruption), stress.md and stress.png to results/physionet2016. Stop it and start
-it again as you like: what is in stress.csv is not judged again, unless the run was trained again. On one core
+it again as you like: what is in stress.csv is not repeated, unless the run was trained again. On one core
 a corruption takes about 5 s for the linear model and 12 s for a small network, 7 and 16 minutes a run.
 """
 
@@ -36,7 +36,7 @@ from evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLIO
 from learning.checkpoint import file_digest, load_checkpoint
 from learning.devices import set_threads
 from learning.runs import find_checkpoints
-from studies.physionet2016_tables import PART_NAME
+from studies.physionet2016.tables import PART_NAME
 from systems.base.evaluation_run import Checkpoint
 from systems.ecg_pcg.robustness.corruptions import KINDS, Corruption, corruptions
 from systems.ecg_pcg.robustness.evaluate import CLEAN, StressedCache, judge_recordings, stress_row
@@ -55,16 +55,16 @@ PANELS = (
 )
 """Panels of the figure, a row of kinds that belong together."""
 WHERE = {"ecg": "ECG", "pcg": "heart sound", "both": "both signals"}
-COLOURS = {"pacfnet": VERMILLION, "linear": BLUE}
-OTHER_COLOURS = (GREEN, PURPLE, SKY, ORANGE, GREY)
+COLORS = {"pacfnet": VERMILLION, "linear": BLUE}
+OTHER_COLORS = (GREEN, PURPLE, SKY, ORANGE, GREY)
 
 
 @dataclass(frozen=True)
-class StressSettings:
-    """Settings of the stress tests."""
+class CorruptionStudySettings:
+    """Settings of the study."""
 
     runs: tuple[str, ...] = ()
-    """Runs to judge, by name; none: only table and figure from what is done."""
+    """Runs to evaluate, by name; none: only table and figure from what is done."""
     kinds: tuple[str, ...] = tuple(KINDS)
     """Kinds of corruption; default all."""
     checkpoint_dir: Path = Path("checkpoints")
@@ -97,15 +97,15 @@ class Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Judge what is not done yet, then write table and figure."""
-    settings = tyro.cli(StressSettings, args=arguments, description=__doc__)
+    """Evaluate what is not done yet, then write table and figure."""
+    settings = tyro.cli(CorruptionStudySettings, args=arguments, description=__doc__)
     chosen = corruptions(settings.kinds)
     set_threads(settings.threads)
     path = settings.results_dir / "stress.csv"
     runs = [open_run(name, settings) for name in settings.runs]
     if runs:
         identity = runs[0].checkpoints[0]["cache"]["identity"]
-        judge_all(runs, chosen, find_cache(settings.cache, settings.cache_dir, identity), path, settings)
+        evaluate_all(runs, chosen, find_cache(settings.cache, settings.cache_dir, identity), path, settings)
     table = mean_over_seeds(read_rows(path))
     if table.empty:
         print(f"Nothing is done in {settings.results_dir}: name runs with --runs.")
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(text)
 
 
-def open_run(name: str, settings: StressSettings) -> Run:
+def open_run(name: str, settings: CorruptionStudySettings) -> Run:
     """Read the checkpoints of a run."""
     paths = find_checkpoints(settings.checkpoint_dir / name, settings.checkpoint_dir, "best")
     digest = hashlib.sha256("".join(file_digest(path) for path in paths).encode()).hexdigest()
@@ -124,40 +124,44 @@ def open_run(name: str, settings: StressSettings) -> Run:
     return Run(name, [load_checkpoint(path) for path in paths], marks)
 
 
-def judge_all(
-    runs: Sequence[Run], chosen: Sequence[Corruption], cache: Cache, path: Path, settings: StressSettings
+def evaluate_all(
+    runs: Sequence[Run],
+    chosen: Sequence[Corruption],
+    cache: Cache,
+    path: Path,
+    settings: CorruptionStudySettings,
 ) -> None:
-    """Judge runs clean and under each corruption, and write each row as soon as it is there.
+    """Evaluate runs clean and under each corruption, and write each row as soon as it is there.
 
-    A corruption is made once for all runs: that takes about as long as judging one.
+    A corruption is made once for all runs: that takes about as long as evaluating one.
     """
     rows = [row for row in read_rows(path).to_dict("records") if not is_stale(row, runs)]
     done = {key_of(row["run"], row) for row in rows}
-    asked = EvaluationSettings(device=settings.device, bootstrap_draws=settings.bootstrap_draws)
+    evaluation = EvaluationSettings(device=settings.device, bootstrap_draws=settings.bootstrap_draws)
     clean: dict[str, pd.DataFrame] = {}
 
-    def judge(run: Run, corruption: Corruption | None, cache: Cache) -> None:
-        worse = judge_recordings(run.checkpoints, cache, asked)
+    def evaluate(run: Run, corruption: Corruption | None, cache: Cache) -> None:
+        worse = judge_recordings(run.checkpoints, cache, evaluation)
         before = clean.setdefault(run.name, worse)
         row = stress_row(corruption, worse, before, settings.bootstrap_draws, settings.seed)
         rows.append({"run": run.name} | row | run.marks)
         write_table(path, pd.DataFrame(rows))
 
     for run in runs:
-        wanted = {key_of(run.name, vars(corruption)) for corruption in chosen}
-        if wanted - done or (run.name, CLEAN) not in done:
+        planned = {key_of(run.name, vars(corruption)) for corruption in chosen}
+        if planned - done or (run.name, CLEAN) not in done:
             rows = [row for row in rows if key_of(row["run"], row) != (run.name, CLEAN)]
-            judge(run, None, cache)
+            evaluate(run, None, cache)
     for corruption in tqdm(chosen, desc="Stress", unit="corruption"):
         still_open = [run for run in runs if key_of(run.name, vars(corruption)) not in done]
         if still_open:
             with StressedCache(cache, corruption, seed=settings.seed, jobs=settings.jobs) as stressed:
                 for run in still_open:
-                    judge(run, corruption, stressed)
+                    evaluate(run, corruption, stressed)
 
 
 def is_stale(row: Mapping[str, Any], runs: Sequence[Run]) -> bool:
-    """Whether a row is of a run that is to be judged, but was made from other checkpoints, seed or draws."""
+    """Whether a row of a run to be evaluated was made from other checkpoints, seed or draws."""
     marks = [run.marks for run in runs if run.name == row["run"]]
     return any(row[name] != value for found in marks for name, value in found.items())
 
@@ -178,7 +182,7 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 def mean_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row a model and corruption, by kind: means over the seeds, interval bounds too."""
-    order = {name: place for place, name in enumerate([CLEAN, *KINDS, "", *WHERE])}
+    order = {name: position for position, name in enumerate([CLEAN, *KINDS, "", *WHERE])}
     ordered = rows.sort_values(["kind", "signal"], key=lambda names: names.map(order), kind="stable")
     grouped = ordered.assign(model=ordered["run"].map(model_of)).groupby(
         ["model", *KEY, "unit"], sort=False, dropna=False
@@ -188,10 +192,10 @@ def mean_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 def model_of(run: str) -> str:
     """Return the model that a run is of, and its protocol if that is not ``session``."""
-    named = PART_NAME.fullmatch(run)
-    if named is None:
+    part = PART_NAME.fullmatch(run)
+    if part is None:
         return run
-    return named["model"] + (f", {named['protocol']}" if named["protocol"] != "session" else "")
+    return part["model"] + (f", {part['protocol']}" if part["protocol"] != "session" else "")
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -239,12 +243,12 @@ def stress_figure(table: pd.DataFrame) -> Figure:
     rows = [row for row in PANELS if there.intersection(row)]
     figure = Figure(figsize=(WIDTH + 1.3, 1.75 * len(rows) + 1.2), layout="constrained")
     panels = figure.subplots(len(rows), 3, sharey=True, squeeze=False)
-    colours = colours_of(table)
+    colors = colors_of(table)
     lowest = min(0.45, table["auroc"].min() - 0.03)
     for row, names in zip(panels, rows, strict=True):
         for axes, name in zip(row, names, strict=True):
             if name in there:
-                draw_panel(axes, table, *name, colours)
+                draw_panel(axes, table, *name, colors)
                 axes.set_ylim(lowest, 1.0)
             else:
                 axes.set_axis_off()
@@ -252,7 +256,7 @@ def stress_figure(table: pd.DataFrame) -> Figure:
     figure.suptitle("AUROC per recording under stress", x=0.02, ha="left", fontsize=13)
     seeds = table.groupby("model", sort=False)["seeds"].max()
     figure.legend(
-        [Line2D([], [], color=colours[str(model)], linewidth=1.4) for model in seeds.index],
+        [Line2D([], [], color=colors[str(model)], linewidth=1.4) for model in seeds.index],
         [f"{model} (mean of {count} seeds)" if count > 1 else model for model, count in seeds.items()],
         loc="outside lower left",
         ncols=3,
@@ -265,32 +269,32 @@ def stress_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def colours_of(table: pd.DataFrame) -> dict[str, str]:
-    """Return a colour for each model."""
-    others = [name for name in dict.fromkeys(table["model"]) if name not in COLOURS]
-    return COLOURS | {name: OTHER_COLOURS[place % len(OTHER_COLOURS)] for place, name in enumerate(others)}
+def colors_of(table: pd.DataFrame) -> dict[str, str]:
+    """Return a color for each model."""
+    others = [name for name in dict.fromkeys(table["model"]) if name not in COLORS]
+    return COLORS | {name: OTHER_COLORS[position % len(OTHER_COLORS)] for position, name in enumerate(others)}
 
 
-def draw_panel(axes: Axes, table: pd.DataFrame, kind: str, signal: str, colours: Mapping[str, str]) -> None:
+def draw_panel(axes: Axes, table: pd.DataFrame, kind: str, signal: str, colors: Mapping[str, str]) -> None:
     """Draw one panel: levels side by side, the clean signals first (for a shift: in the middle)."""
     levels = list(KINDS[kind].levels)
-    place = int(np.searchsorted(levels, 0.0)) if kind == "shift" else 0
+    position = int(np.searchsorted(levels, 0.0)) if kind == "shift" else 0
     names = [f"{level:g}" for level in levels]
-    names.insert(place, CLEAN)
+    names.insert(position, CLEAN)
     axes.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
     for model, rows in table.groupby("model", sort=False):
-        colour = colours[str(model)]
+        color = colors[str(model)]
         clean = rows.loc[rows["kind"] == CLEAN, "auroc"].mean()
-        drawn = rows[(rows["kind"] == kind) & (rows["signal"] == signal)].set_index("level")
-        if drawn.empty:
+        points = rows[(rows["kind"] == kind) & (rows["signal"] == signal)].set_index("level")
+        if points.empty:
             continue
-        values = [drawn["auroc"].get(level, np.nan) for level in levels]
-        face = [colour if level in drawn.index and is_certain(drawn.loc[level]) else "w" for level in levels]
-        values.insert(place, clean)
-        face.insert(place, "w")
-        axes.axhline(clean, color=colour, linestyle="--", linewidth=0.7, alpha=0.7)
-        axes.plot(names, values, color=colour, linewidth=1.4)
-        axes.scatter(names, values, s=16, c=face, edgecolors=colour, linewidths=1, zorder=3)
+        values = [points["auroc"].get(level, np.nan) for level in levels]
+        face = [color if level in points.index and is_certain(points.loc[level]) else "w" for level in levels]
+        values.insert(position, clean)
+        face.insert(position, "w")
+        axes.axhline(clean, color=color, linestyle="--", linewidth=0.7, alpha=0.7)
+        axes.plot(names, values, color=color, linewidth=1.4)
+        axes.scatter(names, values, s=16, c=face, edgecolors=color, linewidths=1, zorder=3)
     axes.tick_params(labelsize=8)
     axes.set_title(f"{kind} · {WHERE[signal]} ({KINDS[kind].unit})", fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from studies import speed, speed_forms, speed_machine, speed_training
-from studies.speed_forms import AtOnce, Form, Trainee, forms
+from studies.speed import benchmark as speed
+from studies.speed import machine, training
+from studies.speed.training import AtOnce, Form, Trainee, forms
 from systems.ecg_pcg.settings import ModelSettings
 
 CPU = torch.device("cpu")
@@ -19,29 +20,29 @@ TINY = ModelSettings(width=8, points=250, dropout=0.0)
 
 
 def test_rates_are_those_of_the_calls_that_are_timed(monkeypatch):
-    monkeypatch.setattr(speed_machine, "seconds_of", lambda call, device: 0.5)
-    assert speed_machine.matrix_rate(CPU, torch.float32, side=10) == 2 * 10**3 / 0.5
-    assert speed_machine.copy_rate(CPU, size=100) == 2 * 100 / 0.5
+    monkeypatch.setattr(machine, "seconds_of", lambda call, device: 0.5)
+    assert machine.matrix_rate(CPU, torch.float32, side=10) == 2 * 10**3 / 0.5
+    assert machine.copy_rate(CPU, size=100) == 2 * 100 / 0.5
 
 
 def test_the_median_call_counts_and_two_are_left_out(monkeypatch):
     clock = iter([0, 100, 0, 100, 0, 1, 0, 2, 0, 30])  # begin and end of five calls
-    monkeypatch.setattr(speed_machine.time, "perf_counter", lambda: next(clock))
-    assert speed_machine.seconds_of(lambda: None, CPU, rounds=3) == 2
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
+    assert machine.seconds_of(lambda: None, CPU, rounds=3) == 2
 
 
 def test_operations_and_bytes_of_a_step_are_counted(tmp_path):
     trainees = [Trainee(Form("plain"), TINY, batch, CPU, tmp_path) for batch in (4, 8)]
-    (operations, moved), (more_operations, more_moved) = (speed_training.counted(one) for one in trainees)
+    (operations, moved), (more_operations, more_moved) = (training.counted(one) for one in trainees)
     assert more_operations == 2 * operations
     assert moved < more_moved < 2 * moved  # weights and their optimizer move once a step
     wide = Trainee(Form("plain"), dataclasses.replace(TINY, width=16), 4, CPU, tmp_path)
-    assert 3 < speed_training.counted(wide)[0] / operations < 4
+    assert 3 < training.counted(wide)[0] / operations < 4
 
 
 def test_traffic_counts_what_is_read_and_written_and_no_views():
     one = torch.zeros(10)
-    with speed_training._Traffic() as traffic:
+    with training._Traffic() as traffic:
         one.reshape(2, 5).t()
         assert traffic.bytes == 0
         one + one[:5].sum()
@@ -63,8 +64,8 @@ def test_folds_at_once_share_the_threads_and_count_together(monkeypatch, tmp_pat
         assert two.name == "plain, 2 folds at once"
         threads = [pool.submit(torch.get_num_threads).result() for pool in two.pools]
         assert threads == [max(1, torch.get_num_threads() // 2)] * 2
-        monkeypatch.setattr(speed_forms, "_take", partial(meet, tmp_path))
-        monkeypatch.setattr(speed_forms.time, "perf_counter", lambda: next(clock))
+        monkeypatch.setattr(training, "_take", partial(meet, tmp_path))
+        monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
         assert two.seconds(3) == 1.0, "two that take three steps each in six seconds"
 
 
@@ -96,8 +97,8 @@ class TwoAtOnce:
 
 
 def test_the_table_of_training_is_against_plain(monkeypatch):
-    monkeypatch.setattr(speed_training, "AtOnce", TwoAtOnce)
-    rows = speed_training.measure(
+    monkeypatch.setattr(training, "AtOnce", TwoAtOnce)
+    rows = training.measure(
         CPU, ["small"], rounds=1, compiles=False, batches={"small": 4}, sizes={"small": TINY}, at_once=2
     )
     speeds = [row for row in rows if row["quantity"] == "training"]

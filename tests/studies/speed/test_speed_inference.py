@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from studies import speed_inference
+from studies.speed import inference as speed_inference
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
 from systems.ecg_pcg.task import EcgPcg
 
@@ -62,7 +62,7 @@ def test_a_ratio_over_one_is_better():
 
 
 def test_forms_say_the_same(forms):
-    beats = speed_inference.drawn(4, 100)
+    beats = speed_inference.random_inputs(4, 100)
     said = {name: run(beats) for name, run in forms.items()}
     values = [value["probability"] if isinstance(value, dict) else value for value in said.values()]
     for value in values:

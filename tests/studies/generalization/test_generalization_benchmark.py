@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies.generalization_learners import Material, shape_of
-from studies.generalization_microphones import KNOTS, FilteredCache, through
-from studies.generalization_tables import comparisons, figures, microphone_lines
-from studies.generalization_variants import OUTER, folds_of, inner_scores, variants
-from studies.physionet2016_generalization import SEEDS, parts
+from studies.generalization.benchmark import SEEDS, parts
+from studies.generalization.microphones import KNOTS, FilteredCache, through
+from studies.generalization.tables import comparisons, figures, microphone_lines
+from studies.generalization.variants import OUTER, Material, folds_of, inner_scores, shape_of, variants
 
 
 def material(count=80):

@@ -1,19 +1,19 @@
-"""Phase fusion beside the linear model on sessions never seen, and every variant that was tried on the way.
+"""Phase fusion beside the linear model on unseen sessions, and every variant that was tried.
 
-    python -m studies.physionet2016_generalization --raw-dir PATH/challenge-2016
-    python -m studies.physionet2016_generalization --list       # what it consists of, and what is done
-    python -m studies.physionet2016_generalization --tables     # tables from what is done
+    python -m studies.generalization --raw-dir PATH/challenge-2016
+    python -m studies.generalization --list       # what it consists of, and what is done
+    python -m studies.generalization --tables     # tables from what is done
 
-Trains both models under protocol ``session`` with seeds 0 to 4 and judges them with both signals and with
-either one; does the same with automatic (Springer) onsets where the raw recordings are named; judges both
-through other microphones (studies/generalization_microphones.py); and scores all variants of
-studies/generalization_variants.py. Writes to results/physionet2016: runs/ and generalization/runs/ (a
+Trains both models under protocol ``session`` with seeds 0 to 4 and evaluates them with both signals and with
+either one; does the same with automatic (Springer) onsets where the raw recordings are given; evaluates both
+through other microphones (studies/generalization/microphones.py); and scores all variants of
+studies/generalization/variants.py. Writes to results/physionet2016: runs/ and generalization/runs/ (a
 folder of scores a run), generalization.csv (a row a variant, failed ones too, with how often each was scored
 on outer folds), generalization_figures.csv, _comparisons.csv, _microphones.csv and generalization.md.
 
 The primary comparison was declared before it was run: AUROC per recording, both signals, phase fusion
-against the linear model, whole sessions drawn, the mean over seeds. Stop it and start it again as you like.
-About 40 minutes on one core.
+against the linear model, whole sessions resampled, the mean over seeds. Stop it and start it again as you
+like. About 40 minutes on one core.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from pathlib import Path
 
 import tyro
 
-from common.script import run_script
 from datasets.cache import Cache, find_cache
 from learning.devices import set_threads
-from studies.generalization_microphones import score_microphones
-from studies.generalization_tables import MICROPHONES, MODELS, write_tables
-from studies.generalization_variants import score_variants
-from studies.study import ROOT, Part, list_parts, run_parts
+from studies.generalization.microphones import score_microphones
+from studies.generalization.tables import MICROPHONES, MODELS, write_tables
+from studies.generalization.variants import score_variants
+from studies.runner import ROOT, Part, list_parts, run_parts
 from systems.ecg_pcg.prepare import prepare
 from systems.ecg_pcg.settings import LoadDataSettings, PreparationSettings
 
@@ -49,9 +48,9 @@ class GeneralizationSettings:
     variants: bool = True
     """Score the variants as well."""
     microphones: bool = True
-    """Judge through other microphones as well."""
+    """Evaluate through other microphones as well."""
     workers: int = 1
-    """Parts side by side."""
+    """Parts in parallel."""
     cache: Path | None = None
     """Cache of training-a; default: the one prepared last."""
     raw_dir: Path | None = None
@@ -64,16 +63,16 @@ class GeneralizationSettings:
 
 def parts(cache: Path, suffix: str = "", hidden: Sequence[str] = EACH) -> list[Part]:
     """Return both models under ``session`` with all seeds, from one cache."""
-    place = ("--cache", str(cache.absolute()))
-    judge = tuple(("--compact", "--without", name, *place) for name in hidden)
+    cache_option = ("--cache", str(cache.absolute()))
+    evaluations = tuple(("--compact", "--without", name, *cache_option) for name in hidden)
     return [
         Part(
             f"{model}{suffix}-session-seed{seed}",
             (
                 *("--model", model, "--protocol", "session", "--seed", str(seed), "--preset", "small"),
-                *("--validation-share", "0", *place),
+                *("--validation-share", "0", *cache_option),
             ),
-            judge,
+            evaluations,
         )
         for seed in SEEDS
         for model in MODELS
@@ -114,7 +113,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if settings.variants:
             score_variants(Cache(cache.path), settings.results_dir / "generalization.csv")
     print(write_tables(settings.results_dir))
-
-
-if __name__ == "__main__":
-    run_script(main)

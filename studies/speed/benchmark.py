@@ -1,12 +1,12 @@
-"""How fast it all is on this machine, as one table: preparation, training, inference, against the plain form.
+"""Speed on this machine, as one table: preparation, training, inference, against the plain form.
 
     python -m studies.speed                              # everything; about 20 minutes on two cores
     python -m studies.speed --raw-dir PATH/challenge-2016   # prepares real recordings too
     python -m studies.speed --parts training --presets small
     python -m studies.speed --device cuda
 
-Keep the machine quiet meanwhile: a neighbour that computes slows two threads far more than one. Writes
-results/benchmarks/speed-<device>.csv; the machine is named in its last column.
+Keep the machine idle: a busy neighbour slows two threads far more than one. Writes
+results/benchmarks/speed-<device>.csv; its last column describes the machine.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ import torch
 import tyro
 
 from common.files import write_table
-from common.script import run_script
 from learning.devices import choose_device, describe_machine, set_threads
-from studies import speed_inference, speed_machine, speed_preparation, speed_training
+from studies.speed import inference, machine, preparation, training
 
 PartName = Literal["machine", "preparation", "training", "inference"]
 
@@ -38,7 +37,7 @@ class SpeedSettings:
     """Sizes of PACFNet."""
     raw_dir: Path | None = None
     """Folder of PhysioNet 2016, whose training-a is prepared; default: simulated recordings only."""
-    recordings: tuple[int, ...] = speed_preparation.SIZES
+    recordings: tuple[int, ...] = preparation.SIZES
     """Recordings of the simulated cohorts that are prepared, even numbers."""
     compile: bool = True
     """Also train with torch.compile, which compiles for some minutes first."""
@@ -51,16 +50,16 @@ class SpeedSettings:
 
 
 def measure(settings: SpeedSettings, device: torch.device) -> list[dict[str, Any]]:
-    """Return the rows of the parts that are asked for."""
+    """Return the rows of the chosen parts."""
     rows: list[dict[str, Any]] = []
     if "machine" in settings.parts:
-        rows += speed_machine.measure(device)
+        rows += machine.measure(device)
     if "preparation" in settings.parts:
-        rows += speed_preparation.measure(settings.raw_dir, settings.recordings)
+        rows += preparation.measure(settings.raw_dir, settings.recordings)
     if "training" in settings.parts:
-        rows += speed_training.measure(device, settings.presets, compiles=settings.compile)
+        rows += training.measure(device, settings.presets, compiles=settings.compile)
     if "inference" in settings.parts:
-        rows += speed_inference.measure(device, settings.presets)
+        rows += inference.measure(device, settings.presets)
     return rows
 
 
@@ -79,7 +78,3 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     write_table(path, table, digits=4)
     print(f"Table: {path}")
     return table
-
-
-if __name__ == "__main__":
-    run_script(main)

@@ -1,4 +1,4 @@
-"""A study: many runs, trained and judged in processes of their own, side by side, each of them once."""
+"""A study: many runs, each trained and evaluated once, in parallel processes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Part:
     name : str
         Of the run, and of its folder of scores.
     train : tuple of str
-        Words after ``training.py``, without the name of the run and the device.
-    judge : tuple of tuple of str
-        For each time it is judged the words after ``evaluate.py``, without checkpoint, folder and device.
-        The last one is run first: the scores of the first tell that the part is done.
+        Options after ``training.py``, without the name of the run and the device.
+    evaluations : tuple of tuple of str
+        For each evaluation the options after ``evaluate.py``, without checkpoint, folder and device. The last
+        one is run first: when the scores of the first exist, the part is done.
     """
 
     name: str
     train: tuple[str, ...]
-    judge: tuple[tuple[str, ...], ...] = ((),)
+    evaluations: tuple[tuple[str, ...], ...] = ((),)
 
 
 def is_done(part: Part, results_dir: Path) -> bool:
@@ -44,7 +44,7 @@ def is_done(part: Part, results_dir: Path) -> bool:
 
 
 def choose_parts(parts: Sequence[Part], only: Sequence[str]) -> list[Part]:
-    """Return the parts that are named, or all.
+    """Return the chosen parts, by default all.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def list_parts(parts: Sequence[Part], results_dir: Path) -> str:
 
 
 def run_parts(parts: Sequence[Part], results_dir: Path, workers: int = 0) -> None:
-    """Run the parts that are not done, side by side, each on a device of its own; say how each went.
+    """Run the parts that are not done, in parallel, each on a device; print the outcome of each.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def run_parts(parts: Sequence[Part], results_dir: Path, workers: int = 0) -> Non
     results_dir : pathlib.Path
         Scores go to ``runs/<part>/`` in it.
     workers : int
-        Parts side by side, which share the CPU cores; 0: one a CUDA device, or one a CPU core.
+        Parts in parallel, which share the CPU cores; 0: one a CUDA device, or one a CPU core.
     """
     devices: SimpleQueue[str] = SimpleQueue()
     threads = max(1, cores() // workers) if workers else 1
@@ -99,19 +99,27 @@ def cores() -> int:
 
 
 def run_part(part: Part, results_dir: Path, device: str, threads: int = 1) -> str:
-    """Train and judge one part in processes of its own; return how it went, in one line."""
+    """Train and evaluate one part in new processes; return the outcome in one line."""
     log = ROOT / "runs" / "study" / f"{part.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    place = ("--device", device, "--threads", str(threads) if device == "cpu" else "0")
+    options = ("--device", device, "--threads", str(threads) if device == "cpu" else "0")
     results = str((results_dir / "runs").absolute())
-    train = ("training.py", *part.train, "--run-name", part.name, "--resume", *place)
-    judge = [
-        ("evaluate.py", "--checkpoint", f"checkpoints/{part.name}", "--results-dir", results, *place, *words)
-        for words in reversed(part.judge)
+    train = ("training.py", *part.train, "--run-name", part.name, "--resume", *options)
+    evaluations = [
+        (
+            "evaluate.py",
+            "--checkpoint",
+            f"checkpoints/{part.name}",
+            "--results-dir",
+            results,
+            *options,
+            *chosen,
+        )
+        for chosen in reversed(part.evaluations)
     ]
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if device == "cpu" else {})
     with log.open("a") as output:
-        for command in (train, *judge):
+        for command in (train, *evaluations):
             done = subprocess.run(
                 [sys.executable, *command],
                 cwd=ROOT,

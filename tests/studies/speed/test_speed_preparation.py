@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from studies.speed_preparation import measure, peak_memory, prepared
+from studies.speed.preparation import measure, peak_memory, prepared
 
 
 def test_a_tiny_cohort_is_measured():

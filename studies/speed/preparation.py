@@ -1,8 +1,8 @@
-"""How fast raw recordings become a cache, and in how much memory: ``load_data.py`` as its user runs it.
+"""Speed and memory of preparing raw recordings into a cache: ``load_data.py`` as its user runs it.
 
-Each case is a process of its own, with processes of its own. Its memory is what all of them hold together
-(resident, so what they share counts more than once), looked at every 50 ms. ``seconds`` is what the script
-says it took once Python had started; ``seconds of the command`` has Python's start and all imports in it.
+Each case is a process with child processes. Its memory is the resident memory of all of them (what they share
+counts more than once), sampled every 50 ms. ``seconds`` is what the script prints, from after Python's start;
+``seconds of the command`` includes Python's start and all imports.
 Recordings are simulated before the clock starts. `studies.speed` prints all of this.
 """
 
@@ -22,8 +22,8 @@ import joblib
 import psutil
 
 from simulation.population import SimulationSettings
-from studies.speed_machine import speed_row
-from studies.study import ROOT
+from studies.runner import ROOT
+from studies.speed.machine import speed_row
 from systems.ecg_pcg.sources.simulated_cohort import write_cohort
 
 SIZES = (40, 400, 2000)
@@ -57,7 +57,7 @@ class Measured:
 def measure(
     raw_dir: Path | None = None, sizes: Sequence[int] = SIZES, repeats: int = 3
 ) -> list[dict[str, Any]]:
-    """Return the rows of a table: real recordings where a folder is named, then simulated cohorts.
+    """Return the rows of a table: real recordings where a folder is given, then simulated cohorts.
 
     Parameters
     ----------
@@ -93,21 +93,21 @@ def rows_of(case: str, one: Measured) -> list[dict[str, Any]]:
 
 
 def prepared(raw_dir: Path) -> Measured:
-    """Prepare a folder into a cache that is thrown away, in a process of its own."""
+    """Prepare a folder into a temporary cache, in a new process."""
     with tempfile.TemporaryDirectory() as folder:
-        words = ["load_data.py", "--raw-dir", str(raw_dir.absolute()), "--cache-dir", folder]
-        with (Path(folder) / "said.txt").open("w+", encoding="utf-8") as said:
+        command = ["load_data.py", "--raw-dir", str(raw_dir.absolute()), "--cache-dir", folder]
+        with (Path(folder) / "output.txt").open("w+", encoding="utf-8") as output:
             began = time.perf_counter()
             process = subprocess.Popen(
-                [sys.executable, *words], cwd=ROOT, stdout=said, stderr=subprocess.DEVNULL
+                [sys.executable, *command], cwd=ROOT, stdout=output, stderr=subprocess.DEVNULL
             )
             peak = peak_memory(process)
             seconds = time.perf_counter() - began
-            said.seek(0)
-            text = said.read()
+            output.seek(0)
+            text = output.read()
     count, took = FOUND.search(text), TOOK.search(text)
     if process.returncode or count is None or took is None:
-        raise RuntimeError(f"load_data.py left with {process.returncode}: {text[-500:]}")
+        raise RuntimeError(f"load_data.py exited with {process.returncode}: {text[-500:]}")
     return Measured(int(count["count"]), float(took["seconds"]), seconds, peak / 1e6)
 
 
@@ -119,7 +119,7 @@ def peak_memory(process: subprocess.Popen[bytes]) -> int:
         for each in _family(first):
             try:
                 held += each.memory_info().rss
-            except psutil.NoSuchProcess:  # it has ended meanwhile
+            except psutil.NoSuchProcess:
                 continue
         peak = max(peak, held)
         time.sleep(INTERVAL)

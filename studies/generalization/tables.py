@@ -48,21 +48,21 @@ def write_tables(results_dir: Path) -> str:
     return text
 
 
-def recordings_of(place: Path, model: str, hidden: str = "", suffix: str = "") -> pd.DataFrame:
+def recordings_of(folder: Path, model: str, hidden: str = "", suffix: str = "") -> pd.DataFrame:
     """Return the recordings of all seeds of a model, below one another; empty where there is none."""
     text = dict.fromkeys(("recording", "session", "person"), str)
     tables = [
         pd.read_csv(path / "recordings.csv", dtype=text).assign(
             seed=int(path.name.split("seed")[1].split("-")[0])
         )
-        for path in folders(place, model, hidden, suffix)
+        for path in folders(folder, model, hidden, suffix)
     ]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def folders(place: Path, model: str, hidden: str = "", suffix: str = "") -> list[Path]:
+def folders(folder: Path, model: str, hidden: str = "", suffix: str = "") -> list[Path]:
     """Return the folders of scores of a model, a seed each."""
-    found = sorted(place.glob(f"runs/{model}{suffix}-session-seed[0-9]{hidden}"))
+    found = sorted(folder.glob(f"runs/{model}{suffix}-session-seed[0-9]{hidden}"))
     return [path for path in found if (path / "metrics.json").is_file()]
 
 
@@ -113,7 +113,7 @@ def calibration(recordings: pd.DataFrame, score: str) -> list[float]:
 
 
 def comparisons(results_dir: Path, draws: int = 2000) -> pd.DataFrame:
-    """Return phase fusion (first) against the linear model (second), whole sessions drawn, over all seeds."""
+    """Compare phase fusion (first) with the linear model (second), all seeds, whole sessions resampled."""
     tables = []
     for name, hidden in COMPARED.items():
         both = [recordings_of(results_dir, model, hidden) for model in ("phase-fusion", "linear")]

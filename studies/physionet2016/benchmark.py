@@ -1,10 +1,10 @@
-"""The honest benchmark on training-a, as one command: train, judge, tabulate.
+"""The honest benchmark on training-a, as one command: train, evaluate, tabulate.
 
     python -m studies.physionet2016             # everything; stop it and start it again as you like
     python -m studies.physionet2016 --list      # what it consists of, and what is done
     python -m studies.physionet2016 --tables    # tables and figure from what is done
 
-A part is one model under one protocol and seed. Parts run side by side, one a CUDA device, or one a CPU
+A part is one model under one protocol and seed. Parts run in parallel, one a CUDA device, or one a CPU
 core. Scores go to results/physionet2016/runs/<part>/; a part whose scores are there is not run again.
 Needs a cache of training-a: python load_data.py --raw-dir PATH/challenge-2016.
 """
@@ -17,10 +17,9 @@ from pathlib import Path
 
 import tyro
 
-from common.script import run_script
 from models import FITTED_MODELS, MODELS, NETWORKS
-from studies.physionet2016_tables import write_tables
-from studies.study import Part, choose_parts, list_parts, run_parts
+from studies.physionet2016.tables import write_tables
+from studies.runner import Part, choose_parts, list_parts, run_parts
 
 NOTHING = ("nothing",)
 EACH = ("nothing", "ecg", "pcg")
@@ -39,7 +38,7 @@ class StudySettings:
     only: tuple[str, ...] = ()
     """Parts to run, by name; default all."""
     workers: int = 0
-    """Parts side by side; 0: one a CUDA device, or one a CPU core."""
+    """Parts in parallel; 0: one a CUDA device, or one a CPU core."""
     preset: str = "small"
     """Preset of the networks."""
     cache: Path | None = None
@@ -65,8 +64,8 @@ def parts(settings: StudySettings | None = None) -> list[Part]:
             *("--model", model, "--protocol", protocol, "--folds", "all" if protocol == "session" else "0"),
             *("--seed", str(seed), "--preset", chosen.preset, "--validation-share", "0", *cache, *options),
         )
-        judge = tuple(("--compact", "--without", name, *cache) for name in hidden)
-        return Part(f"{model}{suffix}-{protocol}-seed{seed}", train, judge)
+        evaluations = tuple(("--compact", "--without", name, *cache) for name in hidden)
+        return Part(f"{model}{suffix}-{protocol}-seed{seed}", train, evaluations)
 
     baselines = [name for name in NETWORKS if name != "pacfnet"]
     return [
@@ -93,7 +92,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not settings.tables:
         run_parts(chosen, settings.results_dir, settings.workers)
     print(write_tables(settings.results_dir, list(MODELS)))
-
-
-if __name__ == "__main__":
-    run_script(main)

@@ -4,10 +4,10 @@
     python -m studies.segmentation --cache data/cache/<name> --raw-dir PATH/challenge-2016
 
 The truth is the hand-corrected onsets of training-a. Five folds keep sessions apart; parameters are fitted
-on four and judged on the fifth, with the heart sound alone and with R-peaks of the ECG. An onset is found if
-one of the same state lies within the tolerance, one to one. Onsets in the first and last tenth of a second
+on four and evaluated on the fifth, with the heart sound alone and with R-peaks of the ECG. An onset is found
+if one of the same state lies within the tolerance, one to one. Onsets in the first and last tenth of a second
 and in noisy spans do not count. ``--raw-dir`` adds the automatic onsets that the Challenge published
-(Springer's algorithm), from which the hand-corrected ones were made: agreement, so to say, at home.
+(Springer's algorithm), from which the hand-corrected ones were made: this measures agreement only.
 
 Prints the table, writes it to results/benchmarks/segmentation.csv, and the parameters, fitted on all
 sessions, to systems/ecg_pcg/segmentation/weights.json. About a minute and a half on one core.
@@ -29,10 +29,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from common.files import write_table
-from common.script import run_script
 from datasets.cache import find_cache
 from datasets.heart_states import NOISE_MARKS, HeartStates, read_heart_states
-from studies.segmentation_fit import Truth, fit, read_recordings
+from studies.segmentation.fit import Truth, fit, read_recordings
 from systems.ecg_pcg.segmentation.features import FRAME_RATE
 from systems.ecg_pcg.segmentation.parameters import WEIGHTS, write_parameters
 from systems.ecg_pcg.segmentation.segment import Segmentation, segment_envelopes
@@ -206,7 +205,7 @@ def _scores(counts: pd.DataFrame, sounds: Sequence[str], tolerance: float) -> di
 
 
 def quality_table(counts: pd.DataFrame) -> pd.DataFrame:
-    """Return what the quality of a segmentation foretells: the F1 within 100 ms in fifths of recordings."""
+    """Return the F1 within 100 ms in fifths of recordings by the quality of their segmentation."""
     rows = []
     for source, given in counts[counts["input"] != SPRINGER].groupby("input"):
         ordered = given.sort_values("quality")
@@ -217,7 +216,3 @@ def quality_table(counts: pd.DataFrame) -> pd.DataFrame:
             metadata |= {"f1": _scores(part, SOUNDS, TOLERANCES[1])["f1"], "lowest_f1": min(single)}
             rows.append(metadata | {"below_0.9": sum(value < 0.9 for value in single)})
     return pd.DataFrame(rows)
-
-
-if __name__ == "__main__":
-    run_script(main)

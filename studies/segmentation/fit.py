@@ -49,10 +49,10 @@ class Truth:
 def read_recordings(cache: Cache) -> list[Truth]:
     """Return the annotated recordings of a cache that have a heart sound."""
     rows, events = cache.table("recordings"), dict(tuple(cache.table("events").groupby("recording")))
-    waveforms = {kind: cache.waveforms(kind) for kind in ("pcg", "ecg")}
+    waveforms = {modality: cache.waveforms(modality) for modality in ("pcg", "ecg")}
 
-    def signal(row: pd.Series, kind: str) -> NDArray[np.float32]:
-        return np.array(waveforms[kind][row[f"{kind}_offset"] :][: row[f"{kind}_length"]])
+    def signal(row: pd.Series, modality: str) -> NDArray[np.float32]:
+        return np.array(waveforms[modality][row[f"{modality}_offset"] :][: row[f"{modality}_length"]])
 
     found = []
     for _, row in tqdm(rows.iterrows(), total=len(rows), desc="Envelopes", unit="recording"):
@@ -107,16 +107,16 @@ def _training_frames(
 
 
 def frame_states(states: HeartStates, frames: int) -> NDArray[np.int64]:
-    """Return the annotated state of each frame as its place in `RING`; -1 where it is noisy or unknown."""
-    place = np.array([RING.index(name) if name in RING else -1 for name in states.state] + [-1])
+    """Return the annotated state of each frame as its index in `RING`; -1 where it is noisy or unknown."""
+    index = np.array([RING.index(name) if name in RING else -1 for name in states.state] + [-1])
     row = np.searchsorted(states.time, np.arange(frames) / FRAME_RATE, side="right") - 1
-    return place[row]
+    return index[row]
 
 
 def _durations(recording: Truth) -> pd.DataFrame:
     """Return the durations of the states that were annotated from their onset to the next state's."""
     time, state = recording.states.time, recording.states.state
-    follows = {name: RING[(place + 1) % len(RING)] for place, name in enumerate(RING)}
+    follows = {name: RING[(index + 1) % len(RING)] for index, name in enumerate(RING)}
     rows = [
         (recording.name, state[k], time[k + 1] - time[k])
         for k in range(1, len(time) - 1)

@@ -1,0 +1,1 @@
+"""The benchmark on training-a, its robustness to corrupted signals, and its explanation."""

@@ -1,0 +1,1 @@
+"""The segmentation of heart sounds: fit and benchmark."""

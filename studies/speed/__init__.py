@@ -1,0 +1,1 @@
+"""How fast preparation, training and inference are."""
