@@ -25,11 +25,12 @@ import pandas as pd
 
 from datasets.ecg import LEADS
 from datasets.patients import (
+    PATIENT_COLUMNS,
     SUPERCLASSES,
     UNLABELLED,
     PatientIndex,
     by_patient,
-    patient_tables,
+    index_tables,
     plausible_values,
     require_some,
 )
@@ -102,7 +103,7 @@ def index_ptbxl(
         clinical[record["ecg_id"]] = _clinical(record, problems)
     require_some(rows, problems, root)
     notes = _notes(database, fallback, rate)
-    table, values = patient_tables(rows, clinical, list(CLINICAL))
+    table, values = index_tables(PATIENT_COLUMNS, rows, clinical, list(CLINICAL))
     choices = {"rate": str(rate), "mixed": mixed}
     files = [DATABASE, STATEMENTS]
     units = {"ptbxl": "person"}
@@ -117,7 +118,7 @@ def index_ptbxl(
         values,
         LEADS,
         drawn=True,
-        doubts={"clinical": by_patient(problem for problem in problems if not problem.left_out)},
+        warnings={"clinical": by_patient(problem for problem in problems if not problem.left_out)},
     )
 
 

@@ -228,3 +228,7 @@ def shorten_beats(beats: NDArray[np.float32], points: int, chunk: int = 4096) ->
             part, 1, cached // points, axis=1, padtype="line"
         )
     return short
+
+
+MINIMUM_DURATION = 1.0
+"""Shortest recording that is read, seconds."""

@@ -7,8 +7,6 @@ looking at the label.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +23,7 @@ from simulation.patient import (
     draw_within,
     stream,
 )
+from simulation.settings import SimulationSettings
 
 # First word of the key of a random stream: what is drawn.
 LABELS, ORDER, SITTING, PERSON, RECORDING, SEGMENTATION = range(6)
@@ -185,23 +184,3 @@ def draw_session(seed: int, session: int, fingerprint: float) -> Session:
         room_gains=tuple(float(gain) for gain in ROOM_SPECTRUM + deviations),
         sensor_gain=float(6000 * np.exp(0.4 * spread[2])),
     )
-
-
-@dataclass(frozen=True)
-class SimulationSettings:
-    """A cohort of simulated patients in the layout of training-a."""
-
-    sessions: int = 24
-    """Sessions. Room and mains noise belong to a session."""
-    persons: int = 3
-    """Persons in one session. Body and sensor coloration belong to a person."""
-    recordings: int = 3
-    """Recordings of one person, each at another auscultation site."""
-    duration: float = 16.0
-    """Length of one recording, seconds (the shortest is three quarters of it)."""
-    abnormal_share: float = 0.6
-    """Share of persons with a systolic murmur, 0 to 1."""
-    fingerprint: float = 1.0
-    """Strength of person and session coloration: 0 none, 1 strong enough to recognize a person."""
-    seed: int = 0
-    """Seed of the cohort; the same seed writes the same files."""

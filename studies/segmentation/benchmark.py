@@ -29,8 +29,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from common.files import write_table
+from datasets.beats import NOISE_MARKS, HeartStates, read_heart_states
 from datasets.cache import find_cache
-from datasets.heart_states import NOISE_MARKS, HeartStates, read_heart_states
 from studies.segmentation.fit import Truth, fit, read_recordings
 from systems.ecg_pcg.segmentation.features import FRAME_RATE
 from systems.ecg_pcg.segmentation.parameters import WEIGHTS, write_parameters

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.command_line import from_plain
 from common.errors import UserError
-from datasets.patients import SUPERCLASSES, UNLABELLED, VIEWS, PatientIndex
+from datasets.patients import MODALITIES, SUPERCLASSES, UNLABELLED, PatientIndex
 from datasets.recording_paths import Place, distinct, safe_name
 from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError
@@ -30,7 +30,7 @@ from systems.base.prediction_settings import PersonSettings, PredictionSettings
 from systems.base.predictor import assumed_prevalence
 from systems.ecg_multimodal.prediction import PatientPrediction, ask
 from systems.ecg_multimodal.samples import Patients
-from systems.ecg_multimodal.settings import MultimodalTrainingSettings, ViewSettings
+from systems.ecg_multimodal.settings import ModalitySettings, MultimodalTrainingSettings
 from systems.ecg_multimodal.sources.user_patients import (
     UserPatient,
     examine_ecg,
@@ -83,7 +83,7 @@ class Predictor:
         made = [self.task.load_model(content, self.device) for content in self.checkpoints]
         self.models = [as_network(model).eval() for model in made]
         self.inputs, self.cache = first["inputs"], first["cache"]
-        self.views = from_plain(ViewSettings, self.cache["settings"])
+        self.views = from_plain(ModalitySettings, self.cache["settings"])
         if list(self.inputs["image_size"]) != [self.views.image_height, self.views.image_width]:
             raise ValueError(
                 f"pictures of {self.inputs['image_size']} pixels were not made with its settings"
@@ -266,7 +266,7 @@ class Predictor:
         return Patients(
             table=pd.DataFrame({"recording": [patient.name], "label": [UNLABELLED]}),
             views={name: torch.tensor(array[None]).to(self.device) for name, array in arrays.items()},
-            has={name: torch.tensor([name in used], device=self.device) for name in VIEWS},
+            has={name: torch.tensor([name in used], device=self.device) for name in MODALITIES},
             clinical_names=tuple(self.inputs["clinical"]),
             label=label,
             weight=torch.ones(1, device=self.device),

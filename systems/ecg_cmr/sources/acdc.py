@@ -68,7 +68,7 @@ def index_acdc(root: Path) -> PairIndex:
             problems.append(Problem(folder.name, str(error), "Fetch the patient again."))
             continue
         if folder.name in values:
-            what = f"It is in {row['image'].split('/')[0]} too; this one is not used."
+            what = f"It is in {row['cine'].split('/')[0]} too; this one is not used."
             problems.append(Problem(folder.name, what, "Remove one of the two."))
             continue
         rows.append(row)
@@ -124,7 +124,7 @@ def _patient(folder: Path, root: Path, problems: list[Problem]) -> tuple[dict[st
         name,
         diagnosis=group,
         official_fold=PARTS[folder.parent.name],
-        image=cine.relative_to(root).as_posix(),
+        cine=cine.relative_to(root).as_posix(),
         first_frame=frames["ED"] - 1,
     )
     return row, values

@@ -1,7 +1,7 @@
 """Find and read patients of one's own who are to be judged: the same files as for learning, without labels.
 
 Everything is read and prepared by what `load_data.py ecg-multimodal` reads and prepares with
-(`datasets.patient_folders`, `datasets.ptbxl`, `patient_modalities` beside this file); nothing is fitted on
+(`folders` and `modalities` beside this file, `datasets.ptbxl`); nothing is fitted on
 what is read. What was given of a patient and cannot be used is kept with its reason, so that who asks can
 refuse it.
 """
@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from datasets.beat_agreement import FEWEST_BEATS
 from datasets.beats import PLAUSIBLE_CYCLE, r_peaks
 from datasets.ecg import Ecg, flat_leads
-from datasets.patient_folders import CLINICAL, IMAGES, SIGNALS, index_patient_folders
-from datasets.patient_tables import ENDINGS
-from datasets.patients import PatientIndex
+from datasets.patients import ENDINGS, PatientIndex
 from datasets.ptbxl import DATABASE, index_ptbxl
 from datasets.recordings import Recording, Signal
 from datasets.signal_quality import SignalWarning, examine
-from datasets.signal_table import LARGEST_GAPS, LARGEST_MILLIVOLTS
 from datasets.signals import fill_gaps
 from datasets.sources import DataError, Problem
-from systems.ecg_multimodal.settings import ViewSettings
-from systems.ecg_multimodal.sources.cache import patient_digest
-from systems.ecg_multimodal.sources.patient_modalities import (
+from systems.ecg_multimodal.settings import ModalitySettings
+from systems.ecg_multimodal.sources.folders import CLINICAL, IMAGES, SIGNALS, index_patient_folders
+from systems.ecg_multimodal.sources.modalities import (
     IMAGE_LEAD,
+    LARGEST_GAPS,
+    LARGEST_MILLIVOLTS,
+    patient_digest,
     prepare_patient,
     read_signal,
     without,
@@ -118,7 +118,7 @@ def open_patients(root: Path, table_rate: float, rate: Literal[100, 500] = 100) 
     return index_patient_folders(root, table_rate, labelled=False)
 
 
-def read_own_patient(index: PatientIndex, name: str, settings: ViewSettings) -> UserPatient:
+def read_own_patient(index: PatientIndex, name: str, settings: ModalitySettings) -> UserPatient:
     """Read and prepare one patient of an index.
 
     Raises
@@ -139,7 +139,7 @@ def read_own_patient(index: PatientIndex, name: str, settings: ViewSettings) -> 
                 unusable[view] = problem.what.removesuffix(without(view))
     values = index.clinical[index.clinical["recording"] == name].iloc[0].drop("recording").astype(float)
     digests = {made.row["signal_sha256"], made.row["image_sha256"], patient_digest(made.row, values)}
-    doubts = {view: said[name] for view, said in index.doubts.items() if name in said}
+    doubts = {view: said[name] for view, said in index.warnings.items() if name in said}
     return UserPatient(
         name=name,
         image=made.image,
@@ -149,7 +149,7 @@ def read_own_patient(index: PatientIndex, name: str, settings: ViewSettings) -> 
         leads=index.leads,
         content=frozenset(digests - {""}),
         unusable=unusable,
-        doubts={view: said for view, said in doubts.items() if view not in unusable},
+        warnings={view: said for view, said in doubts.items() if view not in unusable},
         drawn=index.drawn,
     )
 

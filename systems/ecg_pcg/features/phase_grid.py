@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.files import replacing
+from datasets.beats import HeartStates
 from datasets.cache import Cache
-from datasets.heart_states import HeartStates
 from datasets.signals import Floats
 from systems.ecg_pcg.features.spectral import ECG_EDGES, GRID_SHAPE, PERCENTILES, ecg_band_powers, pcg_grid
 

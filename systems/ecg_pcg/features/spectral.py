@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy import signal as scipy_signal
 
-from datasets.heart_states import HeartStates, complete_cycles
+from datasets.beats import HeartStates, complete_cycles
 from datasets.signals import Floats, bandpass, fill_gaps, resample
 
 RATE = 2000.0

@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from datasets.beats import r_peaks
-from datasets.heart_states import NOISE_MARKS, HeartStates
+from datasets.beats import NOISE_MARKS, HeartStates, r_peaks
 from datasets.signals import Floats, fill_gaps
 from datasets.sources import DataError
 from systems.ecg_pcg.segmentation.decoder import decode

@@ -12,14 +12,23 @@ import math
 import re
 import unicodedata
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import wfdb
 
-from datasets.labels import LABELS, QUALITIES, plain_number, read_labels
-from datasets.record_checks import is_inside, read_header
-from datasets.recordings import signal_files
-from datasets.sources import DataError, Problem, SourceIndex, index_table, readable
+from datasets.simulated import SIMULATION
+from datasets.sources import (
+    LABELS,
+    DataError,
+    Problem,
+    SourceIndex,
+    csv_cells,
+    plain_number,
+    readable,
+)
+from datasets.wfdb_files import is_inside, read_header, signal_files
+from systems.ecg_pcg.sources.beats_of_recording import index_table
 
 LABELS_FILE = "labels.csv"
 ECG_NAME = re.compile(r".*(ecg|ekg).*|(lead[ _-]*)?(i{1,3}|av[rlf]|v[1-9]r?|mli{1,3}|mcl[1-6])")
@@ -81,7 +90,16 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
     index = index_table([{**row, **own} for row, own in zip(rows, numbers, strict=True)])
     named = {"ecg_channel": ecg_channel, "pcg_channel": pcg_channel}
     choices = {option: channel for option, channel in named.items() if channel}
-    return SourceIndex("cohort", root, index, problems, {"cohort": unit}, [LABELS_FILE], choices)
+    return SourceIndex(
+        "cohort",
+        root,
+        index,
+        problems,
+        {"cohort": unit},
+        [LABELS_FILE],
+        choices,
+        simulated=(root / SIMULATION).is_file(),
+    )
 
 
 def find_channels(
@@ -283,3 +301,100 @@ def _keep_persons_apart(rows: list[dict[str, str]]) -> list[Problem]:
     for row in rows:
         row["session"] = "+".join(sorted(groups[row["session"]]))
     return problems
+
+
+COLUMNS = ("recording", "session", "person", "label", "diagnosis", "site", "quality", "annotation")
+QUALITIES = {"": 1, "good": 1, "1": 1, "unsure": 0, "0": 0}
+
+
+@dataclass(frozen=True)
+class LabelsTable:
+    """What ``labels.csv`` says.
+
+    Attributes
+    ----------
+    columns : list of str
+        Columns that the file has, in lower case.
+    rows : dict of str to dict of str to str
+        By recording: a cell for each of `COLUMNS` (empty where the file has none), and ``row``, its
+        number in the file counted from 1. Recordings that occur once only.
+    listed : set of str
+        Every recording that occurs.
+    problems : list of Problem
+        Rows that are left out.
+    """
+
+    columns: list[str]
+    rows: dict[str, dict[str, str]]
+    listed: set[str]
+    problems: list[Problem]
+
+
+def read_labels(path: Path) -> LabelsTable:
+    """Read the table: commas, semicolons or tabs; with or without byte order mark; any line ends.
+
+    Raises
+    ------
+    DataError
+        If the file is absent or unreadable, lacks a column, or its labels are ambiguous.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: a cohort needs this table (docs/data.md has an example).")
+    lines = csv_cells(path)
+    columns = [cell.lower() for cell in lines[0][1]] if lines else []
+    _check_columns(path, columns)
+    problems: list[Problem] = []
+    rows = []
+    for number, cells in lines[1:]:
+        row = dict.fromkeys(COLUMNS, "") | dict(zip(columns, cells, strict=False))
+        row |= {"recording": record_name(row["recording"]), "row": str(number)}
+        where = f"{path.name}, row {number}"
+        if any(cells[len(columns) :]):
+            what = f"The row has {len(cells)} cells, but there are {len(columns)} columns."
+            problems.append(Problem(where, what, "Put text that holds a comma between quotes."))
+        elif not row["recording"]:
+            problems.append(
+                Problem(where, "The row names no recording.", "Fill in the cell, or remove the row.")
+            )
+        else:
+            rows.append(row)
+    _refuse_ambiguous(path, rows)
+    return LabelsTable(columns, _single(path, rows, problems), {row["recording"] for row in rows}, problems)
+
+
+def record_name(cell: str) -> str:
+    r"""Return the name of a record with forward slashes and without extension: ``sub\a.hea`` is ``sub/a``."""
+    return cell.replace("\\", "/").removeprefix("./").removesuffix(".hea")
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
+    absent = {"recording", "label"} - set(columns)
+    twice = [column for column in COLUMNS if columns.count(column) > 1]
+    if absent or twice:
+        wrong = f"lacks {', '.join(sorted(absent))}" if absent else f"has {', '.join(twice)} twice"
+        raise DataError(
+            f"{path} {wrong}; its columns are: {', '.join(columns) or 'none'} (see docs/data.md)."
+        )
+
+
+def _refuse_ambiguous(path: Path, rows: list[dict[str, str]]) -> None:
+    """Refuse labels that mix -1/1, where 0 is nothing, with 0/1, where -1 is nothing."""
+    first = {plain_number(row["label"]): row["row"] for row in reversed(rows)}
+    if "-1" in first and "0" in first:
+        raise DataError(
+            f"The labels of {path} are ambiguous: both -1 (row {first['-1']}) and 0 (row {first['0']}) "
+            "occur. Use normal and abnormal, or -1 and 1, or 0 and 1."
+        )
+
+
+def _single(path: Path, rows: list[dict[str, str]], problems: list[Problem]) -> dict[str, dict[str, str]]:
+    """Return the row of each recording; one that is listed twice is a problem, and left out."""
+    by_name: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in rows:
+        by_name[row["recording"]].append(row)
+    for name, same in by_name.items():
+        if len(same) > 1:
+            where = ", ".join(row["row"] for row in same)
+            what = f"The name occurs {len(same)} times in {path.name} (rows {where})."
+            problems.append(Problem(name, what, "Keep one row; until then the recording is left out."))
+    return {name: same[0] for name, same in by_name.items() if len(same) == 1}

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from datasets.sources import DataError, Problem, SourceIndex, index_table, readable
+from datasets.simulated import SIMULATION
+from datasets.sources import DataError, Problem, SourceIndex, readable
 from systems.ecg_pcg.settings import PreparationSettings
+from systems.ecg_pcg.sources.beats_of_recording import index_table
 
 APPENDIX = "annotations/Online_Appendix_training_set.csv"
 LABELS = {"-1": 0, "1": 1}
@@ -81,7 +83,15 @@ def index_physionet2016(
     units = {f"training-{x}": SESSION_UNIT.get(f"training-{x}", "recording") for x in sets}
     if appendix.empty:
         units = dict.fromkeys(units, "recording")
-    return SourceIndex("physionet2016", root, index_table(rows), problems, units, files)
+    return SourceIndex(
+        "physionet2016",
+        root,
+        index_table(rows),
+        problems,
+        units,
+        files,
+        simulated=(root / SIMULATION).is_file(),
+    )
 
 
 def reference_table(root: Path, name: str) -> Path:

@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.io import wavfile
 
-from datasets.recordings import MINIMUM_DURATION, Signal
+from datasets.recordings import Signal
 from datasets.signal_quality import SignalWarning
+from datasets.signals import MINIMUM_DURATION
 from datasets.sources import DataError
 
 SAMPLES = (".npy", ".csv", ".txt")

@@ -18,9 +18,10 @@ import wfdb
 from numpy.typing import NDArray
 
 from datasets.recording_paths import Place, distinct
-from datasets.recordings import Recording, Signal, read_recording, signal_files
+from datasets.recordings import Recording, Signal, read_recording
 from datasets.signal_quality import NAMES, SignalWarning
 from datasets.sources import DataError
+from datasets.wfdb_files import signal_files
 from systems.ecg_pcg.sources.cohort import PLAUSIBLE_RATE, find_channels
 from systems.ecg_pcg.sources.sample_files import SAMPLES, make_signal, read_samples, read_wav
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasets.heart_states import HeartStates
+from datasets.beats import HeartStates
 from studies.segmentation import benchmark as segmentation
 from studies.segmentation.benchmark import ALONE, WITH_ECG, count_onsets, counted, match
 from studies.segmentation.fit import Truth, fit, frame_states, read_recordings

@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 from common.command_line import to_plain
 from common.errors import UserError
 from config import EvaluationSettings, OptimizationSettings
-from datasets.heart_states import read_heart_states
+from datasets.beats import read_heart_states
 from datasets.recording_paths import Place
 from datasets.sources import DataError
 from datasets.splits import make_folds
@@ -29,7 +29,7 @@ from systems.ecg_pcg.inputs import automatic_states
 from systems.ecg_pcg.predict import Predictor, assumed_prevalence_of, check_heart_rate
 from systems.ecg_pcg.segmentation.segment import Segmentation
 from systems.ecg_pcg.settings import ModelSettings, PreparationSettings, TrainingSettings
-from systems.ecg_pcg.sources.simulated_layout import write_record
+from systems.ecg_pcg.sources.simulated import write_record
 from systems.ecg_pcg.sources.user_recording import sound_digest
 from systems.ecg_pcg.task import EcgPcg
 

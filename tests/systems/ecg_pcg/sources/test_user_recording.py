@@ -10,7 +10,7 @@ from scipy.io import wavfile
 from datasets.recording_paths import Place
 from datasets.recordings import read_recording
 from datasets.sources import DataError
-from systems.ecg_pcg.sources.simulated_layout import write_record
+from systems.ecg_pcg.sources.simulated import write_record
 from systems.ecg_pcg.sources.user_recording import (
     ReadingOptions,
     find_recordings,

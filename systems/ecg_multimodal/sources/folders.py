@@ -19,20 +19,25 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from datasets.ecg_image_reading import read_ecg_image
-from datasets.labels import LABELS, plain_number
-from datasets.patient_tables import PatientTable, clinical_number, find_table, patient_id, read_patients
 from datasets.patients import (
+    PATIENT_COLUMNS,
+    SYNONYMS,
     UNLABELLED,
     PatientIndex,
+    PatientTable,
     by_patient,
-    patient_tables,
+    clinical_number,
+    find_table,
+    index_tables,
+    patient_id,
     plausible_values,
+    read_patients,
     require_some,
 )
-from datasets.signal_table import SignalRows, scan_signals
 from datasets.simulated import SIMULATION
-from datasets.sources import DataError, Problem
+from datasets.sources import LABELS, DataError, Problem, plain_number
+from systems.ecg_multimodal.sources.ecg_image import read_ecg_image
+from systems.ecg_multimodal.sources.modalities import SignalRows, scan_signals
 
 IMAGES, SIGNALS, CLINICAL, LABELS_TABLE = "images", "ecg_signals.csv", "clinical", "labels"
 CHECKED_HEIGHT = 64
@@ -40,27 +45,6 @@ CHECKED_HEIGHT = 64
 PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 BORDERLINE = "borderline"
 LABEL_COLUMNS = ("label", "labels", "class", "result", "target", "ecg_label")
-SYNONYMS = {
-    "age": ("age", "age_years"),
-    "sex": ("sex", "gender"),
-    "height": ("height", "height_cm", "body_height"),
-    "weight": ("weight", "weight_kg", "body_weight"),
-    "systolic": ("systolic", "sbp", "sys", "systolic_bp", "systolic_pressure", "systolic_blood_pressure"),
-    "diastolic": (
-        "diastolic",
-        "dbp",
-        "dia",
-        "diastolic_bp",
-        "diastolic_pressure",
-        "diastolic_blood_pressure",
-    ),
-    "bmi": ("bmi", "body_mass_index"),
-    "smoking": ("smoking", "smoker", "smoke"),
-    "alcohol": ("alcohol", "drinking", "drinker"),
-    "activity": ("activity", "physical_activity", "exercise", "sport"),
-    "heart_rate": ("heart_rate", "hr", "pulse"),
-}
-"""Names of columns, in lower case and joined by ``_``, that mean the same. Others keep their own name."""
 GIVEAWAYS = (*LABEL_COLUMNS, "diagnosis", "row")
 """Columns that are never taken for clinical values: they tell the label, or nothing."""
 NO_IMAGE = " It has no image."
@@ -123,7 +107,7 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
         "signal": signals.places,
         "clinical": clinical.rows,
     }
-    table, clinical_table = patient_tables(rows, values, columns)
+    table, clinical_table = index_tables(PATIENT_COLUMNS, rows, values, columns)
     files = [*files, *clinical_files, *([SIGNALS] if signals.listed else [])]
     return PatientIndex(
         "patients",
@@ -138,7 +122,7 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
         signal_rate,
         simulated=(root / SIMULATION).is_file(),
         unusable=_unusable(given, usable, of_view),
-        doubts={view: by_patient(found) for view, found in of_view.items()},
+        warnings={view: by_patient(found) for view, found in of_view.items()},
     )
 
 
