@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import signal as scipy_signal
 
-from datasets.beat_agreement import BAND, agreement
 from datasets.beats import r_peaks
 from datasets.recordings import Recording, Signal
-from datasets.signals import Floats, fill_gaps
-from datasets.sound_delay import IN_STEP, sound_delay
+from datasets.signals import Floats, bandpass, fill_gaps, resample
 
 NAMES = {"ecg": "ECG", "pcg": "heart sound"}
 SHORTEST, SHORT = 5.0, 10.0
@@ -41,6 +40,19 @@ LARGEST_DIFFERENCE = 1.0
 """Seconds by which ECG and heart sound may differ in length."""
 HEART_RATES = (35.0, 180.0)
 """Heart rates at rest that are believed, beats a minute; another rate suggests a wrong sampling rate."""
+BAND = {"ecg": (0.7, 40.0), "pcg": (20.0, 400.0)}
+"""Where a heart is heard or seen, hertz; all below it counts neither as heart nor as noise."""
+AGREEMENT_RATE = {"ecg": 250.0, "pcg": 200.0}
+FEWEST_BEATS = 3
+IN_STEP = (-0.03, 0.13)
+"""When S1 is loudest after the R-peak, seconds: on training-a 0.005 to 0.085 for 95 of 100 recordings."""
+STEP_MARGIN, STEP_LIKENESS = 0.1, 0.6
+"""Correlation that a pattern out of step must have more than any in step; agreement of the heart sound over
+the R-to-R beats from which a step can be measured."""
+SYSTOLES = np.arange(0.22, 0.42, 0.02)
+"""Times from S1 to S2 that are tried, seconds."""
+LONGEST_SYSTOLE = 0.55
+"""Share of the cycle that systole takes at most."""
 
 
 @dataclass(frozen=True)
@@ -255,3 +267,123 @@ def warnings_of_length(seconds: float) -> list[SignalWarning]:
         return []
     text = f"It lasts {seconds:.1f} s; {SHORT:g} s or more give a steadier answer."
     return [SignalWarning("short", "", text)]
+
+
+# How alike beats are: what repeats with every beat is a heart, what does not is noise -------------------
+
+
+def loudness(pcg: Signal) -> Floats:
+    """Return the envelope of a heart sound at 200 Hz: 25-400 Hz, squared, below 20 Hz, root."""
+    rate = min(1000.0, pcg.sampling_rate)
+    slow = resample(fill_gaps(pcg.samples.astype(np.float64)), pcg.sampling_rate, rate)
+    energy = bandpass(slow, rate, (25.0, 400.0)) ** 2
+    smooth = scipy_signal.sosfiltfilt(scipy_signal.butter(2, 20.0, fs=rate, output="sos"), energy)
+    return resample(np.sqrt(np.maximum(smooth, 0)), rate, AGREEMENT_RATE["pcg"])
+
+
+def agreement(signal: Signal, kind: str, starts: Floats) -> float:
+    """Return how alike the beats of a signal are: 1 all the same, about 0 noise, NaN for too few beats.
+
+    The median over the beats of the correlation between a beat and the mean of all others, over four fifths
+    of the median beat; of a heart sound, between their envelopes.
+
+    Parameters
+    ----------
+    signal : Signal
+    kind : {"ecg", "pcg"}
+    starts : numpy.ndarray, shape (beats,)
+        R-peaks, or S1 onsets, seconds.
+    """
+    if len(starts) < FEWEST_BEATS:
+        return float("nan")
+    rate = AGREEMENT_RATE[kind]
+    if kind == "pcg":
+        shape = loudness(signal)
+    else:
+        slow = resample(fill_gaps(signal.samples.astype(np.float64)), signal.sampling_rate, rate)
+        shape = bandpass(slow, rate, BAND["ecg"])
+    cycle = float(np.median(np.diff(starts)))
+    return likeness(windows(shape, rate, starts, (-0.2 * cycle, 0.6 * cycle)))
+
+
+def windows(shape: Floats, rate: float, places: Floats, reach: tuple[float, float]) -> NDArray[np.float64]:
+    """Return what lies around each place, from ``reach[0]`` to ``reach[1]`` seconds, (complete ones, n)."""
+    offsets = np.arange(round(reach[0] * rate), round(reach[1] * rate))
+    rows = np.round(np.asarray(places) * rate).astype(int)[:, None] + offsets
+    complete = (rows[:, :1] >= 0).all(axis=1) & (rows[:, -1:] < len(shape)).all(axis=1)
+    return np.asarray(shape[rows[complete]], dtype=np.float64)
+
+
+def likeness(beats: NDArray[np.float64]) -> float:
+    """Return the median correlation of a beat with the mean of all others; NaN for fewer than three."""
+    if len(beats) < FEWEST_BEATS:
+        return float("nan")
+    centred = beats - beats.mean(axis=1, keepdims=True)
+    scale = centred.std(axis=1, keepdims=True)
+    standard = centred / np.where(scale > 0, scale, 1.0)
+    others = (standard.sum(axis=0) - standard) / (len(beats) - 1)
+    deviation = others.std(axis=1)
+    shared = (standard * others).mean(axis=1)
+    correlation = np.divide(shared, deviation, out=np.zeros_like(shared), where=deviation > 0)
+    return float(np.median(correlation))
+
+
+# When S1 is loudest after the R-peak -----------------------------------------------------------------
+
+
+def sound_delay(pcg: Signal, peaks: Floats) -> tuple[float, bool] | None:
+    """Measure when S1 is loudest after the R-peak, from the envelope of the heart sound alone.
+
+    The envelope, averaged around the R-peaks over one cycle, is compared with two bumps, S1 and S2, at
+    all delays and all plausible times between them.
+
+    Parameters
+    ----------
+    pcg : Signal
+    peaks : numpy.ndarray, shape (beats,)
+        R-peaks, seconds.
+
+    Returns
+    -------
+    tuple of (float, bool) or None
+        The delay in seconds, negative where S1 comes first, and whether it is one that a heart has. None
+        where the heart sound does not repeat with the R-peaks clearly enough to tell.
+    """
+    if len(peaks) < FEWEST_BEATS:
+        return None
+    rate, cycle = AGREEMENT_RATE["pcg"], float(np.median(np.diff(peaks)))
+    beats = windows(loudness(pcg), rate, peaks, (-cycle / 2, cycle / 2))
+    if len(beats) < FEWEST_BEATS or not likeness(beats) >= STEP_LIKENESS:
+        return None
+    beats = beats / np.maximum(np.median(beats, axis=1, keepdims=True), 1e-12)
+    delays, fit = _two_sounds(np.median(beats, axis=0), rate)
+    possible = (delays >= IN_STEP[0]) & (delays <= IN_STEP[1])
+    in_step = bool(fit[possible].max(initial=-1.0) >= fit.max() - STEP_MARGIN)
+    best = np.where(possible, fit, -1.0).argmax() if in_step else fit.argmax()
+    return float(delays[best]), in_step
+
+
+def _two_sounds(cycle: NDArray[np.float64], rate: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return delays (n,) and, for each, the best correlation (n,) of the cycle with an S1 there and an S2."""
+    count = len(cycle)
+    time = np.arange(count) / rate
+    spectrum = np.fft.rfft(_standard(cycle))
+    fits = []
+    for systole in SYSTOLES:
+        if systole >= LONGEST_SYSTOLE * count / rate:
+            break
+        first, second = (_circular(time - centre, count / rate) for centre in (0.0, systole))
+        pattern = np.exp(-((first / 0.03) ** 2) / 2) + 0.8 * np.exp(-((second / 0.025) ** 2) / 2)
+        fits.append(np.fft.irfft(spectrum * np.conj(np.fft.rfft(_standard(pattern))), count) / count)
+    fit = np.max(fits, axis=0) if fits else np.zeros(count)
+    return time - (count // 2) / rate, fit
+
+
+def _circular(time: NDArray[np.float64], period: float) -> NDArray[np.float64]:
+    return (time + period / 2) % period - period / 2
+
+
+def _standard(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    centred = values - values.mean()
+    deviation = centred.std()
+    return centred / deviation if deviation > 0 else centred

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
@@ -53,6 +54,8 @@ class Checkpoint(TypedDict):
     schedule: NotRequired[dict[str, Any]]
     threshold: NotRequired[float]
     """In ``best.pt`` of a finished fold."""
+    calibration: NotRequired[dict[str, list[float]]]
+    """Intercept and slope of the log-odds by the modalities there are, of the shipped model."""
     validation: NotRequired[dict[str, Any]]
     """Errors on the validation part, of runs of ecg-phenotypes."""
     calibration: NotRequired[dict[str, list[float]]]
@@ -109,6 +112,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "use the version of the code it was written with, or train again."
         )
     return cast(Checkpoint, content)
+
+
+@contextlib.contextmanager
+def must_fit(path: Path) -> Iterator[None]:
+    """Turn what goes wrong when a checkpoint of another version is used into a `CheckpointError`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"The checkpoint {path} does not fit this version of the code ({reason}): "
+            "use the version it was written with, or train again."
+        ) from error
 
 
 def file_digest(path: Path) -> str:

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.command_line import from_plain
-from config import EvaluationSettings, RunSettings, SourceSettings
+from common.errors import UserError
+from config import EvaluationSettings, PredictionSettings, RunSettings, SourceSettings
 
 if TYPE_CHECKING:
     from learning.checkpoint import Checkpoint
@@ -91,6 +93,38 @@ def evaluation_settings(task: str) -> type[EvaluationSettings]:
     """Return the class of the settings of evaluate.py."""
     more: dict[str, type[EvaluationSettings]] = getattr(module_of(task, "settings"), "EVALUATION", {})
     return more.get(task, EvaluationSettings)
+
+
+def prediction_settings(task: str) -> type[PredictionSettings]:
+    """Return the class of the settings of predict.py."""
+    more: dict[str, type[PredictionSettings]] = getattr(module_of(task, "settings"), "PREDICTION", {})
+    return more.get(task, PredictionSettings)
+
+
+def refuse_options_of_others(
+    task: str, options: Sequence[str], settings_of: Callable[[str], type[Any]]
+) -> None:
+    """Refuse an option that only runs of other tasks have, and name these.
+
+    Parameters
+    ----------
+    task : str
+    options : sequence of str
+        Words of the command line.
+    settings_of : callable
+        Returns the settings class of a task.
+    """
+    own = _names(settings_of(task))
+    words = [word[2:].split("=")[0] for word in options if word.startswith("--")]
+    for name in (word.removeprefix("no-").replace("-", "_") for word in words):
+        others = [] if name in own else [other for other in TASKS if name in _names(settings_of(other))]
+        if others:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} is for runs of {', '.join(others)}, and this one is of {task}.")
+
+
+def _names(settings: type[Any]) -> set[str]:
+    return {field.name for field in fields(settings)}
 
 
 def evaluation(task: str) -> Callable[[Any], tuple[dict[str, Any], list[Path]]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluation.figure_text import DISCLAIMER
 from scipy.io import wavfile
 
 import predict
@@ -17,7 +18,6 @@ from common.command_line import to_plain
 from common.errors import UserError
 from common.script import run_script
 from datasets.heart_states import read_heart_states
-from evaluation.figure_text import DISCLAIMER
 from learning.checkpoint import save_checkpoint
 from models.linear import PhaseGridLinear
 from systems.base import predictor as dispatch

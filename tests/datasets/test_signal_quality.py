@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from datasets.beat_agreement import agreement, likeness
+from datasets.sound_delay import sound_delay
 from scipy.signal import butter, sosfilt
 
-from datasets.beat_agreement import agreement, likeness
 from datasets.recordings import Recording, Signal
 from datasets.signal_quality import (
     Quality,
@@ -19,7 +20,6 @@ from datasets.signal_quality import (
     warnings_of_rhythm,
     warnings_of_signal,
 )
-from datasets.sound_delay import sound_delay
 
 RATE = 1000.0
 CYCLE, SYSTOLE, DELAY = 0.8, 0.32, 0.04

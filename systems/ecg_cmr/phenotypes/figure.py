@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from evaluation.figure_text import DISCLAIMER, LONGEST_BESIDE_STAMP, LONGEST_TITLE, thin
-from evaluation.figures import BLUE, GREY, INK, ORANGE, new_figure, set_text_sizes
+from evaluation.figures import BLUE, GREY, INK, ORANGE, set_text_sizes
+from systems.base.predictor import DISCLAIMER, sized_figure, thin
 
 LEAD_HEIGHT, ROW_HEIGHT, HEAD = 0.62, 0.235, 0.75
 """Inches."""
@@ -75,12 +75,7 @@ def phenotypes_figure(
     """
     tables = [rows for rows in (indicators, diseases) if rows]
     heights = [LEAD_HEIGHT * 6 + 0.5, *(HEAD + ROW_HEIGHT * len(rows) for rows in tables)]
-    longest = LONGEST_BESIDE_STAMP if watermark else LONGEST_TITLE
-    shown = title if len(title) <= longest else f"…{title[1 - longest :]}"
-    subject = "predicted from a twelve-lead ECG"
-    figure = new_figure(shown, subject, "", watermark, sum(heights) + 1.3)
-    if watermark:
-        figure.texts[-1].set_y(1 - 0.1 / figure.get_figheight())
+    figure = sized_figure(sum(heights) + 1.3, title, "predicted from a twelve-lead ECG", watermark)
     parts = list(figure.subfigures(len(heights) + 1, 1, height_ratios=[*heights, 0.45], squeeze=False)[:, 0])
     _draw_leads(parts.pop(0), ecg, sampling_rate, leads)
     if indicators:

@@ -22,7 +22,6 @@ from common.command_line import to_plain
 from common.errors import UserError
 from datasets.cache import Cache
 from datasets.patients import SUPERCLASSES
-from evaluation.figure_text import DISCLAIMER
 from learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from systems.ecg_multimodal.settings import MultimodalModelSettings, MultimodalTrainingSettings, ViewSettings
 from systems.ecg_multimodal.sources.simulated import write_patient_folders

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from evaluation.figure_text import DISCLAIMER
+
 from systems.ecg_multimodal.prediction_figure import Steps, judged_patient_figure
 
 

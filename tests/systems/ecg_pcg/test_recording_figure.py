@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from evaluation.figure_text import DISCLAIMER, thin
 from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from evaluation.figure_text import DISCLAIMER, thin
 from evaluation.figures import save_figure
 from systems.ecg_pcg.figure import Contributions, Looked, Trace, recording_figure
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import wfdb
+from evaluation.figure_text import DISCLAIMER
 
 import evaluate
 import load_data
@@ -17,7 +18,6 @@ import training
 from common.errors import UserError
 from common.script import run_script
 from datasets.ecg import LEADS
-from evaluation.figure_text import DISCLAIMER
 from learning.checkpoint import load_checkpoint, save_checkpoint
 from systems.ecg_cmr.sources.simulated_files import write_pairs
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from systems.ecg_cmr.phenotypes.prediction_error import disease_error, indicator_error
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets.recording_paths import Place
 from scipy.io import wavfile
 
-from datasets.recording_paths import Place
 from datasets.recordings import read_recording
 from datasets.sources import DataError
 from systems.ecg_pcg.sources.simulated_layout import write_record
