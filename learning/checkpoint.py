@@ -54,8 +54,6 @@ class Checkpoint(TypedDict):
     schedule: NotRequired[dict[str, Any]]
     threshold: NotRequired[float]
     """In ``best.pt`` of a finished fold."""
-    calibration: NotRequired[dict[str, list[float]]]
-    """Intercept and slope of the log-odds by the modalities there are, of the shipped model."""
     validation: NotRequired[dict[str, Any]]
     """Errors on the validation part, of runs of ecg-phenotypes."""
     calibration: NotRequired[dict[str, list[float]]]

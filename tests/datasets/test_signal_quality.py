@@ -4,18 +4,19 @@ import dataclasses
 
 import numpy as np
 import pytest
-from datasets.beat_agreement import agreement, likeness
-from datasets.sound_delay import sound_delay
 from scipy.signal import butter, sosfilt
 
 from datasets.recordings import Recording, Signal
 from datasets.signal_quality import (
     Quality,
+    agreement,
     clipped_share,
     examine,
     flat_share,
     in_band_share,
+    likeness,
     measure,
+    sound_delay,
     warnings_of_length,
     warnings_of_rhythm,
     warnings_of_signal,

@@ -142,7 +142,8 @@ class Predictor(base.Predictor):
         if self.trained.reads != "ecg":
             raise UserError(
                 f"Run {run} reads cines (--reads cmr), and predict.py takes ECGs: name a run of "
-                "ecg-phenotypes that reads the ECG. Cines are prepared by load_data.py and evaluated by evaluate.py."
+                "ecg-phenotypes that reads the ECG. Cines are prepared by load_data.py and evaluated by "
+                "evaluate.py."
             )
         if settings.ecg is not None and settings.recordings:
             raise UserError("--ecg has no meaning beside other recordings: leave it away.")

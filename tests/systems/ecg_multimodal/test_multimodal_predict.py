@@ -1,4 +1,4 @@
-"""Patients judged by predict.py: what evaluate.py says of them, whatever is given, and what is refused."""
+"""Patients in predict.py: what evaluate.py says of them, whatever is given, and what is refused."""
 
 import csv
 import dataclasses
@@ -23,6 +23,7 @@ from common.errors import UserError
 from datasets.cache import Cache
 from datasets.patients import SUPERCLASSES
 from learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from systems.base.predictor import DISCLAIMER
 from systems.ecg_multimodal.settings import MultimodalModelSettings, MultimodalTrainingSettings, ViewSettings
 from systems.ecg_multimodal.sources.simulated import write_patient_folders
 from systems.ecg_multimodal.task import EcgMultimodal, as_network
@@ -338,7 +339,7 @@ def test_words_fit_the_terminal(own, made, capsys, monkeypatch, columns):
         "if 0.5 of those measured are abnormal",
         "if 0.05 of those measured are abnormal",
         "5 of 5",
-        "2 of 3 patients were judged.",
+        "Predicted 2 of 3 patients.",
         "refused: images/3 holds no picture where 003ECG_lead2.jpg is expected.",
         DISCLAIMER,
     ):
@@ -405,7 +406,7 @@ def test_views_that_the_run_does_not_read_are_left_aside_with_a_warning(own, mad
     rows = call(own, "--checkpoint", run)
     for row in rows:
         assert row["signals_used"] == ["signal", "clinical"]
-        assert "The image was not looked at: the run reads signal and clinical." in texts(row)
+        assert "The image was not used: the run reads signal and clinical." in texts(row)
     shutil.rmtree(own / "images")
     for before, row in zip(rows, call(own, "--checkpoint", run), strict=True):
         assert row["probability"] == before["probability"]
@@ -526,9 +527,12 @@ def test_cells_that_name_nobody_are_not_passed_over(own, made, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--ecg", "ecg.csv"], "--ecg is not for a run of ecg-multimodal"),
-        (["--pcg-channel", "X"], "--pcg-channel is not for a run"),
-        (["--age", "50"], "--patients and the like"),
+        (
+            ["--ecg", "ecg.csv"],
+            "--ecg is for runs of ecg-pcg, ecg-phenotypes, ecg-to-cmr, and this one is of ecg-multimodal",
+        ),
+        (["--pcg-channel", "X"], "--pcg-channel is for runs of ecg-pcg"),
+        (["--age", "50"], "--age is for runs of ecg-phenotypes"),
     ],
 )
 def test_options_without_a_meaning_are_refused(own, made, options, said):

@@ -57,7 +57,7 @@ def test_one_signal_alone_is_one_graph():
     ],
 )
 def test_a_file_takes_what_its_network_reads(options, names):
-    assert tuple(exportable(checkpoint(**options), "").draw(3, torch.Generator())) == names
+    assert tuple(exportable(checkpoint(**options), "").random_inputs(3, torch.Generator())) == names
 
 
 def test_an_absent_signal_may_hold_anything_and_a_row_without_any_says_nothing(tmp_path):

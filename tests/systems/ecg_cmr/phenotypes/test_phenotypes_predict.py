@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 import wfdb
-from evaluation.figure_text import DISCLAIMER
 
 import evaluate
 import load_data
@@ -19,6 +18,7 @@ from common.errors import UserError
 from common.script import run_script
 from datasets.ecg import LEADS
 from learning.checkpoint import load_checkpoint, save_checkpoint
+from systems.base.predictor import DISCLAIMER
 from systems.ecg_cmr.sources.simulated_files import write_pairs
 
 VIEWS = ["--frames", "4", "--size", "32", "--pixel-spacing", "4.4", "--seconds", "2", "--ecg-rate", "100"]
@@ -93,7 +93,7 @@ def call(*arguments: object) -> list[dict]:
     return predict.main([str(argument) for argument in (*arguments, "--threads", "1")])
 
 
-def said(row: dict) -> dict[str, float]:
+def predicted(row: dict) -> dict[str, float]:
     """Return all numbers that are predicted in the metadata of an ECG."""
     values = {name: part["value"] for name, part in row["indicators"].items()}
     return values | {name: part["probability"] for name, part in row["diseases"].items()}
@@ -114,7 +114,7 @@ def test_the_raw_file_of_a_patient_gives_what_evaluate_wrote(workspace, run, ans
         names = answers.index[answers["fold"] == fold][:2]
         rows = call(*map(workspace.ecg, names), "--patients", workspace.table, "--checkpoint", run)
         for name, row in zip(names, rows, strict=True):
-            found = said(row)
+            found = predicted(row)
             assert len(found) == 19
             assert found == pytest.approx(answers.loc[name, list(found)].to_dict(), rel=1e-4)
             assert row["models"] == 1 and row["models_trained_on_it"] == 1
@@ -123,10 +123,10 @@ def test_the_raw_file_of_a_patient_gives_what_evaluate_wrote(workspace, run, ans
 def test_options_tell_the_same_as_the_table(workspace, run, patient):
     (one,) = call("--ecg", workspace.ecg(patient), *workspace.told(patient), "--checkpoint", run)
     (other,) = call(workspace.ecg(patient), "--patients", workspace.table, "--checkpoint", run)
-    assert said(one) == said(other) and one["covariates"] == other["covariates"]
+    assert predicted(one) == predicted(other) and one["covariates"] == other["covariates"]
     assert one["covariates"]["age"] == workspace.truth.loc[patient, "age"]
     (alone,) = call("--ecg", workspace.ecg(patient), "--checkpoint", run)
-    assert alone["covariates"] == {} and said(alone) != said(one)
+    assert alone["covariates"] == {} and predicted(alone) != predicted(one)
     assert any("are not given" in doubt["text"] for doubt in alone["warnings"])
 
 
@@ -137,13 +137,13 @@ def test_predicting_alone_equals_predicting_among_others(workspace, run, patient
             shutil.copy(workspace.ecg(name).with_suffix(ending), tmp_path)
     rows = call(tmp_path, workspace.ecg(patient), "--patients", workspace.table, "--checkpoint", run)
     assert len(rows) == 6 and {row["status"] for row in rows} == {"judged"}
-    assert said(rows[-1]) == said(alone)
+    assert predicted(rows[-1]) == predicted(alone)
 
 
 def test_the_mean_of_the_folds_for_whom_none_was_trained_on(workspace, run, tmp_path):
-    stale_artifact = write_pairs(tmp_path / "new", patients=1, seed=9, long_axis=False) / "ecg" / "v00000"
-    both = said(call(stale_artifact, "--checkpoint", run)[0])
-    each = [said(call(stale_artifact, "--checkpoint", run / f"fold_{fold}")[0]) for fold in (0, 1)]
+    unknown = write_pairs(tmp_path / "new", patients=1, seed=9, long_axis=False) / "ecg" / "v00000"
+    both = predicted(call(unknown, "--checkpoint", run)[0])
+    each = [predicted(call(unknown, "--checkpoint", run / f"fold_{fold}")[0]) for fold in (0, 1)]
     assert each[0] != each[1]
     assert both == pytest.approx({name: (each[0][name] + each[1][name]) / 2 for name in both})
 
@@ -177,26 +177,26 @@ def write_record(folder: Path, samples: np.ndarray, leads=LEADS, rate=500, unit=
 def test_order_unit_and_kind_of_file_do_not_matter(workspace, run, patient, tmp_path):
     samples = workspace.samples(patient)
     told = [*workspace.told(patient), "--checkpoint", run / "fold_0" / "best.pt"]
-    known = said(call("--ecg", workspace.ecg(patient), *told)[0])
+    known = predicted(call("--ecg", workspace.ecg(patient), *told)[0])
     turned = write_record(tmp_path / "turned", samples[::-1], LEADS[::-1])
-    assert said(call("--ecg", turned, *told)[0]) == known
+    assert predicted(call("--ecg", turned, *told)[0]) == known
     micro = write_record(tmp_path / "micro", samples * 1000, unit="uV", gain=1.0)
-    assert said(call("--ecg", micro, *told)[0]) == pytest.approx(known, rel=1e-4)
+    assert predicted(call("--ecg", micro, *told)[0]) == pytest.approx(known, rel=1e-4)
     np.save(tmp_path / "x.npy", samples)
-    assert said(call("--ecg", tmp_path / "x.npy", "--ecg-rate", 500, *told)[0]) == known
+    assert predicted(call("--ecg", tmp_path / "x.npy", "--ecg-rate", 500, *told)[0]) == known
     assert "--ecg-rate" in reason(run, "--ecg", tmp_path / "x.npy"), "an array does not know its rate"
 
 
 def test_another_sampling_rate_gives_the_same_up_to_resampling(workspace, run, patient, tmp_path):
     samples = workspace.samples(patient)
     told = [*workspace.told(patient), "--checkpoint", run / "fold_0" / "best.pt"]
-    known = said(call("--ecg", workspace.ecg(patient), *told)[0])
+    known = predicted(call("--ecg", workspace.ecg(patient), *told)[0])
     seconds = np.arange(samples.shape[1]) / 500
     faster = np.arange(10_000) / 1000
     finer = np.stack([np.interp(faster, seconds, lead) for lead in samples])
-    found = said(call("--ecg", write_record(tmp_path / "fine", finer, rate=1000), *told)[0])
+    found = predicted(call("--ecg", write_record(tmp_path / "fine", finer, rate=1000), *told)[0])
     assert found == pytest.approx(known, rel=2e-3)
-    wrong = said(call("--ecg", write_record(tmp_path / "wrong", samples, rate=400), *told)[0])
+    wrong = predicted(call("--ecg", write_record(tmp_path / "wrong", samples, rate=400), *told)[0])
     assert wrong != pytest.approx(known, rel=2e-3), "a rate that is not believed must show"
 
 
@@ -252,7 +252,7 @@ def test_nothing_predicted_is_status_2(run, tmp_path, capsys):
     assert "holds no signal" in " ".join(capsys.readouterr().err.split())
 
 
-def test_what_is_warningful_is_said(workspace, run, patient, tmp_path):
+def test_what_is_doubtful_is_a_warning(workspace, run, patient, tmp_path):
     samples = workspace.samples(patient)
     swapped = samples[[1, 0, *range(2, 12)]]
     loud = samples.copy()
@@ -266,14 +266,14 @@ def test_what_is_warningful_is_said(workspace, run, patient, tmp_path):
     assert "lead-order" not in doubts[1]
     assert doubts[1]["clipped"].startswith("Lead V4") and "V5" in doubts[1]["noisy"]
     for named in doubts:
-        assert "cannot be believed" in named["simulated"] and "first 2 s" in named["long"]
+        assert "do not hold for real ones" in named["simulated"] and "first 2 s" in named["long"]
 
 
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["--prevalence", "0.1"], "--prevalence has no meaning"),
-        (["--annotations", "."], "--annotations has no meaning"),
+        (["--prevalence", "0.1"], "--prevalence is for runs of ecg-pcg, ecg-multimodal, and this one is of"),
+        (["--annotations", "."], "--annotations is for runs of ecg-pcg, and this one is of ecg-phenotypes"),
         (["--ecg", "other.npy"], "--ecg has no meaning"),
         (["--age", "300"], "--age 300 is not possible"),
         (["--patients", "nowhere.csv"], "There is no table nowhere.csv"),
@@ -301,7 +301,7 @@ def test_a_table_may_lack_a_patient_or_hold_a_wrong_cell(workspace, run, patient
     )
     texts = [" ".join(doubt["text"] for doubt in row["warnings"]) for row in rows]
     assert "'old' is no number" in texts[0] and list(rows[0]["covariates"]) == ["sex"]
-    assert "t.csv has no row for stale_artifact" in texts[1] and rows[1]["covariates"] == {}
+    assert "t.csv has no row for stranger" in texts[1] and rows[1]["covariates"] == {}
 
 
 def test_a_run_that_reads_cines_is_refused(workspace, patient):
@@ -314,7 +314,7 @@ def test_a_run_without_covariates_is_reported_none(workspace, patient):
     answers = workspace.judged(plain)
     name = answers.index[0]
     (row,) = call("--ecg", workspace.ecg(name), "--checkpoint", plain)
-    assert said(row) == pytest.approx(answers.loc[name, list(said(row))].to_dict(), rel=1e-4)
+    assert predicted(row) == pytest.approx(answers.loc[name, list(predicted(row))].to_dict(), rel=1e-4)
     assert "person" not in {doubt["code"] for doubt in row["warnings"]}
     assert "trained without age" in reason(plain, "--ecg", workspace.ecg(name), "--age", 50)
 
@@ -363,11 +363,11 @@ def test_what_is_not_reported_has_errors_of_its_own(workspace, run, patient):
 
 def test_older_checkpoints_and_final_fits_say_that_it_is_unknown(workspace, run, patient, tmp_path, capsys):
     content = load_checkpoint(run / "fold_0" / "best.pt")
-    known = said(call(workspace.ecg(patient), "--checkpoint", run / "fold_0" / "best.pt")[0])
+    known = predicted(call(workspace.ecg(patient), "--checkpoint", run / "fold_0" / "best.pt")[0])
     del content["validation"]
     save_checkpoint(tmp_path / "old.pt", content)
     (row,) = call(workspace.ecg(patient), "--checkpoint", tmp_path / "old.pt")
-    assert said(row) == known
+    assert predicted(row) == known
     assert {part["low"] for part in row["indicators"].values()} == {None}
     assert "trained before that was kept" in capsys.readouterr().out
     final = workspace.train("final", "--folds", "none", "--epochs", "1")
@@ -404,7 +404,7 @@ def test_it_is_reported_in_words_and_drawn(workspace, run, patient, tmp_path, ca
         assert text in printed
     assert (tmp_path / f"{patient}.png").read_bytes().startswith(b"\x89PNG")
     kept = json.loads((tmp_path / f"{patient}.json").read_text(encoding="utf-8"))
-    assert said(kept) == said(row) and kept["interval_coverage"] == 0.9
+    assert predicted(kept) == predicted(row) and kept["interval_coverage"] == 0.9
 
 
 def test_the_document_is_all_that_is_printed(workspace, run, answers, capsys):
@@ -416,4 +416,4 @@ def test_the_document_is_all_that_is_printed(workspace, run, answers, capsys):
     assert document["model"]["covariates"] == list(TOLD)
     call(*map(workspace.ecg, answers.index[:3]), "--patients", workspace.table, "--checkpoint", run)
     printed = capsys.readouterr().out
-    assert "3 of 3 recordings were judged." in printed and "in short" in printed
+    assert "Predicted 3 of 3 recordings." in printed and "in short" in printed
