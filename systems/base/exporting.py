@@ -208,7 +208,7 @@ def write_export(exportable: Exportable, path: Path, form: Format) -> float:
 
 
 def require(form: Format) -> None:
-    """Refuse a format whose packages are not installed, saying how to install them."""
+    """Refuse a format whose packages are not installed, and state how to install them."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if form == "onnx" and missing:
         raise ExportError(

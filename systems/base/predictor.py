@@ -170,7 +170,7 @@ class Predictor:
     def given(self) -> tuple[Path, ...]:
         """Return the recordings and folders that the settings name, at least one."""
         if not self.settings.recordings:
-            raise UserError("Name a recording: a WFDB record, a .wav file or a folder. --help says more.")
+            raise UserError("Name a recording: a WFDB record, a .wav file or a folder. --help has more.")
         return self.settings.recordings
 
     def find(self) -> list[RecordingPath]:

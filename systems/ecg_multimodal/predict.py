@@ -85,7 +85,7 @@ def _outputs(
     row = torch.zeros(1, dtype=torch.int64)
     each = [predict(task, network, samples, row, batch_size=1, device=device)[1] for network in networks]
     batch = samples.batch(row)
-    given = {name: batch[name] for view in networks[0].views for name in (view, f"has_{view}")}
+    given = {name: batch[name] for modality in networks[0].views for name in (modality, f"has_{modality}")}
     weights = torch.stack([network.forward_with_views(**given)[2][0] for network in networks])
     return Outputs(
         torch.stack([found.reshape(-1) for found in each]).double().numpy(),
@@ -258,8 +258,8 @@ class Predictor(base.Predictor):
     def about(self) -> Metadata:
         """Return what is particular to the models of this task."""
         fusion = self.trained.model.fusion if len(self.modalities) > 1 else None
-        own = {"target": self.trained.target, "views": list(self.modalities), "fusion": fusion}
-        return own | super().about()
+        more = {"target": self.trained.target, "views": list(self.modalities), "fusion": fusion}
+        return more | super().about()
 
     def metadata(self) -> Metadata:
         """Return what the models are, in plain types."""

@@ -114,8 +114,8 @@ def _draw_values(axes: Axes, values: Mapping[str, float | None]) -> None:
     axes.set(xlim=(0, _COLUMNS), ylim=(rows - 0.5, -0.5))
     axes.set_axis_off()
     axes.set_title("clinical values", loc="left", fontsize=12, color=INK)
-    for place, (name, value) in enumerate(values.items()):
-        column, row = place % _COLUMNS, place // _COLUMNS
+    for index, (name, value) in enumerate(values.items()):
+        column, row = index % _COLUMNS, index // _COLUMNS
         shown = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
         text, color = ("missing", GREY) if value is None else (f"{value:.4g}", INK)
         style: dict[str, Any] = {"va": "center", "fontsize": 9.5}

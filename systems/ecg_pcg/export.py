@@ -166,4 +166,4 @@ def _rate_text(points: int, cached: int) -> str:
 def _threshold_text(checkpoint: Checkpoint) -> str:
     if "threshold" not in checkpoint:
         return "nothing: the training of this fold was not finished"
-    return "training and validation parts; 0.5 where these could not tell"
+    return "training and validation parts; 0.5 where these gave none"

@@ -22,11 +22,11 @@ from evaluation.figures import BLUE, GREY, INK, ORANGE, SHADES, SKY, VERMILLION,
 from systems.base.predictor import DISCLAIMER, rounded_probability, sized_figure, thin
 
 Array = NDArray[Any]
-CLOSE_UP = 4.0
+_CLOSE_UP = 4.0
 """Length of the part that is drawn large, seconds."""
-PANEL = {"signal": 1.15, "probability": 1.35, "attention": 1.3, "contributions": 3.3}
+_PANEL = {"signal": 1.15, "probability": 1.35, "attention": 1.3, "contributions": 3.3}
 """Heights, inches."""
-SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, SKY, "#FFFFFF", ORANGE, VERMILLION])
+_SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, SKY, "#FFFFFF", ORANGE, VERMILLION])
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ def recording_figure(
         raise ValueError(f"A recording has traces named ecg, pcg or both, not {sorted(traces)}.")
     if beat_probability is not None and len(beat_probability) != len(spans):
         raise ValueError(f"{len(beat_probability)} probabilities were given for {len(spans)} beats.")
-    whole = len(traces) * PANEL["signal"] + (0 if beat_probability is None else PANEL["probability"]) + 0.35
-    heights = [whole, len(traces) * PANEL["signal"] + 0.6]
-    heights += [] if mean_attention is None else [len(mean_attention.beats) * PANEL["attention"] + 0.6]
-    heights += [] if contributions is None else [PANEL["contributions"]]
+    whole = len(traces) * _PANEL["signal"] + (0 if beat_probability is None else _PANEL["probability"]) + 0.35
+    heights = [whole, len(traces) * _PANEL["signal"] + 0.6]
+    heights += [] if mean_attention is None else [len(mean_attention.beats) * _PANEL["attention"] + 0.6]
+    heights += [] if contributions is None else [_PANEL["contributions"]]
     figure = sized_figure(sum(heights) + 1.0, title, subtitle, watermark)
     # the last, empty part keeps room for the sentence at the foot
     parts = list(figure.subfigures(len(heights) + 1, 1, height_ratios=[*heights, 0.15], squeeze=False)[:, 0])
@@ -128,12 +128,12 @@ def recording_figure(
 def _close_up(traces: Mapping[str, Trace], spans: Array) -> tuple[float, float]:
     """Return the seconds that are drawn large: from the beat in the middle on."""
     duration = min(len(trace.samples) / trace.sampling_rate for trace in traces.values())
-    start = max(0.0, (duration - CLOSE_UP) / 2)
+    start = max(0.0, (duration - _CLOSE_UP) / 2)
     if len(spans):
         starts = np.asarray(spans)[:, 0]
         start = float(starts[np.abs(starts - start).argmin()]) - 0.1
-    start = max(0.0, min(start, duration - CLOSE_UP))
-    return start, min(start + CLOSE_UP, duration)
+    start = max(0.0, min(start, duration - _CLOSE_UP))
+    return start, min(start + _CLOSE_UP, duration)
 
 
 def _draw_whole(
@@ -145,7 +145,7 @@ def _draw_whole(
     probability: float,
 ) -> None:
     """Draw all of the recording, and below it the probability of each beat."""
-    ratios = [PANEL["signal"]] * len(traces) + ([] if beat_probability is None else [PANEL["probability"]])
+    ratios = [_PANEL["signal"]] * len(traces) + ([] if beat_probability is None else [_PANEL["probability"]])
     panels = part.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     for axes, modality in zip(panels, _ordered(traces), strict=False):
         trace = traces[modality]
@@ -225,7 +225,7 @@ def _draw_contributions(part: SubFigure, contributions: Contributions) -> None:
     grid = np.asarray(contributions.grid)
     limit = float(np.abs(grid).max()) or 1.0
     image = axes.pcolormesh(
-        np.arange(len(grid) + 1), contributions.band_edges, grid.T, cmap=SIGNED, vmin=-limit, vmax=limit
+        np.arange(len(grid) + 1), contributions.band_edges, grid.T, cmap=_SIGNED, vmin=-limit, vmax=limit
     )
     edges = np.concatenate([[0], np.cumsum(list(contributions.cells.values()))])
     for edge in edges[1:-1]:
@@ -247,18 +247,18 @@ def _draw_parts(axes: Axes, parts: Mapping[str, float]) -> None:
     values = np.array(list(rows.values()))
     axes.barh(range(len(rows)), values, color=[VERMILLION if value > 0 else BLUE for value in values])
     axes.axvline(0, color=GREY, linewidth=1)
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         side = -1 if value >= 0 else 1  # beyond zero, where no bar is
         style: dict[str, Any] = {"ha": "right" if side < 0 else "left", "va": "center", "fontsize": 9.5}
-        axes.annotate(f"{value:+.2f}", (0, place), (5 * side, 0), textcoords="offset points", **style)
+        axes.annotate(f"{value:+.2f}", (0, index), (5 * side, 0), textcoords="offset points", **style)
     reach = 1.15 * max(float(np.abs(values).max()), 0.1)
     axes.set(yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.4, -0.6))
     axes.set(xlim=(-reach, reach), xlabel="log-odds")
     _plain(axes, "")
 
 
-def _ordered(named: Mapping[str, Any]) -> list[str]:
-    return [modality for modality in NAMES if modality in named]
+def _ordered(parts: Mapping[str, Any]) -> list[str]:
+    return [modality for modality in NAMES if modality in parts]
 
 
 def _plain(axes: Axes, label: str) -> None:

@@ -46,17 +46,17 @@ from systems.ecg_pcg.task import needs_tokens
 
 Segment = Callable[[Recording], Segmentation]
 ANNOTATION, R_PEAKS, AUTOMATIC = "annotation", "R-peaks of the ECG", "automatic segmentation"
-HIGHEST = {"ecg": ECG_BAND[1], "pcg": PCG_BAND[1]}
-"""Highest frequency that the features of the linear model look at, hertz."""
-UNLIKE = {"ecg": 3.0, "pcg": 2.5}
+_HIGHEST = {"ecg": ECG_BAND[1], "pcg": PCG_BAND[1]}
+"""Highest frequency that the features of the linear model read, hertz."""
+_UNLIKE = {"ecg": 3.0, "pcg": 2.5}
 """Root mean square of standardized features from which a recording is unlike those of the training. On
 training-a, out of fold, one recording in a hundred has 2.4 (ECG) or 2.1 (heart sound) or more."""
-UNCERTAIN = 0.5
-"""Quality of a segmentation without an ECG below which it is doubted: on training-a, out of fold, one
+_UNCERTAIN = 0.5
+"""Quality of a segmentation without an ECG below which there is a warning: on training-a, out of fold, one
 recording in twelve, and of these one in three has more than a tenth of its onsets wrong."""
 
-APART = 0.5
-"""Agreement of R-peaks and S1 below which one of both signals is doubted: on training-a one recording in
+_APART = 0.5
+"""Agreement of R-peaks and S1 below which there is a warning: on training-a one recording in
 eighteen, mostly as R-peaks are hard to find in its ECG."""
 
 
@@ -187,7 +187,7 @@ class InputPreparer:
             return None, [SignalWarning("annotation", "", f"The annotation is not used: {error}")]
 
     def _unlike_training(self, source: str) -> list[SignalWarning]:
-        """Return the doubt about beats cut otherwise than those that a network learned."""
+        """Return a warning about beats cut otherwise than those of the training."""
         from_ecg = self.preparation.onsets == "ecg"
         known = self.source == "physionet2016"
         if (source == R_PEAKS) == from_ecg or not known:
@@ -241,13 +241,13 @@ class InputPreparer:
     def _segmented(self, recording: Recording, warnings: list[SignalWarning]) -> HeartStates:
         """Return heart states found automatically, with a warning where they are uncertain."""
         found = self.segment(recording)
-        if found.r_peak_agreement < APART:
+        if found.r_peak_agreement < _APART:
             text = (
-                f"R-peaks and S1 do not go together (agreement {found.r_peak_agreement:.2f} of 1): the ECG "
+                f"R-peaks and S1 do not agree (agreement {found.r_peak_agreement:.2f} of 1): the ECG "
                 "is noisy, has a wrong rate, or did not start with the heart sound."
             )
             warnings.append(SignalWarning("apart", "", text))
-        if recording.ecg is None and found.quality < UNCERTAIN:
+        if recording.ecg is None and found.quality < _UNCERTAIN:
             text = (
                 f"It is uncertain where S1 and S2 are (certainty {found.quality:.2f}, usually 0.55): look at "
                 "the marks in the figure (--out), or record an ECG with the heart sound."
@@ -274,10 +274,10 @@ def _is_read(
     if not all(bool(getattr(model, modality).fitted) for model in models):
         warnings.append(SignalWarning("unread", modality, f"The model does not read the {NAMES[modality]}."))
         return False
-    highest = HIGHEST[modality]
+    highest = _HIGHEST[modality]
     if sampling_rate < 2 * highest:
         text = (
-            f"The {NAMES[modality]} is left out: it is sampled at {sampling_rate:g} Hz, and the model looks "
+            f"The {NAMES[modality]} is left out: it is sampled at {sampling_rate:g} Hz, and the model reads "
             f"up to {highest:g} Hz, for which {2 * highest:g} Hz are needed."
         )
         warnings.append(SignalWarning("rate", modality, text))
@@ -288,16 +288,16 @@ def _is_read(
 def _warnings_of_features(
     models: Sequence[nn.Module], values: Mapping[str, NDArray[np.float32]], used: tuple[str, ...]
 ) -> list[SignalWarning]:
-    """Return the doubt about features that are far from those of the training."""
+    """Return warnings about features that are far from those of the training."""
     warnings = []
     for modality in used:
         parts = [getattr(model, modality) for model in models]
         scores = [(values[modality] - part.mean.cpu().numpy()) / part.scale.cpu().numpy() for part in parts]
         distance = float(np.sqrt(np.mean(np.square(scores))))
-        if distance > UNLIKE[modality]:
+        if distance > _UNLIKE[modality]:
             text = (
                 f"The {NAMES[modality]} is unlike those the model was trained on (distance {distance:.1f}; "
-                f"1 is usual, {UNLIKE[modality]:g} rare): another device or noise, and the prediction may be "
+                f"1 is usual, {_UNLIKE[modality]:g} rare): another device or noise, and the prediction may be "
                 "wrong."
             )
             warnings.append(SignalWarning("unlike", modality, text))

@@ -59,11 +59,11 @@ def measure_errors(
         indicator and disease what `indicator_error` and `disease_error` measure.
     """
     shares = samples.targets["diseases"][train.to(samples.ecg.device)].nanmean(dim=0).tolist()
-    named = {
+    shown = {
         name: share if np.isfinite(share) else None
         for name, share in zip(samples.names["diseases"], shares, strict=True)
     }
-    return {"trained_share": named, "errors": _errors(model, samples, validation, reads)}
+    return {"trained_share": shown, "errors": _errors(model, samples, validation, reads)}
 
 
 def _errors(model: PhenotypeModel, samples: Pairs, rows: Tensor, reads: str) -> dict[str, Any]:
@@ -95,15 +95,15 @@ def _compared(
     """Return by name what is measured of each indicator and each disease."""
     found: dict[str, dict[str, Any]] = {"indicators": {}, "diseases": {}}
     if "indicators" in outputs:
-        said, usual = model.in_units(outputs["indicators"]), model.indicator_mean.tolist()
-        for place, name in enumerate(samples.names["indicators"]):
-            truth = samples.targets["indicators"][rows, place]
-            found["indicators"][name] = indicator_error(truth.cpu(), said[:, place].cpu(), usual[place])
+        values, usual = model.in_units(outputs["indicators"]), model.indicator_mean.tolist()
+        for index, name in enumerate(samples.names["indicators"]):
+            truth = samples.targets["indicators"][rows, index]
+            found["indicators"][name] = indicator_error(truth.cpu(), values[:, index].cpu(), usual[index])
     if "diseases" in outputs:
-        said = outputs["diseases"].float().sigmoid()
-        for place, name in enumerate(samples.names["diseases"]):
-            truth = samples.targets["diseases"][rows, place]
-            found["diseases"][name] = disease_error(truth.cpu(), said[:, place].cpu())
+        values = outputs["diseases"].float().sigmoid()
+        for index, name in enumerate(samples.names["diseases"]):
+            truth = samples.targets["diseases"][rows, index]
+            found["diseases"][name] = disease_error(truth.cpu(), values[:, index].cpu())
     return found
 
 
@@ -115,7 +115,7 @@ def indicator_error(truth: ArrayLike, predicted: ArrayLike, usual: float) -> dic
     truth, predicted : array_like, shape (patients,)
         In its unit; NaN in ``truth`` where not known.
     usual : float
-        Mean of the training patients: what would be said without looking.
+        Mean of the training patients: the prediction without any input.
 
     Returns
     -------
@@ -126,17 +126,17 @@ def indicator_error(truth: ArrayLike, predicted: ArrayLike, usual: float) -> dic
         have it (one-sided, 5 %).
     """
     known = np.isfinite(np.asarray(truth, dtype=float))
-    true, said = (np.asarray(values, dtype=float)[known] for values in (truth, predicted))
-    error, blind = (said - true) ** 2, (usual - true) ** 2
-    count, gain = len(true), blind - error
-    place = math.ceil((count + 1) * COVERAGE)
+    true, values = (np.asarray(values, dtype=float)[known] for values in (truth, predicted))
+    error, baseline = (values - true) ** 2, (usual - true) ** 2
+    count, gain = len(true), baseline - error
+    rank = math.ceil((count + 1) * COVERAGE)
     spread = float(gain.std(ddof=1)) / math.sqrt(count) if count > 1 else math.inf
-    defined = count > 1 and blind.sum() > 0
+    defined = count > 1 and baseline.sum() > 0
     return {
         "patients": count,
         "deviation": float(np.sqrt(error.mean())) if count else None,
-        "bound": float(np.sort(np.abs(said - true))[place - 1]) if 0 < place <= count else None,
-        "r2": float(1 - error.sum() / blind.sum()) if defined else None,
+        "bound": float(np.sort(np.abs(values - true))[rank - 1]) if 0 < rank <= count else None,
+        "r2": float(1 - error.sum() / baseline.sum()) if defined else None,
         "better": bool(defined and gain.mean() > _ONE_SIDED * spread),
     }
 
@@ -156,11 +156,11 @@ def disease_error(truth: ArrayLike, predicted: ArrayLike) -> dict[str, Any]:
         whether that is above one half by more than chance would have it (DeLong, one-sided, 5 %).
     """
     known = np.isfinite(np.asarray(truth, dtype=float))
-    true, said = (np.asarray(values, dtype=float)[known] for values in (truth, predicted))
+    true, values = (np.asarray(values, dtype=float)[known] for values in (truth, predicted))
     diseased = int(true.sum())
-    named: dict[str, Any] = {"patients": len(true), "diseased": diseased, "auroc": None, "better": False}
+    found: dict[str, Any] = {"patients": len(true), "diseased": diseased, "auroc": None, "better": False}
     if not 0 < diseased < len(true):
-        return named
-    area, covariance = delong_covariance(true, said[None])
+        return found
+    area, covariance = delong_covariance(true, values[None])
     spread = math.sqrt(max(float(covariance[0, 0]), 0.0))  # NaN, with one of a kind, makes it not better
-    return named | {"auroc": float(area[0]), "better": bool(area[0] - _ONE_SIDED * spread > 0.5)}
+    return found | {"auroc": float(area[0]), "better": bool(area[0] - _ONE_SIDED * spread > 0.5)}

@@ -322,11 +322,11 @@ class Predictor(base.Predictor):
         return ", ".join(parts)
 
 
-def mean_error(chosen: Models, choice: str, kind: str, name: str) -> Metadata:
+def mean_error(chosen: Models, choice: str, targets: str, name: str) -> Metadata:
     """Return the mean over models of what was measured; None where one of them does not hold it."""
     known = [(content.get("validation") or {}).get("errors", {}).get(choice) for content, _ in chosen]
-    rows = [row[kind][name] if row else {} for row in known]
-    numbers = ("deviation", "bound", "r2") if kind == "indicators" else ("auroc",)
+    rows = [row[targets][name] if row else {} for row in known]
+    numbers = ("deviation", "bound", "r2") if targets == "indicators" else ("auroc",)
     found: Metadata = {number: _mean([row.get(number) for row in rows]) for number in numbers}
     return found | {"better": all(row.get("better", False) for row in rows)}
 

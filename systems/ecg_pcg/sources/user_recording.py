@@ -25,7 +25,7 @@ from systems.ecg_pcg.settings import EcgPcgPredictionSettings
 from systems.ecg_pcg.sources.cohort import PLAUSIBLE_RATE, find_channels
 from systems.ecg_pcg.sources.sample_files import SAMPLES, make_signal, read_samples, read_wav
 
-ANNOTATIONS = ("_StateAns.mat", "_StateAns0.mat")
+_ANNOTATIONS = ("_StateAns.mat", "_StateAns0.mat")
 """Ends of the names of files of heart-state onsets, hand-corrected and automatic."""
 
 
@@ -224,7 +224,7 @@ def _read_ecg(options: EcgPcgPredictionSettings) -> tuple[Signal, Path]:
     if not path.is_file():
         raise DataError(f"There is no {path}: --ecg names a WFDB record, a .npy or a .csv file.")
     if options.ecg_rate is None or not 0 < options.ecg_rate < float("inf"):
-        raise DataError(f"{path.name} does not say how often it was sampled: add --ecg-rate HERTZ.")
+        raise DataError(f"{path.name} does not state its sampling rate: add --ecg-rate HERTZ.")
     return make_signal(read_samples(path), options.ecg_rate, path.name), path
 
 
@@ -236,7 +236,7 @@ def sound_digest(samples: NDArray[np.float32]) -> str:
 def _find_annotation(path: Path, options: EcgPcgPredictionSettings) -> Path | None:
     """Return the file of heart-state onsets beside a recording, or in the folder named."""
     folder = options.annotations or path.parent
-    candidates: Sequence[Path] = [folder / f"{path.stem}{ending}" for ending in ANNOTATIONS]
+    candidates: Sequence[Path] = [folder / f"{path.stem}{ending}" for ending in _ANNOTATIONS]
     return next((file for file in candidates if file.is_file()), None)
 
 
