@@ -104,16 +104,7 @@ def prediction_settings(task: str) -> type[PredictionSettings]:
 def refuse_options_of_others(
     task: str, options: Sequence[str], settings_of: Callable[[str], type[Any]]
 ) -> None:
-    """Refuse an option that only runs of other tasks have, and name these.
-
-    Parameters
-    ----------
-    task : str
-    options : sequence of str
-        Words of the command line.
-    settings_of : callable
-        Returns the settings class of a task.
-    """
+    """Refuse an option that only runs of other tasks have, and name these; a task has settings of a class."""
     own = _names(settings_of(task))
     words = [word[2:].split("=")[0] for word in options if word.startswith("--")]
     for name in (word.removeprefix("no-").replace("-", "_") for word in words):

@@ -6,7 +6,7 @@ good one is, is measured lead by lead with the limits of `datasets.signal_qualit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,22 +149,18 @@ def _typical_agreement(leads: Mapping[str, Quality], duration: float) -> float:
 
 
 def _joined_warnings(leads: Mapping[str, Quality]) -> list[SignalWarning]:
-    """Return each kind of warning once, with the leads that it is about."""
-    found: dict[str, list[tuple[str, SignalWarning]]] = {}
+    """Return each kind of warning once, with the leads that it is about, or none for the whole recording."""
+    found: dict[str, dict[str, SignalWarning]] = {}
     for lead, quality in leads.items():
-        for code in dict.fromkeys(warning.code for warning in quality.warnings):
-            first = next(warning for warning in quality.warnings if warning.code == code)
-            found.setdefault(code, []).append((lead, first))
-    return [_joined(code, rows) for code, rows in found.items()]
-
-
-def _joined(code: str, rows: Sequence[tuple[str, SignalWarning]]) -> SignalWarning:
-    """Return the warnings of some leads as one; those of the whole recording name none."""
-    first = rows[0][1]
-    if not first.signal:
-        return first
-    others = f" So are {', '.join(lead for lead, _ in rows[1:])}." if len(rows) > 1 else ""
-    return SignalWarning(code, "ecg", f"Lead {rows[0][0]}: {first.text}{others}")
+        for warning in quality.warnings:
+            found.setdefault(warning.code, {}).setdefault(lead, warning)
+    joined = []
+    for code, by_lead in found.items():
+        (lead, first), *others = by_lead.items()
+        text = f"Lead {lead}: {first.text}"
+        text += f" So are {', '.join(name for name, _ in others)}." if others else ""
+        joined.append(SignalWarning(code, "ecg", text) if first.signal else first)
+    return joined
 
 
 def _order_warnings(ecg: Ecg) -> list[SignalWarning]:
