@@ -220,9 +220,7 @@ class Predictor:
         """Return what is doubtful about the models themselves."""
         warnings = []
         if seen:
-            text = (
-                f"The model was trained on this very {self.noun}: its prediction is no estimate for new ones."
-            )
+            text = f"The model was trained on this very {self.noun}: this is no estimate for new ones."
             warnings.append(SignalWarning("seen", "", text))
         if self.simulated:
             text = "The model was trained on simulated patients: its predictions do not hold for real ones."

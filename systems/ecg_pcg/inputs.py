@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,6 @@ from datasets.recordings import Recording
 from datasets.signal_quality import FEWEST_BEATS, NAMES, SignalWarning
 from datasets.signals import fill_gaps, shorten_beats
 from datasets.sources import DataError
-from learning.checkpoint import Checkpoint
 from systems.ecg_pcg.explain.attribution import signals_read
 from systems.ecg_pcg.features.spectral import (
     ECG_BAND,
@@ -39,7 +39,7 @@ from systems.ecg_pcg.linear.task import Recordings
 from systems.ecg_pcg.robustness.corruptions import prepare_beats
 from systems.ecg_pcg.samples import Beats
 from systems.ecg_pcg.segmentation.segment import Segmentation, segment
-from systems.ecg_pcg.settings import PreparationSettings, TrainingSettings
+from systems.ecg_pcg.settings import ModelSettings, PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import read_states
 from systems.ecg_pcg.sources.user_recording import UserRecording
 from systems.ecg_pcg.task import needs_tokens
@@ -98,18 +98,19 @@ class InputPreparer:
 
     Parameters
     ----------
-    content : dict
-        A checkpoint of the model.
+    model : ModelSettings
+    cache : dict
+        What a checkpoint holds of the cache that the model was trained from.
     device : torch.device
     segment : callable
         Finds heart states in a recording.
     """
 
-    def __init__(self, content: Checkpoint, device: torch.device, segment: Segment) -> None:
-        self.model = from_plain(TrainingSettings, content["settings"]).model
-        self.preparation = from_plain(PreparationSettings, content["cache"]["settings"])
-        self.source = content["cache"]["source"]
-        self.device, self.segment = device, segment
+    def __init__(
+        self, model: ModelSettings, cache: Mapping[str, Any], device: torch.device, segment: Segment
+    ) -> None:
+        self.preparation = from_plain(PreparationSettings, cache["settings"])
+        self.model, self.source, self.device, self.segment = model, cache["source"], device, segment
 
     def for_network(self, user: UserRecording) -> PreparedInput:
         """Cut the beats of a recording as preparation does."""
@@ -297,8 +298,8 @@ def _warnings_of_features(
         if distance > _UNLIKE[modality]:
             text = (
                 f"The {NAMES[modality]} is unlike those the model was trained on (distance {distance:.1f}; "
-                f"1 is usual, {_UNLIKE[modality]:g} rare): another device or noise, and the prediction may be "
-                "wrong."
+                f"1 is usual, {_UNLIKE[modality]:g} rare): another device or noise, and the prediction may "
+                "be wrong."
             )
             warnings.append(SignalWarning("unlike", modality, text))
     return warnings

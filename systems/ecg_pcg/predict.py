@@ -198,7 +198,7 @@ class Predictor(base.Predictor):
             raise UserError(f"--annotations {settings.annotations} is no folder.")
         super().__init__(checkpoints, settings)
         self.trained: TrainingSettings = self.task.settings
-        self.preparer = InputPreparer(self.checkpoints[0], self.device, segment)
+        self.preparer = InputPreparer(self.trained.model, self.cache, self.device, segment)
         self.assumed_prevalence = assumed_prevalence_of(self.checkpoints, self.trained)
         self.check_prevalence(settings.prevalence)
 
