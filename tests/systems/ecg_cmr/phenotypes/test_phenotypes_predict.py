@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import wfdb
 
 import evaluate
@@ -58,14 +57,6 @@ class Workspace:
 
     def samples(self, patient: str) -> np.ndarray:
         return wfdb.rdrecord(str(self.ecg(patient))).p_signal.T
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
