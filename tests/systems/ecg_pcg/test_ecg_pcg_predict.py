@@ -387,8 +387,10 @@ def test_recordings_far_from_those_of_the_training_are_named(cache, simulated_ra
     assert "unlike" not in codes(usual.metadata())
     content["model"]["pcg.mean"] += 50.0
     strange = predictor([content], simulated_raw).predict(place(simulated_raw, long_enough(cache)[0]))
-    doubts = [warning["signal"] for warning in strange.metadata()["warnings"] if warning["code"] == "unlike"]
-    assert doubts == ["pcg"]
+    warnings = [
+        warning["signal"] for warning in strange.metadata()["warnings"] if warning["code"] == "unlike"
+    ]
+    assert warnings == ["pcg"]
 
 
 # Prevalence -----------------------------------------------------------------------------------------------
@@ -453,10 +455,10 @@ def test_the_spread_is_over_beats_and_the_figure_shows_each(cache, simulated_raw
 def test_the_map_of_contributions_adds_up_to_the_answer(cache, simulated_raw):
     content = checkpoint(cache, LINEAR)
     answer = predictor([content], simulated_raw).predict(place(simulated_raw, long_enough(cache)[0]))
-    told = answer.contributions()
+    found = answer.contributions()
     bias = float(content["model"]["pcg.bias"])
-    assert told.grid is not None
-    assert told.grid.sum() + bias == pytest.approx(told.parts["heart sound"], abs=1e-6)
-    assert told.grid.shape == (22, 34)
-    assert (told.band_edges[0], told.band_edges[-1]) == (pytest.approx(23.4375), pytest.approx(953.125))
+    assert found.grid is not None
+    assert found.grid.sum() + bias == pytest.approx(told.parts["heart sound"], abs=1e-6)
+    assert found.grid.shape == (22, 34)
+    assert (found.band_edges[0], told.band_edges[-1]) == (pytest.approx(23.4375), pytest.approx(953.125))
     assert answer.metadata()["spread_over_beats"] is None

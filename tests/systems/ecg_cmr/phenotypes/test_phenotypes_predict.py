@@ -1,4 +1,4 @@
-"""ECGs judged by runs of ecg-phenotypes: the very answers of evaluate.py, from the raw files."""
+"""Predictions by runs of ecg-phenotypes: those of evaluate.py, from the raw files."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from systems.ecg_cmr.sources.simulated_files import write_pairs
 VIEWS = ["--frames", "4", "--size", "32", "--pixel-spacing", "4.4", "--seconds", "2", "--ecg-rate", "100"]
 TINY = ["--preset", "small", "--width", "16", "--depth", "1", "--heads", "2", "--patch-seconds", "0.4"]
 TINY += ["--epochs", "2", "--batch-size", "8", "--precision", "float32", "--device", "cpu", "--threads", "1"]
-TOLD = ("age", "sex", "height", "weight")
+COVARIATES = ("age", "sex", "height", "weight")
 
 
 class Workspace:
@@ -41,7 +41,7 @@ class Workspace:
         places = ["--checkpoint-dir", str(self.root / "checkpoints"), "--log-dir", str(self.root / "runs")]
         return training.main(["ecg-phenotypes", *TINY, *self.places, *places, "--run-name", name, *options])
 
-    def judged(self, run: Path) -> pd.DataFrame:
+    def evaluated(self, run: Path) -> pd.DataFrame:
         places = ["--results-dir", str(self.root / "results"), "--bootstrap-draws", "10", "--threads", "1"]
         evaluate.main(["--checkpoint", str(run), "--compact", *self.places, *places])
         return pd.read_csv(self.root / "results" / run.name / "predictions.csv").set_index("recording")
@@ -49,7 +49,7 @@ class Workspace:
     def ecg(self, patient: str) -> Path:
         return self.raw / "ecg" / patient
 
-    def told(self, patient: str) -> list[str]:
+    def person(self, patient: str) -> list[str]:
         """Return the options that say who this patient is."""
         row = self.truth.loc[patient]
         sex = ["--sex", "female" if row["sex"] else "male"]
@@ -71,7 +71,7 @@ def run(workspace) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(workspace, run) -> pd.DataFrame:
-    return workspace.judged(run)
+    return workspace.evaluated(run)
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +112,13 @@ def test_the_raw_file_of_a_patient_gives_what_evaluate_wrote(workspace, run, ans
 
 
 def test_options_tell_the_same_as_the_table(workspace, run, patient):
-    (one,) = call("--ecg", workspace.ecg(patient), *workspace.told(patient), "--checkpoint", run)
+    (one,) = call("--ecg", workspace.ecg(patient), *workspace.person(patient), "--checkpoint", run)
     (other,) = call(workspace.ecg(patient), "--patients", workspace.table, "--checkpoint", run)
     assert predicted(one) == predicted(other) and one["covariates"] == other["covariates"]
     assert one["covariates"]["age"] == workspace.truth.loc[patient, "age"]
     (alone,) = call("--ecg", workspace.ecg(patient), "--checkpoint", run)
     assert alone["covariates"] == {} and predicted(alone) != predicted(one)
-    assert any("are not given" in doubt["text"] for doubt in alone["warnings"])
+    assert any("are not given" in warning["text"] for warning in alone["warnings"])
 
 
 def test_predicting_alone_equals_predicting_among_others(workspace, run, patient, tmp_path):
@@ -143,7 +143,7 @@ def test_one_who_was_trained_on_is_named(workspace, run, answers):
     parts = pd.read_csv(run / "splits.csv").set_index("recording")
     learned = parts.index[(parts["fold_0"] != "test") & (parts["fold_1"] != "test")][0]
     (row,) = call(workspace.ecg(learned), "--checkpoint", run)
-    assert row["models"] == 2 and "seen" in {doubt["code"] for doubt in row["warnings"]}
+    assert row["models"] == 2 and "seen" in {warning["code"] for warning in row["warnings"]}
 
 
 # Other files of the same ECG --------------------------------------------------------------------------
@@ -167,31 +167,31 @@ def write_record(folder: Path, samples: np.ndarray, leads=LEADS, rate=500, unit=
 
 def test_order_unit_and_kind_of_file_do_not_matter(workspace, run, patient, tmp_path):
     samples = workspace.samples(patient)
-    told = [*workspace.told(patient), "--checkpoint", run / "fold_0" / "best.pt"]
-    known = predicted(call("--ecg", workspace.ecg(patient), *told)[0])
+    person = [*workspace.person(patient), "--checkpoint", run / "fold_0" / "best.pt"]
+    known = predicted(call("--ecg", workspace.ecg(patient), *person)[0])
     turned = write_record(tmp_path / "turned", samples[::-1], LEADS[::-1])
-    assert predicted(call("--ecg", turned, *told)[0]) == known
+    assert predicted(call("--ecg", turned, *person)[0]) == known
     micro = write_record(tmp_path / "micro", samples * 1000, unit="uV", gain=1.0)
-    assert predicted(call("--ecg", micro, *told)[0]) == pytest.approx(known, rel=1e-4)
+    assert predicted(call("--ecg", micro, *person)[0]) == pytest.approx(known, rel=1e-4)
     np.save(tmp_path / "x.npy", samples)
-    assert predicted(call("--ecg", tmp_path / "x.npy", "--ecg-rate", 500, *told)[0]) == known
+    assert predicted(call("--ecg", tmp_path / "x.npy", "--ecg-rate", 500, *person)[0]) == known
     assert "--ecg-rate" in reason(run, "--ecg", tmp_path / "x.npy"), "an array does not know its rate"
 
 
 def test_another_sampling_rate_gives_the_same_up_to_resampling(workspace, run, patient, tmp_path):
     samples = workspace.samples(patient)
-    told = [*workspace.told(patient), "--checkpoint", run / "fold_0" / "best.pt"]
-    known = predicted(call("--ecg", workspace.ecg(patient), *told)[0])
+    person = [*workspace.person(patient), "--checkpoint", run / "fold_0" / "best.pt"]
+    known = predicted(call("--ecg", workspace.ecg(patient), *person)[0])
     seconds = np.arange(samples.shape[1]) / 500
     faster = np.arange(10_000) / 1000
     finer = np.stack([np.interp(faster, seconds, lead) for lead in samples])
-    found = predicted(call("--ecg", write_record(tmp_path / "fine", finer, rate=1000), *told)[0])
+    found = predicted(call("--ecg", write_record(tmp_path / "fine", finer, rate=1000), *person)[0])
     assert found == pytest.approx(known, rel=2e-3)
-    wrong = predicted(call("--ecg", write_record(tmp_path / "wrong", samples, rate=400), *told)[0])
+    wrong = predicted(call("--ecg", write_record(tmp_path / "wrong", samples, rate=400), *person)[0])
     assert wrong != pytest.approx(known, rel=2e-3), "a rate that is not believed must show"
 
 
-# What is refused, and what is doubted -----------------------------------------------------------------
+# What is refused, and warnings -----------------------------------------------------------------------
 
 
 def test_what_cannot_be_predicted_is_refused_by_name_and_the_rest_predicted(
@@ -252,11 +252,11 @@ def test_what_is_doubtful_is_a_warning(workspace, run, patient, tmp_path):
     rows = call(
         write_record(tmp_path / "a", swapped), write_record(tmp_path / "b", loud), "--checkpoint", run
     )
-    doubts = [{doubt["code"]: doubt["text"] for doubt in row["warnings"]} for row in rows]
-    assert "Lead II is not the sum of I and III" in doubts[0]["lead-order"]
-    assert "lead-order" not in doubts[1]
-    assert doubts[1]["clipped"].startswith("Lead V4") and "V5" in doubts[1]["noisy"]
-    for named in doubts:
+    warnings = [{warning["code"]: warning["text"] for warning in row["warnings"]} for row in rows]
+    assert "Lead II is not the sum of I and III" in warnings[0]["lead-order"]
+    assert "lead-order" not in warnings[1]
+    assert warnings[1]["clipped"].startswith("Lead V4") and "V5" in warnings[1]["noisy"]
+    for named in warnings:
         assert "do not hold for real ones" in named["simulated"] and "first 2 s" in named["long"]
 
 
@@ -290,7 +290,7 @@ def test_a_table_may_lack_a_patient_or_hold_a_wrong_cell(workspace, run, patient
     rows = call(
         tmp_path / patient, tmp_path / "stranger", "--patients", tmp_path / "t.csv", "--checkpoint", run
     )
-    texts = [" ".join(doubt["text"] for doubt in row["warnings"]) for row in rows]
+    texts = [" ".join(warning["text"] for warning in row["warnings"]) for row in rows]
     assert "'old' is no number" in texts[0] and list(rows[0]["covariates"]) == ["sex"]
     assert "t.csv has no row for stranger" in texts[1] and rows[1]["covariates"] == {}
 
@@ -302,24 +302,24 @@ def test_a_run_that_reads_cines_is_refused(workspace, patient):
 
 def test_a_run_without_covariates_is_reported_none(workspace, patient):
     plain = workspace.train("plain", "--no-covariates")
-    answers = workspace.judged(plain)
+    answers = workspace.evaluated(plain)
     name = answers.index[0]
     (row,) = call("--ecg", workspace.ecg(name), "--checkpoint", plain)
     assert predicted(row) == pytest.approx(answers.loc[name, list(predicted(row))].to_dict(), rel=1e-4)
-    assert "person" not in {doubt["code"] for doubt in row["warnings"]}
+    assert "person" not in {warning["code"] for warning in row["warnings"]}
     assert "trained without age" in reason(plain, "--ecg", workspace.ecg(name), "--age", 50)
 
 
 # How far off it may be --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_intervals_are_those_of_the_validation_part(workspace, run, told):
+@pytest.mark.parametrize("person", [True, False])
+def test_intervals_are_those_of_the_validation_part(workspace, run, person):
     """Nine tenths of the validation patients, rounded up, lie within them, of their own model."""
     file = run / "fold_0" / "best.pt"
     parts = pd.read_csv(run / "splits.csv").set_index("recording")["fold_0"]
     names = parts.index[parts == "validation"]
-    table = ["--patients", workspace.table] if told else []
+    table = ["--patients", workspace.table] if person else []
     rows = call(*map(workspace.ecg, names), *table, "--checkpoint", file)
     count = len(names)
     needed = int(np.ceil((count + 1) * 0.9))
@@ -373,7 +373,7 @@ def test_it_is_reported_in_words_and_drawn(workspace, run, patient, tmp_path, ca
     words = [
         "--ecg",
         workspace.ecg(patient),
-        *workspace.told(patient),
+        *workspace.person(patient),
         "--checkpoint",
         run,
         "--out",
@@ -404,7 +404,7 @@ def test_the_document_is_all_that_is_printed(workspace, run, answers, capsys):
     )
     document = json.loads(capsys.readouterr().out)
     assert document["recordings"] == rows and document["model"]["task"] == "ecg-phenotypes"
-    assert document["model"]["covariates"] == list(TOLD)
+    assert document["model"]["covariates"] == list(COVARIATES)
     call(*map(workspace.ecg, answers.index[:3]), "--patients", workspace.table, "--checkpoint", run)
     printed = capsys.readouterr().out
     assert "Predicted 3 of 3 recordings." in printed and "in short" in printed
