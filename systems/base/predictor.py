@@ -364,16 +364,7 @@ class Predictor:
         return [*lines, f"Predicted {len(predicted)} of {len(rows)} {self.noun}s."]
 
     def lines(self, text: str, name: str | None = None, column: int = COLUMN) -> list[str]:
-        """Return text in lines, beside a name, or below it where the terminal has no room.
-
-        Parameters
-        ----------
-        text : str
-        name : str, optional
-            Written before it; empty: only its column is kept.
-        column : int
-            Characters of that column.
-        """
+        """Return text in lines, beside a name in a column, or below it where the terminal has no room."""
         beside = "" if name is None else name.ljust(column)
         if not self.wraps:
             return [(beside + text).rstrip()]

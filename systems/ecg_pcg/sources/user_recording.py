@@ -7,6 +7,7 @@ left out with a warning, as long as the other one can.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,8 @@ from systems.ecg_pcg.sources.sample_files import SAMPLES, make_signal, read_samp
 
 _ANNOTATIONS = ("_StateAns.mat", "_StateAns0.mat")
 """Ends of the names of files of heart-state onsets, hand-corrected and automatic."""
+_Find = Callable[[wfdb.Record], tuple[int | None, int | None]]
+"""Finds the channels of ECG and heart sound in a header."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,7 @@ def _name(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() in (".hea", ".wav") else path).as_posix()
 
 
-def read_user_recording(
-    path: RecordingPath, options: EcgPcgPredictionSettings | None = None
-) -> UserRecording:
+def read_user_recording(path: RecordingPath, options: EcgPcgPredictionSettings) -> UserRecording:
     """Read one recording.
 
     Raises
@@ -134,13 +135,12 @@ def read_user_recording(
     DataError
         If nothing usable is in it. The message says why.
     """
-    chosen = options or EcgPcgPredictionSettings()
     found = RecordingPath(path.name, resolve_recording(path.path))
     is_sound = found.path.suffix.lower() == ".wav"
-    if not is_sound and chosen.ecg is not None:
+    if not is_sound and options.ecg is not None:
         raise DataError(f"--ecg belongs to a .wav; {found.path.name} is a WFDB record with its own channels.")
     try:
-        user = (_read_sound if is_sound else _read_record)(found, chosen)
+        user = (_read_sound if is_sound else _read_record)(found, options)
     except (DataError, OSError, MemoryError):
         raise
     except Exception as error:  # there is no end to the ways in which files from anywhere can be damaged
@@ -163,32 +163,26 @@ def _read_record(found: RecordingPath, options: EcgPcgPredictionSettings) -> Use
     return UserRecording(found.name, found.path, recording, annotation, channels, warnings)
 
 
-def _read_usable(
-    header: Path, find: Callable[[wfdb.Record], tuple[int | None, int | None]]
-) -> tuple[Recording, list[SignalWarning]]:
+def _read_usable(header: Path, find: _Find) -> tuple[Recording, list[SignalWarning]]:
     """Read both signals of a record, or the one that can be read and a warning about the other."""
     try:
         return read_recording(header, header.parent, find), []
     except DataError as both:
-        found: list[tuple[Recording, list[SignalWarning]]] = []
-        faults: dict[str, str] = {}
+        found, faults = list[Recording](), dict[str, str]()
         for index, modality in enumerate(NAMES):
-            alone = functools.partial(_only, find=find, kept=index)
             try:
-                found.append((read_recording(header, header.parent, alone), []))
+                alone = functools.partial(_only, find=find, kept=index)
+                found.append(read_recording(header, header.parent, alone))
             except DataError as error:
                 faults[modality] = str(error)
         if len(found) != 1:  # neither signal alone, or a fault of the record itself
             raise both from None
         ((modality, reason),) = faults.items()
-        return found[0][0], [
-            SignalWarning("unusable", modality, f"The {NAMES[modality]} is left out: {reason}")
-        ]
+        text = f"The {NAMES[modality]} is left out: {reason}"
+        return found[0], [SignalWarning("unusable", modality, text)]
 
 
-def _only(
-    record: wfdb.Record, find: Callable[[wfdb.Record], tuple[int | None, int | None]], kept: int
-) -> tuple[int | None, int | None]:
+def _only(record: wfdb.Record, find: _Find, kept: int) -> tuple[int | None, int | None]:
     """Return the numbers of the channels of a record with one of the two hidden."""
     numbers = find(record)
     return (numbers[0], None) if kept == 0 else (None, numbers[1])
@@ -255,5 +249,5 @@ def _plausible(user: UserRecording) -> UserRecording:
             )
     if not any(kept.values()):
         raise DataError(" ".join(warning.text for warning in warnings))
-    recording = Recording(kept["ecg"], kept["pcg"], user.recording.header_rate, user.recording.sha256)
-    return UserRecording(user.name, user.path, recording, user.annotation, user.channels, warnings)
+    recording = dataclasses.replace(user.recording, ecg=kept["ecg"], pcg=kept["pcg"])
+    return dataclasses.replace(user, recording=recording, warnings=warnings)

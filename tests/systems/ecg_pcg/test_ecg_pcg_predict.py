@@ -458,7 +458,7 @@ def test_the_map_of_contributions_adds_up_to_the_answer(cache, simulated_raw):
     found = answer.contributions()
     bias = float(content["model"]["pcg.bias"])
     assert found.grid is not None
-    assert found.grid.sum() + bias == pytest.approx(told.parts["heart sound"], abs=1e-6)
+    assert found.grid.sum() + bias == pytest.approx(found.parts["heart sound"], abs=1e-6)
     assert found.grid.shape == (22, 34)
-    assert (found.band_edges[0], told.band_edges[-1]) == (pytest.approx(23.4375), pytest.approx(953.125))
+    assert (found.band_edges[0], found.band_edges[-1]) == (pytest.approx(23.4375), pytest.approx(953.125))
     assert answer.metadata()["spread_over_beats"] is None
