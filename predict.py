@@ -70,13 +70,13 @@ def choose_task(checkpoint: str | None) -> str:
     UserError
         If its models predict nothing for single recordings.
     """
-    task, able = "" if checkpoint is None else task_of_run(Path(checkpoint)), registry.tasks_with("predict")
-    if task and task not in able:
+    task = "" if checkpoint is None else task_of_run(Path(checkpoint))
+    if task and not registry.tasks_with("predict", [task]):
         raise UserError(
             f"{checkpoint} is of task {task}, which has no prediction for single recordings: predict.py "
-            f"takes runs of {', '.join(able)}."
+            f"takes runs of {', '.join(registry.tasks_with('predict'))}."
         )
-    return task or able[0]
+    return task or next(iter(registry.TASKS))
 
 
 def exit_with_status(rows: Sequence[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,9 +48,9 @@ def _module_name(task: str, module: str) -> str | None:
     return next((name for name in names if importlib.util.find_spec(name) is not None), None)
 
 
-def tasks_with(module: str) -> list[str]:
+def tasks_with(module: str, among: Iterable[str] = TASKS) -> list[str]:
     """Return the tasks that have a module (``predict``, ``export``), without importing it."""
-    return [task for task in TASKS if _module_name(task, module) is not None]
+    return [task for task in among if task in TASKS and _module_name(task, module) is not None]
 
 
 def module_of(task: str, module: str) -> Any:

@@ -205,6 +205,7 @@ def test_names_cannot_play_with_the_terminal(run, tmp_path, capsys):
         (["X", "--annotations", "nowhere"], "--annotations nowhere is no folder"),
         (["X", "Y", "--ecg", "e.csv"], "--ecg belongs to one recording, and 2 were given"),
         (["X", "--device", "tpu"], "no device 'tpu'"),
+        (["X", "--age=4"], "--age is for runs of ecg-phenotypes, and this one is of ecg-pcg"),
     ],
 )
 def test_commands_without_a_meaning_are_refused(run, arguments, said):

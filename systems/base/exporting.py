@@ -154,12 +154,12 @@ def open_exportable(path: Path) -> Exportable:
         If the checkpoint cannot be read, or networks of its task or model cannot be exported.
     """
     content = load_checkpoint(path)
-    task, able = str(content.get("task")), registry.tasks_with("export")
-    make = registry.exporter(task) if task in able else None
+    task = str(content.get("task"))
+    make = registry.exporter(task) if task in registry.TASKS else None
     if make is None:
         raise UserError(
             f"{path} is a checkpoint of task {task}, whose networks cannot be exported yet: "
-            f"export.py takes checkpoints of {', '.join(able)}."
+            f"export.py takes checkpoints of {', '.join(registry.tasks_with('export'))}."
         )
     with must_fit(path):
         exportable: Exportable = make(content, file_digest(path))
