@@ -145,10 +145,8 @@ def _step(pcg: Signal, peaks: Floats) -> tuple[float | None, list[SignalWarning]
 def _warnings_of_ends(present: Mapping[str, Signal]) -> list[SignalWarning]:
     """Return a warning about signals of which one goes on when the other has ended."""
     ecg, pcg = present["ecg"].duration, present["pcg"].duration
-    if abs(ecg - pcg) <= LARGEST_DIFFERENCE:
-        return []
     text = f"The ECG lasts {ecg:.1f} s and the heart sound {pcg:.1f} s: were they recorded together?"
-    return [SignalWarning("lengths", "", text)]
+    return [] if abs(ecg - pcg) <= LARGEST_DIFFERENCE else [SignalWarning("lengths", "", text)]
 
 
 def measure(signal: Signal, modality: str) -> dict[str, float]:
@@ -263,10 +261,8 @@ def warnings_of_rhythm(spans: Floats) -> list[SignalWarning]:
 
 def warnings_of_length(seconds: float) -> list[SignalWarning]:
     """Return a warning about a short recording."""
-    if seconds >= SHORT:
-        return []
     text = f"It lasts {seconds:.1f} s; {SHORT:g} s or more give a steadier prediction."
-    return [SignalWarning("short", "", text)]
+    return [] if seconds >= SHORT else [SignalWarning("short", "", text)]
 
 
 # How alike beats are: what repeats with every beat is a heart, what does not is noise -------------------

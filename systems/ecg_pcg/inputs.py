@@ -26,15 +26,7 @@ from datasets.signal_quality import FEWEST_BEATS, NAMES, SignalWarning
 from datasets.signals import fill_gaps, shorten_beats
 from datasets.sources import DataError
 from systems.ecg_pcg.explain.attribution import signals_read
-from systems.ecg_pcg.features.spectral import (
-    ECG_BAND,
-    ECG_BANDS,
-    GRID_SHAPE,
-    PCG_BAND,
-    cell_edges,
-    ecg_band_powers,
-    pcg_grid,
-)
+from systems.ecg_pcg.features import spectral
 from systems.ecg_pcg.linear.task import Recordings
 from systems.ecg_pcg.robustness.corruptions import prepare_beats
 from systems.ecg_pcg.samples import Beats
@@ -46,7 +38,7 @@ from systems.ecg_pcg.task import needs_tokens
 
 Segment = Callable[[Recording], Segmentation]
 ANNOTATION, R_PEAKS, AUTOMATIC = "annotation", "R-peaks of the ECG", "automatic segmentation"
-_HIGHEST = {"ecg": ECG_BAND[1], "pcg": PCG_BAND[1]}
+_HIGHEST = {"ecg": spectral.ECG_BAND[1], "pcg": spectral.PCG_BAND[1]}
 """Highest frequency that the features of the linear model read, hertz."""
 _UNLIKE = {"ecg": 3.0, "pcg": 2.5}
 """Root mean square of standardized features from which a recording is unlike those of the training. On
@@ -202,15 +194,15 @@ class InputPreparer:
         recording = user.recording
         states, warnings = self._annotated(user)
         source = ANNOTATION
-        grid, bands = np.full(math.prod(GRID_SHAPE), np.nan), np.full(ECG_BANDS, np.nan)
+        grid, bands = np.full(math.prod(spectral.GRID_SHAPE), np.nan), np.full(spectral.ECG_BANDS, np.nan)
         pcg, ecg = recording.pcg, recording.ecg
         if pcg is not None and _is_read(models, "pcg", pcg.sampling_rate, warnings):
             if states is None:
                 states, source = self._segmented_if_it_can_be(recording, warnings), AUTOMATIC
             if states is not None:
-                grid = pcg_grid(pcg.samples, pcg.sampling_rate, states)
+                grid = spectral.pcg_grid(pcg.samples, pcg.sampling_rate, states)
         if ecg is not None and _is_read(models, "ecg", ecg.sampling_rate, warnings):
-            bands = ecg_band_powers(ecg.samples, ecg.sampling_rate)
+            bands = spectral.ecg_band_powers(ecg.samples, ecg.sampling_rate)
         values = {"ecg": bands.astype(np.float32), "pcg": grid.astype(np.float32)}
         used = tuple(modality for modality in NAMES if np.isfinite(values[modality]).all())
         if not used:
@@ -223,7 +215,7 @@ class InputPreparer:
             warnings.append(SignalWarning("no-beats", "pcg", text))
         spans = np.zeros((0, 2))
         if states is not None:
-            spans = cell_edges(states, user.duration)[:, [0, -1]]
+            spans = spectral.cell_edges(states, user.duration)[:, [0, -1]]
         elif ecg is not None:
             spans, source = r_peak_spans(fill_gaps(ecg.samples), ecg.sampling_rate), R_PEAKS
         samples = Recordings(

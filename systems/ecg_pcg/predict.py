@@ -24,17 +24,10 @@ from learning.devices import rows_at_once
 from learning.loop import predict
 from systems.base import predictor as base
 from systems.base.predictor import Metadata, RecordingPath
+from systems.ecg_pcg import inputs
 from systems.ecg_pcg.explain.attribution import attention
 from systems.ecg_pcg.features.spectral import BAND_EDGES, FRAME, GRID_SHAPE, RATE, STATE_PARTS
 from systems.ecg_pcg.figure import Contributions, MeanAttention, Trace, recording_figure
-from systems.ecg_pcg.inputs import (
-    ANNOTATION,
-    AUTOMATIC,
-    InputPreparer,
-    PreparedInput,
-    Segment,
-    automatic_states,
-)
 from systems.ecg_pcg.linear.task import Recordings
 from systems.ecg_pcg.samples import Beats
 from systems.ecg_pcg.settings import EcgPcgPredictionSettings, TrainingSettings
@@ -56,7 +49,7 @@ class RecordingPrediction(base.Prediction):
     Attributes
     ----------
     user : UserRecording
-    prepared : PreparedInput
+    prepared : inputs.PreparedInput
     quality : Quality
     values : numpy.ndarray of float64, shape (beats,) or (1,)
         Probability of abnormal of each sample, mean over the models.
@@ -65,7 +58,7 @@ class RecordingPrediction(base.Prediction):
     """
 
     user: UserRecording
-    prepared: PreparedInput
+    prepared: inputs.PreparedInput
     quality: Quality
     values: NDArray[np.float64]
     models: list[tuple[Checkpoint, nn.Module]]
@@ -192,13 +185,13 @@ class Predictor(base.Predictor):
         self,
         checkpoints: Mapping[Path, Checkpoint],
         settings: EcgPcgPredictionSettings,
-        segment: Segment = automatic_states,
+        segment: inputs.Segment = inputs.automatic_states,
     ) -> None:
         if settings.annotations is not None and not settings.annotations.is_dir():
             raise UserError(f"--annotations {settings.annotations} is no folder.")
         super().__init__(checkpoints, settings)
         self.trained: TrainingSettings = self.task.settings
-        self.preparer = InputPreparer(self.trained.model, self.cache, self.device, segment)
+        self.preparer = inputs.InputPreparer(self.trained.model, self.cache, self.device, segment)
         self.assumed_prevalence = assumed_prevalence_of(self.checkpoints, self.trained)
         self.check_prevalence(settings.prevalence)
 
@@ -254,7 +247,7 @@ class Predictor(base.Predictor):
             watermark=self.watermark(seen),
         )
 
-    def _probabilities(self, content: Checkpoint, model: nn.Module, prepared: PreparedInput) -> Tensor:
+    def _probabilities(self, content: Checkpoint, model: nn.Module, prepared: inputs.PreparedInput) -> Tensor:
         """Return the probability of abnormal of each sample by one model, calibrated if it can be."""
         rows = torch.arange(len(prepared.samples))
         size = rows_at_once(self.settings.batch_size, self.device)
@@ -265,10 +258,10 @@ class Predictor(base.Predictor):
         return torch.sigmoid(intercept + slope * torch.logit(found.double(), SMALLEST_PROBABILITY))
 
 
-def calibration_line(checkpoint: Checkpoint, prepared: PreparedInput) -> tuple[float, float]:
+def calibration_line(checkpoint: Checkpoint, prepared: inputs.PreparedInput) -> tuple[float, float]:
     """Return intercept and slope by which a model's log-odds of such an input are made a probability."""
     known = checkpoint.get("calibration") or {}
-    states = {ANNOTATION: " annotated", AUTOMATIC: " automatic"}.get(prepared.source, "")
+    states = {inputs.ANNOTATION: " annotated", inputs.AUTOMATIC: " automatic"}.get(prepared.source, "")
     name = "+".join(prepared.used) + (states if "pcg" in prepared.used else "")
     intercept, slope = known.get(name, _IDENTITY)
     return float(intercept), float(slope)
