@@ -36,7 +36,7 @@ TOLERANCE = 1e-4
 CHECKED_BATCHES = (1, 2, 5, 32)
 """Sizes of the batches that file and network are both given."""
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_METADATA = "metadata.json"
+_METADATA = "facts.json"
 _NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
