@@ -165,3 +165,27 @@ class EvaluationSettings:
     """CPU threads of torch; 0: one a core."""
     dry_run: bool = False
     """Say what would be evaluated; write nothing."""
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """Settings of predict.py that all tasks share."""
+
+    recordings: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Recordings, or folders of them."""
+    checkpoint: Path | None = None
+    """A run's folder or one checkpoint file; default: the small model that comes with the code. Of a run's
+    folder the final fit on everything (fold_all) is used where there is one, else the mean of its folds."""
+    ecg_rate: float | None = None
+    """Sampling rate, hertz, of an ECG file that does not state its own (.npy, .csv); of ecg_signals.csv in a
+    folder of patients, which by default is that of the run's own table, or 250."""
+    out: Path | None = None
+    """Folder to write a figure (.png) and the metadata (.json) of each recording to; default: no files."""
+    json: bool = False
+    """Print one JSON document instead of text; messages go to the error stream."""
+    batch_size: int = 256
+    """Samples of one forward pass, at most; a CPU, which larger ones make slower, takes 64 at a time."""
+    device: str = "cpu"
+    """cpu, auto (CUDA if there is one), cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads of torch; 0: one a core."""

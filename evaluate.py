@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     given = list(sys.argv[1:] if arguments is None else arguments)
     named, rest = split_task(given, registry.TASKS)
     task = choose_task(named if given != rest else "", rest)
-    refuse_options_of_others(task, rest)
+    registry.refuse_options_of_others(task, rest, registry.evaluation_settings)
     settings = read_settings(registry.evaluation_settings(task), rest, __doc__)
     from learning.devices import set_threads
     from systems.base import evaluation_run  # torch and all that draws: not before, so that --help is quick
@@ -71,22 +71,6 @@ def choose_task(word: str, options: Sequence[str]) -> str:
         folder = Path(early["checkpoint_dir"] or EvaluationSettings.checkpoint_dir)
         found = task_of_run(newest_run(folder)) if any(folder.glob("*/fold_*/best.pt")) else ""
     return found if found in registry.TASKS else word or next(iter(registry.TASKS))
-
-
-def refuse_options_of_others(task: str, options: Sequence[str]) -> None:
-    """Refuse an option that only runs of other tasks have, and name these."""
-    own = {field.name for field in fields(registry.evaluation_settings(task))}
-    named = {option[2:].split("=")[0].removeprefix("no-").replace("-", "_") for option in options}
-    for name in sorted(named - own):
-        others = [
-            other
-            for other in registry.TASKS
-            if name in {field.name for field in fields(registry.evaluation_settings(other))}
-        ]
-        if others:
-            raise UserError(
-                f"--{name.replace('_', '-')} is for runs of {', '.join(others)}, and this one is of {task}."
-            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write a trained network to one file that runs without this code, and check that it says the same.
+"""Write a trained network to one file that runs without this code, and check that its outputs agree.
 
     python export.py                                           # the newest run, to ONNX
     python export.py --checkpoint checkpoints/<run> --fold 0   # one fold's network
@@ -6,11 +6,11 @@
 
 The file takes prepared beats, any number at once: ecg and pcg, (batch, 1, points) each, of which a network
 of one signal takes that one; one trained with --modality-dropout takes has_ecg and has_pcg, (batch,), too.
-It gives the logits (batch, 2), normal and abnormal, and the probability of abnormal (batch,). It knows its
-model, inputs, classes, threshold and checkpoint. docs/inference.md has an example.
+It returns the logits (batch, 2), normal and abnormal, and the probability of abnormal (batch,). It holds its
+model, inputs, classes, threshold and checkpoint as metadata. docs/inference.md has an example.
 
-Before the file takes its place, it is asked about random beats in batches of several sizes; one that
-differs from the network by more than 0.0001 in any output is not kept. ONNX needs
+Before the file is kept, it is checked with random beats in batches of several sizes: one that differs from
+the network by more than 0.0001 in any output is deleted. ONNX needs
 `pip install onnx onnxscript onnxruntime`. Research software, not a medical device.
 """
 
@@ -23,9 +23,16 @@ from pathlib import Path
 from common.command_line import read_settings
 from common.script import run_script
 from learning.devices import set_threads
-from systems.base.export_run import choose_checkpoint, choose_file, open_exportable
-from systems.base.export_settings import ExportSettings
-from systems.base.exporting import CHECKED_BATCHES, TOLERANCE, require, write_export
+from systems.base.exporting import (
+    CHECKED_BATCHES,
+    TOLERANCE,
+    ExportSettings,
+    choose_checkpoint,
+    choose_file,
+    open_exportable,
+    require,
+    write_export,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
@@ -109,6 +110,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "use the version of the code it was written with, or train again."
         )
     return cast(Checkpoint, content)
+
+
+@contextlib.contextmanager
+def must_fit(path: Path) -> Iterator[None]:
+    """Turn what goes wrong when a checkpoint of another version is used into a `CheckpointError`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"The checkpoint {path} does not fit this version of the code ({reason}): "
+            "use the version it was written with, or train again."
+        ) from error
 
 
 def file_digest(path: Path) -> str:

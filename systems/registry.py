@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.command_line import from_plain
-from config import EvaluationSettings, RunSettings, SourceSettings
+from common.errors import UserError
+from config import EvaluationSettings, PredictionSettings, RunSettings, SourceSettings
 
 if TYPE_CHECKING:
     from learning.checkpoint import Checkpoint
@@ -46,9 +48,9 @@ def _module_name(task: str, module: str) -> str | None:
     return next((name for name in names if importlib.util.find_spec(name) is not None), None)
 
 
-def tasks_with(module: str) -> list[str]:
+def tasks_with(module: str, among: Iterable[str] = TASKS) -> list[str]:
     """Return the tasks that have a module (``predict``, ``export``), without importing it."""
-    return [task for task in TASKS if _module_name(task, module) is not None]
+    return [task for task in among if task in TASKS and _module_name(task, module) is not None]
 
 
 def module_of(task: str, module: str) -> Any:
@@ -91,6 +93,29 @@ def evaluation_settings(task: str) -> type[EvaluationSettings]:
     """Return the class of the settings of evaluate.py."""
     more: dict[str, type[EvaluationSettings]] = getattr(module_of(task, "settings"), "EVALUATION", {})
     return more.get(task, EvaluationSettings)
+
+
+def prediction_settings(task: str) -> type[PredictionSettings]:
+    """Return the class of the settings of predict.py."""
+    more: dict[str, type[PredictionSettings]] = getattr(module_of(task, "settings"), "PREDICTION", {})
+    return more.get(task, PredictionSettings)
+
+
+def refuse_options_of_others(
+    task: str, options: Sequence[str], settings_of: Callable[[str], type[Any]]
+) -> None:
+    """Refuse an option that only runs of other tasks have, and name these; a task has settings of a class."""
+    own = _names(settings_of(task))
+    words = [word[2:].split("=")[0] for word in options if word.startswith("--")]
+    for name in (word.removeprefix("no-").replace("-", "_") for word in words):
+        others = [] if name in own else [other for other in TASKS if name in _names(settings_of(other))]
+        if others:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} is for runs of {', '.join(others)}, and this one is of {task}.")
+
+
+def _names(settings: type[Any]) -> set[str]:
+    return {field.name for field in fields(settings)}
 
 
 def evaluation(task: str) -> Callable[[Any], tuple[dict[str, Any], list[Path]]]:

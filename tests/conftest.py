@@ -1,9 +1,11 @@
 """What several test files share: real recordings where there are any, and a small simulated cohort."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from datasets.cache import Cache, remember_latest
 from simulation.settings import SimulationSettings
@@ -14,6 +16,15 @@ from systems.ecg_pcg.sources.simulated import write_cohort
 
 COHORT = SimulationSettings(sessions=8, persons=2, recordings=2, duration=6.0)
 """32 recordings; one without ECG and one of poor quality are left out of a cache."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Let torch use one CPU thread, and what it used before after the tests of a file."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

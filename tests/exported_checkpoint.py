@@ -62,17 +62,17 @@ def checkpoint(seed: int = 0, **options) -> Any:
 def exported(network: torch.nn.Module, names: tuple[str, ...]) -> Exportable:
     """Return a network that takes such inputs, ready for export."""
 
-    def draw(rows: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def random_inputs(rows: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         return random_beats(names, rows, POINTS, generator)
 
-    return Exportable(ExportedBeats(network).eval(), draw, OUTPUTS, {"outputs": ", ".join(OUTPUTS)})
+    return Exportable(ExportedBeats(network).eval(), random_inputs, OUTPUTS, {"outputs": ", ".join(OUTPUTS)})
 
 
 def compare(made: Exportable, run: Run) -> None:
     """Ask the network itself, and the file, about batches of 1 and of 5."""
-    network, draw = made.network.get_submodule("network"), made.draw
+    network, random_inputs = made.network.get_submodule("network"), made.random_inputs
     for rows in (1, 5):
-        inputs = draw(rows, torch.Generator().manual_seed(rows))
+        inputs = random_inputs(rows, torch.Generator().manual_seed(rows))
         with torch.no_grad():
             logits = network(**inputs)
         found = run(inputs)

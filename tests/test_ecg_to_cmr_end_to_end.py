@@ -19,8 +19,6 @@ from common.errors import UserError
 from learning import loop
 from learning.checkpoint import load_checkpoint
 from systems.ecg_cmr.cine.measures import MEASURED
-from systems.ecg_cmr.generation.predict import draw_from_ecg
-from systems.ecg_cmr.generation.sampling import SamplingConfig
 from systems.ecg_cmr.sources.simulated import write_pairs
 
 VIEWS = ["--frames", "4", "--size", "32", "--pixel-spacing", "4.4", "--seconds", "2", "--ecg-rate", "100"]
@@ -45,13 +43,6 @@ class Workspace:
     def judge(self, checkpoint: Path, *options: str) -> dict:
         places = ["--results-dir", str(self.root / "results")]
         return evaluate.main(["--checkpoint", str(checkpoint), *self.places, *places, *DRAWN, *options])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -152,57 +143,42 @@ def test_the_autoencoder_is_evaluated_by_what_is_measured_through_it(workspace, 
     assert np.isfinite(metrics["images"][0]["ssim"])
 
 
-def test_cines_are_drawn_from_ones_own_ecg(workspace, run, tmp_path):
-    """The ECG of an array and of a record of the same patient; what is written says that it is generated."""
-    pairs = write_pairs(tmp_path / "own", patients=1, kind="npy", long_axis=False)
+def test_cines_are_generated_from_an_ecg_the_same_again_and_marked(run, tmp_path, capsys):
+    pairs = write_pairs(tmp_path / "raw", patients=1, kind="npy", long_axis=False)
     ecg = next((pairs / "ecg").glob("*.npy"))
-    how = SamplingConfig(steps=2, samples=2)
-    found = draw_from_ecg(run, ecg, tmp_path / "out", ecg_rate=500.0, how=how)
+
+    def call(*options: object, file: Path = ecg) -> dict[str, Any]:
+        words = ["--checkpoint", run, "--ecg", file, "--ecg-rate", "500", "--steps", "2", "--samples", "3"]
+        (metadata,) = predict.main([str(word) for word in (*words, "--threads", "1", *options)])
+        return metadata
+
+    with pytest.raises(UserError, match="name a folder with --out"):
+        call()
+    found = call("--out", tmp_path / "out")
+    text = capsys.readouterr().out
+    assert "GENERATED" in text.upper() and "Measured in 3 cines" in text and "ejection fraction" in text
+    assert "trained on simulated patients" in text
     assert set(found["indicators"]) == set(MEASURED) and found["trained_on_simulated"] is True
+    assert all((tmp_path / "out" / name).stat().st_size > 100 for name in found["files"])
     stem = tmp_path / "out" / f"{ecg.stem}_generated"
     image: Any = nibabel.load(f"{stem}.nii.gz")
     assert image.shape == (32, 32, 1, 4) and b"GENERATED" in bytes(image.header["descrip"])
     assert image.header.get_zooms()[:2] == pytest.approx((4.4, 4.4))
-    again = draw_from_ecg(run, ecg, tmp_path / "again", ecg_rate=500.0, how=how)
-    assert again == found
-    twin: Any = nibabel.load(tmp_path / "again" / f"{ecg.stem}_generated.nii.gz")
-    assert (np.asanyarray(twin.dataobj) == np.asanyarray(image.dataobj)).all()
     with Image.open(f"{stem}.gif") as gif, Image.open(f"{stem}.png") as png:
         assert getattr(gif, "n_frames", 0) == 4 and b"GENERATED" in gif.info["comment"]
         assert "GENERATED" in png.info["Description"]
+    again = call("--out", tmp_path / "again", "--json")
+    assert json.loads(capsys.readouterr().out) == again == found
+    assert json.loads(Path(f"{stem}.json").read_text(encoding="utf-8")) == found
+    twin: Any = nibabel.load(tmp_path / "again" / f"{ecg.stem}_generated.nii.gz")
+    assert (np.asanyarray(twin.dataobj) == np.asanyarray(image.dataobj)).all()
     with pytest.raises(UserError, match="no ECG"):
-        draw_from_ecg(run, tmp_path / "nothing", tmp_path / "out")
+        call("--out", tmp_path / "out", file=tmp_path / "nothing")
 
 
-def test_predict_draws_from_an_ecg_alone_and_says_what_it_measured(run, tmp_path, capsys):
-    pairs = write_pairs(tmp_path / "own", patients=1, kind="npy", long_axis=False)
-    ecg = next((pairs / "ecg").glob("*.npy"))
-    words = [
-        "--checkpoint",
-        str(run),
-        "--ecg",
-        str(ecg),
-        "--ecg-rate",
-        "500",
-        "--steps",
-        "2",
-        "--samples",
-        "3",
-    ]
-    with pytest.raises(UserError, match="name a folder with --out"):
-        predict.main(words)
-    (metadata,) = predict.main([*words, "--out", str(tmp_path / "drawn"), "--threads", "1"])
-    said = capsys.readouterr().out
-    assert "GENERATED" in said.upper() and "Measured in 3 cines" in said and "ejection fraction" in said
-    assert "simulated patients only" in said
-    assert all((tmp_path / "drawn" / name).stat().st_size > 100 for name in metadata["files"])
-    again = predict.main([*words, "--out", str(tmp_path / "twice"), "--threads", "1", "--json"])
-    assert json.loads(capsys.readouterr().out) == again[0] == metadata
-
-
-def test_a_run_that_draws_nothing_is_refused(parents, tmp_path):
+def test_a_run_that_generates_nothing_is_refused(parents, tmp_path):
     words = ["--checkpoint", parents[1], "--ecg", "somewhere.npy", "--out", str(tmp_path)]
-    with pytest.raises(UserError, match="which draws nothing"):
+    with pytest.raises(UserError, match="of task ecg-cmr-contrast, which has no prediction"):
         predict.main(words)
 
 

@@ -17,10 +17,10 @@ from common.command_line import to_plain
 from common.errors import UserError
 from common.script import run_script
 from datasets.beats import read_heart_states
-from evaluation.figure_text import DISCLAIMER
 from learning.checkpoint import save_checkpoint
 from models.linear import PhaseGridLinear
-from systems.base import predictor as dispatch
+from systems.base import predictor
+from systems.base.predictor import DISCLAIMER
 from systems.ecg_pcg.settings import ModelSettings, PreparationSettings, TrainingSettings
 
 ONSETS = "annotations/hand_corrected/training-a_StateAns"
@@ -152,7 +152,7 @@ def test_a_sound_with_its_ecg_is_predicted_as_the_record(run, records, tmp_path,
     assert apart["signals_used"] == ["ecg", "pcg"]
 
 
-# What cannot be judged ------------------------------------------------------------------------------------
+# What is refused ------------------------------------------------------------------------------------------
 
 
 def test_one_bad_recording_does_not_stop_the_rest(run, records, capsys):
@@ -162,7 +162,7 @@ def test_one_bad_recording_does_not_stop_the_rest(run, records, capsys):
     assert left.value.code == 1
     said = capsys.readouterr().out
     assert "bad        refused: bad.wav cannot be read as a .wav file" in said
-    assert "3 of 4 recordings were judged." in said
+    assert "Predicted 3 of 4 recordings." in said
 
 
 def test_refusals_are_in_the_document_too(run, records, capsys):
@@ -176,7 +176,7 @@ def test_refusals_are_in_the_document_too(run, records, capsys):
 
 def test_nothing_predicted_is_an_error(run, tmp_path, capsys):
     wavfile.write(tmp_path / "a.wav", 2000, np.zeros(20_000, np.int16))
-    with pytest.raises(UserError, match=r"^a cannot be judged: a\.wav is constant"):
+    with pytest.raises(UserError, match=r"^No prediction for a: a\.wav is constant"):
         call(tmp_path / "a.wav", "--checkpoint", run)
     capsys.readouterr()
     arguments = [str(tmp_path / "a.wav"), "--checkpoint", str(run), "--json", "--threads", "1"]
@@ -205,6 +205,7 @@ def test_names_cannot_play_with_the_terminal(run, tmp_path, capsys):
         (["X", "--annotations", "nowhere"], "--annotations nowhere is no folder"),
         (["X", "Y", "--ecg", "e.csv"], "--ecg belongs to one recording, and 2 were given"),
         (["X", "--device", "tpu"], "no device 'tpu'"),
+        (["X", "--age=4"], "--age is for runs of ecg-phenotypes, and this one is of ecg-pcg"),
     ],
 )
 def test_commands_without_a_meaning_are_refused(run, arguments, said):
@@ -220,7 +221,7 @@ def test_commands_without_a_meaning_are_refused(run, arguments, said):
     [
         (
             {"task": "cmr-mae"},
-            "of task cmr-mae, for which single recordings cannot be judged yet",
+            "of task cmr-mae, which has no prediction for single recordings",
         ),
         ({"settings": {}}, "does not fit this version of the code"),
         ({"trained_on": {"recording": []}}, "does not fit this version of the code"),
@@ -252,7 +253,7 @@ def test_folds_of_different_runs_are_refused(run, records):
 
 
 def test_the_model_that_comes_with_the_code_is_the_default(records, tmp_path, monkeypatch):
-    monkeypatch.setattr(dispatch, "SHIPPED", tmp_path / "weights" / "shipped.pt")
+    monkeypatch.setattr(predictor, "SHIPPED", tmp_path / "weights" / "shipped.pt")
     first = min(records.glob("*.hea"))
     with pytest.raises(UserError, match=r"not at weights/shipped\.pt\. Name another with --checkpoint"):
         call(first)
@@ -262,7 +263,7 @@ def test_the_model_that_comes_with_the_code_is_the_default(records, tmp_path, mo
 
 def test_the_small_model_predicts_recordings_that_nobody_annotated(records, tmp_path, capsys):
     """As it comes with the code: small, learned from all of training-a, with heart states it finds itself."""
-    assert dispatch.SHIPPED.stat().st_size < 5_000_000
+    assert predictor.SHIPPED.stat().st_size < 5_000_000
     for path in records.glob("*_StateAns.mat"):
         path.unlink()
     name = min(records.glob("*.hea")).stem
@@ -276,7 +277,7 @@ def test_the_small_model_predicts_recordings_that_nobody_annotated(records, tmp_
     assert model["assumed_prevalence"] == 0.5
     assert row["beat_source"] == "automatic segmentation"
     assert "calibration" in row["log_odds"]
-    assert "seen" not in [doubt["code"] for doubt in row["warnings"]]
+    assert "seen" not in [warning["code"] for warning in row["warnings"]]
     (sound,) = call(records / f"{name}.wav")
     assert sound["signals_used"] == ["pcg"]
 
@@ -285,7 +286,7 @@ def test_recordings_of_training_a_are_no_test_of_the_small_model(real_data, tmp_
     shutil.copy(real_data / "training-a" / "a0007.wav", tmp_path / "mine.wav")
     for place in (real_data / "training-a" / "a0007", tmp_path / "mine.wav"):
         (row,) = call(place)
-        assert "seen" in [doubt["code"] for doubt in row["warnings"]]
+        assert "seen" in [warning["code"] for warning in row["warnings"]]
         assert "was trained on this very recording" in capsys.readouterr().out
 
 

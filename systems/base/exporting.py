@@ -1,7 +1,7 @@
 """Networks as files that run without this code: ONNX, and programs of ``torch.export``.
 
-A file is written beside its place, opened again, and asked about inputs that the network is asked about too.
-It takes its place only if both say the same.
+A file is written under a temporary name, opened again, and given inputs that the network is given too.
+It gets its name only if the outputs of both agree.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import replacing
+from learning.checkpoint import BEST, file_digest, load_checkpoint, must_fit
+from learning.runs import find_checkpoints, newest_run
+from systems import registry
 
 Format = Literal["onnx", "torch"]
 Run = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -31,10 +34,10 @@ ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
 """Largest difference from the network, in any output, with which a file is kept."""
 CHECKED_BATCHES = (1, 2, 5, 32)
-"""Sizes of the batches that file and network are both asked about."""
+"""Sizes of the batches that file and network are both given."""
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-FACTS = "metadata.json"
-NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_METADATA = "facts.json"
+_NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 class ExportError(UserError):
@@ -49,18 +52,118 @@ class Exportable:
     ----------
     network : torch.nn.Module
         On the CPU, in float32, out of training. Takes its inputs by name, returns a tuple of tensors.
-    draw : callable
+    random_inputs : callable
         Given a number of rows and a generator, returns random inputs by name; the rows come first in each.
     outputs : sequence of str
         Names of what the network returns.
     metadata : mapping of str to str
-        What the file shall say of itself.
+        What the file holds about itself.
     """
 
     network: nn.Module
-    draw: Callable[[int, torch.Generator], dict[str, Tensor]]
+    random_inputs: Callable[[int, torch.Generator], dict[str, Tensor]]
     outputs: Sequence[str]
     metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Which network is exported, how and where to."""
+
+    checkpoint: Path | None = None
+    """A run's folder or one checkpoint file; default: the newest run under checkpoint_dir."""
+    checkpoint_dir: Path = Path("checkpoints")
+    """Folder of checkpoints."""
+    fold: int | None = None
+    """Fold of the run whose network is exported, from 0; default: the final fit on everything (fold_all)
+    where there is one, else the only fold. Folds are networks of their own: one file holds one."""
+    format: Format | None = None
+    """onnx: runs by onnxruntime, in any language. torch: a program of torch.export, runs by torch without
+    this code. Default: what the ending of --out says, else onnx."""
+    out: Path | None = None
+    """File to write, .onnx or .pt2; one that is there is replaced. Default: beside the checkpoint, of the
+    same name."""
+    threads: int = 0
+    """CPU threads of torch and onnxruntime while the file is checked; 0: one a core."""
+    dry_run: bool = False
+    """Say what would be written; write nothing."""
+
+
+def choose_checkpoint(settings: ExportSettings) -> Path:
+    """Return the one checkpoint that the settings mean.
+
+    Raises
+    ------
+    UserError
+        If there is none, or several and no fold is named.
+    """
+    given = settings.checkpoint
+    if given is not None and given.is_file():
+        if settings.fold is not None:
+            raise UserError(f"--fold chooses in the folder of a run, and {given} is one file: leave it away.")
+        return given
+    folder = given or newest_run(settings.checkpoint_dir)
+    final = folder / "fold_all" / BEST
+    if settings.fold is None and final.is_file():
+        return final
+    found = find_checkpoints(folder, settings.checkpoint_dir, "best")
+    by_fold = {path.parent.name: path for path in found if path.parent != folder}
+    if settings.fold is not None:
+        name = f"fold_{settings.fold}"
+        if name not in by_fold:
+            raise UserError(f"There is no trained {name} in {folder}, only {', '.join(by_fold) or 'a file'}.")
+        return by_fold[name]
+    if len(found) > 1:
+        raise UserError(
+            f"{folder} holds {', '.join(by_fold)}, each a network of its own: choose one with --fold, "
+            "or train a final fit on everything with training.py --folds none."
+        )
+    return found[0]
+
+
+def choose_file(settings: ExportSettings, checkpoint: Path) -> tuple[Path, Format]:
+    """Return the file to write and its format.
+
+    Raises
+    ------
+    UserError
+        If the ending of ``--out`` is not that of the format.
+    """
+    out = settings.out
+    if out is None:
+        form: Format = settings.format or "onnx"
+        return checkpoint.with_suffix(ENDINGS[form]), form
+    by_ending: dict[str, Format] = {ending: form for form, ending in ENDINGS.items()}
+    form = settings.format or by_ending.get(out.suffix, "onnx")
+    if out.suffix != ENDINGS[form]:
+        raise UserError(
+            f"--out {out} must end with {ENDINGS[form]} for --format {form} "
+            f"({', '.join(f'{name}: {ending}' for name, ending in ENDINGS.items())})."
+        )
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a file in it.")
+    return out, form
+
+
+def open_exportable(path: Path) -> Exportable:
+    """Return the network of a checkpoint, ready for export, as its task makes it.
+
+    Raises
+    ------
+    UserError
+        If the checkpoint cannot be read, or networks of its task or model cannot be exported.
+    """
+    content = load_checkpoint(path)
+    task = str(content.get("task"))
+    make = registry.exporter(task) if task in registry.TASKS else None
+    if make is None:
+        raise UserError(
+            f"{path} is a checkpoint of task {task}, whose networks cannot be exported yet: "
+            f"export.py takes checkpoints of {', '.join(registry.tasks_with('export'))}."
+        )
+    with must_fit(path):
+        exportable: Exportable = make(content, file_digest(path))
+        return exportable
 
 
 def write_export(exportable: Exportable, path: Path, form: Format) -> float:
@@ -75,12 +178,12 @@ def write_export(exportable: Exportable, path: Path, form: Format) -> float:
     Returns
     -------
     float
-        Largest absolute difference between what file and network say of random inputs.
+        Largest absolute difference between the outputs of file and network for random inputs.
 
     Raises
     ------
     ExportError
-        If packages are missing, torch cannot export the network, or the file says something else.
+        If packages are missing, torch cannot export the network, or the file has other outputs.
     """
     require(form)
     write = {"onnx": _write_onnx, "torch": _write_torch}[form]
@@ -105,7 +208,7 @@ def write_export(exportable: Exportable, path: Path, form: Format) -> float:
 
 
 def require(form: Format) -> None:
-    """Refuse a format whose packages are not installed, saying how to install them."""
+    """Refuse a format whose packages are not installed, and state how to install them."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if form == "onnx" and missing:
         raise ExportError(
@@ -119,23 +222,23 @@ def largest_difference(exportable: Exportable, run: Run, seed: int = 0) -> float
     generator = torch.Generator().manual_seed(seed)
     largest = 0.0
     for size in CHECKED_BATCHES:
-        inputs = exportable.draw(size, generator)
+        inputs = exportable.random_inputs(size, generator)
         with torch.inference_mode():
-            wanted = dict(zip(exportable.outputs, exportable.network(**inputs), strict=True))
+            expected = dict(zip(exportable.outputs, exportable.network(**inputs), strict=True))
         found = run(inputs)
-        largest = max(largest, *(_difference(found[name], wanted[name]) for name in wanted))
+        largest = max(largest, *(_difference(found[name], expected[name]) for name in expected))
     return largest
 
 
-def _difference(found: Tensor, wanted: Tensor) -> float:
+def _difference(found: Tensor, expected: Tensor) -> float:
     """Return the largest absolute difference; infinite where shapes differ or one is not finite."""
-    if found.shape != wanted.shape or not (found.isfinite().all() and wanted.isfinite().all()):
+    if found.shape != expected.shape or not (found.isfinite().all() and expected.isfinite().all()):
         return float("inf")
-    return float((found.double() - wanted.double()).abs().max())
+    return float((found.double() - expected.double()).abs().max())
 
 
 def open_exported(path: Path, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Run:
-    """Open an exported file; its format is told by its ending.
+    """Open an exported file; its ending gives its format.
 
     Parameters
     ----------
@@ -152,7 +255,7 @@ def open_exported(path: Path, providers: Sequence[str] = ("CPUExecutionProvider"
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return what an exported file says of itself."""
+    """Return what an exported file holds about itself."""
     if path.suffix == ENDINGS["onnx"]:
         import onnx
 
@@ -162,8 +265,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what exporters say to their own developers."""
-    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
+    """Silence what exporters print for their own developers."""
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -178,7 +281,7 @@ def quiet() -> Iterator[None]:
 
 def _traced(exportable: Exportable) -> torch.export.ExportedProgram:
     """Return the network as a program for any number of rows, without the paths of its source files."""
-    inputs = exportable.draw(2, torch.Generator().manual_seed(0))
+    inputs = exportable.random_inputs(2, torch.Generator().manual_seed(0))
     rows = torch.export.Dim("batch", min=1)
     shapes = {name: {0: rows} for name in inputs}
     program = torch.export.export(exportable.network, (), kwargs=inputs, dynamic_shapes=shapes)
@@ -189,13 +292,13 @@ def _traced(exportable: Exportable) -> torch.export.ExportedProgram:
 
 def _write_torch(exportable: Exportable, program: torch.export.ExportedProgram, path: Path) -> None:
     content = io.BytesIO()  # a name would become part of the archive
-    extra = {FACTS: json.dumps(dict(exportable.metadata), ensure_ascii=False)}
+    extra = {_METADATA: json.dumps(dict(exportable.metadata), ensure_ascii=False)}
     torch.export.save(program, content, extra_files=extra)
     path.write_bytes(content.getvalue())
 
 
 def _write_onnx(exportable: Exportable, program: torch.export.ExportedProgram, path: Path) -> None:
-    inputs = exportable.draw(2, torch.Generator().manual_seed(0))
+    inputs = exportable.random_inputs(2, torch.Generator().manual_seed(0))
     exported = torch.onnx.export(
         program,
         (),
@@ -242,10 +345,10 @@ def _open_torch(path: Path) -> Run:
 
 
 def _load_program(path: Path) -> tuple[torch.export.ExportedProgram, dict[str, str]]:
-    extra: dict[str, Any] = {FACTS: ""}
+    extra: dict[str, Any] = {_METADATA: ""}
     with quiet():
         program = torch.export.load(path, extra_files=extra)
-    return program, dict(json.loads(extra[FACTS]))
+    return program, dict(json.loads(extra[_METADATA]))
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from config import EvaluationSettings, OptimizationSettings, RunSettings, SourceSettings
+from config import EvaluationSettings, OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
 
 PatientProtocol = Literal["patient"]
 Arm = Literal["ecg", "cmr"]
@@ -268,6 +268,53 @@ EVALUATION: dict[str, type[EvaluationSettings]] = {
     "ecg-to-cmr": EcgToCmrEvaluationSettings,
 }
 """Settings of evaluate.py by task, where there are more than the shared ones."""
+
+
+@dataclass(frozen=True)
+class PhenotypePredictionSettings(PredictionSettings):
+    """Settings of predict.py for a run of ecg-phenotypes; what is not given of a person is not known."""
+
+    recordings: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Twelve-lead ECGs (WFDB records, .npy of shape (leads, samples) in millivolts), or folders of them."""
+    ecg: Path | None = None
+    """The same of one ECG."""
+    age: float | None = None
+    """Years."""
+    sex: Literal["male", "female"] | None = None
+    """male or female."""
+    height: float | None = None
+    """Centimetres."""
+    weight: float | None = None
+    """Kilograms."""
+    patients: Path | None = None
+    """Table (.csv, .xlsx) of several: column patient, named as the file of the recording without its ending,
+    and any of age, sex, height and weight. A pairs.csv is one."""
+
+
+@dataclass(frozen=True)
+class EcgToCmrPredictionSettings(PredictionSettings):
+    """Settings of predict.py for a run of ecg-to-cmr."""
+
+    ecg: Path | None = None
+    """The 12-lead ECG to generate cines from (needed): a WFDB record, or .npy (leads, samples) in
+    millivolts."""
+    out: Path | None = None
+    """Folder to write the cines to (needed): .nii.gz and .gif of the first, .png of all, .json."""
+    steps: int = 20
+    """Steps in which a cine is generated: more are finer and slower."""
+    samples: int = 8
+    """Cines generated from the ECG; how far they differ says what it leaves open."""
+    guidance: float = 1.0
+    """Guidance scale: 1 as learned, more: closer to what only this ECG suggests."""
+    seed: int = 0
+    """The same seed generates the same cines."""
+
+
+PREDICTION: dict[str, type[PredictionSettings]] = {
+    "ecg-phenotypes": PhenotypePredictionSettings,
+    "ecg-to-cmr": EcgToCmrPredictionSettings,
+}
+"""Settings of predict.py by task."""
 
 _ENCODERS = OptimizationSettings(
     batch_size=64,

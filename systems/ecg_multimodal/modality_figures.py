@@ -25,7 +25,7 @@ from evaluation.figures import (
     new_figure,
 )
 from systems.ecg_multimodal.patient_panels import (
-    VIEW_COLOURS,
+    MODALITY_COLORS,
     checked_signal,
     draw_image,
     draw_leads,
@@ -196,7 +196,7 @@ def _draw_shares(axes: Axes, tables: Mapping[str, Array], labels: Array) -> None
         shares = shapley_shares({view: values[rows] for view, values in tables.items()})
         start = 0.0
         for number, (view, share) in enumerate(zip(shares["view"], shares["share"].fillna(0), strict=True)):
-            colour = VIEW_COLOURS[number % len(VIEW_COLOURS)]
+            colour = MODALITY_COLORS[number % len(MODALITY_COLORS)]
             axes.barh(row, share, left=start, height=0.7, color=colour, label=view if row == 0 else None)
             if share > 0.06:
                 axes.text(

@@ -1,4 +1,4 @@
-"""Panels of figures of one patient: the picture of the ECG, its leads, and what each view adds."""
+"""Panels of figures of one patient: the picture of the ECG, its leads, and what each modality adds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from evaluation.calibration import log_odds
 from evaluation.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SHADES, SKY, VERMILLION, set_text_sizes
 
 Array = NDArray[Any]
-VIEW_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
-SIGNS = LinearSegmentedColormap.from_list("signs", [BLUE, SKY, "#B4B4B4", ORANGE, VERMILLION])
-TICKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
-FINE_TICKS = tuple(part / 10 for part in range(1, 10))
-SMOOTHING = 0.04
+MODALITY_COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
+_SIGNS = LinearSegmentedColormap.from_list("signs", [BLUE, SKY, "#B4B4B4", ORANGE, VERMILLION])
+_TICKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
+_FINE_TICKS = tuple(part / 10 for part in range(1, 10))
+_SMOOTHING = 0.04
 """Width, in seconds, of the mean over time of an attribution that is shown: it hops from point to point."""
 
 
@@ -48,18 +48,18 @@ def checked_signal(
 
 
 def draw_image(axes: Axes, image: Array, image_map: ArrayLike | None) -> None:
-    """Draw the picture of an ECG, under a shade of where its network looked, if there is a map."""
+    """Draw the picture of an ECG, under its attribution, if there is a map."""
     axes.imshow(image, cmap="gray", aspect="equal", interpolation="antialiased")
-    said = "image"
+    text = "image"
     if image_map is not None:
         shade = np.asarray(image_map, dtype=float)
         if shade.shape != image.shape[:2]:
             raise ValueError(f"The map of the image has shape {shade.shape}, the image {image.shape[:2]}.")
         strength = shade / shade.max() if shade.max() > 0 else np.zeros_like(shade)
         axes.imshow(strength, cmap=SHADES, vmin=0, vmax=1, alpha=0.65 * strength, aspect="equal")
-        said += f" · shade: Grad-CAM, 0 to {max(shade.max(), 0):.2g}"
+        text += f" · shade: Grad-CAM, 0 to {max(shade.max(), 0):.2g}"
     axes.set(xticks=[], yticks=[])
-    axes.set_title(said, loc="left", fontsize=12, color=INK)
+    axes.set_title(text, loc="left", fontsize=12, color=INK)
 
 
 def draw_leads(
@@ -70,16 +70,16 @@ def draw_leads(
     leads: Sequence[str],
     outcome: str,
 ) -> None:
-    """Draw the leads below each other, in colours of what spoke for and against, if there is a map."""
+    """Draw the leads below each other, colored by their attribution, if there is a map."""
     panels = part.subplots(len(leads), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     time = np.arange(traces.shape[1]) / sampling_rate
     shown = np.zeros_like(traces)
     if signal_map is not None:
-        shown = uniform_filter1d(signal_map, max(1, round(SMOOTHING * sampling_rate)), axis=1)
+        shown = uniform_filter1d(signal_map, max(1, round(_SMOOTHING * sampling_rate)), axis=1)
     # A few points may stand out so far that everything else would be grey.
     limit = float(np.quantile(np.abs(shown), 0.995)) or float(np.abs(shown).max()) or 1.0
     for axes, trace, values, name in zip(panels, traces, shown, leads, strict=True):
-        lines = _coloured(axes, time, trace, values if signal_map is not None else None, limit)
+        lines = _colored(axes, time, trace, values if signal_map is not None else None, limit)
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
         axes.spines[["top", "right", *(["bottom"] if axes is not panels[-1] else [])]].set_visible(False)
         axes.tick_params(labelsize=10, bottom=axes is panels[-1])
@@ -88,18 +88,18 @@ def draw_leads(
         bar = part.colorbar(lines, ax=list(panels), fraction=0.03, pad=0.01, ticks=[-limit, 0, limit])
         bar.ax.set_yticklabels([f"against\n{outcome}", "0", f"for\n{outcome}"], fontsize=9.5)
     panels[0].set_title(
-        "signal" + (" · colour: integrated gradients" if signal_map is not None else ""),
+        "signal" + (" · color: integrated gradients" if signal_map is not None else ""),
         loc="left",
         fontsize=12,
         color=INK,
     )
 
 
-def _coloured(axes: Axes, time: Array, trace: Array, values: Array | None, limit: float) -> LineCollection:
-    """Draw one lead, in ink or coloured by its attribution."""
+def _colored(axes: Axes, time: Array, trace: Array, values: Array | None, limit: float) -> LineCollection:
+    """Draw one lead, in ink or colored by its attribution."""
     points = np.stack([time, trace], axis=1)
     segments = np.stack([points[:-1], points[1:]], axis=1)
-    lines = LineCollection(list(segments), cmap=SIGNS, linewidths=1.0, capstyle="round")
+    lines = LineCollection(list(segments), cmap=_SIGNS, linewidths=1.0, capstyle="round")
     if values is None:
         lines.set_color(INK)
     else:
@@ -113,16 +113,16 @@ def _coloured(axes: Axes, time: Array, trace: Array, values: Array | None, limit
 
 
 def draw_steps(axes: Axes, contributions: Mapping[str, float], empty: float, outcome: str) -> None:
-    """Draw the way from the odds when nothing is known to the prediction, a bar a view."""
+    """Draw the log-odds when nothing is known, what each modality adds, and their sum."""
     start, ends = empty, [empty]
-    for row, (view, value) in enumerate(contributions.items(), start=1):
+    for row, (modality, value) in enumerate(contributions.items(), start=1):
         if np.isfinite(value):
             axes.barh(row, value, left=start, height=0.62, color=VERMILLION if value > 0 else BLUE)
             axes.plot([start, start], [row - 1, row + 0.31], color=GREY, linewidth=0.8)
             start += value
             ends.append(start)
-        said = f"{value:+.2f}" if np.isfinite(value) else f"no {view}"
-        _beside(axes, max(ends[-2:]) if np.isfinite(value) else start, row, said)
+        text = f"{value:+.2f}" if np.isfinite(value) else f"no {modality}"
+        _beside(axes, max(ends[-2:]) if np.isfinite(value) else start, row, text)
     last = len(contributions) + 1
     axes.plot([start, start], [last - 1, last], color=GREY, linewidth=0.8)
     axes.scatter([empty, start], [0, last], color=INK, zorder=3, s=45)
@@ -143,7 +143,7 @@ def _beside(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
 def _probability_axis(axes: Axes, outcome: str) -> None:
     above = axes.twiny()
     low, high = axes.get_xlim()
-    chosen = FINE_TICKS if high - low < 4 else TICKS
+    chosen = _FINE_TICKS if high - low < 4 else _TICKS
     ticks = [value for value in chosen if low <= log_odds(value) <= high]
     above.set(xlim=(low, high), xlabel=f"probability of {outcome}")
     above.set_xticks(log_odds(ticks), labels=[f"{value:g}" for value in ticks])

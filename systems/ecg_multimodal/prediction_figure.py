@@ -1,7 +1,7 @@
-"""The figure of one patient who was judged: the views there were, what each counted, and what came of them.
+"""The figure of the prediction for one patient: the modalities, the weight of each, and the probability.
 
-From top to bottom: the picture and the signal, shaded where networks look; the clinical values; the weight of
-each view; and the way from nothing known to the probability, or the probability of each of several classes.
+From top to bottom: the picture and the signal, shaded by attribution; the clinical values; the weight of each
+modality; and what each adds to the log-odds, or the probability of each of several classes.
 """
 
 from __future__ import annotations
@@ -15,31 +15,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from evaluation.figure_text import DISCLAIMER, rounded_probability, sized_figure
 from evaluation.figures import BLUE, GREY, INK, set_text_sizes
+from systems.base.predictor import DISCLAIMER, rounded_probability, sized_figure
 from systems.ecg_multimodal.patient_panels import (
-    VIEW_COLOURS,
+    MODALITY_COLORS,
     checked_signal,
     draw_image,
     draw_leads,
     draw_steps,
 )
 
-VIEWS = ("image", "signal", "clinical")
-OUTCOME = "abnormal"
-COLUMNS, LONGEST_NAME = 3, 26
+_OUTCOME = "abnormal"
+_COLUMNS, _LONGEST_NAME = 3, 26
 """Clinical values in a row, and signs of their names."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Log-odds when nothing is known, and what each view adds to them."""
+    """Log-odds when nothing is known, and what each modality adds to them."""
 
     start: float
     added: Mapping[str, float]
 
 
-def judged_patient_figure(
+def patient_prediction_figure(
     *,
     title: str,
     subtitle: str,
@@ -50,7 +49,7 @@ def judged_patient_figure(
     sampling_rate: float = 100.0,
     leads: Sequence[str] = ("II",),
     clinical: Mapping[str, float | None] | None = None,
-    shares: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | None = None,
     lacking: Sequence[str] = (),
     steps: Steps | None = None,
     classes: Mapping[str, float] | None = None,
@@ -61,15 +60,15 @@ def judged_patient_figure(
     Parameters
     ----------
     title, subtitle : str
-        Name of the patient, and what is said.
+        Name of the patient, and the probability.
     image, image_map, signal, signal_map, sampling_rate, leads
         As for `systems.ecg_multimodal.modality_figures.patient_figure`.
     clinical : mapping of str to float or None, optional
         Clinical values; None: missing.
-    shares : mapping of str to float, optional
-        Weight of each view, 0 to 1.
+    weights : mapping of str to float, optional
+        Weight of each modality in the fusion, 0 to 1.
     lacking : sequence of str
-        Views that the model reads, and that were not judged.
+        Modalities that the model reads, and that are not there.
     steps : Steps, optional
     classes : mapping of str to float, optional
         Probability of each class.
@@ -88,15 +87,15 @@ def judged_patient_figure(
     if signal is not None:
         traces, shade = checked_signal(signal, signal_map, leads)
         height = 0.9 + (0.9 if len(leads) == 1 else 0.46 * len(leads))
-        panels.append((height, lambda part: draw_leads(part, traces, shade, sampling_rate, leads, OUTCOME)))
+        panels.append((height, lambda part: draw_leads(part, traces, shade, sampling_rate, leads, _OUTCOME)))
     if clinical is not None:
-        height = 0.45 + 0.24 * -(-len(clinical) // COLUMNS)
+        height = 0.45 + 0.24 * -(-len(clinical) // _COLUMNS)
         panels.append((height, lambda part: _draw_values(part.subplots(), clinical)))
-    if shares is not None:
-        panels.append((1.05, lambda part: _draw_shares(part.subplots(), shares, lacking)))
+    if weights is not None:
+        panels.append((1.05, lambda part: _draw_weights(part.subplots(), weights, lacking)))
     if steps is not None:
         height = 1.0 + 0.36 * (len(steps.added) + 2)
-        panels.append((height, lambda part: draw_steps(part.subplots(), steps.added, steps.start, OUTCOME)))
+        panels.append((height, lambda part: draw_steps(part.subplots(), steps.added, steps.start, _OUTCOME)))
     if classes is not None:
         panels.append((0.9 + 0.36 * len(classes), lambda part: _draw_classes(part.subplots(), classes)))
     heights = [height for height, _ in panels]
@@ -111,31 +110,31 @@ def judged_patient_figure(
 
 def _draw_values(axes: Axes, values: Mapping[str, float | None]) -> None:
     """Write the clinical values, some a line; a missing one is grey."""
-    rows = -(-len(values) // COLUMNS)
-    axes.set(xlim=(0, COLUMNS), ylim=(rows - 0.5, -0.5))
+    rows = -(-len(values) // _COLUMNS)
+    axes.set(xlim=(0, _COLUMNS), ylim=(rows - 0.5, -0.5))
     axes.set_axis_off()
     axes.set_title("clinical values", loc="left", fontsize=12, color=INK)
-    for place, (name, value) in enumerate(values.items()):
-        column, row = place % COLUMNS, place // COLUMNS
-        shown = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-        said, colour = ("missing", GREY) if value is None else (f"{value:.4g}", INK)
+    for index, (name, value) in enumerate(values.items()):
+        column, row = index % _COLUMNS, index // _COLUMNS
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+        text, color = ("missing", GREY) if value is None else (f"{value:.4g}", INK)
         style: dict[str, Any] = {"va": "center", "fontsize": 9.5}
         axes.text(column, row, shown.replace("_", " "), color=GREY, **style)
-        axes.text(column + 0.9, row, said, color=colour, ha="right", **style)
+        axes.text(column + 0.9, row, text, color=color, ha="right", **style)
 
 
-def _draw_shares(axes: Axes, shares: Mapping[str, float], lacking: Sequence[str]) -> None:
-    """Draw the weight of each view, side by side in one bar."""
-    colours = dict(zip(VIEWS, VIEW_COLOURS, strict=False))
+def _draw_weights(axes: Axes, weights: Mapping[str, float], lacking: Sequence[str]) -> None:
+    """Draw the weight of each modality, side by side in one bar."""
+    colors = dict(zip(("image", "signal", "clinical"), MODALITY_COLORS, strict=False))
     start = 0.0
-    for view, share in shares.items():
-        axes.barh(0, share, left=start, height=0.7, color=colours[view], label=f"{view} {share:.0%}")
-        start += share
-    absent = f" · not judged: {', '.join(lacking)}" if lacking else ""
+    for modality, weight in weights.items():
+        axes.barh(0, weight, left=start, height=0.7, color=colors[modality], label=f"{modality} {weight:.0%}")
+        start += weight
+    absent = f" · without {', '.join(lacking)}" if lacking else ""
     axes.set(xlim=(0, 1), ylim=(-0.4, 0.4), yticks=[], xticks=[])
-    axes.set_title(f"weight of each view{absent}", loc="left", fontsize=12, color=INK)
+    axes.set_title(f"weight of each modality{absent}", loc="left", fontsize=12, color=INK)
     axes.spines[:].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=len(VIEWS), frameon=False, fontsize=10.5)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 0), ncols=len(colors), frameon=False, fontsize=10.5)
 
 
 def _draw_classes(axes: Axes, classes: Mapping[str, float]) -> None:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import tyro
 
-from config import OptimizationSettings, RunSettings, SourceSettings
+from config import OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
 
 Cause = Literal["clinical", "signal", "image"]
 Fusion = Literal["gate", "concatenation", "late"]
@@ -123,6 +123,19 @@ class MultimodalTrainingSettings(RunSettings):
         parts += [self.model.fusion] * (len(self.model.views) > 1)
         return "-".join(parts)
 
+
+@dataclass(frozen=True)
+class MultimodalPredictionSettings(PredictionSettings):
+    """Settings of predict.py for a run of ecg-multimodal."""
+
+    recordings: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of patients, as load_data.py ecg-multimodal takes them; labels are not read."""
+    prevalence: float | None = None
+    """Share of abnormal among those who are measured, 0 to 1: the probability is given for it as well."""
+
+
+PREDICTION: dict[str, type[PredictionSettings]] = {"ecg-multimodal": MultimodalPredictionSettings}
+"""Settings of predict.py by task."""
 
 _PAPER = OptimizationSettings(
     batch_size=16,

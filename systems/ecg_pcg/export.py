@@ -8,25 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.command_line import from_plain, to_plain
+from common.command_line import to_plain
 from common.errors import UserError
 from datasets.splits import ALL
-from evaluation.figure_text import DISCLAIMER
 from learning.checkpoint import Checkpoint, provenance
 from models import FITTED_MODELS, SINGLE_MODALITY
 from models.layers.blocks import MODALITIES
+from systems import registry
 from systems.base.exporting import Exportable
+from systems.base.predictor import DISCLAIMER
 from systems.ecg_pcg.predict import assumed_prevalence_of
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
-from systems.ecg_pcg.task import EcgPcg
 
 OUTPUTS = ("logits", "probability")
-HARMONICS = 12
+_HARMONICS = 12
 """Of the smooth half of a random beat."""
 
 
 class ExportedBeats(nn.Module):
-    """A network of beats, asked as judging asks it, and its answer as a probability.
+    """A network of beats as prediction uses it, with its output as a probability.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class ExportedBeats(nn.Module):
 
 
 def exportable(checkpoint: Checkpoint, digest: str) -> Exportable:
-    """Return the network of a checkpoint, how to try it, and what its file shall say.
+    """Return the network of a checkpoint, random inputs to check it with, and the metadata of its file.
 
     Parameters
     ----------
@@ -68,23 +68,24 @@ def exportable(checkpoint: Checkpoint, digest: str) -> Exportable:
     Raises
     ------
     UserError
-        If the model judges features of whole recordings instead of beats.
+        If the model reads features of whole recordings instead of beats.
     """
-    trained = from_plain(TrainingSettings, checkpoint["settings"])
+    task = registry.task_of(checkpoint)
+    trained: TrainingSettings = task.settings
     model = trained.model
     if model.model in FITTED_MODELS:
         raise UserError(
-            f"{model.model} judges features that only this code computes from a recording, so a file of it "
+            f"{model.model} reads features that only this code computes from a recording, so a file of it "
             "would be of no use alone: use it by predict.py, or export a run of a network of beats."
         )
-    network = EcgPcg(trained).load_model(checkpoint, torch.device("cpu"))
+    network = task.load_model(checkpoint, torch.device("cpu"))
     names = input_names(model)
 
-    def draw(rows: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def random_inputs(rows: int, generator: torch.Generator) -> dict[str, Tensor]:
         return random_beats(names, rows, model.points, generator)
 
     metadata = describe(checkpoint, trained, names) | {"checkpoint_sha256": digest}
-    return Exportable(ExportedBeats(network).eval(), draw, OUTPUTS, metadata)
+    return Exportable(ExportedBeats(network).eval(), random_inputs, OUTPUTS, metadata)
 
 
 def input_names(model: ModelSettings) -> tuple[str, ...]:
@@ -101,22 +102,22 @@ def random_beats(
     """Return random inputs: waves and noise of the scale of prepared beats; every row has a signal."""
     found = {name: _waves(rows, points, generator) for name in names if name in MODALITIES}
     if "has_ecg" in names:
-        kind = torch.randint(0, 3, (rows,), generator=generator)
-        found |= {"has_ecg": kind != 0, "has_pcg": kind != 1}
+        case = torch.randint(0, 3, (rows,), generator=generator)
+        found |= {"has_ecg": case != 0, "has_pcg": case != 1}
     return found
 
 
 def _waves(rows: int, points: int, generator: torch.Generator) -> Tensor:
     """Return (rows, 1, points) of about unit variance: a random smooth wave and white noise."""
-    phase = torch.linspace(0, 2 * torch.pi, points) * torch.arange(1, HARMONICS + 1)[:, None]
-    weights = torch.randn(rows, 2 * HARMONICS, generator=generator) / HARMONICS**0.5
+    phase = torch.linspace(0, 2 * torch.pi, points) * torch.arange(1, _HARMONICS + 1)[:, None]
+    weights = torch.randn(rows, 2 * _HARMONICS, generator=generator) / _HARMONICS**0.5
     smooth = weights @ torch.cat([phase.sin(), phase.cos()])
     noise = torch.randn(rows, points, generator=generator)
     return ((smooth + noise) / 2**0.5).unsqueeze(1)
 
 
 def describe(checkpoint: Checkpoint, trained: TrainingSettings, names: tuple[str, ...]) -> dict[str, str]:
-    """Return what a file shall say of itself: names to text, JSON where it has parts."""
+    """Return what a file holds about itself: names to text, JSON where it has parts."""
     points = trained.model.points
     cache, prevalence = checkpoint["cache"], assumed_prevalence_of([checkpoint], trained)
     known: dict[str, Any] = {
@@ -165,4 +166,4 @@ def _rate_text(points: int, cached: int) -> str:
 def _threshold_text(checkpoint: Checkpoint) -> str:
     if "threshold" not in checkpoint:
         return "nothing: the training of this fold was not finished"
-    return "training and validation parts; 0.5 where these could not tell"
+    return "training and validation parts; 0.5 where these gave none"

@@ -1,7 +1,7 @@
-"""The figure of one recording that was judged: its signals, its beats, and what the model made of them.
+"""The figure of the prediction for one recording: its signals, its beats, and what the model makes of them.
 
-From top to bottom: all of the recording, with the probability of each beat where the model judges beats; four
-seconds of it with heart beats marked; and what the model looked at. 900 pixels wide, as all figures.
+From top to bottom: all of the recording, with the probability of each beat where the model reads beats; four
+seconds of it with heart beats marked; and what weighed. 900 pixels wide, as all figures.
 """
 
 from __future__ import annotations
@@ -17,25 +17,16 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from evaluation.figure_text import DISCLAIMER, rounded_probability, sized_figure, thin
-from evaluation.figures import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    SHADES,
-    SKY,
-    VERMILLION,
-    set_text_sizes,
-)
+from datasets.signal_quality import NAMES
+from evaluation.figures import BLUE, GREY, INK, ORANGE, SHADES, SKY, VERMILLION, set_text_sizes
+from systems.base.predictor import DISCLAIMER, rounded_probability, sized_figure, thin
 
 Array = NDArray[Any]
-CLOSE_UP = 4.0
+_CLOSE_UP = 4.0
 """Length of the part that is drawn large, seconds."""
-PANEL = {"signal": 1.15, "probability": 1.35, "attention": 1.3, "contributions": 3.3}
+_PANEL = {"signal": 1.15, "probability": 1.35, "attention": 1.3, "contributions": 3.3}
 """Heights, inches."""
-SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, SKY, "#FFFFFF", ORANGE, VERMILLION])
-NAMES = {"ecg": "ECG", "pcg": "heart sound"}
+_SIGNED = LinearSegmentedColormap.from_list("signed", [BLUE, SKY, "#FFFFFF", ORANGE, VERMILLION])
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,7 @@ class Contributions:
 
 
 @dataclass(frozen=True)
-class Looked:
+class MeanAttention:
     """Where a network looks: mean beat and mean attention of each signal over the cycle, (points,) each."""
 
     beats: Mapping[str, Array]
@@ -87,7 +78,7 @@ def recording_figure(
     beat_probability: Array | None = None,
     probability: float = float("nan"),
     contributions: Contributions | None = None,
-    looked: Looked | None = None,
+    mean_attention: MeanAttention | None = None,
 ) -> Figure:
     """Draw one recording.
 
@@ -106,7 +97,7 @@ def recording_figure(
     probability : float
         That of the recording.
     contributions : Contributions, optional
-    looked : Looked, optional
+    mean_attention : MeanAttention, optional
 
     Returns
     -------
@@ -116,18 +107,18 @@ def recording_figure(
         raise ValueError(f"A recording has traces named ecg, pcg or both, not {sorted(traces)}.")
     if beat_probability is not None and len(beat_probability) != len(spans):
         raise ValueError(f"{len(beat_probability)} probabilities were given for {len(spans)} beats.")
-    whole = len(traces) * PANEL["signal"] + (0 if beat_probability is None else PANEL["probability"]) + 0.35
-    heights = [whole, len(traces) * PANEL["signal"] + 0.6]
-    heights += [] if looked is None else [len(looked.beats) * PANEL["attention"] + 0.6]
-    heights += [] if contributions is None else [PANEL["contributions"]]
+    whole = len(traces) * _PANEL["signal"] + (0 if beat_probability is None else _PANEL["probability"]) + 0.35
+    heights = [whole, len(traces) * _PANEL["signal"] + 0.6]
+    heights += [] if mean_attention is None else [len(mean_attention.beats) * _PANEL["attention"] + 0.6]
+    heights += [] if contributions is None else [_PANEL["contributions"]]
     figure = sized_figure(sum(heights) + 1.0, title, subtitle, watermark)
     # the last, empty part keeps room for the sentence at the foot
     parts = list(figure.subfigures(len(heights) + 1, 1, height_ratios=[*heights, 0.15], squeeze=False)[:, 0])
     shown = _close_up(traces, spans)
     _draw_whole(parts.pop(0), traces, spans, shown, beat_probability, probability)
     _draw_close_up(parts.pop(0), traces, spans, shown, beat_label)
-    if looked is not None:
-        _draw_looked(parts.pop(0), looked)
+    if mean_attention is not None:
+        _draw_attention(parts.pop(0), mean_attention)
     if contributions is not None:
         _draw_contributions(parts.pop(0), contributions)
     figure.text(0.02, 0.06 / sum(heights), DISCLAIMER, ha="left", va="bottom", fontsize=8.5, color=GREY)
@@ -137,12 +128,12 @@ def recording_figure(
 def _close_up(traces: Mapping[str, Trace], spans: Array) -> tuple[float, float]:
     """Return the seconds that are drawn large: from the beat in the middle on."""
     duration = min(len(trace.samples) / trace.sampling_rate for trace in traces.values())
-    start = max(0.0, (duration - CLOSE_UP) / 2)
+    start = max(0.0, (duration - _CLOSE_UP) / 2)
     if len(spans):
         starts = np.asarray(spans)[:, 0]
         start = float(starts[np.abs(starts - start).argmin()]) - 0.1
-    start = max(0.0, min(start, duration - CLOSE_UP))
-    return start, min(start + CLOSE_UP, duration)
+    start = max(0.0, min(start, duration - _CLOSE_UP))
+    return start, min(start + _CLOSE_UP, duration)
 
 
 def _draw_whole(
@@ -154,14 +145,14 @@ def _draw_whole(
     probability: float,
 ) -> None:
     """Draw all of the recording, and below it the probability of each beat."""
-    ratios = [PANEL["signal"]] * len(traces) + ([] if beat_probability is None else [PANEL["probability"]])
+    ratios = [_PANEL["signal"]] * len(traces) + ([] if beat_probability is None else [_PANEL["probability"]])
     panels = part.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
-    for axes, kind in zip(panels, _ordered(traces), strict=False):
-        trace = traces[kind]
+    for axes, modality in zip(panels, _ordered(traces), strict=False):
+        trace = traces[modality]
         times, values = thin(trace.samples, trace.sampling_rate)
         axes.axvspan(*shown, color="#E8EEF4", linewidth=0)
         axes.plot(times, values, color=INK, linewidth=0.5)
-        _plain(axes, NAMES[kind])
+        _plain(axes, NAMES[modality])
         axes.yaxis.set_major_locator(NullLocator())
     if beat_probability is not None:
         _draw_beats(panels[-1], np.asarray(spans), np.asarray(beat_probability), probability)
@@ -188,15 +179,15 @@ def _draw_close_up(
     panels = part.subplots(len(traces), 1, sharex=True, squeeze=False)[:, 0]
     starts = np.asarray(spans).reshape(-1, 2)[:, 0]
     inside = starts[(starts >= shown[0]) & (starts <= shown[1])]
-    for axes, kind in zip(panels, _ordered(traces), strict=True):
-        trace = traces[kind]
+    for axes, modality in zip(panels, _ordered(traces), strict=True):
+        trace = traces[modality]
         first, last = (round(edge * trace.sampling_rate) for edge in shown)
         times = np.arange(first, last) / trace.sampling_rate
         for number, start in enumerate(inside):
             label = beat_label if number == 0 and axes is panels[0] and beat_label else None
             axes.axvline(start, color=VERMILLION, linewidth=1.1, linestyle="--", label=label)
         axes.plot(times, trace.samples[first : first + len(times)][: len(times)], color=INK, linewidth=0.8)
-        _plain(axes, NAMES[kind])
+        _plain(axes, NAMES[modality])
         axes.yaxis.set_major_locator(NullLocator())
     if len(inside) and beat_label:
         panels[0].legend(
@@ -205,21 +196,21 @@ def _draw_close_up(
     panels[-1].set(xlim=shown, xlabel="time in seconds (the shaded part above)")
 
 
-def _draw_looked(part: SubFigure, looked: Looked) -> None:
+def _draw_attention(part: SubFigure, mean_attention: MeanAttention) -> None:
     """Draw the mean beat over a shade that shows where a network attends."""
-    kinds = _ordered(looked.beats)
-    panels = part.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
-    maps = np.concatenate([np.asarray(looked.attention[kind]) for kind in kinds])
-    for axes, kind in zip(panels, kinds, strict=True):
-        beat = np.asarray(looked.beats[kind])
+    modalities = _ordered(mean_attention.beats)
+    panels = part.subplots(len(modalities), 1, sharex=True, squeeze=False)[:, 0]
+    maps = np.concatenate([np.asarray(mean_attention.attention[modality]) for modality in modalities])
+    for axes, modality in zip(panels, modalities, strict=True):
+        beat = np.asarray(mean_attention.beats[modality])
         margin = 0.1 * float(np.ptp(beat)) + 1e-9
         low, high = float(beat.min()) - margin, float(beat.max()) + margin
-        row = np.asarray(looked.attention[kind])[None]
+        row = np.asarray(mean_attention.attention[modality])[None]
         style: dict[str, Any] = {"cmap": SHADES, "vmin": maps.min(), "vmax": maps.max()}
         image = axes.imshow(row, extent=(0, 1, low, high), aspect="auto", interpolation="nearest", **style)
         axes.plot(np.arange(len(beat)) / len(beat), beat, color=INK, linewidth=1.2)
         axes.set_ylim(low, high)
-        _plain(axes, NAMES[kind])
+        _plain(axes, NAMES[modality])
         axes.yaxis.set_major_locator(NullLocator())
     panels[-1].set(xlim=(0, 1), xlabel="phase of the cardiac cycle, mean of all beats")
     part.colorbar(image, ax=list(panels), label="mean attention", fraction=0.035, pad=0.02)
@@ -234,7 +225,7 @@ def _draw_contributions(part: SubFigure, contributions: Contributions) -> None:
     grid = np.asarray(contributions.grid)
     limit = float(np.abs(grid).max()) or 1.0
     image = axes.pcolormesh(
-        np.arange(len(grid) + 1), contributions.band_edges, grid.T, cmap=SIGNED, vmin=-limit, vmax=limit
+        np.arange(len(grid) + 1), contributions.band_edges, grid.T, cmap=_SIGNED, vmin=-limit, vmax=limit
     )
     edges = np.concatenate([[0], np.cumsum(list(contributions.cells.values()))])
     for edge in edges[1:-1]:
@@ -256,18 +247,18 @@ def _draw_parts(axes: Axes, parts: Mapping[str, float]) -> None:
     values = np.array(list(rows.values()))
     axes.barh(range(len(rows)), values, color=[VERMILLION if value > 0 else BLUE for value in values])
     axes.axvline(0, color=GREY, linewidth=1)
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         side = -1 if value >= 0 else 1  # beyond zero, where no bar is
         style: dict[str, Any] = {"ha": "right" if side < 0 else "left", "va": "center", "fontsize": 9.5}
-        axes.annotate(f"{value:+.2f}", (0, place), (5 * side, 0), textcoords="offset points", **style)
+        axes.annotate(f"{value:+.2f}", (0, index), (5 * side, 0), textcoords="offset points", **style)
     reach = 1.15 * max(float(np.abs(values).max()), 0.1)
     axes.set(yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.4, -0.6))
     axes.set(xlim=(-reach, reach), xlabel="log-odds")
     _plain(axes, "")
 
 
-def _ordered(named: Mapping[str, Any]) -> list[str]:
-    return [kind for kind in NAMES if kind in named]
+def _ordered(parts: Mapping[str, Any]) -> list[str]:
+    return [modality for modality in NAMES if modality in parts]
 
 
 def _plain(axes: Axes, label: str) -> None:

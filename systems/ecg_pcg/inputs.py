@@ -1,4 +1,4 @@
-"""From one recording of one's own to what a model of task ``ecg-pcg`` takes, prepared exactly as in training.
+"""From one recording of a user to what a model of task ``ecg-pcg`` takes, prepared exactly as in training.
 
 Networks    need beats: from annotated heart states where there are any, else from R-peaks of the ECG, else
             from an automatic segmentation of the heart sound
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,45 +19,35 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.command_line import from_plain
-from datasets.beat_agreement import FEWEST_BEATS
 from datasets.beats import HeartStates, annotated_spans, r_peak_spans
 from datasets.recordings import Recording
-from datasets.signal_quality import NAMES, SignalWarning
+from datasets.signal_quality import FEWEST_BEATS, NAMES, SignalWarning
 from datasets.signals import fill_gaps, shorten_beats
 from datasets.sources import DataError
-from systems.base.evaluation_run import Checkpoint
 from systems.ecg_pcg.explain.attribution import signals_read
-from systems.ecg_pcg.features.spectral import (
-    ECG_BAND,
-    ECG_BANDS,
-    GRID_SHAPE,
-    PCG_BAND,
-    cell_edges,
-    ecg_band_powers,
-    pcg_grid,
-)
+from systems.ecg_pcg.features import spectral
 from systems.ecg_pcg.linear.task import Recordings
 from systems.ecg_pcg.robustness.corruptions import prepare_beats
 from systems.ecg_pcg.samples import Beats
 from systems.ecg_pcg.segmentation.segment import Segmentation, segment
-from systems.ecg_pcg.settings import PreparationSettings, TrainingSettings
+from systems.ecg_pcg.settings import ModelSettings, PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import read_states
 from systems.ecg_pcg.sources.user_recording import UserRecording
 from systems.ecg_pcg.task import needs_tokens
 
 Segment = Callable[[Recording], Segmentation]
 ANNOTATION, R_PEAKS, AUTOMATIC = "annotation", "R-peaks of the ECG", "automatic segmentation"
-HIGHEST = {"ecg": ECG_BAND[1], "pcg": PCG_BAND[1]}
-"""Highest frequency that the features of the linear model look at, hertz."""
-UNLIKE = {"ecg": 3.0, "pcg": 2.5}
+_HIGHEST = {"ecg": spectral.ECG_BAND[1], "pcg": spectral.PCG_BAND[1]}
+"""Highest frequency that the features of the linear model read, hertz."""
+_UNLIKE = {"ecg": 3.0, "pcg": 2.5}
 """Root mean square of standardized features from which a recording is unlike those of the training. On
 training-a, out of fold, one recording in a hundred has 2.4 (ECG) or 2.1 (heart sound) or more."""
-UNCERTAIN = 0.5
-"""Quality of a segmentation without an ECG below which it is doubted: on training-a, out of fold, one
+_UNCERTAIN = 0.5
+"""Quality of a segmentation without an ECG below which there is a warning: on training-a, out of fold, one
 recording in twelve, and of these one in three has more than a tenth of its onsets wrong."""
 
-APART = 0.5
-"""Agreement of R-peaks and S1 below which one of both signals is doubted: on training-a one recording in
+_APART = 0.5
+"""Agreement of R-peaks and S1 below which there is a warning: on training-a one recording in
 eighteen, mostly as R-peaks are hard to find in its ECG."""
 
 
@@ -98,43 +89,44 @@ class InputPreparer:
 
     Parameters
     ----------
-    content : dict
-        A checkpoint of the model.
+    model : ModelSettings
+    cache : dict
+        What a checkpoint holds of the cache that the model was trained from.
     device : torch.device
     segment : callable
         Finds heart states in a recording.
     """
 
-    def __init__(self, content: Checkpoint, device: torch.device, segment: Segment) -> None:
-        self.model = from_plain(TrainingSettings, content["settings"]).model
-        self.preparation = from_plain(PreparationSettings, content["cache"]["settings"])
-        self.source = content["cache"]["source"]
-        self.device, self.segment = device, segment
+    def __init__(
+        self, model: ModelSettings, cache: Mapping[str, Any], device: torch.device, segment: Segment
+    ) -> None:
+        self.preparation = from_plain(PreparationSettings, cache["settings"])
+        self.model, self.source, self.device, self.segment = model, cache["source"], device, segment
 
-    def for_network(self, own: UserRecording) -> PreparedInput:
+    def for_network(self, user: UserRecording) -> PreparedInput:
         """Cut the beats of a recording as preparation does."""
-        model, recording = self.model, own.recording
+        model, recording = self.model, user.recording
         read = signals_read(model)
-        used = tuple(kind for kind in read if getattr(recording, kind) is not None)
-        lacking = [NAMES[kind] for kind in read if kind not in used]
+        used = tuple(modality for modality in read if getattr(recording, modality) is not None)
+        lacking = [NAMES[modality] for modality in read if modality not in used]
         if not used or (lacking and not needs_tokens(model)):
             raise DataError(
                 f"There is no {' and no '.join(lacking)}, which {model.model} needs: use a model trained "
                 "with --modality-dropout, or the linear one, which take either signal."
             )
-        spans, source, warnings = self._find_spans(own)
+        spans, source, warnings = self._find_spans(user)
         signals, has = {}, {}
-        for kind in NAMES:
-            signal = getattr(recording, kind)
+        for modality in NAMES:
+            signal = getattr(recording, modality)
             beats = np.zeros((len(spans), model.points), dtype=np.float32)
             if signal is not None:
-                cut = prepare_beats(signal.samples, signal.sampling_rate, kind, spans, self.preparation)
+                cut = prepare_beats(signal.samples, signal.sampling_rate, modality, spans, self.preparation)
                 beats = shorten_beats(cut, model.points)
-            signals[kind] = torch.tensor(beats).unsqueeze(1).to(self.device)
-            has[kind] = torch.full((len(spans),), signal is not None, device=self.device)
+            signals[modality] = torch.tensor(beats).unsqueeze(1).to(self.device)
+            has[modality] = torch.full((len(spans),), signal is not None, device=self.device)
         nothing = torch.zeros(len(spans), dtype=torch.int64, device=self.device)
         samples = Beats(
-            table=pd.DataFrame({"recording": [own.name] * len(spans)}),
+            table=pd.DataFrame({"recording": [user.name] * len(spans)}),
             ecg=signals["ecg"],
             pcg=signals["pcg"],
             label=nothing,
@@ -145,14 +137,14 @@ class InputPreparer:
         )
         return PreparedInput(samples, used, spans, source, warnings)
 
-    def _find_spans(self, own: UserRecording) -> tuple[NDArray[np.float64], str, list[SignalWarning]]:
+    def _find_spans(self, user: UserRecording) -> tuple[NDArray[np.float64], str, list[SignalWarning]]:
         """Return the beats by the first way that finds some, its name, and what is doubtful about it."""
-        duration = own.duration
-        states, warnings = self._annotated(own)
+        duration = user.duration
+        states, warnings = self._annotated(user)
         tried: list[str] = []
         for source in (ANNOTATION, R_PEAKS, AUTOMATIC):
             try:
-                spans = self._spans_by(source, own, states, warnings)
+                spans = self._spans_by(source, user, states, warnings)
             except DataError as error:
                 tried.append(str(error))
                 continue
@@ -162,11 +154,11 @@ class InputPreparer:
         raise DataError(" ".join(["No beats are found.", *tried]))
 
     def _spans_by(
-        self, source: str, own: UserRecording, states: HeartStates | None, warnings: list[SignalWarning]
+        self, source: str, user: UserRecording, states: HeartStates | None, warnings: list[SignalWarning]
     ) -> NDArray[np.float64]:
         """Return beats found in one way; none where that way is not open."""
         none: NDArray[np.float64] = np.zeros((0, 2))
-        recording, duration = own.recording, own.duration
+        recording, duration = user.recording, user.duration
         if source == ANNOTATION:
             return none if states is None else annotated_spans(states, duration)
         if source == R_PEAKS:
@@ -176,18 +168,18 @@ class InputPreparer:
             return none
         return annotated_spans(self._segmented(recording, warnings), duration)
 
-    def _annotated(self, own: UserRecording) -> tuple[HeartStates | None, list[SignalWarning]]:
+    def _annotated(self, user: UserRecording) -> tuple[HeartStates | None, list[SignalWarning]]:
         """Return the annotated heart states by the rule of preparation, or why they are not used."""
-        if own.annotation is None:
+        if user.annotation is None:
             return None, []
         try:
-            row: dict[str, object] = {"annotation": own.annotation.name}
-            return read_states(own.annotation.parent, row, own.recording, self.preparation), []
+            row: dict[str, object] = {"annotation": user.annotation.name}
+            return read_states(user.annotation.parent, row, user.recording, self.preparation), []
         except DataError as error:
             return None, [SignalWarning("annotation", "", f"The annotation is not used: {error}")]
 
     def _unlike_training(self, source: str) -> list[SignalWarning]:
-        """Return the doubt about beats cut otherwise than those that a network learned."""
+        """Return a warning about beats cut otherwise than those of the training."""
         from_ecg = self.preparation.onsets == "ecg"
         known = self.source == "physionet2016"
         if (source == R_PEAKS) == from_ecg or not known:
@@ -196,22 +188,22 @@ class InputPreparer:
         text = f"Beats are cut {begins[not from_ecg]}, and the model learned beats cut {begins[from_ecg]}."
         return [SignalWarning("beats", "", text)]
 
-    def for_linear(self, own: UserRecording, models: Sequence[nn.Module]) -> PreparedInput:
+    def for_linear(self, user: UserRecording, models: Sequence[nn.Module]) -> PreparedInput:
         """Compute the features of a recording, of the signals that are good enough for them."""
-        recording = own.recording
-        states, warnings = self._annotated(own)
+        recording = user.recording
+        states, warnings = self._annotated(user)
         source = ANNOTATION
-        grid, bands = np.full(math.prod(GRID_SHAPE), np.nan), np.full(ECG_BANDS, np.nan)
+        grid, bands = np.full(math.prod(spectral.GRID_SHAPE), np.nan), np.full(spectral.ECG_BANDS, np.nan)
         pcg, ecg = recording.pcg, recording.ecg
         if pcg is not None and _is_read(models, "pcg", pcg.sampling_rate, warnings):
             if states is None:
                 states, source = self._segmented_if_it_can_be(recording, warnings), AUTOMATIC
             if states is not None:
-                grid = pcg_grid(pcg.samples, pcg.sampling_rate, states)
+                grid = spectral.pcg_grid(pcg.samples, pcg.sampling_rate, states)
         if ecg is not None and _is_read(models, "ecg", ecg.sampling_rate, warnings):
-            bands = ecg_band_powers(ecg.samples, ecg.sampling_rate)
+            bands = spectral.ecg_band_powers(ecg.samples, ecg.sampling_rate)
         values = {"ecg": bands.astype(np.float32), "pcg": grid.astype(np.float32)}
-        used = tuple(kind for kind in NAMES if np.isfinite(values[kind]).all())
+        used = tuple(modality for modality in NAMES if np.isfinite(values[modality]).all())
         if not used:
             reasons = [warning.text for warning in warnings] or [
                 "No complete beat is found in the heart sound."
@@ -222,11 +214,11 @@ class InputPreparer:
             warnings.append(SignalWarning("no-beats", "pcg", text))
         spans = np.zeros((0, 2))
         if states is not None:
-            spans = cell_edges(states, own.duration)[:, [0, -1]]
+            spans = spectral.cell_edges(states, user.duration)[:, [0, -1]]
         elif ecg is not None:
             spans, source = r_peak_spans(fill_gaps(ecg.samples), ecg.sampling_rate), R_PEAKS
         samples = Recordings(
-            table=pd.DataFrame({"recording": [own.name]}),
+            table=pd.DataFrame({"recording": [user.name]}),
             pcg_grid=torch.from_numpy(values["pcg"][None]).to(self.device),
             ecg_bands=torch.from_numpy(values["ecg"][None]).to(self.device),
             has_pcg=torch.tensor(["pcg" in used], device=self.device),
@@ -241,13 +233,13 @@ class InputPreparer:
     def _segmented(self, recording: Recording, warnings: list[SignalWarning]) -> HeartStates:
         """Return heart states found automatically, with a warning where they are uncertain."""
         found = self.segment(recording)
-        if found.r_peak_agreement < APART:
+        if found.r_peak_agreement < _APART:
             text = (
-                f"R-peaks and S1 do not go together (agreement {found.r_peak_agreement:.2f} of 1): the ECG "
+                f"R-peaks and S1 do not agree (agreement {found.r_peak_agreement:.2f} of 1): the ECG "
                 "is noisy, has a wrong rate, or did not start with the heart sound."
             )
             warnings.append(SignalWarning("apart", "", text))
-        if recording.ecg is None and found.quality < UNCERTAIN:
+        if recording.ecg is None and found.quality < _UNCERTAIN:
             text = (
                 f"It is uncertain where S1 and S2 are (certainty {found.quality:.2f}, usually 0.55): look at "
                 "the marks in the figure (--out), or record an ECG with the heart sound."
@@ -268,19 +260,19 @@ class InputPreparer:
 
 
 def _is_read(
-    models: Sequence[nn.Module], kind: str, sampling_rate: float, warnings: list[SignalWarning]
+    models: Sequence[nn.Module], modality: str, sampling_rate: float, warnings: list[SignalWarning]
 ) -> bool:
     """Whether linear models read a signal, and it is sampled fast enough for their features."""
-    if not all(bool(getattr(model, kind).fitted) for model in models):
-        warnings.append(SignalWarning("unread", kind, f"The model does not read the {NAMES[kind]}."))
+    if not all(bool(getattr(model, modality).fitted) for model in models):
+        warnings.append(SignalWarning("unread", modality, f"The model does not read the {NAMES[modality]}."))
         return False
-    highest = HIGHEST[kind]
+    highest = _HIGHEST[modality]
     if sampling_rate < 2 * highest:
         text = (
-            f"The {NAMES[kind]} is left out: it is sampled at {sampling_rate:g} Hz, and the model looks "
+            f"The {NAMES[modality]} is left out: it is sampled at {sampling_rate:g} Hz, and the model reads "
             f"up to {highest:g} Hz, for which {2 * highest:g} Hz are needed."
         )
-        warnings.append(SignalWarning("rate", kind, text))
+        warnings.append(SignalWarning("rate", modality, text))
         return False
     return True
 
@@ -288,16 +280,17 @@ def _is_read(
 def _warnings_of_features(
     models: Sequence[nn.Module], values: Mapping[str, NDArray[np.float32]], used: tuple[str, ...]
 ) -> list[SignalWarning]:
-    """Return the doubt about features that are far from those of the training."""
+    """Return warnings about features that are far from those of the training."""
     warnings = []
-    for kind in used:
-        parts = [getattr(model, kind) for model in models]
-        scores = [(values[kind] - part.mean.cpu().numpy()) / part.scale.cpu().numpy() for part in parts]
+    for modality in used:
+        parts = [getattr(model, modality) for model in models]
+        scores = [(values[modality] - part.mean.cpu().numpy()) / part.scale.cpu().numpy() for part in parts]
         distance = float(np.sqrt(np.mean(np.square(scores))))
-        if distance > UNLIKE[kind]:
+        if distance > _UNLIKE[modality]:
             text = (
-                f"The {NAMES[kind]} is unlike those the model was trained on (distance {distance:.1f}; "
-                f"1 is usual, {UNLIKE[kind]:g} rare): another device or noise, and the answer may be wrong."
+                f"The {NAMES[modality]} is unlike those the model was trained on (distance {distance:.1f}; "
+                f"1 is usual, {_UNLIKE[modality]:g} rare): another device or noise, and the prediction may "
+                "be wrong."
             )
-            warnings.append(SignalWarning("unlike", kind, text))
+            warnings.append(SignalWarning("unlike", modality, text))
     return warnings

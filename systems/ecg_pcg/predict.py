@@ -1,196 +1,270 @@
-"""Judging one recording with a model of task ``ecg-pcg``: prepared, cut and asked exactly as in training.
-
-`systems.ecg_pcg.inputs` prepares. Of several models (folds) the mean is given; those that were trained on
-this very recording are left out.
-"""
+"""Predictions for one recording with a model of task ``ecg-pcg``, prepared and cut exactly as in training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.command_line import from_plain
 from common.errors import UserError
 from datasets.beats import PLAUSIBLE_CYCLE
-from datasets.recording_paths import Place
-from datasets.signal_quality import NAMES, SHORTEST, SignalWarning, examine
+from datasets.signal_quality import NAMES, SHORTEST, Quality, examine
 from datasets.sources import DataError
 from evaluation.calibration import SMALLEST_PROBABILITY
-from learning.checkpoint import Checkpoint, file_digest
-from learning.devices import choose_device, rows_at_once
+from learning.checkpoint import Checkpoint
+from learning.devices import rows_at_once
 from learning.loop import predict
-from systems.base.prediction_settings import PredictionSettings
-from systems.base.predictor import assumed_prevalence
-from systems.ecg_pcg.inputs import InputPreparer, PreparedInput, Segment, automatic_states
-from systems.ecg_pcg.prediction import IDENTITY, EcgPcgPrediction, calibration_line
-from systems.ecg_pcg.settings import TrainingSettings
+from systems.base import predictor as base
+from systems.base.predictor import Metadata, RecordingPath
+from systems.ecg_pcg import inputs
+from systems.ecg_pcg.explain.attribution import attention
+from systems.ecg_pcg.features.spectral import BAND_EDGES, FRAME, GRID_SHAPE, RATE, STATE_PARTS
+from systems.ecg_pcg.figure import Contributions, MeanAttention, Trace, recording_figure
+from systems.ecg_pcg.linear.task import Recordings
+from systems.ecg_pcg.samples import Beats
+from systems.ecg_pcg.settings import EcgPcgPredictionSettings, TrainingSettings
 from systems.ecg_pcg.sources.user_recording import (
-    ReadingOptions,
     UserRecording,
     find_recordings,
     read_user_recording,
     sound_digest,
 )
-from systems.ecg_pcg.task import EcgPcg
+
+_IDENTITY = (0.0, 1.0)
+"""Intercept and slope of log-odds that are left as they are."""
 
 
-class Predictor:
+@dataclass(frozen=True, kw_only=True)
+class RecordingPrediction(base.Prediction):
+    """What the models predict for one recording.
+
+    Attributes
+    ----------
+    user : UserRecording
+    prepared : inputs.PreparedInput
+    quality : Quality
+    values : numpy.ndarray of float64, shape (beats,) or (1,)
+        Probability of abnormal of each sample, mean over the models.
+    models : list of (dict, torch.nn.Module)
+        Those that were used, and their checkpoints.
+    """
+
+    user: UserRecording
+    prepared: inputs.PreparedInput
+    quality: Quality
+    values: NDArray[np.float64]
+    models: list[tuple[Checkpoint, nn.Module]]
+
+    @property
+    def by_beat(self) -> bool:
+        """Whether the models read beats rather than the whole recording."""
+        return isinstance(self.prepared.samples, Beats)
+
+    @property
+    def probability(self) -> float:
+        """Probability of abnormal, for the prevalence that the model assumes."""
+        return float(self.values.mean())
+
+    def metadata(self) -> Metadata:
+        """Return all of it in plain types."""
+        prepared, by_beat = self.prepared, self.by_beat
+        low, high = (float(value) for value in np.percentile(self.values, [10, 90]))
+        spans = zip(prepared.spans.tolist(), self.values.tolist(), strict=by_beat)
+        each = [{"start": start, "end": end, "probability": value} for (start, end), value in spans]
+        return {
+            "probability": self.probability,
+            "assumed_prevalence": self.assumed_prevalence,
+            "prevalence": self.target_prevalence,
+            "probability_at_prevalence": self.at_target(self.probability),
+            "spread_over_beats": {"percentile_10": low, "percentile_90": high} if by_beat else None,
+            "signals_used": list(prepared.used),
+            "channels": self.user.channels,
+            "duration": self.user.duration,
+            "beats": len(prepared.spans),
+            "beat_source": prepared.source,
+            "models": len(self.models),
+            "models_trained_on_it": self.left_out,
+            "log_odds": None if by_beat else self._log_odds(),
+            "quality": self.quality.signals,
+            "sound_delay": self.quality.sound_delay,
+            "warnings": [dataclasses.asdict(warning) for warning in self.warnings],
+            "each_beat": each if by_beat else None,
+        }
+
+    @torch.no_grad()
+    def _log_odds(self) -> dict[str, float]:
+        """Return the calibrated log-odds of each modality, and the intercept, mean over the models."""
+        samples = self.prepared.samples
+        assert isinstance(samples, Recordings)
+        rows = {"ecg": samples.ecg_bands, "pcg": samples.pcg_grid}
+        lines = [calibration_line(content, self.prepared) for content, _ in self.models]
+        slopes = [(slope, model) for (_, slope), (_, model) in zip(lines, self.models, strict=True)]
+        parts = {
+            modality: float(
+                np.mean([slope * float(getattr(model, modality)(rows[modality])) for slope, model in slopes])
+            )
+            for modality in self.prepared.used
+        }
+        shift = float(np.mean([intercept for intercept, _ in lines]))
+        return parts | ({"calibration": shift} if shift else {})
+
+    def figure(self) -> Figure:
+        """Return the figure of the recording."""
+        prepared, recording, by_beat = self.prepared, self.user.recording, self.by_beat
+        traces = {
+            modality: Trace(signal.samples, signal.sampling_rate)
+            for modality in NAMES
+            if (signal := getattr(recording, modality)) is not None
+        }
+        return recording_figure(
+            traces,
+            prepared.spans,
+            title=self.name,
+            subtitle=self.subtitle(self.probability),
+            watermark=self.watermark,
+            beat_label=f"starts of beats, by {prepared.source}",
+            beat_probability=self.values if by_beat else None,
+            probability=self.probability,
+            contributions=None if by_beat else self.contributions(),
+            mean_attention=self._mean_attention() if by_beat else None,
+        )
+
+    @torch.no_grad()
+    def contributions(self) -> Contributions:
+        """Return what the log-odds are made of, mean over the models."""
+        parts = {NAMES.get(name, name): value for name, value in self._log_odds().items()}
+        if "pcg" not in self.prepared.used:
+            return Contributions(parts)
+        samples = self.prepared.samples
+        assert isinstance(samples, Recordings)
+        grids = []
+        for content, model in self.models:
+            part: Any = model.pcg
+            slope = calibration_line(content, self.prepared)[1]
+            grids.append(slope * (samples.pcg_grid[0] - part.mean) / part.scale * part.weight)
+        grid = torch.stack(grids).mean(dim=0).reshape(GRID_SHAPE).sum(dim=0).cpu().numpy()
+        return Contributions(parts, grid, STATE_PARTS, np.array(BAND_EDGES) * RATE / FRAME)
+
+    def _mean_attention(self) -> MeanAttention | None:
+        """Return mean beat and attention over beats and models; None for networks without attention."""
+        samples = self.prepared.samples
+        assert isinstance(samples, Beats)
+        batch = samples.batch(torch.arange(len(samples)))
+        maps = [attention(model, batch) for _, model in self.models]
+        found = [parts["attention"].mean(dim=0).cpu().numpy() for parts in maps if parts]
+        if not found:
+            return None
+        mean = dict(zip(NAMES, np.mean(found, axis=0), strict=True))
+        beats = {name: batch[name][:, 0].mean(dim=0).cpu().numpy() for name in self.prepared.used}
+        return MeanAttention(beats, {name: mean[name] for name in beats})
+
+
+class Predictor(base.Predictor):
     """Trained models of one run, ready for recordings.
 
     Parameters
     ----------
-    checkpoints : mapping of pathlib.Path to dict
-        Folds of one run, or one file.
-    settings : PredictionSettings
+    checkpoints, settings
+        As of `systems.base.predictor.Predictor`.
     segment : callable
         Finds heart states in a recording.
     """
 
+    settings: EcgPcgPredictionSettings
+    identity = "content"
+
     def __init__(
         self,
         checkpoints: Mapping[Path, Checkpoint],
-        settings: PredictionSettings,
-        segment: Segment = automatic_states,
+        settings: EcgPcgPredictionSettings,
+        segment: inputs.Segment = inputs.automatic_states,
     ) -> None:
-        self.settings = settings
-        self.paths, self.checkpoints = list(checkpoints), list(checkpoints.values())
-        first = self.checkpoints[0]
-        self.trained = from_plain(TrainingSettings, first["settings"])
-        self.task = EcgPcg.create(self.trained)
-        self.device = choose_device(settings.device)
-        self.preparer = InputPreparer(first, self.device, segment)
-        self.models = [self.task.load_model(content, self.device) for content in self.checkpoints]
-        self.options = ReadingOptions(
-            settings.ecg,
-            settings.ecg_rate,
-            settings.ecg_channel,
-            settings.pcg_channel,
-            settings.annotations,
-        )
-        self.trained_on = self._trained_on()
-        self.believed = assumed_prevalence_of(self.checkpoints, self.trained)
-        if settings.prevalence is not None and self.believed is None:
-            raise UserError(
-                "These checkpoints do not tell which prevalence they believe in: omit --prevalence."
-            )
+        if settings.annotations is not None and not settings.annotations.is_dir():
+            raise UserError(f"--annotations {settings.annotations} is no folder.")
+        super().__init__(checkpoints, settings)
+        self.trained: TrainingSettings = self.task.settings
+        self.preparer = inputs.InputPreparer(self.trained.model, self.cache, self.device, segment)
+        self.assumed_prevalence = assumed_prevalence_of(self.checkpoints, self.trained)
+        self.check_prevalence(settings.prevalence)
 
-    @property
-    def watermark(self) -> str:
-        """What has to be printed on every figure."""
-        first = self.checkpoints[0]
-        notes = {
-            "trained on simulated data": first["cache"]["simulated"],
-            "selected on test": first["protocol"] == "paper",
-        }
-        return ", ".join(note for note, holds in notes.items() if holds)
+    def model_name(self) -> str:
+        """Return the name of the network."""
+        return self.trained.model.model
 
-    @property
-    def is_linear(self) -> bool:
-        """Whether the model sees whole recordings instead of beats."""
-        return self.trained.model.model == "linear"
-
-    def metadata(self) -> dict[str, Any]:
-        """Return what the model is, for programs."""
-        first = self.checkpoints[0]
-        return {
-            "task": "ecg-pcg",
-            "model": self.trained.model.model,
-            "run": first["run"],
-            "protocol": first["protocol"],
-            "simulated": bool(first["cache"]["simulated"]),
-            "trained_on": self.trained_on,
-            "assumed_prevalence": self.believed,
-            "calibrated": self.calibrated,
-            "checkpoints": {path.as_posix(): file_digest(path) for path in self.paths},
-        }
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether the probabilities were calibrated on sessions that their models had not seen."""
-        return all(content.get("calibration") for content in self.checkpoints)
-
-    def _trained_on(self) -> dict[str, Any]:
-        """Return how many recordings of which source the models learned from, all of them together."""
-        metadata = [content["trained_on"] for content in self.checkpoints]
-        shares = [content.get("label_share") for content in self.checkpoints]
-        known = [share for share in shares if share is not None]
-        return {
-            "source": self.checkpoints[0]["cache"]["source"],
-            "recordings": len({name for fact in metadata for name in fact["content"]}),
-            "sessions": len({name for fact in metadata for name in fact.get("session", ())}),
-            "abnormal_share": float(np.mean(known)) if known else None,
-        }
-
-    def find(self, given: Iterable[Path]) -> list[Place]:
+    def find(self) -> list[RecordingPath]:
         """Return the recordings that paths name."""
-        return find_recordings(given)
+        found = find_recordings(self.given())
+        if self.settings.ecg is not None and len(found) > 1:
+            raise UserError(f"--ecg belongs to one recording, and {len(found)} were given.")
+        return found
 
-    def predict(self, place: Place) -> EcgPcgPrediction:
-        """Judge one recording, or say in a DataError why it cannot be judged."""
-        own = read_user_recording(place, self.options)
-        duration = own.duration
-        if duration < SHORTEST:
-            raise DataError(f"It lasts {duration:.1f} s, and at least {SHORTEST:g} s are needed.")
-        ready = (
-            self.preparer.for_linear(own, self.models) if self.is_linear else self.preparer.for_network(own)
+    def predict(self, path: RecordingPath) -> RecordingPrediction:
+        """Return the prediction for one recording, or say in a DataError why there is none."""
+        user = read_user_recording(path, self.settings)
+        if user.duration < SHORTEST:
+            raise DataError(f"It lasts {user.duration:.1f} s, and at least {SHORTEST:g} s are needed.")
+        prepared = (
+            self.preparer.for_linear(user, self.models)
+            if self.model_name() == "linear"
+            else self.preparer.for_network(user)
         )
-        check_heart_rate(ready.spans)
-        quality = examine(own.recording, ready.spans)
-        if quality.shows_no_heart(ready.used):
-            names = " nor in the ".join(NAMES[kind] for kind in ready.used)
-            raise DataError(f"No heart beat that repeats is found in the {names}: it is too noisy to judge.")
-        chosen = self._unseen(own)
-        answers = [self._ask(content, model, ready) for content, model in chosen]
-        values = torch.stack(answers).mean(dim=0).cpu().numpy()
+        check_heart_rate(prepared.spans)
+        quality = examine(user.recording, prepared.spans)
+        if quality.shows_no_heart(prepared.used):
+            names = " nor in the ".join(NAMES[modality] for modality in prepared.used)
+            raise DataError(f"No heart beat that repeats is found in the {names}: it is too noisy.")
+        pcg = user.recording.pcg
+        digests = [user.recording.sha256, *([] if pcg is None else [sound_digest(pcg.samples)])]
+        chosen, seen = self.unseen(digests)
+        probabilities = [self._probabilities(content, model, prepared) for content, model in chosen]
+        values = torch.stack(probabilities).mean(dim=0).cpu().numpy()
         if not np.isfinite(values).all():
-            raise DataError("The model's answer is not a number: the signals are unlike any it was made for.")
-        warnings = [*own.warnings, *ready.warnings, *quality.warnings, *self._warnings(chosen, own)]
-        return EcgPcgPrediction(
-            own,
-            ready,
-            quality,
-            warnings,
-            values,
-            chosen,
-            self.believed,
-            self.settings.prevalence,
-            ", ".join(filter(None, [self.watermark, "trained on this recording" * _was_seen(warnings)])),
-            len(self.models) - len(chosen),
+            raise DataError("The prediction is not a number: the signals are unlike those of training.")
+        return RecordingPrediction(
+            name=user.name,
+            user=user,
+            prepared=prepared,
+            quality=quality,
+            warnings=[
+                *user.warnings,
+                *prepared.warnings,
+                *quality.warnings,
+                *self.warnings_of_models(seen),
+            ],
+            values=values,
+            models=chosen,
+            left_out=len(self.models) - len(chosen),
+            assumed_prevalence=self.assumed_prevalence,
+            target_prevalence=self.settings.prevalence,
+            watermark=self.watermark(seen),
         )
 
-    def _ask(self, content: Checkpoint, model: nn.Module, ready: PreparedInput) -> Tensor:
-        """Return the probability of abnormal that one model gives to each sample, calibrated if it can be."""
-        rows = torch.arange(len(ready.samples))
+    def _probabilities(self, content: Checkpoint, model: nn.Module, prepared: inputs.PreparedInput) -> Tensor:
+        """Return the probability of abnormal of each sample by one model, calibrated if it can be."""
+        rows = torch.arange(len(prepared.samples))
         size = rows_at_once(self.settings.batch_size, self.device)
-        said = predict(self.task, model, ready.samples, rows, batch_size=size, device=self.device)[1].double()
-        intercept, slope = calibration_line(content, ready)
-        if (intercept, slope) == IDENTITY:
-            return said
-        return torch.sigmoid(intercept + slope * torch.logit(said, SMALLEST_PROBABILITY))
+        found = predict(self.task, model, prepared.samples, rows, batch_size=size, device=self.device)[1]
+        intercept, slope = calibration_line(content, prepared)
+        if (intercept, slope) == _IDENTITY:
+            return found.double()
+        return torch.sigmoid(intercept + slope * torch.logit(found.double(), SMALLEST_PROBABILITY))
 
-    def _unseen(self, own: UserRecording) -> list[tuple[Checkpoint, nn.Module]]:
-        """Return the models that were not trained on this recording; all, if all were."""
-        pairs = list(zip(self.checkpoints, self.models, strict=True))
-        return [pair for pair in pairs if not was_trained_on(pair[0], own)] or pairs
 
-    def _warnings(
-        self, chosen: list[tuple[Checkpoint, nn.Module]], own: UserRecording
-    ) -> list[SignalWarning]:
-        """Return what is doubtful about asking these models."""
-        warnings = []
-        if was_trained_on(chosen[0][0], own):
-            text = "The model was trained on this very recording: its answer says nothing about new ones."
-            warnings.append(SignalWarning("seen", "", text))
-        if self.checkpoints[0]["cache"]["simulated"]:
-            text = "The model was trained on simulated patients: its answer says nothing about real ones."
-            warnings.append(SignalWarning("simulated", "", text))
-        return warnings
+def calibration_line(checkpoint: Checkpoint, prepared: inputs.PreparedInput) -> tuple[float, float]:
+    """Return intercept and slope by which a model's log-odds of such an input are made a probability."""
+    known = checkpoint.get("calibration") or {}
+    states = {inputs.ANNOTATION: " annotated", inputs.AUTOMATIC: " automatic"}.get(prepared.source, "")
+    name = "+".join(prepared.used) + (states if "pcg" in prepared.used else "")
+    intercept, slope = known.get(name, _IDENTITY)
+    return float(intercept), float(slope)
 
 
 def check_heart_rate(spans: NDArray[np.float64]) -> None:
@@ -199,26 +273,12 @@ def check_heart_rate(spans: NDArray[np.float64]) -> None:
     if not len(spans) or PLAUSIBLE_CYCLE[0] <= usual <= PLAUSIBLE_CYCLE[1]:
         return
     raise DataError(
-        f"What was found repeats {60 / usual:.0f} times a minute, as no heart does: it is too noisy to "
-        "judge, or its sampling rate is wrong."
+        f"What was found repeats {60 / usual:.0f} times a minute, as no heart does: it is too noisy, or its "
+        "sampling rate is wrong."
     )
 
 
-def _was_seen(warnings: Iterable[SignalWarning]) -> bool:
-    return any(warning.code == "seen" for warning in warnings)
-
-
 def assumed_prevalence_of(checkpoints: list[Checkpoint], trained: TrainingSettings) -> float | None:
-    """Return the share of abnormal that the probabilities of a run assume; None if it cannot be told."""
+    """Return the share of abnormal that the probabilities of a run assume; None if it is not known."""
     balanced = trained.model.model == "linear" or trained.optimization.class_weights
-    return assumed_prevalence(checkpoints, balanced=balanced)
-
-
-def was_trained_on(checkpoint: Checkpoint, own: UserRecording) -> bool:
-    """Whether this very recording was among those a model was trained on.
-
-    By the content of its files or, where the checkpoint tells, by the samples of its heart sound.
-    """
-    known, pcg = checkpoint["trained_on"], own.recording.pcg
-    heard = pcg is not None and sound_digest(pcg.samples) in known.get("sound", ())
-    return heard or own.recording.sha256 in known["content"]
+    return base.assumed_prevalence(checkpoints, balanced=balanced)

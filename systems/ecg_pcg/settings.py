@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import tyro
 
-from config import EvaluationSettings, OptimizationSettings, RunSettings, SourceSettings
+from config import EvaluationSettings, OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
 from simulation.settings import SimulationSettings
 
 Protocol = Literal["paper", "beat", "recording", "session"]
@@ -115,6 +115,29 @@ class EcgPcgEvaluationSettings(EvaluationSettings):
 
 EVALUATION: dict[str, type[EvaluationSettings]] = {"ecg-pcg": EcgPcgEvaluationSettings}
 """Settings of evaluate.py by task, where there are more than the shared ones."""
+
+
+@dataclass(frozen=True)
+class EcgPcgPredictionSettings(PredictionSettings):
+    """Settings of predict.py for a run of ecg-pcg."""
+
+    recordings: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """WFDB records (with or without .hea), .wav heart sounds, or folders of them."""
+    ecg: Path | None = None
+    """ECG recorded together with the one .wav that is given, starting at the same moment: a WFDB record, or
+    .npy or .csv with one column of numbers (then with --ecg-rate)."""
+    ecg_channel: str = ""
+    """Name of the ECG channel in the WFDB headers; empty: recognized by its name."""
+    pcg_channel: str = ""
+    """Name of the heart-sound channel in the WFDB headers; empty: recognized by its name."""
+    annotations: Path | None = None
+    """Folder of heart-state onsets, <recording>_StateAns.mat each; default: beside each recording."""
+    prevalence: float | None = None
+    """Share of abnormal among those who are measured, 0 to 1: the probability is given for it as well."""
+
+
+PREDICTION: dict[str, type[PredictionSettings]] = {"ecg-pcg": EcgPcgPredictionSettings}
+"""Settings of predict.py by task."""
 
 _SMALL_MODEL = ModelSettings(width=16, points=500)
 _SMALL = OptimizationSettings(

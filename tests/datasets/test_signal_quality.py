@@ -6,20 +6,21 @@ import numpy as np
 import pytest
 from scipy.signal import butter, sosfilt
 
-from datasets.beat_agreement import agreement, likeness
 from datasets.recordings import Recording, Signal
 from datasets.signal_quality import (
     Quality,
+    agreement,
     clipped_share,
     examine,
     flat_share,
     in_band_share,
+    likeness,
     measure,
+    sound_delay,
     warnings_of_length,
     warnings_of_rhythm,
     warnings_of_signal,
 )
-from datasets.sound_delay import sound_delay
 
 RATE = 1000.0
 CYCLE, SYSTOLE, DELAY = 0.8, 0.32, 0.04

@@ -1,60 +1,52 @@
-"""SamplingConfig cines from one's own ECG with a trained run of ``ecg-to-cmr``."""
+"""Cines generated from one ECG with a run of ``ecg-to-cmr``, as files that are marked as generated."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
-from common.command_line import from_plain
 from common.errors import UserError
 from common.files import write_json
 from datasets.ecg import LEADS, flat_leads, prepare_signal
-from learning.checkpoint import Checkpoint, load_checkpoint
-from learning.devices import choose_device
-from models.ecg_cmr.cine_generator import CineGenerator
-from systems.base.prediction_settings import PredictionSettings
+from learning.checkpoint import Checkpoint
+from systems.base import predictor as base
+from systems.base.predictor import Metadata, RecordingPath
 from systems.ecg_cmr.cine.files import NOTICE, write_gif, write_nifti, write_strip
 from systems.ecg_cmr.cine.measures import MEASURED, UNITS, measure_cines
 from systems.ecg_cmr.generation.sampling import Bytes, SamplingConfig, sample_cines
-from systems.ecg_cmr.generation.task import EcgToCmr
-from systems.ecg_cmr.settings import EcgToCmrSettings
+from systems.ecg_cmr.settings import EcgToCmrPredictionSettings
 from systems.ecg_cmr.sources.cmr_files import display_affine
 from systems.ecg_cmr.sources.user_ecg import open_ecg
-from systems.ecg_cmr.stage import find_parent
 
 
-@dataclass(frozen=True)
-class DrawnCines:
-    """Cines drawn from one ECG.
+@dataclass(frozen=True, kw_only=True)
+class GeneratedCines(base.Prediction):
+    """Cines generated from one ECG.
 
     Attributes
     ----------
-    name : str
-        Of the ECG.
     cines : numpy.ndarray of uint8, shape (samples, frames, H, W)
     measured : pandas.DataFrame
         What is measured in each, a row a sample.
     pixel_spacing : float
         Millimetres.
-    metadata : dict
+    origin : dict
         Where they come from, in plain types.
     """
 
-    name: str
     cines: Bytes
     measured: pd.DataFrame
     pixel_spacing: float
-    metadata: dict[str, Any]
+    origin: Metadata
 
-    def indicators(self) -> dict[str, dict[str, float | int | str | None]]:
-        """Return mean and spread over the samples of each indicator; None where nothing was measured."""
-        found: dict[str, dict[str, float | int | str | None]] = {}
+    def metadata(self) -> Metadata:
+        """Return where they come from, and mean and spread over the samples of each indicator."""
+        indicators = {}
         for name in MEASURED:
             known = self.measured[name].dropna()
             numbers = {
@@ -64,132 +56,114 @@ class DrawnCines:
                 "high": known.max(),
             }
             plain = {key: float(value) if np.isfinite(value) else None for key, value in numbers.items()}
-            found[name] = {"unit": UNITS[name], "measured_in": len(known), **plain}
-        return found
+            indicators[name] = {"unit": UNITS[name], "measured_in": len(known), **plain}
+        return {"notice": NOTICE, **self.origin, "indicators": indicators}
+
+    def write(self, path: Path, metadata: Metadata) -> list[Path]:
+        """Write ``<name>_generated``: ``.nii.gz``, ``.gif`` (the first), ``.png`` (a row each), ``.json``."""
+        endings = (".nii.gz", ".gif", ".png", ".json")
+        image, gif, strip, table = files = [
+            path.with_name(f"{path.name}_generated{ending}") for ending in endings
+        ]
+        pixels = self.cines / 255
+        write_nifti(image, pixels[0], self.pixel_spacing, display_affine(self.pixel_spacing))
+        write_gif(gif, pixels[0])
+        write_strip(strip, pixels)
+        write_json(table, metadata | {"files": [file.name for file in files]})
+        return files
 
 
-def draw(settings: PredictionSettings) -> dict[str, Any]:
-    """Draw cines as the settings of predict.py say; return what was written to the ``.json``."""
-    asked = settings.drawing
-    if settings.out is None:
-        raise UserError("Cines are written to files: name a folder with --out DIR.")
-    if min(asked.steps, asked.samples) < 1 or asked.guidance < 0:
-        raise UserError(
-            f"--steps {asked.steps} and --samples {asked.samples} must be 1 or more, "
-            f"--guidance {asked.guidance:g} must not be negative."
+class Predictor(base.Predictor):
+    """A trained generator, ready for one ECG; parameters as of `systems.base.predictor.Predictor`.
+
+    Raises
+    ------
+    UserError
+        If there are several folds, or an option has no meaning.
+    """
+
+    settings: EcgToCmrPredictionSettings
+
+    def __init__(self, checkpoints: Mapping[Path, Checkpoint], settings: EcgToCmrPredictionSettings) -> None:
+        if settings.ecg is None or settings.recordings:
+            raise UserError("Cines are generated from one ECG: name it with --ecg, and no other recording.")
+        if settings.out is None:
+            raise UserError("Cines are written to files: name a folder with --out DIR.")
+        if min(settings.steps, settings.samples) < 1 or settings.guidance < 0:
+            raise UserError(
+                f"--steps {settings.steps} and --samples {settings.samples} must be 1 or more, "
+                f"--guidance {settings.guidance:g} must not be negative."
+            )
+        if len(checkpoints) > 1:
+            first = next(iter(checkpoints))
+            raise UserError(f"The run has {len(checkpoints)} folds, so name one: --checkpoint {first}.")
+        super().__init__(checkpoints, settings)
+
+    def find(self) -> list[RecordingPath]:
+        """Return the one ECG."""
+        ecg = self.settings.ecg
+        assert ecg is not None
+        return [RecordingPath(ecg.name.removesuffix(".hea").removesuffix(".npy"), ecg)]
+
+    def predict(self, path: RecordingPath) -> GeneratedCines:
+        """Generate cines from an ECG and measure them."""
+        settings, prepared = self.settings, self.cache["settings"]
+        config = SamplingConfig(
+            settings.steps,
+            settings.samples,
+            settings.guidance,
+            min(settings.batch_size, SamplingConfig.batch_size),
+            settings.seed,
         )
-    assert settings.checkpoint is not None and settings.ecg is not None
-    how = SamplingConfig(asked.steps, asked.samples, asked.guidance, min(settings.batch_size, 64), asked.seed)
-    return draw_from_ecg(
-        settings.checkpoint,
-        settings.ecg,
-        settings.out,
-        ecg_rate=settings.ecg_rate or 0.0,
-        how=how,
-        device=settings.device,
-    )
+        ecg, spacing = open_ecg(path.path, settings.ecg_rate or 0.0), float(prepared["pixel_spacing"])
+        signal = prepare_signal(ecg.samples, ecg.sampling_rate, prepared["ecg_rate"], prepared["seconds"])
+        present = ~flat_leads(ecg.samples)
+        (network,) = self.models
+        given = (torch.from_numpy(array)[None].to(self.device) for array in (signal, present))
+        cines = sample_cines(network, network.condition(*given), [0], config)[0]
+        origin = {
+            "ecg": path.path.name,
+            "leads_used": [lead for lead, there in zip(LEADS, present, strict=True) if there],
+            "run": self.checkpoints[0]["run"],
+            "trained_on_simulated": self.simulated,
+            "steps": config.steps,
+            "samples": config.samples,
+            "guidance": config.guidance,
+            "seed": config.seed,
+            "pixel_spacing_mm": spacing,
+        }
+        return GeneratedCines(
+            name=path.name,
+            warnings=[],
+            watermark="",
+            left_out=0,
+            cines=cines,
+            measured=measure_cines((cine / 255 for cine in cines), spacing),
+            pixel_spacing=spacing,
+            origin=origin,
+        )
 
+    def row(self, path: RecordingPath) -> Metadata:
+        """Generate cines, write them, and return their metadata, which are those of the file."""
+        prediction = self.predict(path)
+        metadata = prediction.metadata()
+        assert self.settings.out is not None
+        files = prediction.write(self.settings.out / path.name, metadata)
+        return metadata | {"files": [file.name for file in files]}
 
-def draw_from_ecg(
-    checkpoint: Path,
-    ecg: Path,
-    out: Path,
-    *,
-    ecg_rate: float = 0.0,
-    how: SamplingConfig | None = None,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """Draw cines from an ECG file and write them, what is measured in them, and how far they differ.
+    def document(self, rows: Sequence[Metadata]) -> Metadata:
+        """Return the metadata of the one ECG."""
+        return rows[0]
 
-    Parameters
-    ----------
-    checkpoint : pathlib.Path
-        Of a run of ecg-to-cmr: a file, or the folder of a run with one fold.
-    ecg : pathlib.Path
-        WFDB record (with or without ``.hea``), or ``.npy`` (leads, T) in millivolts.
-    out : pathlib.Path
-        Folder; ``<name>_generated`` with ``.nii.gz``, ``.gif`` (the first sample), ``.png`` (a row of frames
-        a sample) and ``.json`` are written to it.
-    ecg_rate : float
-        Hertz, of an ``.npy`` that does not state it.
-    how : SamplingConfig, optional
-        Steps, samples, guidance, seed; default: those of `SamplingConfig`.
-    device : str
-
-    Returns
-    -------
-    dict
-        What the ``.json`` holds.
-
-    Raises
-    ------
-    UserError
-        If the checkpoint is of another task, or the ECG cannot be read.
-    """
-    drawn = draw_user(checkpoint, ecg, ecg_rate=ecg_rate, how=how or SamplingConfig(), device=device)
-    base = out / f"{drawn.name}_generated"
-    files = {ending: base.with_name(base.name + ending) for ending in (".nii.gz", ".gif", ".png", ".json")}
-    pixels = drawn.cines / 255
-    write_nifti(files[".nii.gz"], pixels[0], drawn.pixel_spacing, display_affine(drawn.pixel_spacing))
-    write_gif(files[".gif"], pixels[0])
-    write_strip(files[".png"], pixels)
-    content = {"notice": NOTICE, **drawn.metadata, "indicators": drawn.indicators()}
-    content["files"] = [path.name for path in files.values()]
-    write_json(files[".json"], content)
-    return content
-
-
-def draw_user(
-    checkpoint: Path, ecg: Path, *, ecg_rate: float = 0.0, how: SamplingConfig, device: str = "cpu"
-) -> DrawnCines:
-    """Draw cines from an ECG file without writing them; parameters as of `draw_from_ecg`."""
-    place = find_parent(checkpoint)
-    content = load_checkpoint(place)
-    if content["task"] != EcgToCmr.name:
-        raise UserError(f"{place} is a run of {content['task']}; cines are drawn by runs of {EcgToCmr.name}.")
-    network = open_network(content).to(choose_device(device)).eval()
-    prepared = content["cache"]["settings"]
-    signal, present = read_user(ecg, ecg_rate, prepared)
-    where = choose_device(device)
-    condition = network.condition(
-        torch.from_numpy(signal)[None].to(where), torch.from_numpy(present)[None].to(where)
-    )
-    cines = sample_cines(network, condition, [0], how)[0]
-    spacing = float(prepared["pixel_spacing"])
-    metadata = {
-        "ecg": ecg.name,
-        "leads_used": [lead for lead, there in zip(LEADS, present, strict=True) if there],
-        "run": content["run"],
-        "trained_on_simulated": bool(content["cache"]["simulated"]),
-        "steps": how.steps,
-        "samples": how.samples,
-        "guidance": how.guidance,
-        "seed": how.seed,
-        "pixel_spacing_mm": spacing,
-    }
-    measured = measure_cines((cine / 255 for cine in cines), spacing)
-    return DrawnCines(ecg.name.removesuffix(".hea").removesuffix(".npy"), cines, measured, spacing, metadata)
-
-
-def open_network(content: Checkpoint) -> CineGenerator:
-    """Return the network of a checkpoint with its weights."""
-    settings = from_plain(EcgToCmrSettings, content["settings"])
-    network = EcgToCmr(settings).build(content["inputs"])
-    network.load_state_dict(content["model"])
-    assert isinstance(network, CineGenerator)
-    return network
-
-
-def read_user(
-    ecg: Path, rate: float, prepared: dict[str, Any]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return an ECG as the network was trained on it, and which leads there are.
-
-    Raises
-    ------
-    UserError
-        If there is no such file, or it cannot be read.
-    """
-    found = open_ecg(ecg, rate)
-    signal = prepare_signal(found.samples, found.sampling_rate, prepared["ecg_rate"], prepared["seconds"])
-    return signal, ~flat_leads(found.samples)
+    def text(self, rows: Sequence[Metadata]) -> list[str]:
+        """Return what is measured in the cines, and which files there are."""
+        (row,) = rows
+        lines = [row["notice"]]
+        if row["trained_on_simulated"]:
+            lines.append("The run was trained on simulated patients: its cines do not hold for a real ECG.")
+        lines.append(f"Measured in {row['samples']} cines generated from {row['ecg']}:")
+        for name, part in row["indicators"].items():
+            low, high = part["low"], part["high"]
+            value = "n/a" if low is None else f"{part['mean']:.1f} {part['unit']} ({low:.1f} to {high:.1f})"
+            lines.append(f"  {name.replace('_', ' '):20} {value}")
+        return [*lines, f"Written to {self.settings.out}: {', '.join(row['files'])}."]

@@ -1,4 +1,4 @@
-"""The figure of one ECG: its twelve leads, and what a model says that a cardiac MRI would show."""
+"""The figure of one ECG: its twelve leads, and what a model predicts that a cardiac MRI would show."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from evaluation.figure_text import DISCLAIMER, LONGEST_BESIDE_STAMP, LONGEST_TITLE, thin
-from evaluation.figures import BLUE, GREY, INK, ORANGE, new_figure, set_text_sizes
+from evaluation.figures import BLUE, GREY, INK, ORANGE, set_text_sizes
+from systems.base.predictor import DISCLAIMER, sized_figure, thin
 
-LEAD_HEIGHT, ROW_HEIGHT, HEAD = 0.62, 0.235, 0.75
+_LEAD_HEIGHT, _ROW_HEIGHT, _HEAD = 0.62, 0.235, 0.75
 """Inches."""
-LEFT = 3.6
+_LEFT = 3.6
 """Deviations from the mean that are drawn to both sides."""
-PLACES = {"name": 0.015, "said": 0.40, "interval": 0.60}
+_COLUMNS = {"name": 0.015, "predicted": 0.40, "interval": 0.60}
 """Where the columns of the table begin (name) or end, as shares of the width."""
-AXIS = (0.64, 0.36)
+_AXIS = (0.64, 0.36)
 """Beginning and width of the panel beside the table."""
-INTERVAL = "90 % interval: from the errors on the validation part, so for patients like those of training"
-WEAK = "grey: on validation not shown to be better than the mean, or than chance"
+_INTERVAL = "90 % interval: from the errors on the validation part, so for patients like those of training"
+_WEAK = "grey: on validation not shown to be better than the mean, or than chance"
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Row:
 
     Attributes
     ----------
-    name, said, interval : str
+    name, text, interval : str
         What it is, what is predicted, and the text of the third column.
-    place, low, high : float or None
+    value, low, high : float or None
         Of an indicator: prediction and interval, in deviations of the training patients from their mean. Of a
         disease: probability, and ``low`` the share of the training patients who had it.
     better : bool
@@ -42,9 +42,9 @@ class Row:
     """
 
     name: str
-    said: str
+    text: str
     interval: str
-    place: float
+    value: float
     low: float | None
     high: float | None
     better: bool
@@ -74,13 +74,8 @@ def phenotypes_figure(
         Name of the ECG, and a warning to be printed on the figure.
     """
     tables = [rows for rows in (indicators, diseases) if rows]
-    heights = [LEAD_HEIGHT * 6 + 0.5, *(HEAD + ROW_HEIGHT * len(rows) for rows in tables)]
-    longest = LONGEST_BESIDE_STAMP if watermark else LONGEST_TITLE
-    shown = title if len(title) <= longest else f"…{title[1 - longest :]}"
-    subject = "predicted from a twelve-lead ECG"
-    figure = new_figure(shown, subject, "", watermark, sum(heights) + 1.3)
-    if watermark:
-        figure.texts[-1].set_y(1 - 0.1 / figure.get_figheight())
+    heights = [_LEAD_HEIGHT * 6 + 0.5, *(_HEAD + _ROW_HEIGHT * len(rows) for rows in tables)]
+    figure = sized_figure(sum(heights) + 1.3, title, "predicted from a twelve-lead ECG", watermark)
     parts = list(figure.subfigures(len(heights) + 1, 1, height_ratios=[*heights, 0.45], squeeze=False)[:, 0])
     _draw_leads(parts.pop(0), ecg, sampling_rate, leads)
     if indicators:
@@ -88,7 +83,7 @@ def phenotypes_figure(
     if diseases:
         _draw_diseases(parts.pop(0), diseases)
     weak = not all(row.better for rows in tables for row in rows)
-    foot = [*([INTERVAL] if indicators else []), *([WEAK] if weak else []), DISCLAIMER]
+    foot = [*([_INTERVAL] if indicators else []), *([_WEAK] if weak else []), DISCLAIMER]
     figure.text(0.02, 0.06 / sum(heights), "\n".join(foot), ha="left", va="bottom", fontsize=8.5, color=GREY)
     return figure
 
@@ -125,13 +120,13 @@ def _table(part: SubFigure, rows: Sequence[Row], heads: tuple[str, str, str]) ->
     style: dict[str, Any] = {"fontsize": 10, "va": "center"}
     lines = [(-0.9, heads, GREY)]
     lines += [
-        (place, (row.name, row.said, row.interval), INK if row.better else GREY)
-        for place, row in enumerate(rows)
+        (index, (row.name, row.text, row.interval), INK if row.better else GREY)
+        for index, row in enumerate(rows)
     ]
-    for place, texts, colour in lines:
-        for (column, x), text in zip(PLACES.items(), texts, strict=True):
-            words.text(x, place, text, ha="left" if column == "name" else "right", color=colour, **style)
-    axes = words.inset_axes((AXIS[0], 0, AXIS[1], 1))
+    for y, texts, color in lines:
+        for (column, x), text in zip(_COLUMNS.items(), texts, strict=True):
+            words.text(x, y, text, ha="left" if column == "name" else "right", color=color, **style)
+    axes = words.inset_axes((_AXIS[0], 0, _AXIS[1], 1))
     axes.set(ylim=words.get_ylim(), yticks=[])
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.patch.set_alpha(0)
@@ -143,23 +138,23 @@ def _table(part: SubFigure, rows: Sequence[Row], heads: tuple[str, str, str]) ->
 def _draw_indicators(part: SubFigure, rows: Sequence[Row]) -> None:
     axes = _table(part, rows, ("indicator", "predicted", "90 % interval"))
     axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
-    for place, row in enumerate(rows):
-        colour = BLUE if row.better else GREY
+    for index, row in enumerate(rows):
+        color = BLUE if row.better else GREY
         if row.low is not None and row.high is not None:
-            axes.plot(np.clip([row.low, row.high], -LEFT, LEFT), [place, place], color=colour, linewidth=2)
-        axes.plot([np.clip(row.place, -LEFT, LEFT)], [place], "o", color=colour, markersize=5)
-    axes.set(xlim=(-LEFT, LEFT), xticks=[-3, -2, -1, 0, 1, 2, 3])
+            axes.plot(np.clip([row.low, row.high], -_LEFT, _LEFT), [index, index], color=color, linewidth=2)
+        axes.plot([np.clip(row.value, -_LEFT, _LEFT)], [index], "o", color=color, markersize=5)
+    axes.set(xlim=(-_LEFT, _LEFT), xticks=[-3, -2, -1, 0, 1, 2, 3])
     axes.set_xlabel("deviations from the mean of the training patients", fontsize=9)
 
 
 def _draw_diseases(part: SubFigure, rows: Sequence[Row]) -> None:
     axes = _table(part, rows, ("disease", "probability", "in training"))
-    for place, row in enumerate(rows):
-        axes.barh(place, row.place, 0.6, color=BLUE if row.better else GREY)
+    for index, row in enumerate(rows):
+        axes.barh(index, row.value, 0.6, color=BLUE if row.better else GREY)
         if row.low is not None:
-            label = "share of the training patients" if place == 0 else None
+            label = "share of the training patients" if index == 0 else None
             axes.plot(
-                [row.low, row.low], [place - 0.42, place + 0.42], color=ORANGE, linewidth=2.5, label=label
+                [row.low, row.low], [index - 0.42, index + 0.42], color=ORANGE, linewidth=2.5, label=label
             )
     axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
     axes.set_xlabel("probability (orange: share of the training patients)", fontsize=9)

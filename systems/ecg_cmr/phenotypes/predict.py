@@ -1,53 +1,121 @@
-"""Judging one twelve-lead ECG with a run of ``ecg-phenotypes``: prepared and asked exactly as in training.
+"""Predictions for one twelve-lead ECG with a run of ``ecg-phenotypes``, prepared exactly as in training.
 
-Of several models (folds) the mean is given; those that were trained on this very ECG are left out. How far
-off that may be was measured on the validation part when they were trained
+How far off a prediction may be was measured on the validation part when the models were trained
 (`systems.ecg_cmr.phenotypes.conformal`): of several models the mean of their bounds, which the mean of their
-predictions seldom needs. Nothing is fitted on what is judged.
+predictions seldom needs. Nothing is fitted on the ECG.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from common.command_line import from_plain
 from common.errors import UserError
-from datasets.ecg import Ecg, flat_leads, prepare_signal
-from datasets.recording_paths import Place
-from datasets.signal_quality import SignalWarning
+from datasets.ecg import LEADS, Ecg, flat_leads, prepare_signal
+from datasets.signal_quality import Quality, SignalWarning
 from datasets.sources import DataError
-from learning.checkpoint import Checkpoint, file_digest
-from learning.devices import choose_device
+from learning.checkpoint import Checkpoint
 from models.ecg_cmr.phenotypes import PhenotypeModel
-from systems.base.prediction_settings import PredictionSettings
-from systems.ecg_cmr.phenotypes.conformal import choice_key
-from systems.ecg_cmr.phenotypes.prediction import EcgPhenotypesPrediction, warnings_of_errors
+from systems.base import predictor as base
+from systems.base.predictor import Metadata, RecordingPath, rounded_probability
+from systems.ecg_cmr.phenotypes.conformal import COVERAGE, choice_key
+from systems.ecg_cmr.phenotypes.figure import Row, phenotypes_figure
 from systems.ecg_cmr.phenotypes.scores import INDICATOR_UNITS
-from systems.ecg_cmr.phenotypes.task import EcgPhenotypes
-from systems.ecg_cmr.settings import PhenotypeSettings
+from systems.ecg_cmr.settings import PhenotypePredictionSettings, PhenotypeSettings
 from systems.ecg_cmr.sources.pair_modalities import ecg_digest
 from systems.ecg_cmr.sources.user_ecg import examine_leads, find_ecgs, open_ecg, require_whole
 from systems.ecg_cmr.sources.user_person import read_people
 
-Chosen = list[tuple[Checkpoint, PhenotypeModel]]
-WITHOUT_MEANING = ("ecg", "ecg_channel", "pcg_channel", "annotations", "prevalence")
-"""Options of predict.py that say nothing to these models."""
+Rows = dict[str, Metadata]
+Models = Sequence[tuple[Checkpoint, PhenotypeModel]]
+_SEXES = ("male", "female")
+_UNITS = {"age": " years", "height": " cm", "weight": " kg"}
+_PERSON = ("age", "sex", "height", "weight")
 
 
-class Predictor:
-    """Trained models of one run, ready for ECGs.
+@dataclass(frozen=True, kw_only=True)
+class PhenotypePrediction(base.Prediction):
+    """What the models predict from one ECG.
 
-    Parameters
+    Attributes
     ----------
-    checkpoints : mapping of pathlib.Path to dict
-        Folds of one run, or one file.
-    settings : PredictionSettings
+    ecg : Ecg
+        As recorded.
+    seconds : float
+        Length that the models read, from the beginning.
+    covariates : dict of str to float
+        What is known of who was recorded.
+    indicators, diseases : dict of str to dict
+        By name: what is predicted, and how far off it may be.
+    leads : dict of str to Quality
+    models : int
+        Models that were used.
+    """
+
+    ecg: Ecg
+    seconds: float
+    covariates: dict[str, float]
+    indicators: Rows
+    diseases: Rows
+    leads: dict[str, Quality]
+    models: int
+
+    def metadata(self) -> Metadata:
+        """Return all of it in plain types."""
+        return {
+            "indicators": self.indicators,
+            "diseases": self.diseases,
+            "interval_coverage": COVERAGE,
+            "covariates": self.covariates,
+            "signals_used": ["ecg"],
+            "duration": self.ecg.duration,
+            "sampling_rate": self.ecg.sampling_rate,
+            "models": self.models,
+            "models_trained_on_it": self.left_out,
+            "quality": {lead: quality.signals["ecg"] for lead, quality in self.leads.items()},
+            "warnings": [dataclasses.asdict(warning) for warning in self.warnings],
+        }
+
+    def figure(self) -> Figure:
+        """Return the figure of the ECG and of all that is predicted."""
+        points = round(self.seconds * self.ecg.sampling_rate)
+        return phenotypes_figure(
+            self.ecg.samples[:, :points],
+            self.ecg.sampling_rate,
+            LEADS,
+            [_indicator_row(name, row) for name, row in self.indicators.items()],
+            [_disease_row(name, row) for name, row in self.diseases.items()],
+            title=self.name,
+            watermark=self.watermark,
+        )
+
+
+def _indicator_row(name: str, row: Metadata) -> Row:
+    """Return an indicator as the figure shows it, in deviations of the training patients from their mean."""
+    mean, deviation = row["trained_mean"], row["trained_deviation"]
+    value, low, high = (
+        None if row[key] is None else (row[key] - mean) / deviation for key in ("value", "low", "high")
+    )
+    assert value is not None
+    return Row(_plain(name), _value_text(row), _interval_text(row), value, low, high, row["better"])
+
+
+def _disease_row(name: str, row: Metadata) -> Row:
+    share, value = row["trained_share"], row["probability"]
+    usual = "unknown" if share is None else f"{share:.0%}"
+    return Row(_plain(name), rounded_probability(value), usual, value, share, None, row["better"])
+
+
+class Predictor(base.Predictor):
+    """Trained models of one run, ready for ECGs; parameters as of `systems.base.predictor.Predictor`.
 
     Raises
     ------
@@ -55,133 +123,113 @@ class Predictor:
         If the run reads cines, or an option has no meaning for it.
     """
 
-    def __init__(self, checkpoints: Mapping[Path, Checkpoint], settings: PredictionSettings) -> None:
-        self.paths, self.checkpoints = list(checkpoints), list(checkpoints.values())
-        first = self.checkpoints[0]
-        self.trained = from_plain(PhenotypeSettings, first["settings"])
-        check_options(settings, self.trained, first["run"])
-        self.device = choose_device(settings.device)
-        self.models = [self._model(content, settings.device) for content in self.checkpoints]
-        self.prepared, self.inputs = first["cache"]["settings"], first["inputs"]
+    column = "in short"
+    settings: PhenotypePredictionSettings
+
+    def __init__(self, checkpoints: Mapping[Path, Checkpoint], settings: PhenotypePredictionSettings) -> None:
+        super().__init__(checkpoints, settings)
+        self.trained: PhenotypeSettings = self.task.settings
+        given = {name: getattr(settings, name) for name in _PERSON}
+        self.named = [f"--{name}" for name, value in given.items() if value is not None]
+        self._check_options()
+        self.prepared, self.inputs = self.cache["settings"], self.checkpoints[0]["inputs"]
         self.covariates = list(self.inputs["covariates"])[: self.models[0].covariates]
-        self.simulated = bool(first["cache"]["simulated"])
-        self.rate = settings.ecg_rate or 0.0
-        person = settings.person
-        self.alone = {name: getattr(person, name) for name in ("age", "sex", "height", "weight")}
-        self.people = read_people(self.alone, person.patients)
-        self.trained_on = {
-            "source": first["cache"]["source"],
-            "recordings": len(
-                {name for content in self.checkpoints for name in content["trained_on"]["recording"]}
-            ),
-            "seen": [set(content["trained_on"]["content"]) for content in self.checkpoints],
-        }
+        self.people = read_people(given, settings.patients)
 
-    def _model(self, content: Checkpoint, device: str) -> PhenotypeModel:
-        model = EcgPhenotypes(self.trained).load_model(content, choose_device(device))
-        assert isinstance(model, PhenotypeModel)
-        return model.eval()
+    def _check_options(self) -> None:
+        """Refuse a run that reads no ECG, and options that have no meaning for it."""
+        settings, run = self.settings, self.checkpoints[0]["run"]
+        if self.trained.reads != "ecg":
+            raise UserError(
+                f"Run {run} reads cines (--reads cmr), and predict.py takes ECGs: name a run of "
+                "ecg-phenotypes that reads the ECG. Cines are prepared by load_data.py and evaluated by "
+                "evaluate.py."
+            )
+        if settings.ecg is not None and settings.recordings:
+            raise UserError("--ecg has no meaning beside other recordings: leave it away.")
+        if self.named and not self.trained.covariates:
+            raise UserError(
+                f"Run {run} was trained without age, sex, height and weight: leave {self.named[0]} away."
+            )
 
-    def metadata(self) -> dict[str, Any]:
-        """Return what the models are, for programs."""
-        first = self.checkpoints[0]
+    def about(self) -> Metadata:
+        """Return what is particular to the models of this task."""
         return {
-            "task": EcgPhenotypes.name,
-            "model": EcgPhenotypes.name,
-            "run": first["run"],
-            "protocol": first["protocol"],
             "simulated": self.simulated,
             "trained_on": {name: self.trained_on[name] for name in ("source", "recordings")},
             "covariates": self.covariates,
             "error_known": all(content.get("validation") for content in self.checkpoints),
-            "checkpoints": {path.as_posix(): file_digest(path) for path in self.paths},
         }
 
-    def find(self, given: Iterable[Path]) -> list[Place]:
-        """Return the ECGs that paths name."""
-        places = find_ecgs(given)
-        told = [f"--{name}" for name, value in self.alone.items() if value is not None]
-        if told and len(places) > 1:
-            raise UserError(
-                f"{', '.join(told)} belong to one person, and {len(places)} ECGs were given: list them in a "
-                "table, --patients TABLE."
-            )
-        return places
+    def given(self) -> tuple[Path, ...]:
+        """Return the ECGs and folders that the settings name."""
+        return super().given() if self.settings.ecg is None else (self.settings.ecg,)
 
-    def predict(self, place: Place) -> EcgPhenotypesPrediction:
-        """Judge one ECG, or say in a DataError why it cannot be judged."""
-        ecg = open_ecg(place.path, self.rate)
+    def find(self) -> list[RecordingPath]:
+        """Return the ECGs that paths name."""
+        found = find_ecgs(self.given())
+        if self.named and len(found) > 1:
+            raise UserError(
+                f"{', '.join(self.named)} belong to one person, and {len(found)} ECGs were given: list them "
+                "in a table, --patients TABLE."
+            )
+        return found
+
+    def predict(self, path: RecordingPath) -> PhenotypePrediction:
+        """Return the prediction from one ECG, or say in a DataError why there is none."""
+        ecg = open_ecg(path.path, self.settings.ecg_rate or 0.0)
         require_whole(ecg, self.prepared["seconds"])
         leads, warnings = examine_leads(ecg)
-        person, doubts = self.people.of(place)
+        person, warnings_of_table = self.people.of(path)
         known = {name: person[name] for name in self.covariates if name in person}
-        chosen = self._unseen(ecg_digest(ecg))
-        signal = prepare_signal(
-            ecg.samples, ecg.sampling_rate, self.prepared["ecg_rate"], self.prepared["seconds"]
-        )
-        values = np.mean(
-            [self._ask(model, signal, ~flat_leads(ecg.samples), known) for _, model in chosen], axis=0
-        )
+        chosen, seen = self.unseen([ecg_digest(ecg)])
+        values = np.mean([self._values(model, ecg, known) for _, model in chosen], axis=0)
         if not np.isfinite(values).all():
-            raise DataError("The model's answer is not a number: the ECG is unlike any it was made for.")
-        found = self._found(values, chosen, choice_key(list(known)))
-        seen = len(chosen) == len(self.models) and self._was_seen(ecg_digest(ecg))
-        warnings = [
-            *warnings,
-            *self._warnings(ecg, seen),
-            *doubts,
-            *self._warnings_of_person(known),
-            *warnings_of_errors(found, chosen[0][0]),
-        ]
-        return EcgPhenotypesPrediction(
-            place.name,
-            ecg,
-            self.prepared["seconds"],
-            known,
-            *found,
+            raise DataError("The prediction is not a number: the ECG is unlike those of training.")
+        indicators, diseases = self._found(values, chosen, choice_key(list(known)))
+        return PhenotypePrediction(
+            name=path.name,
+            ecg=ecg,
+            seconds=self.prepared["seconds"],
+            covariates=known,
+            indicators=indicators,
+            diseases=diseases,
             leads=leads,
-            warnings=warnings,
+            warnings=[
+                *warnings,
+                *self._warnings_of_length(ecg),
+                *self.warnings_of_models(seen),
+                *warnings_of_table,
+                *self._warnings_of_person(known),
+                *warnings_of_errors(indicators, diseases, chosen[0][0]),
+            ],
             models=len(chosen),
             left_out=len(self.models) - len(chosen),
-            watermark=", ".join(
-                filter(None, ["trained on simulated data" * self.simulated, "trained on this ECG" * seen])
-            ),
+            watermark=self.watermark(seen),
         )
 
     @torch.no_grad()
-    def _ask(
-        self,
-        model: PhenotypeModel,
-        signal: NDArray[Any],
-        present: NDArray[np.bool_],
-        known: Mapping[str, float],
-    ) -> NDArray[np.float64]:
+    def _values(self, model: PhenotypeModel, ecg: Ecg, known: Mapping[str, float]) -> NDArray[np.float64]:
         """Return indicators in their units, then probabilities of diseases."""
-        told = torch.tensor([[known.get(name, np.nan) for name in self.covariates]], dtype=torch.float32)
-        given = (torch.from_numpy(array)[None].to(self.device) for array in (signal, present))
-        outputs = model(*given, told.to(self.device) if model.covariates else None)
+        rate, seconds = self.prepared["ecg_rate"], self.prepared["seconds"]
+        signal = prepare_signal(ecg.samples, ecg.sampling_rate, rate, seconds)
+        arrays = (signal, ~flat_leads(ecg.samples))
+        given = (torch.from_numpy(array)[None].to(self.device) for array in arrays)
+        covariates = torch.tensor(
+            [[known.get(name, np.nan) for name in self.covariates]], dtype=torch.float32
+        )
+        outputs = model(*given, covariates.to(self.device) if model.covariates else None)
         found = [model.in_units(outputs["indicators"])] if "indicators" in outputs else []
         found += [outputs["diseases"].float().sigmoid()] if "diseases" in outputs else []
         return torch.cat(found, dim=1)[0].double().cpu().numpy()
 
-    def _was_seen(self, digest: str) -> bool:
-        return any(digest in seen for seen in self.trained_on["seen"])
-
-    def _unseen(self, digest: str) -> Chosen:
-        """Return the models that were not trained on this ECG; all, if all were."""
-        pairs = list(zip(self.checkpoints, self.models, strict=True))
-        seen = self.trained_on["seen"]
-        return [pair for pair, known in zip(pairs, seen, strict=True) if digest not in known] or pairs
-
-    def _found(
-        self, values: NDArray[np.float64], chosen: Chosen, choice: str
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-        """Return what is said of each indicator and of each disease, with how far off it may be."""
+    def _found(self, values: NDArray[np.float64], chosen: Models, choice: str) -> tuple[Rows, Rows]:
+        """Return what is predicted of each indicator and of each disease, and how far off it may be."""
         count = len(self.inputs["indicators"])
         units = INDICATOR_UNITS if self.simulated or self.trained_on["source"] == "acdc" else {}
-        indicators = {}
-        for place, name in enumerate(self.inputs["indicators"]):
-            value, error = float(values[place]), mean_error(chosen, choice, "indicators", name)
+        indicators, diseases = {}, {}
+        for index, name in enumerate(self.inputs["indicators"]):
+            value, error = float(values[index]), mean_error(chosen, choice, "indicators", name)
             bound = error["bound"]
             indicators[name] = {
                 "value": value,
@@ -191,46 +239,33 @@ class Predictor:
                 "deviation": error["deviation"],
                 "r2": error["r2"],
                 "better": error["better"],
-                "trained_mean": float(np.mean([float(model.indicator_mean[place]) for _, model in chosen])),
-                "trained_deviation": float(
-                    np.mean([float(model.indicator_deviation[place]) for _, model in chosen])
-                ),
+                "trained_mean": _mean([float(model.indicator_mean[index]) for _, model in chosen]),
+                "trained_deviation": _mean([float(model.indicator_deviation[index]) for _, model in chosen]),
             }
-        diseases = {}
-        for place, name in enumerate(self.inputs["diseases"]):
+        for index, name in enumerate(self.inputs["diseases"]):
             error = mean_error(chosen, choice, "diseases", name)
-            shares = [
-                (content.get("validation") or {}).get("trained_share", {}).get(name) for content, _ in chosen
-            ]
+            known = [content.get("validation") or {} for content, _ in chosen]
             diseases[name] = {
-                "probability": float(values[count + place]),
-                "trained_share": _mean(shares),
+                "probability": float(values[count + index]),
+                "trained_share": _mean([part.get("trained_share", {}).get(name) for part in known]),
                 "auroc": error["auroc"],
                 "better": error["better"],
             }
         return indicators, diseases
 
-    def _warnings(self, ecg: Ecg, seen: bool) -> list[SignalWarning]:
-        """Return what is doubtful about asking these models about this ECG."""
-        warnings, reads = [], self.prepared["seconds"]
-        if ecg.duration < reads - 0.05:
-            text = (
-                f"It lasts {ecg.duration:.1f} s and the model reads {reads:g} s: the end was held constant."
-            )
-            warnings.append(SignalWarning("short", "ecg", text))
-        if ecg.duration > reads + 0.05:
-            text = f"Of its {ecg.duration:.1f} s the model read the first {reads:g} s."
-            warnings.append(SignalWarning("long", "ecg", text))
-        if seen:
-            text = "The model was trained on this very ECG: its answer says nothing about new ones."
-            warnings.append(SignalWarning("seen", "", text))
-        if self.simulated:
-            text = "The model knows simulated patients only: what it says of a real ECG cannot be believed."
-            warnings.append(SignalWarning("simulated", "", text))
-        return warnings
+    def _warnings_of_length(self, ecg: Ecg) -> list[SignalWarning]:
+        """Return a warning about an ECG that is shorter or longer than what the model reads."""
+        lasts, reads = ecg.duration, self.prepared["seconds"]
+        if lasts < reads - 0.05:
+            text = f"It lasts {lasts:.1f} s and the model reads {reads:g} s: the end was held constant."
+            return [SignalWarning("short", "ecg", text)]
+        if lasts > reads + 0.05:
+            text = f"Of its {lasts:.1f} s the model read the first {reads:g} s."
+            return [SignalWarning("long", "ecg", text)]
+        return []
 
     def _warnings_of_person(self, known: Mapping[str, float]) -> list[SignalWarning]:
-        """Return the doubt about what the model was told in training and is not told now."""
+        """Return a warning about covariates of the model that are not known."""
         lacking = [name for name in self.covariates if name not in known]
         if not lacking:
             return []
@@ -241,37 +276,133 @@ class Predictor:
         )
         return [SignalWarning("person", "", text)]
 
+    # Text -------------------------------------------------------------------------------------------------
 
-def check_options(settings: PredictionSettings, trained: PhenotypeSettings, run: str) -> None:
-    """Refuse a run that reads no ECG, and options that have no meaning for one that does."""
-    if trained.reads != "ecg":
-        raise UserError(
-            f"Run {run} reads cines (--reads cmr), and predict.py judges ECGs: name a run of ecg-phenotypes "
-            "that reads the ECG; cines are judged together, prepared by load_data.py, with evaluate.py."
-        )
-    given = [name for name in WITHOUT_MEANING if getattr(settings, name) not in (None, "")]
-    if given:
-        option = "--" + given[0].replace("_", "-")
-        raise UserError(f"{option} has no meaning for a run of ecg-phenotypes: leave it away.")
-    asked = [
-        name for name in ("age", "sex", "height", "weight") if getattr(settings.person, name) is not None
-    ]
-    if asked and not trained.covariates:
-        raise UserError(
-            f"Run {run} was trained without age, sex, height and weight: leave --{asked[0]} away."
-        )
+    def model_text(self, model: Metadata) -> list[str]:
+        """Return what the model is and what it was trained on."""
+        count, data = len(model["checkpoints"]), model["trained_on"]
+        simulated = "simulated " * model["simulated"]
+        return [
+            f"Model: {model['model']} of run {model['run']}{f', mean of {count} folds' * (count > 1)}.",
+            f"Learned from {data['recordings']} {simulated}patients of {data['source']}.",
+        ]
+
+    def recording_text(self, row: Metadata) -> list[str]:
+        """Return indicators and diseases as tables, then what they were made from."""
+        lines = []
+        if row["indicators"]:
+            head = ("indicator", "predicted", "90 % interval", "R2 on validation")
+            found = [
+                (_plain(name), _value_text(part), _interval_text(part), _score_text(part, "r2", "the mean"))
+                for name, part in row["indicators"].items()
+            ]
+            lines += _table([head, *found])
+        if row["diseases"]:
+            head = ("disease", "probability", "had it in training", "AUROC on validation")
+            found = []
+            for name, part in row["diseases"].items():
+                share = "" if part["trained_share"] is None else f"{part['trained_share']:.0%}"
+                probability = rounded_probability(part["probability"])
+                found.append((_plain(name), probability, share, _score_text(part, "auroc", "chance")))
+            lines += _table([head, *found])
+        known = ", ".join(f"{name} {_covariate(name, value)}" for name, value in row["covariates"].items())
+        made = f"12-lead ECG, {row['duration']:.1f} s at {row['sampling_rate']:g} Hz"
+        facts = [("made from", f"{made}; {known}" if known else made), *self.model_facts(row)]
+        return lines + [f"{name:11}{text}" for name, text in facts]
+
+    def short_text(self, row: Metadata) -> str:
+        """Return the first indicator, ejection fraction if there is one, and the most probable disease."""
+        parts, indicators, diseases = [], row["indicators"], row["diseases"]
+        if indicators:
+            name = "ejection_fraction" if "ejection_fraction" in indicators else next(iter(indicators))
+            parts.append(f"{_plain(name)} {_value_text(indicators[name])}")
+        if diseases:
+            name = max(diseases, key=lambda name: diseases[name]["probability"])
+            parts.append(f"{_plain(name)} {rounded_probability(diseases[name]['probability'])}")
+        return ", ".join(parts)
 
 
-def mean_error(chosen: Chosen, choice: str, kind: str, name: str) -> dict[str, Any]:
-    """Return the mean over models of what was measured; None where one of them does not know it."""
+def mean_error(chosen: Models, choice: str, targets: str, name: str) -> Metadata:
+    """Return the mean over models of what was measured; None where one of them does not hold it."""
     known = [(content.get("validation") or {}).get("errors", {}).get(choice) for content, _ in chosen]
-    rows = [row[kind][name] if row else {} for row in known]
-    numbers = ("deviation", "bound", "r2") if kind == "indicators" else ("auroc",)
-    found: dict[str, Any] = {number: _mean([row.get(number) for row in rows]) for number in numbers}
+    rows = [row[targets][name] if row else {} for row in known]
+    numbers = ("deviation", "bound", "r2") if targets == "indicators" else ("auroc",)
+    found: Metadata = {number: _mean([row.get(number) for row in rows]) for number in numbers}
     return found | {"better": all(row.get("better", False) for row in rows)}
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     """Return the mean; None if one is not known."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if values and len(known) == len(values) else None
+
+
+def warnings_of_errors(indicators: Rows, diseases: Rows, checkpoint: Checkpoint) -> list[SignalWarning]:
+    """Return what is doubtful about the numbers, as far as it was measured when the model was trained."""
+    unproven = "On validation not shown to be better than"
+    weak = [name for name, row in indicators.items() if row["r2"] is not None and not row["better"]]
+    chance = [name for name, row in diseases.items() if row["auroc"] is not None and not row["better"]]
+    nameless = [name for name, row in indicators.items() if row["unit"] is None]
+    found = [
+        ("weak", f"{unproven} the mean of all patients", weak),
+        ("weak", f"{unproven} chance", chance),
+        ("units", "In the unit of the table that the model was trained from", nameless),
+    ]
+    warnings = [
+        SignalWarning(code, "", f"{text}: {', '.join(map(_plain, names))}.")
+        for code, text, names in found
+        if names
+    ]
+    if any(row["low"] is None for row in indicators.values()):
+        text = f"How far off the indicators may be is unknown: {_why_unknown(checkpoint)}."
+        warnings.insert(0, SignalWarning("error-unknown", "", text))
+    return warnings
+
+
+def _why_unknown(checkpoint: Checkpoint) -> str:
+    """Return why a checkpoint does not hold how far off its model is."""
+    if "validation" not in checkpoint:
+        return "the run was trained before that was kept; train it again"
+    if not checkpoint["validation"]["errors"]:
+        return "a final fit on everything keeps no patients apart; name a run with folds"
+    return "it was measured on too few patients"
+
+
+# Text --------------------------------------------------------------------------------------------------
+
+
+def _table(rows: Sequence[tuple[str, str, str, str]]) -> list[str]:
+    """Return rows of four columns as lines, the first of them the heads."""
+    width = max(len(name) for name, *_ in rows)
+    return [f"{name:{width}}  {value:>12}  {third:>18}  {last}".rstrip() for name, value, third, last in rows]
+
+
+def _score_text(row: Metadata, score: str, baseline: str) -> str:
+    if row[score] is None:
+        return "unknown"
+    return f"{row[score]:.2f}{'' if row['better'] else f', not shown to beat {baseline}'}"
+
+
+def _covariate(name: str, value: float) -> str:
+    return _SEXES[round(value)] if name == "sex" else f"{value:g}{_UNITS.get(name, '')}"
+
+
+def _plain(name: str) -> str:
+    """Return the name of an indicator or a disease as it is read."""
+    return name.removeprefix("disease_").replace("_", " ")
+
+
+def _number_text(row: Metadata, value: float) -> str:
+    """Return a number with as many decimals as the spread over patients makes worth giving."""
+    digits = 1 - math.floor(math.log10(row["trained_deviation"])) if row["trained_deviation"] > 0 else 2
+    return f"{value:.{min(max(digits, 0), 6)}f}"
+
+
+def _value_text(row: Metadata) -> str:
+    return f"{_number_text(row, row['value'])} {row['unit'] or ''}".strip()
+
+
+def _interval_text(row: Metadata) -> str:
+    if row["low"] is None:
+        return "unknown"
+    return f"{_number_text(row, row['low'])} to {_number_text(row, row['high'])}"

@@ -1,4 +1,4 @@
-"""Find and read twelve-lead ECGs of one's own, one by one: WFDB records, and .npy in millivolts.
+"""Find and read twelve-lead ECGs of a user, one by one: WFDB records, and .npy in millivolts.
 
 They are read as those of a table of pairs are (`systems.ecg_cmr.sources.pair_modalities.read_leads`). How
 good one is, is measured lead by lead with the limits of `datasets.signal_quality`.
@@ -6,33 +6,33 @@ good one is, is measured lead by lead with the limits of `datasets.signal_qualit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datasets.ecg import LEADS, Ecg, flat_leads
-from datasets.recording_paths import Place, distinct
 from datasets.recordings import Recording, Signal
 from datasets.signal_quality import NO_HEART, SHORT, Quality, SignalWarning, examine
 from datasets.sources import DataError
+from systems.base.predictor import RecordingPath, distinct
 from systems.ecg_cmr.sources.pair_modalities import read_leads
 
-ENDINGS = (".hea", ".npy")
-SHORTEST = 5.0
+_ENDINGS = (".hea", ".npy")
+_SHORTEST = 5.0
 """Seconds that an ECG must last at least, or as long as the model reads if that is less."""
-LARGEST_GAP = 0.1
+_LARGEST_GAP = 0.1
 """Share of a lead that may be missing; gaps are filled by straight lines, and more would be invented."""
-SMALLEST_MILLIVOLTS = 0.1
+_SMALLEST_MILLIVOLTS = 0.1
 """What the largest lead of a living heart's ECG spans at least: below it the unit is another."""
-LARGEST_MISMATCH = 0.25
+_LARGEST_MISMATCH = 0.25
 """Deviation of lead II from the sum of I and III that is borne, as a share of its own: leads in another order
 have one of 1 or more, 500 records of PTB-XL at most .007."""
-EXPECTED = " or ".join(("a WFDB record", "an .npy of shape (leads, samples) in millivolts"))
+_EXPECTED = " or ".join(("a WFDB record", "an .npy of shape (leads, samples) in millivolts"))
 
 
-def find_ecgs(given: Iterable[Path]) -> list[Place]:
+def find_ecgs(given: Iterable[Path]) -> list[RecordingPath]:
     """Return the ECGs that paths name: records, arrays, and all of both in folders, recursively.
 
     Names are as `systems.ecg_pcg.sources.user_recording.find_recordings` gives them. Whether a file is there
@@ -43,24 +43,24 @@ def find_ecgs(given: Iterable[Path]) -> list[Place]:
     DataError
         If a folder holds none.
     """
-    found: list[Place] = []
+    found: list[RecordingPath] = []
     for path in given:
-        found += _of_folder(path) if path.is_dir() else [Place(_name(path.name), path)]
+        found += _of_folder(path) if path.is_dir() else [RecordingPath(_name(path.name), path)]
     return distinct(found)
 
 
-def _of_folder(folder: Path) -> list[Place]:
+def _of_folder(folder: Path) -> list[RecordingPath]:
     """Return the ECGs in a folder and its subfolders, sorted by name, hidden ones left out."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in ENDINGS and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.suffix in _ENDINGS and path.is_file())
     inside = [path.relative_to(folder) for path in files]
     shown = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
     if not shown:
         raise DataError(f"{folder} holds no ECG: no WFDB header (.hea) and no .npy file.")
-    return [Place(_name(path.as_posix()), folder / path) for path in shown]
+    return [RecordingPath(_name(path.as_posix()), folder / path) for path in shown]
 
 
 def _name(path: str) -> str:
-    for ending in ENDINGS:
+    for ending in _ENDINGS:
         path = path.removesuffix(ending)
     return path
 
@@ -79,9 +79,9 @@ def open_ecg(path: Path, rate: float = 0.0) -> Ecg:
     DataError
         If there is no such file, or it cannot be read.
     """
-    file = path if path.suffix in ENDINGS else path.with_name(path.name + ".hea")
+    file = path if path.suffix in _ENDINGS else path.with_name(path.name + ".hea")
     if not file.is_file():
-        raise DataError(f"There is no ECG {file}: name {EXPECTED}.")
+        raise DataError(f"There is no ECG {file}: name {_EXPECTED}.")
     return read_leads(file, file.parent, rate)
 
 
@@ -100,29 +100,29 @@ def require_whole(ecg: Ecg, seconds: float) -> None:
     DataError
         Saying which leads, or what.
     """
-    least = min(SHORTEST, seconds)
+    least = min(_SHORTEST, seconds)
     if ecg.duration < least:
         raise DataError(f"It lasts {ecg.duration:.1f} s, and at least {least:g} s are needed.")
     missing = np.isnan(ecg.samples).mean(axis=1)
-    absent = named(missing == 1)
+    absent = _lead_names(missing == 1)
     if absent:
         raise DataError(f"It lacks {absent}: all of {', '.join(LEADS)} are needed.")
-    if flat := named(flat_leads(ecg.samples)):
+    if flat := _lead_names(flat_leads(ecg.samples)):
         raise DataError(f"No signal is in {flat}: all twelve leads are needed.")
-    if gaps := named(missing > LARGEST_GAP):
-        raise DataError(f"More than {LARGEST_GAP:.0%} of {gaps} is missing (NaN): too much to be filled.")
+    if gaps := _lead_names(missing > _LARGEST_GAP):
+        raise DataError(f"More than {_LARGEST_GAP:.0%} of {gaps} is missing (NaN): too much to be filled.")
     largest = float(np.ptp(np.nanpercentile(ecg.samples, [0.5, 99.5], axis=1), axis=0).max())
-    if largest < SMALLEST_MILLIVOLTS:
+    if largest < _SMALLEST_MILLIVOLTS:
         raise DataError(f"Its largest lead spans {largest:.2g} mV: its values are not in millivolts.")
 
 
-def named(flags: Iterable[Any]) -> str:
+def _lead_names(flags: Iterable[Any]) -> str:
     """Return the names of the leads that are flagged."""
     return ", ".join(lead for lead, flag in zip(LEADS, flags, strict=True) if flag)
 
 
 def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[SignalWarning]]:
-    """Return how good each lead is, and what is doubtful, the leads of one doubt together.
+    """Return how good each lead is, and warnings, one for all leads that share it.
 
     Raises
     ------
@@ -135,8 +135,8 @@ def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[SignalWarning]]:
         signal = Signal(samples.astype(np.float32), ecg.sampling_rate, 0.0, float(np.isnan(samples).mean()))
         leads[lead] = examine(Recording(signal, None, ecg.sampling_rate, ""), nothing)
     if _typical_agreement(leads, ecg.duration) < NO_HEART:
-        raise DataError("No heart beat that repeats is found in most leads: it is too noisy to judge.")
-    return leads, [*_together(leads), *_order_warnings(ecg)]
+        raise DataError("No heart beat that repeats is found in most leads: it is too noisy.")
+    return leads, [*_joined_warnings(leads), *_order_warnings(ecg)]
 
 
 def _typical_agreement(leads: Mapping[str, Quality], duration: float) -> float:
@@ -148,31 +148,27 @@ def _typical_agreement(leads: Mapping[str, Quality], duration: float) -> float:
     return float(np.median([quality.signals["ecg"].get("agreement", unknown) for quality in leads.values()]))
 
 
-def _together(leads: Mapping[str, Quality]) -> list[SignalWarning]:
-    """Return each kind of doubt once, with the leads that it is about."""
-    found: dict[str, list[tuple[str, SignalWarning]]] = {}
+def _joined_warnings(leads: Mapping[str, Quality]) -> list[SignalWarning]:
+    """Return each kind of warning once, with the leads that it is about, or none for the whole recording."""
+    found: dict[str, dict[str, SignalWarning]] = {}
     for lead, quality in leads.items():
-        for code in dict.fromkeys(warning.code for warning in quality.warnings):
-            first = next(warning for warning in quality.warnings if warning.code == code)
-            found.setdefault(code, []).append((lead, first))
-    return [_joined(code, rows) for code, rows in found.items()]
-
-
-def _joined(code: str, rows: Sequence[tuple[str, SignalWarning]]) -> SignalWarning:
-    """Return the doubt of some leads as one; those of the whole recording name none."""
-    first = rows[0][1]
-    if not first.signal:
-        return first
-    others = f" So are {', '.join(lead for lead, _ in rows[1:])}." if len(rows) > 1 else ""
-    return SignalWarning(code, "ecg", f"Lead {rows[0][0]}: {first.text}{others}")
+        for warning in quality.warnings:
+            found.setdefault(warning.code, {}).setdefault(lead, warning)
+    joined = []
+    for code, by_lead in found.items():
+        (lead, first), *others = by_lead.items()
+        text = f"Lead {lead}: {first.text}"
+        text += f" So are {', '.join(name for name, _ in others)}." if others else ""
+        joined.append(SignalWarning(code, "ecg", text) if first.signal else first)
+    return joined
 
 
 def _order_warnings(ecg: Ecg) -> list[SignalWarning]:
-    """Return the doubt about leads that do not fit each other, as lead II is the sum of I and III."""
-    first, second, third = (np.nan_to_num(ecg.samples[place]) for place in range(3))
+    """Return a warning about leads that do not fit each other, as lead II is the sum of I and III."""
+    first, second, third = (np.nan_to_num(ecg.samples[index]) for index in range(3))
     centred = [lead - np.median(lead) for lead in (second, second - first - third)]
     mismatch = float(np.std(centred[1]) / max(float(np.std(centred[0])), 1e-9))
-    if mismatch <= LARGEST_MISMATCH:
+    if mismatch <= _LARGEST_MISMATCH:
         return []
     text = (
         f"Lead II is not the sum of I and III ({mismatch:.0%} of it is left): are the leads in the order "

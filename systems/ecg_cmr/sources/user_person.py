@@ -16,12 +16,12 @@ from datasets.patients import (
     plausible_values,
     read_patients,
 )
-from datasets.recording_paths import Place
 from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError, Problem
+from systems.base.predictor import RecordingPath
 from systems.ecg_cmr.sources.pairs import COVARIATES
 
-SEX = {"male": 0.0, "female": 1.0}
+_SEX = {"male": 0.0, "female": 1.0}
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class People:
     rows: dict[str, dict[str, str]] | None = None
     table: str = ""
 
-    def of(self, place: Place) -> tuple[dict[str, float], list[SignalWarning]]:
+    def of(self, path: RecordingPath) -> tuple[dict[str, float], list[SignalWarning]]:
         """Return what is known of who was recorded there, and what is doubtful about it."""
         if self.rows is None:
             return dict(self.given), []
-        names = [patient_id(place.path.name.removesuffix(".hea").removesuffix(".npy"))]
-        if "/" in place.name:  # a name without folder may have a number, being the second of its kind
-            names.insert(0, patient_id(place.name))
+        names = [patient_id(path.path.name.removesuffix(".hea").removesuffix(".npy"))]
+        if "/" in path.name:  # a name without folder may have a number, being the second of its kind
+            names.insert(0, patient_id(path.name))
         cells = next((self.rows[name] for name in names if name in self.rows), None)
         if cells is None:
             text = f"{self.table} has no row for {names[-1]}: age, sex, height and weight count as not known."
@@ -72,8 +72,8 @@ def read_people(given: Mapping[str, float | str | None], table: Path | None) -> 
     DataError
         If a value is not possible, or the table cannot be read or has none of the columns.
     """
-    told = {name: SEX[value] if isinstance(value, str) else value for name, value in given.items()}
-    known = {name: float(value) for name, value in told.items() if value is not None}
+    numbers = {name: _SEX[value] if isinstance(value, str) else value for name, value in given.items()}
+    known = {name: float(value) for name, value in numbers.items() if value is not None}
     for name, value in known.items():
         low, high, unit = PLAUSIBLE[name]
         if not low <= value <= high:

@@ -1,14 +1,13 @@
-"""Find and read patients of one's own who are to be judged: the same files as for learning, without labels.
+"""Find and read patients that a user predicts for: the same files as for training, without labels.
 
-Everything is read and prepared by what `load_data.py ecg-multimodal` reads and prepares with
-(`folders` and `modalities` beside this file, `datasets.ptbxl`); nothing is fitted on
-what is read. What was given of a patient and cannot be used is kept with its reason, so that who asks can
-refuse it.
+Everything is read and prepared as by `load_data.py ecg-multimodal` (`datasets.patient_folders`,
+`datasets.ptbxl`, `patient_modalities` beside this file); nothing is fitted on what is read. What was given of
+a patient and cannot be used is kept with its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +15,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.beat_agreement import FEWEST_BEATS
 from datasets.beats import PLAUSIBLE_CYCLE, r_peaks
 from datasets.ecg import Ecg, flat_leads
 from datasets.patients import ENDINGS, PatientIndex
 from datasets.ptbxl import DATABASE, index_ptbxl
 from datasets.recordings import Recording, Signal
-from datasets.signal_quality import SignalWarning, examine
+from datasets.signal_quality import FEWEST_BEATS, SignalWarning, examine
 from datasets.signals import fill_gaps
 from datasets.sources import DataError, Problem
+from models.ecg_multimodal.clinical_branch import ClinicalScaler
 from systems.ecg_multimodal.settings import ModalitySettings
 from systems.ecg_multimodal.sources.folders import CLINICAL, IMAGES, SIGNALS, index_patient_folders
 from systems.ecg_multimodal.sources.modalities import (
@@ -37,13 +36,17 @@ from systems.ecg_multimodal.sources.modalities import (
     without,
 )
 
-SHORTEST_SHARE = 0.8
+_SHORTEST_SHARE = 0.8
 """Share of the seconds that are read below which a signal is doubted."""
+_LARGEST_DISTANCE = 4.0
+"""Standard deviations of training from its mean beyond which a clinical value is doubted."""
+_TWO_VALUED = 0.01
+"""Share by which the variance of yes and no may differ from that of its mean."""
 
 
 @dataclass(frozen=True)
 class UserPatient:
-    """One patient of one's own, prepared as for learning.
+    """One patient of a user, prepared as for training.
 
     Attributes
     ----------
@@ -61,9 +64,9 @@ class UserPatient:
     content : frozenset of str
         Digests by which the patient is known again.
     unusable : dict of str to str
-        By view, why what was given of it cannot be used.
-    doubts : dict of str to list of str
-        By view, what is doubtful about reading it.
+        By modality, why what was given of it cannot be used.
+    warnings : dict of str to list of str
+        By modality, what is doubtful about reading it.
     drawn : bool
         Whether the image was drawn from the signal.
     """
@@ -76,15 +79,15 @@ class UserPatient:
     leads: tuple[str, ...]
     content: frozenset[str]
     unusable: dict[str, str]
-    doubts: dict[str, list[str]]
+    warnings: dict[str, list[str]]
     drawn: bool
 
     @property
     def given(self) -> list[str]:
-        """The views that there are, usable or not."""
+        """The modalities that there are, usable or not."""
         there = {"image": self.image is not None, "signal": self.signal is not None}
         there["clinical"] = bool(self.clinical)
-        return [view for view, found in there.items() if found or view in self.unusable]
+        return [modality for modality, found in there.items() if found or modality in self.unusable]
 
 
 def open_patients(root: Path, table_rate: float, rate: Literal[100, 500] = 100) -> PatientIndex:
@@ -93,7 +96,7 @@ def open_patients(root: Path, table_rate: float, rate: Literal[100, 500] = 100) 
     Parameters
     ----------
     root : pathlib.Path
-        Folder of PTB-XL, or of one's own patients: any of images, ecg_signals.csv and a clinical table.
+        Folder of PTB-XL, or of the user's patients: any of images, ecg_signals.csv and a clinical table.
     table_rate : float
         Sampling rate of ecg_signals.csv, hertz.
     rate : {100, 500}
@@ -105,7 +108,7 @@ def open_patients(root: Path, table_rate: float, rate: Literal[100, 500] = 100) 
         If it is no such folder, or a table cannot be read at all.
     """
     if not root.is_dir():
-        raise DataError(f"There is no folder {root}: a run of ecg-multimodal judges folders of patients.")
+        raise DataError(f"There is no folder {root}: a run of ecg-multimodal takes folders of patients.")
     if (root / DATABASE).is_file():
         return index_ptbxl(root, rate, labelled=False)
     tables = [f"{CLINICAL}{ending}" for ending in ENDINGS]
@@ -118,7 +121,7 @@ def open_patients(root: Path, table_rate: float, rate: Literal[100, 500] = 100) 
     return index_patient_folders(root, table_rate, labelled=False)
 
 
-def read_own_patient(index: PatientIndex, name: str, settings: ModalitySettings) -> UserPatient:
+def read_user_patient(index: PatientIndex, name: str, settings: ModalitySettings) -> UserPatient:
     """Read and prepare one patient of an index.
 
     Raises
@@ -132,14 +135,14 @@ def read_own_patient(index: PatientIndex, name: str, settings: ModalitySettings)
     made = prepare_patient(row, settings=settings, drawn=index.drawn, **about)
     if isinstance(made, Problem):
         raise DataError(made.what)
-    unusable = {view: reasons[name] for view, reasons in index.unusable.items() if name in reasons}
+    unusable = {modality: reasons[name] for modality, reasons in index.unusable.items() if name in reasons}
     for problem in made.problems:
-        for view in ("image", "signal"):
-            if problem.what.endswith(without(view)):
-                unusable[view] = problem.what.removesuffix(without(view))
+        for modality in ("image", "signal"):
+            if problem.what.endswith(without(modality)):
+                unusable[modality] = problem.what.removesuffix(without(modality))
     values = index.clinical[index.clinical["recording"] == name].iloc[0].drop("recording").astype(float)
     digests = {made.row["signal_sha256"], made.row["image_sha256"], patient_digest(made.row, values)}
-    doubts = {view: said[name] for view, said in index.warnings.items() if name in said}
+    warnings = {modality: texts[name] for modality, texts in index.warnings.items() if name in texts}
     return UserPatient(
         name=name,
         image=made.image,
@@ -149,7 +152,7 @@ def read_own_patient(index: PatientIndex, name: str, settings: ModalitySettings)
         leads=index.leads,
         content=frozenset(digests - {""}),
         unusable=unusable,
-        warnings={view: said for view, said in doubts.items() if view not in unusable},
+        warnings={modality: texts for modality, texts in warnings.items() if modality not in unusable},
         drawn=index.drawn,
     )
 
@@ -169,29 +172,29 @@ def examine_ecg(ecg: Ecg, leads: tuple[str, ...], seconds: float) -> list[Signal
     if len(peaks) < FEWEST_BEATS:
         raise DataError(
             f"Fewer than {FEWEST_BEATS} heart beats are found in the {ecg.duration:.1f} s of its signal: it "
-            "is too short or too noisy to judge, or its sampling rate is wrong."
+            "is too short or too noisy, or its sampling rate is wrong."
         )
     usual = float(np.median(np.diff(peaks)))
     if not PLAUSIBLE_CYCLE[0] <= usual <= PLAUSIBLE_CYCLE[1]:
         raise DataError(
             f"What repeats in its signal does so {60 / usual:.0f} times a minute, as no heart does: it is "
-            "too noisy to judge, or its sampling rate is wrong."
+            "too noisy, or its sampling rate is wrong."
         )
     spans = np.stack([peaks[:-1], peaks[1:]], axis=1)
     signal = Signal(lead.astype(np.float32), ecg.sampling_rate, 0.0, missing)
     quality = examine(Recording(signal, None, ecg.sampling_rate, ""), spans)
     if quality.shows_no_heart(["ecg"]):
-        raise DataError("No heart beat that repeats is found in its signal: it is too noisy to judge.")
+        raise DataError("No heart beat that repeats is found in its signal: it is too noisy.")
     span = float(np.nanmax(ecg.samples) - np.nanmin(ecg.samples))
     short = (
         f"The signal lasts {ecg.duration:.1f} s of {seconds:g} that are read: it goes on with its last value."
     )
-    doubts = [
+    checks = [
         ("unit", span > LARGEST_MILLIVOLTS, f"The signal ranges over {span:.3g}: it seems not to be in mV."),
-        ("short", ecg.duration < SHORTEST_SHARE * seconds, short),
+        ("short", ecg.duration < _SHORTEST_SHARE * seconds, short),
     ]
     found = [(warning.code, warning.text) for warning in quality.warnings if warning.code != "short"]
-    found += [(code, text) for code, doubtful, text in doubts if doubtful]
+    found += [(code, text) for code, doubtful, text in checks if doubtful]
     return [SignalWarning(code, "signal", text) for code, text in found]
 
 
@@ -205,3 +208,88 @@ def check_leads(ecg: Ecg, leads: tuple[str, ...]) -> None:
     worst = max(gaps, key=lambda lead: gaps[lead])
     if gaps[worst] > LARGEST_GAPS:
         raise DataError(f"Of lead {worst} of its signal {gaps[worst]:.0%} of the samples are missing.")
+
+
+def modality_warnings(
+    patient: UserPatient, reads: Sequence[str], inputs: Mapping[str, Any], source: str
+) -> list[SignalWarning]:
+    """Return for each modality that a patient has why it is not used, and what is doubtful.
+
+    Parameters
+    ----------
+    patient : UserPatient
+    reads : sequence of str
+        Modalities that the run reads.
+    inputs : mapping
+        What the checkpoint holds on the inputs.
+    source : str
+        Where the run's patients come from.
+    """
+    warnings = []
+    for modality in patient.given:
+        reason = _why_ignored(modality, patient, reads, inputs)
+        if reason:
+            text = f"The {modality} was not used: {reason}."
+            warnings.append(SignalWarning("ignored", modality, text))
+        else:
+            texts = patient.warnings.get(modality, [])
+            warnings += [SignalWarning("reading", modality, text) for text in texts]
+    if source == "ptbxl" and not patient.drawn and patient.image is not None and "image" in reads:
+        text = "The run was trained on pictures drawn from signals, never on a scan."
+        warnings.append(SignalWarning("drawn", "image", text))
+    return warnings
+
+
+def _why_ignored(modality: str, patient: UserPatient, reads: Sequence[str], inputs: Mapping[str, Any]) -> str:
+    """Return why a modality is not used; empty if it is."""
+    if modality not in reads:
+        return f"the run reads {' and '.join(reads)}"
+    if modality == "signal" and len(patient.leads) != inputs["leads"]:
+        count = len(patient.leads)
+        return f"the run reads {inputs['leads']} leads, and there {'is' if count == 1 else 'are'} {count}"
+    if modality == "clinical" and not set(patient.clinical) & set(inputs["clinical"]):
+        return f"the run reads {', '.join(inputs['clinical'])}, and none of them is there"
+    return ""
+
+
+def clinical_warnings(
+    values: Mapping[str, float], names: Sequence[str], scalers: Sequence[ClinicalScaler]
+) -> list[SignalWarning]:
+    """Return a warning for each clinical value that lies far from those of training.
+
+    Parameters
+    ----------
+    values : mapping of str to float
+        Those that are known.
+    names : sequence of str
+        Columns of the run.
+    scalers : sequence of ClinicalScaler
+        One a model, fitted on its training part; their mean counts.
+    """
+    warnings = []
+    for column, name in enumerate(names):
+        if name not in values:
+            continue
+        mean = float(np.mean([float(scaler.mean[column]) for scaler in scalers]))
+        inverse = float(np.mean([float(scaler.inverse_deviation[column]) for scaler in scalers]))
+        known = any(bool(scaler.known[column]) for scaler in scalers)
+        reason = _far(values[name], mean, inverse, known)
+        if reason:
+            text = f"The {name} is {values[name]:g}: {reason}."
+            warnings.append(SignalWarning("unlike-training", "clinical", text))
+    return warnings
+
+
+def _far(value: float, mean: float, inverse: float, known: bool) -> str:
+    """Return how a value differs from those of training; empty if it does not."""
+    if not known:
+        return "no patient of training had one, so it counts as missing"
+    if not inverse:
+        return "" if np.isclose(value, mean) else f"all of training had {mean:g}, so it counts for nothing"
+    deviation = 1 / inverse
+    chance = mean * (1 - mean)
+    if value in (0, 1) and abs(deviation**2 - chance) <= _TWO_VALUED * abs(chance):
+        return ""  # a rare yes is far from the mean, and still a value of training
+    if abs(value - mean) <= _LARGEST_DISTANCE * deviation:
+        return ""
+    return f"far from those of training ({mean:.4g}, standard deviation {deviation:.3g})"

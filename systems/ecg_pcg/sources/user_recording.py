@@ -1,4 +1,4 @@
-"""Find and read recordings of one's own: WFDB records, and .wav heart sounds with or without an ECG.
+"""Find and read recordings of a user: WFDB records, and .wav heart sounds with or without an ECG.
 
 Nothing outside the folder of a recording is read on the word of its header. A signal that cannot be used is
 left out with a warning, as long as the other one can.
@@ -7,6 +7,7 @@ left out with a warning, as long as the other one can.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -17,21 +18,24 @@ import numpy as np
 import wfdb
 from numpy.typing import NDArray
 
-from datasets.recording_paths import Place, distinct
 from datasets.recordings import Recording, Signal, read_recording
 from datasets.signal_quality import NAMES, SignalWarning
 from datasets.sources import DataError
 from datasets.wfdb_files import signal_files
+from systems.base.predictor import RecordingPath, distinct
+from systems.ecg_pcg.settings import EcgPcgPredictionSettings
 from systems.ecg_pcg.sources.cohort import PLAUSIBLE_RATE, find_channels
 from systems.ecg_pcg.sources.sample_files import SAMPLES, make_signal, read_samples, read_wav
 
-ANNOTATIONS = ("_StateAns.mat", "_StateAns0.mat")
+_ANNOTATIONS = ("_StateAns.mat", "_StateAns0.mat")
 """Ends of the names of files of heart-state onsets, hand-corrected and automatic."""
+_Find = Callable[[wfdb.Record], tuple[int | None, int | None]]
+"""Finds the channels of ECG and heart sound in a header."""
 
 
 @dataclass(frozen=True)
 class UserRecording:
-    """One recording of one's own.
+    """One recording of a user.
 
     Attributes
     ----------
@@ -62,18 +66,7 @@ class UserRecording:
         return min(signal.duration for signal in signals if signal is not None)
 
 
-@dataclass(frozen=True)
-class ReadingOptions:
-    """How recordings are read: the file of the ECG and its rate, names of channels, folder of onsets."""
-
-    ecg: Path | None = None
-    ecg_rate: float | None = None
-    ecg_channel: str = ""
-    pcg_channel: str = ""
-    annotations: Path | None = None
-
-
-def find_recordings(given: Iterable[Path]) -> list[Place]:
+def find_recordings(given: Iterable[Path]) -> list[RecordingPath]:
     """Return the recordings that paths name: records, .wav files, and all of both in folders, recursively.
 
     Names are those of the files without ending, with their folders where a folder was given; equal names
@@ -85,9 +78,9 @@ def find_recordings(given: Iterable[Path]) -> list[Place]:
     DataError
         If a folder holds no recording.
     """
-    found: list[Place] = []
+    found: list[RecordingPath] = []
     for path in given:
-        found += _of_folder(path) if path.is_dir() else [Place(_name(Path(path.name)), path)]
+        found += _of_folder(path) if path.is_dir() else [RecordingPath(_name(Path(path.name)), path)]
     return distinct(found)
 
 
@@ -110,7 +103,7 @@ def resolve_recording(path: Path) -> Path:
     raise DataError(f"{path} {what}.{hint} Name a WFDB record (with or without .hea), a .wav, or a folder.")
 
 
-def _of_folder(folder: Path) -> list[Place]:
+def _of_folder(folder: Path) -> list[RecordingPath]:
     """Return the recordings in a folder and its subfolders, sorted by name."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     shown = [
@@ -124,10 +117,10 @@ def _of_folder(folder: Path) -> list[Place]:
     sounds = [
         path for path in shown if path.suffix.lower() == ".wav" and not {path, path.with_suffix("")} & parts
     ]
-    places = [Place(_name(path.relative_to(folder)), path) for path in sorted(headers + sounds)]
-    if not places:
+    recordings = [RecordingPath(_name(path.relative_to(folder)), path) for path in sorted(headers + sounds)]
+    if not recordings:
         raise DataError(f"{folder} holds no recording: no WFDB header (.hea) and no .wav file.")
-    return places
+    return recordings
 
 
 def _name(path: Path) -> str:
@@ -135,7 +128,7 @@ def _name(path: Path) -> str:
     return (path.with_suffix("") if path.suffix.lower() in (".hea", ".wav") else path).as_posix()
 
 
-def read_user_recording(place: Place, options: ReadingOptions | None = None) -> UserRecording:
+def read_user_recording(path: RecordingPath, options: EcgPcgPredictionSettings) -> UserRecording:
     """Read one recording.
 
     Raises
@@ -143,80 +136,75 @@ def read_user_recording(place: Place, options: ReadingOptions | None = None) -> 
     DataError
         If nothing usable is in it. The message says why.
     """
-    chosen = options or ReadingOptions()
-    found = Place(place.name, resolve_recording(place.path))
+    found = RecordingPath(path.name, resolve_recording(path.path))
     is_sound = found.path.suffix.lower() == ".wav"
-    if not is_sound and chosen.ecg is not None:
+    if not is_sound and options.ecg is not None:
         raise DataError(f"--ecg belongs to a .wav; {found.path.name} is a WFDB record with its own channels.")
     try:
-        own = (_read_sound if is_sound else _read_record)(found, chosen)
+        user = (_read_sound if is_sound else _read_record)(found, options)
     except (DataError, OSError, MemoryError):
         raise
     except Exception as error:  # there is no end to the ways in which files from anywhere can be damaged
         reason = str(error) or type(error).__name__
         raise DataError(f"{found.path.name} cannot be read: {reason}.") from error
-    return _plausible(own)
+    return _plausible(user)
 
 
-def _read_record(place: Place, options: ReadingOptions) -> UserRecording:
+def _read_record(found: RecordingPath, options: EcgPcgPredictionSettings) -> UserRecording:
     """Read a WFDB record; where one of two signals is unusable, the other one."""
     find = functools.partial(find_channels, ecg_channel=options.ecg_channel, pcg_channel=options.pcg_channel)
-    recording, warnings = _read_usable(place.path, find)
-    header = wfdb.rdheader(str(place.path.with_suffix("")))
+    recording, warnings = _read_usable(found.path, find)
+    header = wfdb.rdheader(str(found.path.with_suffix("")))
     channels = {
-        kind: str(header.sig_name[number])
-        for kind, number in zip(NAMES, find(header), strict=True)
-        if number is not None and getattr(recording, kind) is not None
+        modality: str(header.sig_name[number])
+        for modality, number in zip(NAMES, find(header), strict=True)
+        if number is not None and getattr(recording, modality) is not None
     }
-    annotation = _find_annotation(place.path, options)
-    return UserRecording(place.name, place.path, recording, annotation, channels, warnings)
+    annotation = _find_annotation(found.path, options)
+    return UserRecording(found.name, found.path, recording, annotation, channels, warnings)
 
 
-def _read_usable(
-    header: Path, find: Callable[[wfdb.Record], tuple[int | None, int | None]]
-) -> tuple[Recording, list[SignalWarning]]:
+def _read_usable(header: Path, find: _Find) -> tuple[Recording, list[SignalWarning]]:
     """Read both signals of a record, or the one that can be read and a warning about the other."""
     try:
         return read_recording(header, header.parent, find), []
     except DataError as both:
-        found: list[tuple[Recording, list[SignalWarning]]] = []
-        faults: dict[str, str] = {}
-        for place, kind in enumerate(NAMES):
-            alone = functools.partial(_only, find=find, place=place)
+        found, faults = list[Recording](), dict[str, str]()
+        for index, modality in enumerate(NAMES):
             try:
-                found.append((read_recording(header, header.parent, alone), []))
+                alone = functools.partial(_only, find=find, kept=index)
+                found.append(read_recording(header, header.parent, alone))
             except DataError as error:
-                faults[kind] = str(error)
+                faults[modality] = str(error)
         if len(found) != 1:  # neither signal alone, or a fault of the record itself
             raise both from None
-        ((kind, reason),) = faults.items()
-        return found[0][0], [SignalWarning("unusable", kind, f"The {NAMES[kind]} is left out: {reason}")]
+        ((modality, reason),) = faults.items()
+        text = f"The {NAMES[modality]} is left out: {reason}"
+        return found[0], [SignalWarning("unusable", modality, text)]
 
 
-def _only(
-    record: wfdb.Record, find: Callable[[wfdb.Record], tuple[int | None, int | None]], place: int
-) -> tuple[int | None, int | None]:
+def _only(record: wfdb.Record, find: _Find, kept: int) -> tuple[int | None, int | None]:
     """Return the numbers of the channels of a record with one of the two hidden."""
     numbers = find(record)
-    return (numbers[0], None) if place == 0 else (None, numbers[1])
+    return (numbers[0], None) if kept == 0 else (None, numbers[1])
 
 
-def _read_sound(place: Place, options: ReadingOptions) -> UserRecording:
+def _read_sound(found: RecordingPath, options: EcgPcgPredictionSettings) -> UserRecording:
     """Read a .wav heart sound, and the ECG that was recorded with it, if one is named."""
-    digest = hashlib.sha256(place.path.read_bytes())
-    pcg, warnings = read_wav(place.path)
+    digest = hashlib.sha256(found.path.read_bytes())
+    pcg, warnings = read_wav(found.path)
     ecg = None
-    channels = {"pcg": place.path.name}
+    channels = {"pcg": found.path.name}
     if options.ecg is not None:
         ecg, source = _read_ecg(options)
         digest.update(source.read_bytes())
         channels["ecg"] = source.name
     recording = Recording(ecg, pcg, pcg.sampling_rate, digest.hexdigest())
-    annotation = _find_annotation(place.path, options)
-    return UserRecording(place.name, place.path, recording, annotation, channels, warnings)
+    annotation = _find_annotation(found.path, options)
+    return UserRecording(found.name, found.path, recording, annotation, channels, warnings)
 
 
-def _read_ecg(options: ReadingOptions) -> tuple[Signal, Path]:
+def _read_ecg(options: EcgPcgPredictionSettings) -> tuple[Signal, Path]:
     """Read the ECG of a .wav, and return the file that it is in."""
     path = options.ecg
     assert path is not None
@@ -225,13 +213,13 @@ def _read_ecg(options: ReadingOptions) -> tuple[Signal, Path]:
         if header.suffix.lower() == ".wav":
             raise DataError(f"--ecg {path} is a .wav: name a WFDB record, a .npy or a .csv file.")
         find = functools.partial(find_channels, ecg_channel=options.ecg_channel)
-        ecg = read_recording(header, header.parent, functools.partial(_only, find=find, place=0)).ecg
+        ecg = read_recording(header, header.parent, functools.partial(_only, find=find, kept=0)).ecg
         assert ecg is not None  # else there would have been an error
         return ecg, header
     if not path.is_file():
         raise DataError(f"There is no {path}: --ecg names a WFDB record, a .npy or a .csv file.")
     if options.ecg_rate is None or not 0 < options.ecg_rate < float("inf"):
-        raise DataError(f"{path.name} does not say how often it was sampled: add --ecg-rate HERTZ.")
+        raise DataError(f"{path.name} does not state its sampling rate: add --ecg-rate HERTZ.")
     return make_signal(read_samples(path), options.ecg_rate, path.name), path
 
 
@@ -240,27 +228,27 @@ def sound_digest(samples: NDArray[np.float32]) -> str:
     return hashlib.sha256(np.ascontiguousarray(samples, dtype="<f4").tobytes()).hexdigest()
 
 
-def _find_annotation(path: Path, options: ReadingOptions) -> Path | None:
+def _find_annotation(path: Path, options: EcgPcgPredictionSettings) -> Path | None:
     """Return the file of heart-state onsets beside a recording, or in the folder named."""
     folder = options.annotations or path.parent
-    candidates: Sequence[Path] = [folder / f"{path.stem}{ending}" for ending in ANNOTATIONS]
+    candidates: Sequence[Path] = [folder / f"{path.stem}{ending}" for ending in _ANNOTATIONS]
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _plausible(own: UserRecording) -> UserRecording:
+def _plausible(user: UserRecording) -> UserRecording:
     """Leave out signals whose sampling rate cannot be right; refuse a recording without any other."""
     kept: dict[str, Signal | None] = {}
-    warnings = list(own.warnings)
-    for kind, name in NAMES.items():
-        signal = kept[kind] = getattr(own.recording, kind)
-        low, high = PLAUSIBLE_RATE[kind.upper()]
+    warnings = list(user.warnings)
+    for modality, name in NAMES.items():
+        signal = kept[modality] = getattr(user.recording, modality)
+        low, high = PLAUSIBLE_RATE[modality.upper()]
         if signal is not None and not low <= signal.sampling_rate <= high:
-            kept[kind] = None
+            kept[modality] = None
             text = f"{signal.sampling_rate:g} Hz; {low:g} to {high:g} Hz is plausible"
             warnings.append(
-                SignalWarning("rate", kind, f"The {name} is left out: its sampling rate is {text}.")
+                SignalWarning("rate", modality, f"The {name} is left out: its sampling rate is {text}.")
             )
     if not any(kept.values()):
         raise DataError(" ".join(warning.text for warning in warnings))
-    recording = Recording(kept["ecg"], kept["pcg"], own.recording.header_rate, own.recording.sha256)
-    return UserRecording(own.name, own.path, recording, own.annotation, own.channels, warnings)
+    recording = dataclasses.replace(user.recording, ecg=kept["ecg"], pcg=kept["pcg"])
+    return dataclasses.replace(user, recording=recording, warnings=warnings)

@@ -151,6 +151,6 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
 def test_metadata_are_json_in_a_torch_program(tmp_path):
     """As docs/inference.md reads them."""
     write_export(toy(), tmp_path / "toy.pt2", "torch")
-    extra = {"metadata.json": ""}
+    extra = {"facts.json": ""}
     torch.export.load(tmp_path / "toy.pt2", extra_files=extra)
-    assert json.loads(extra["metadata.json"]) == FACTS
+    assert json.loads(extra["facts.json"]) == FACTS

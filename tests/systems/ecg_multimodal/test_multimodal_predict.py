@@ -1,4 +1,4 @@
-"""Patients judged by predict.py: what evaluate.py says of them, whatever is given, and what is refused."""
+"""Patients in predict.py: what evaluate.py says of them, whatever is given, and what is refused."""
 
 import csv
 import dataclasses
@@ -22,8 +22,8 @@ from common.command_line import to_plain
 from common.errors import UserError
 from datasets.cache import Cache
 from datasets.patients import SUPERCLASSES
-from evaluation.figure_text import DISCLAIMER
 from learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from systems.base.predictor import DISCLAIMER
 from systems.ecg_multimodal.settings import (
     ModalitySettings,
     MultimodalModelSettings,
@@ -38,13 +38,6 @@ WIDTH, RATE = 340, 50.0
 NAMES = ("age", "sex", "height", "weight", "smoking")
 TINY = ["--width", "8", "--epochs", "2", "--fold-count", "3", "--folds", "0", "1", "--preset", "small"]
 TINY += ["--validation-share", "0.2", "--precision", "float32", "--device", "cpu", "--threads", "1"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 class Workspace:
@@ -64,7 +57,7 @@ class Workspace:
         places = ["--raw-dir", str(self.root / name), "--cache-dir", str(self.root / f"cache-{name}")]
         return Cache(load_data.main([TASK, *places, *views, *made]))
 
-    def judged(self, *options: str) -> pd.DataFrame:
+    def evaluated(self, *options: str) -> pd.DataFrame:
         words = ["--checkpoint", str(self.run), "--bootstrap-draws", "0", "--threads", "1", "--compact"]
         results = self.root / "results"
         shutil.rmtree(results, ignore_errors=True)
@@ -159,11 +152,11 @@ def some_refused(capsys, *arguments: object) -> dict[str, dict[str, Any]]:
 
 
 def codes(row: dict[str, Any]) -> list[str]:
-    return [doubt["code"] for doubt in row["warnings"]]
+    return [warning["code"] for warning in row["warnings"]]
 
 
 def texts(row: dict[str, Any]) -> str:
-    return " ".join(doubt["text"] for doubt in row["warnings"])
+    return " ".join(warning["text"] for warning in row["warnings"])
 
 
 def rows_of(path: Path) -> list[list[str]]:
@@ -190,7 +183,7 @@ def keep(folder: Path, name: str, views: tuple[str, ...] = VIEWS) -> None:
 
 
 def unlabelled(raw: Path, folder: Path) -> Path:
-    """Copy patients without their labels, and without the word that they are virtual."""
+    """Copy patients without their labels, and without the word that they are simulated."""
     shutil.copytree(raw, folder, ignore=shutil.ignore_patterns("labels.*", "truth.csv", "simulation.json"))
     return folder
 
@@ -200,12 +193,12 @@ def unlabelled(raw: Path, folder: Path) -> Path:
 
 def test_a_patient_is_predicted_as_evaluate_predicts_it(workspace, tmp_path):
     """Each by the fold that has it in its test part; the others know it, and are left out."""
-    told = workspace.judged("--cache-dir", str(workspace.root / "cache-raw"))
+    expected = workspace.evaluated("--cache-dir", str(workspace.root / "cache-raw"))
     rows = call(unlabelled(workspace.root / "raw", tmp_path / "own"), "--checkpoint", workspace.run)
     found = {row["recording"]: row for row in rows}
-    assert len(told) > 10
-    assert set(told.index) < set(found)
-    for name, row in told.iterrows():
+    assert len(expected) > 10
+    assert set(expected.index) < set(found)
+    for name, row in expected.iterrows():
         assert found[name]["probability"] == pytest.approx(row["probability"], abs=1e-5)
         assert (found[name]["models"], found[name]["models_trained_on_it"]) == (1, 1)
         assert "seen" not in codes(found[name])
@@ -222,17 +215,17 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 def test_patients_nobody_knows_are_predicted_by_all_folds_and_each_alone_as_among_the_others(
     workspace, tmp_path
 ):
-    told = workspace.judged("--cache", str(workspace.others.path))
+    expected = workspace.evaluated("--cache", str(workspace.others.path))
     own = unlabelled(workspace.root / "others", tmp_path / "own")
     rows = {row["recording"]: row for row in call(own, "--checkpoint", workspace.run)}
-    spread = told["probability"].max() - told["probability"].min()
+    spread = expected["probability"].max() - expected["probability"].min()
     assert spread > 1e-3, "all alike: nothing would be shown"
-    for name, row in told.iterrows():
+    for name, row in expected.iterrows():
         assert rows[name]["probability"] == pytest.approx(row["probability"], abs=1e-5)
         assert rows[name]["models"] == 2
         low, high = rows[name]["spread_over_models"].values()
         assert (low[0] + high[0]) / 2 == pytest.approx(row["probability"], abs=1e-5)
-    name = str(told.index[0])
+    name = str(expected.index[0])
     table = pd.read_excel(own / "clinical.xlsx")
     table[table["IDX"].astype(str) == name].to_csv(own / "clinical.csv", index=False)
     (own / "clinical.xlsx").unlink()
@@ -334,8 +327,8 @@ def test_words_fit_the_terminal(own, made, capsys, monkeypatch, columns):
     with pytest.raises(SystemExit):
         call(own, "--checkpoint", run, "--prevalence", "0.05")
     said = capsys.readouterr().out
-    told = said.replace(DISCLAIMER, "")
-    assert max(len(line) for line in told.splitlines()) <= columns
+    text = said.replace(DISCLAIMER, "")
+    assert max(len(line) for line in text.splitlines()) <= columns
     plain = " ".join(said.split())
     for words in (
         "Model: image+signal+clinical, gate of run made, mean of 2 folds; its calibration is unknown.",
@@ -343,7 +336,7 @@ def test_words_fit_the_terminal(own, made, capsys, monkeypatch, columns):
         "if 0.5 of those measured are abnormal",
         "if 0.05 of those measured are abnormal",
         "5 of 5",
-        "2 of 3 patients were judged.",
+        "Predicted 2 of 3 patients.",
         "refused: images/3 holds no picture where 003ECG_lead2.jpg is expected.",
         DISCLAIMER,
     ):
@@ -353,32 +346,32 @@ def test_words_fit_the_terminal(own, made, capsys, monkeypatch, columns):
 def test_files_are_written_within_the_folder_that_was_named(own, made, tmp_path):
     head, first, *others = rows_of(own / "clinical.csv")
     save(own / "clinical.csv", [head, ["../../outside", *first[1:]], *others])
-    rows = call(own, "--checkpoint", made(), "--out", tmp_path / "judged")
-    names = {path.name for path in (tmp_path / "judged").iterdir()}
+    rows = call(own, "--checkpoint", made(), "--out", tmp_path / "predicted")
+    names = {path.name for path in (tmp_path / "predicted").iterdir()}
     assert names == {f"{row['recording']}{ending}" for row in rows for ending in (".png", ".json")}
     assert len(names) == 8, "the renamed row is a fourth patient"
     row = next(row for row in rows if row["recording"] == "2")
-    kept = json.loads((tmp_path / "judged" / "2.json").read_text(encoding="utf-8"))
+    kept = json.loads((tmp_path / "predicted" / "2.json").read_text(encoding="utf-8"))
     assert kept["notice"] == DISCLAIMER
     assert kept["probability"] == row["probability"]
-    assert (tmp_path / "judged" / "2.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "predicted" / "2.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_five_superclasses_have_a_probability_each(own, made, capsys, tmp_path):
     run = made(target="superclasses")
-    rows = call(own, "--checkpoint", run, "--out", tmp_path / "judged")
+    rows = call(own, "--checkpoint", run, "--out", tmp_path / "predicted")
     said = capsys.readouterr().out
     for row in rows:
         assert list(row["probabilities"]) == list(SUPERCLASSES)
         assert row["probability"] is None
         assert all(0 < p < 1 for p in row["probabilities"].values())
     assert f"probability of MI        {rows[0]['probabilities']['MI']:.2f}" in said
-    assert (tmp_path / "judged" / "1.png").exists()
+    assert (tmp_path / "predicted" / "1.png").exists()
     with pytest.raises(UserError, match="--prevalence is one of abnormal"):
         call(own, "--checkpoint", run, "--prevalence", "0.1")
 
 
-# Doubts ---------------------------------------------------------------------------------------------------
+# Warnings -------------------------------------------------------------------------------------------------
 
 
 def test_values_unlike_those_of_training_are_warned_of(own, made):
@@ -410,7 +403,7 @@ def test_views_that_the_run_does_not_read_are_left_aside_with_a_warning(own, mad
     rows = call(own, "--checkpoint", run)
     for row in rows:
         assert row["signals_used"] == ["signal", "clinical"]
-        assert "The image was not looked at: the run reads signal and clinical." in texts(row)
+        assert "The image was not used: the run reads signal and clinical." in texts(row)
     shutil.rmtree(own / "images")
     for before, row in zip(rows, call(own, "--checkpoint", run), strict=True):
         assert row["probability"] == before["probability"]
@@ -423,7 +416,7 @@ def test_leads_that_the_run_does_not_read_are_left_aside(own, made):
         assert "the run reads 12 leads, and there is 1" in texts(row)
 
 
-# What cannot be judged ------------------------------------------------------------------------------------
+# What is refused ------------------------------------------------------------------------------------------
 
 
 def spoil(cells: list[str], first: int, last: int, cell: str) -> list[str]:
@@ -531,9 +524,12 @@ def test_cells_that_name_nobody_are_not_passed_over(own, made, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--ecg", "ecg.csv"], "--ecg is not for a run of ecg-multimodal"),
-        (["--pcg-channel", "X"], "--pcg-channel is not for a run"),
-        (["--age", "50"], "--patients and the like"),
+        (
+            ["--ecg", "ecg.csv"],
+            "--ecg is for runs of ecg-pcg, ecg-phenotypes, ecg-to-cmr, and this one is of ecg-multimodal",
+        ),
+        (["--pcg-channel", "X"], "--pcg-channel is for runs of ecg-pcg"),
+        (["--age", "50"], "--age is for runs of ecg-phenotypes"),
     ],
 )
 def test_options_without_a_meaning_are_refused(own, made, options, said):

@@ -1,10 +1,10 @@
-"""The figure of one judged patient says what was given, what each view counted, and what it is not."""
+"""The figure of the prediction for one patient: what was given, the weight of each modality, the notice."""
 
 import numpy as np
 import pytest
 
-from evaluation.figure_text import DISCLAIMER
-from systems.ecg_multimodal.prediction_figure import Steps, judged_patient_figure
+from systems.base.predictor import DISCLAIMER
+from systems.ecg_multimodal.prediction_figure import Steps, patient_prediction_figure
 
 
 def words(figure) -> str:
@@ -16,7 +16,7 @@ def words(figure) -> str:
 
 def test_all_that_is_given_is_drawn():
     rng = np.random.default_rng(0)
-    figure = judged_patient_figure(
+    figure = patient_prediction_figure(
         title="7",
         subtitle="probability of abnormal 0.19",
         image=rng.random((34, 340)),
@@ -25,7 +25,7 @@ def test_all_that_is_given_is_drawn():
         signal_map=rng.normal(size=(1, 500)),
         sampling_rate=50.0,
         clinical={"age": 83.0, "history_stroke": None},
-        shares={"image": 0.25, "signal": 0.35, "clinical": 0.4},
+        weights={"image": 0.25, "signal": 0.35, "clinical": 0.4},
         steps=Steps(0.0, {"image": -1.0, "signal": -2.0, "clinical": 0.5}),
         watermark="trained on simulated data",
     )
@@ -38,18 +38,18 @@ def test_all_that_is_given_is_drawn():
 
 def test_what_is_absent_leaves_no_panel():
     values = {"age": 50.0}
-    figure = judged_patient_figure(
-        title="7", subtitle="", clinical=values, shares={"clinical": 1.0}, lacking=["image", "signal"]
+    figure = patient_prediction_figure(
+        title="7", subtitle="", clinical=values, weights={"clinical": 1.0}, lacking=["image", "signal"]
     )
     said = words(figure)
-    assert "not judged: image, signal" in said
+    assert "without image, signal" in said
     for part in ("Grad-CAM", "time in s", "log-odds"):
         assert part not in said
     assert DISCLAIMER in said
 
 
 def test_several_classes_have_a_bar_each():
-    figure = judged_patient_figure(title="7", subtitle="", classes={"NORM": 0.58, "MI": 0.999})
+    figure = patient_prediction_figure(title="7", subtitle="", classes={"NORM": 0.58, "MI": 0.999})
     said = words(figure)
     for part in ("NORM", "0.58", "MI", "above 0.99"):
         assert part in said
@@ -57,4 +57,4 @@ def test_several_classes_have_a_bar_each():
 
 def test_an_attribution_of_another_size_is_refused():
     with pytest.raises(ValueError, match="attribution has shape"):
-        judged_patient_figure(title="", subtitle="", signal=np.zeros((1, 9)), signal_map=np.zeros((1, 8)))
+        patient_prediction_figure(title="", subtitle="", signal=np.zeros((1, 9)), signal_map=np.zeros((1, 8)))

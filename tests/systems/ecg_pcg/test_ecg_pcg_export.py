@@ -15,14 +15,6 @@ BOTH = ("ecg", "pcg")
 MASKED = (*BOTH, "has_ecg", "has_pcg")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 SMALLER = {"last-fusion": {}, "early-fusion": {}, "late-fusion": {}, "cross-attention": {"layers": 2}}
 
 
@@ -57,7 +49,7 @@ def test_one_signal_alone_is_one_graph():
     ],
 )
 def test_a_file_takes_what_its_network_reads(options, names):
-    assert tuple(exportable(checkpoint(**options), "").draw(3, torch.Generator())) == names
+    assert tuple(exportable(checkpoint(**options), "").random_inputs(3, torch.Generator())) == names
 
 
 def test_an_absent_signal_may_hold_anything_and_a_row_without_any_says_nothing(tmp_path):

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import torch
 
 import systems.base.exporting as export
 from models.pacfnet import PACFNet
@@ -18,14 +17,6 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "subsets": ({"absence_tokens": True}, MASKED),
     "ecg-network": ({"modalities": ("ecg",)}, ("ecg",)),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""One recording judged by models of beats and by the linear one: as evaluate.py judges it, or refused."""
+"""Predictions for one recording, by models of beats and the linear one: as evaluate.py has them, or none."""
 
 import dataclasses
 import json
@@ -16,19 +16,23 @@ from common.command_line import to_plain
 from common.errors import UserError
 from config import EvaluationSettings, OptimizationSettings
 from datasets.beats import read_heart_states
-from datasets.recording_paths import Place
 from datasets.sources import DataError
 from datasets.splits import make_folds
 from evaluation.scores import aggregate
 from models import NETWORKS
 from models.linear import PhaseGridLinear
 from systems.base.evaluation_run import EvaluationRun, predict_folds
-from systems.base.prediction_settings import PredictionSettings
+from systems.base.predictor import RecordingPath
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.inputs import automatic_states
 from systems.ecg_pcg.predict import Predictor, assumed_prevalence_of, check_heart_rate
 from systems.ecg_pcg.segmentation.segment import Segmentation
-from systems.ecg_pcg.settings import ModelSettings, PreparationSettings, TrainingSettings
+from systems.ecg_pcg.settings import (
+    EcgPcgPredictionSettings,
+    ModelSettings,
+    PreparationSettings,
+    TrainingSettings,
+)
 from systems.ecg_pcg.sources.simulated import write_record
 from systems.ecg_pcg.sources.user_recording import sound_digest
 from systems.ecg_pcg.task import EcgPcg
@@ -38,14 +42,6 @@ EITHER = dataclasses.replace(NETWORK, model=dataclasses.replace(NETWORK.model, m
 LINEAR = TrainingSettings(model=ModelSettings(model="linear"), device="cpu")
 ONSETS = "annotations/hand_corrected/training-a_StateAns"
 FOLDS = 2
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +84,7 @@ def checkpoint(cache, settings: TrainingSettings, fold: int = 0, **changes) -> A
 
 
 def predictor(checkpoints: list[Any], raw: Path | None = None, segment=None, **options) -> Predictor:
-    settings = PredictionSettings(annotations=raw / ONSETS if raw else None, **options)
+    settings = EcgPcgPredictionSettings(annotations=raw / ONSETS if raw else None, **options)
     named = {Path(f"fold_{number}.pt"): content for number, content in enumerate(checkpoints)}
     return Predictor(named, settings, segment or refuse_to_segment)
 
@@ -97,8 +93,8 @@ def refuse_to_segment(recording):
     raise DataError("The stand-in finds no heart states.")
 
 
-def place(raw: Path, name: str) -> Place:
-    return Place(name, raw / "training-a" / name)
+def place(raw: Path, name: str) -> RecordingPath:
+    return RecordingPath(name, raw / "training-a" / name)
 
 
 def evaluated(checkpoints, cache, **options):
@@ -121,12 +117,12 @@ def long_enough(cache) -> list[str]:
 
 @pytest.mark.parametrize("settings", [NETWORK, EITHER, LINEAR], ids=["network", "either", "linear"])
 def test_a_recording_gets_the_probability_that_evaluation_gives_it(settings, cache, simulated_raw):
-    """Each recording is judged by the fold that was not trained on it, as in evaluation."""
+    """Each recording is predicted by the fold that was not trained on it, as in evaluation."""
     folds = [checkpoint(cache, settings, fold) for fold in range(FOLDS)]
     expected = evaluated(folds, cache)
-    judge = predictor(folds, simulated_raw)
+    model = predictor(folds, simulated_raw)
     names = long_enough(cache)[:6]
-    found = [judge.predict(place(simulated_raw, name)) for name in names]
+    found = [model.predict(place(simulated_raw, name)) for name in names]
     assert [answer.probability for answer in found] == pytest.approx(expected[names].tolist(), abs=1e-6)
     assert expected[names].nunique() == len(names), "else the test tells nothing"
     for answer in found:
@@ -151,11 +147,11 @@ def test_every_network_predicts_a_recording(name, cache, simulated_raw):
 
 
 def test_a_network_that_takes_either_signal_predicts_a_sound_alone(cache, simulated_raw, tmp_path):
-    """A .wav without its record is a recording never seen: both folds judge it, and hide nothing else."""
+    """A .wav without its record is a recording never seen: both folds predict it, and hide nothing else."""
     folds = [checkpoint(cache, EITHER, fold) for fold in range(FOLDS)]
     name = long_enough(cache)[0]
     shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path)
-    found = predictor(folds, simulated_raw).predict(Place(name, tmp_path / f"{name}.wav"))
+    found = predictor(folds, simulated_raw).predict(RecordingPath(name, tmp_path / f"{name}.wav"))
     everywhere = [content | {"parts": torch.full_like(content["parts"], 2)} for content in folds]
     alone = [
         evaluated([content | {"protocol": "beat"}], cache, without="ecg")[name] for content in everywhere
@@ -183,7 +179,7 @@ def _real(cache) -> dict:
 
 
 def codes(metadata: dict) -> list[str]:
-    return [doubt["code"] for doubt in metadata["warnings"]]
+    return [warning["code"] for warning in metadata["warnings"]]
 
 
 def test_the_wav_of_a_recording_that_was_learned_from_is_known_again(cache, simulated_raw, tmp_path):
@@ -195,7 +191,7 @@ def test_the_wav_of_a_recording_that_was_learned_from_is_known_again(cache, simu
     segmented = true_states(simulated_raw, name)
     for sounds, expected in ([], False), ([sound_digest(sound)], True):
         content = checkpoint(cache, LINEAR, trained_on={"content": [], "sound": sounds})
-        answer = predictor([content], segment=segmented).predict(Place("mine", tmp_path / "mine.wav"))
+        answer = predictor([content], segment=segmented).predict(RecordingPath("mine", tmp_path / "mine.wav"))
         assert ("seen" in codes(answer.metadata())) == expected
         assert ("trained on this recording" in answer.watermark) == expected
 
@@ -209,7 +205,7 @@ def test_a_calibration_is_applied_for_the_signals_that_are_there(cache, simulate
         "ecg+pcg automatic": [1, 2],
     }
     shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path)
-    whole, sound = place(simulated_raw, name), Place(name, tmp_path / f"{name}.wav")
+    whole, sound = place(simulated_raw, name), RecordingPath(name, tmp_path / f"{name}.wav")
     for own, raw, line in (
         (whole, simulated_raw, "ecg+pcg annotated"),
         (sound, simulated_raw, "pcg annotated"),
@@ -218,26 +214,26 @@ def test_a_calibration_is_applied_for_the_signals_that_are_there(cache, simulate
         intercept, slope = lines[line]
         segmented = true_states(simulated_raw, name)
         before = predictor([plain], raw, segmented).predict(own)
-        judge = predictor([plain | {"calibration": lines}], raw, segmented)
-        after = judge.predict(own)
+        calibrated = predictor([plain | {"calibration": lines}], raw, segmented)
+        after = calibrated.predict(own)
         assert logit(after.probability) == pytest.approx(
             intercept + slope * logit(before.probability), abs=1e-4
         )
         parts = after.metadata()["log_odds"]
         assert sum(parts.values()) == pytest.approx(logit(after.probability), abs=1e-4)
         assert parts["calibration"] == pytest.approx(intercept)
-        assert (judge.calibrated, predictor([plain]).calibrated) == (True, False)
+        assert (calibrated.about()["calibrated"], predictor([plain]).about()["calibrated"]) == (True, False)
         bias = slope * float(plain["model"]["pcg.bias"])
-        grid = after._contributions().grid
+        grid = after.contributions().grid
         assert grid is not None
         assert grid.sum() + bias == pytest.approx(parts["pcg"], abs=1e-6)
 
 
 def test_a_model_of_simulated_patients_says_so(cache, simulated_raw):
-    judge = predictor([checkpoint(cache, LINEAR)], simulated_raw)
-    answer = judge.predict(place(simulated_raw, long_enough(cache)[0]))
+    model = predictor([checkpoint(cache, LINEAR)], simulated_raw)
+    answer = model.predict(place(simulated_raw, long_enough(cache)[0]))
     assert "simulated" in codes(answer.metadata())
-    assert judge.watermark == "trained on simulated data"
+    assert answer.watermark.startswith("trained on simulated data")
 
 
 # Beats and heart states -----------------------------------------------------------------------------------
@@ -263,8 +259,8 @@ def test_the_linear_model_takes_automatic_heart_states_where_none_are_annotated(
     assert automatic.metadata()["beat_source"] == "automatic segmentation"
     assert automatic.metadata()["beats"] == annotated.metadata()["beats"] > 3
     assert not {"apart", "segmentation"} & set(codes(automatic.metadata()))
-    doubted = predictor([content], segment=true_states(simulated_raw, name, quality=0.4, agreement=0.4))
-    found = codes(doubted.predict(place(simulated_raw, name)).metadata())
+    doubtful = predictor([content], segment=true_states(simulated_raw, name, quality=0.4, agreement=0.4))
+    found = codes(doubtful.predict(place(simulated_raw, name)).metadata())
     assert "apart" in found
     assert "segmentation" not in found, "with an ECG a low certainty foretells little"
 
@@ -298,15 +294,15 @@ def test_a_sound_without_ecg_or_onsets_is_segmented_for_a_network(cache, simulat
     sound = tmp_path / f"{name}.wav"
     shutil.copy(simulated_raw / "training-a" / sound.name, sound)
     content = checkpoint(cache, EITHER)
-    found = predictor([content], segment=true_states(simulated_raw, name)).predict(Place(name, sound))
-    annotated = predictor([content], simulated_raw).predict(Place(name, sound))
+    found = predictor([content], segment=true_states(simulated_raw, name)).predict(RecordingPath(name, sound))
+    annotated = predictor([content], simulated_raw).predict(RecordingPath(name, sound))
     assert found.probability == pytest.approx(annotated.probability, abs=1e-9)
     assert found.metadata()["beat_source"] == "automatic segmentation"
     assert "segmentation" not in codes(found.metadata())
-    doubted = predictor([content], segment=true_states(simulated_raw, name, quality=0.45))
-    assert "segmentation" in codes(doubted.predict(Place(name, sound)).metadata())
+    doubtful = predictor([content], segment=true_states(simulated_raw, name, quality=0.45))
+    assert "segmentation" in codes(doubtful.predict(RecordingPath(name, sound)).metadata())
     with pytest.raises(DataError, match=r"No beats are found\. The stand-in finds no heart states"):
-        predictor([content]).predict(Place(name, sound))
+        predictor([content]).predict(RecordingPath(name, sound))
 
 
 def test_a_broken_annotation_is_said_and_done_without(cache, simulated_raw, tmp_path):
@@ -314,7 +310,9 @@ def test_a_broken_annotation_is_said_and_done_without(cache, simulated_raw, tmp_
     for path in (simulated_raw / "training-a").glob(f"{name}.*"):
         shutil.copy(path, tmp_path)
     (tmp_path / f"{name}_StateAns.mat").write_bytes(b"no table")
-    metadata = predictor([checkpoint(cache, NETWORK)]).predict(Place(name, tmp_path / name)).metadata()
+    metadata = (
+        predictor([checkpoint(cache, NETWORK)]).predict(RecordingPath(name, tmp_path / name)).metadata()
+    )
     assert metadata["beat_source"] == "R-peaks of the ECG"
     assert "annotation" in codes(metadata)
 
@@ -326,13 +324,15 @@ def test_a_network_of_both_signals_refuses_one(cache, simulated_raw, tmp_path):
     name = long_enough(cache)[0]
     shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path)
     with pytest.raises(DataError, match=r"There is no ECG, which pacfnet needs.*--modality-dropout"):
-        predictor([checkpoint(cache, NETWORK)], simulated_raw).predict(Place(name, tmp_path / f"{name}.wav"))
+        predictor([checkpoint(cache, NETWORK)], simulated_raw).predict(
+            RecordingPath(name, tmp_path / f"{name}.wav")
+        )
 
 
 def test_what_is_too_short_is_refused(cache, tmp_path):
     wavfile.write(tmp_path / "a.wav", 2000, np.random.default_rng(0).normal(0, 999, 9000).astype(np.int16))
     with pytest.raises(DataError, match=r"lasts 4\.5 s, and at least 5 s are needed"):
-        predictor([checkpoint(cache, LINEAR)]).predict(Place("a", tmp_path / "a.wav"))
+        predictor([checkpoint(cache, LINEAR)]).predict(RecordingPath("a", tmp_path / "a.wav"))
 
 
 @pytest.mark.parametrize("settings", [NETWORK, LINEAR], ids=["network", "linear"])
@@ -340,20 +340,20 @@ def test_noise_is_refused_whatever_the_model_would_say(settings, cache, simulate
     rng = np.random.default_rng(0)
     pcg, ecg = rng.normal(0, 3000, (2, 60_000)).astype(np.int16)
     write_record(tmp_path, "noise", 0, pcg, ecg)
-    judge = predictor(
+    model = predictor(
         [checkpoint(cache, settings)], segment=true_states(simulated_raw, long_enough(cache)[0])
     )
     with pytest.raises(DataError, match=r"No heart beat that repeats is found|No beats are found"):
-        judge.predict(Place("noise", tmp_path / "noise"))
+        model.predict(RecordingPath("noise", tmp_path / "noise"))
 
 
 def test_hum_is_refused(cache, tmp_path):
     """It repeats, but not as a heart does."""
     time = np.arange(40_000) / 2000
     wavfile.write(tmp_path / "hum.wav", 2000, (8000 * np.sin(2 * np.pi * 50 * time)).astype(np.int16))
-    with pytest.raises(DataError, match="as no heart does: it is too noisy to judge"):
+    with pytest.raises(DataError, match="as no heart does: it is too noisy"):
         predictor([checkpoint(cache, LINEAR)], segment=automatic_states).predict(
-            Place("hum", tmp_path / "hum.wav")
+            RecordingPath("hum", tmp_path / "hum.wav")
         )
 
 
@@ -371,7 +371,7 @@ def test_sounds_sampled_too_slowly_are_left_out_by_the_linear_model(cache, simul
     rate, sound = wavfile.read(simulated_raw / "training-a" / f"{name}.wav")
     wavfile.write(tmp_path / "slow.wav", rate // 2, sound[::2])
     with pytest.raises(DataError, match=r"sampled at 1000 Hz.*1900 Hz are needed"):
-        predictor([checkpoint(cache, LINEAR)]).predict(Place("slow", tmp_path / "slow.wav"))
+        predictor([checkpoint(cache, LINEAR)]).predict(RecordingPath("slow", tmp_path / "slow.wav"))
 
 
 def test_an_answer_that_is_no_number_is_refused(cache, simulated_raw):
@@ -387,8 +387,10 @@ def test_recordings_far_from_those_of_the_training_are_named(cache, simulated_ra
     assert "unlike" not in codes(usual.metadata())
     content["model"]["pcg.mean"] += 50.0
     strange = predictor([content], simulated_raw).predict(place(simulated_raw, long_enough(cache)[0]))
-    doubts = [doubt["signal"] for doubt in strange.metadata()["warnings"] if doubt["code"] == "unlike"]
-    assert doubts == ["pcg"]
+    warnings = [
+        warning["signal"] for warning in strange.metadata()["warnings"] if warning["code"] == "unlike"
+    ]
+    assert warnings == ["pcg"]
 
 
 # Prevalence -----------------------------------------------------------------------------------------------
@@ -417,8 +419,8 @@ def test_the_prevalence_a_model_assumes(settings, shares, expected):
 
 def test_both_prevalences_are_said(cache, simulated_raw):
     """Odds p / (1 - p) at one half become a ninth of that at one tenth."""
-    judge = predictor([checkpoint(cache, NETWORK)], simulated_raw, prevalence=0.1)
-    metadata = judge.predict(place(simulated_raw, long_enough(cache)[0])).metadata()
+    model = predictor([checkpoint(cache, NETWORK)], simulated_raw, prevalence=0.1)
+    metadata = model.predict(place(simulated_raw, long_enough(cache)[0])).metadata()
     assert (metadata["assumed_prevalence"], metadata["prevalence"]) == (0.5, 0.1)
     odds = metadata["probability"] / (1 - metadata["probability"]) / 9
     assert metadata["probability_at_prevalence"] == pytest.approx(odds / (1 + odds))
@@ -453,10 +455,10 @@ def test_the_spread_is_over_beats_and_the_figure_shows_each(cache, simulated_raw
 def test_the_map_of_contributions_adds_up_to_the_answer(cache, simulated_raw):
     content = checkpoint(cache, LINEAR)
     answer = predictor([content], simulated_raw).predict(place(simulated_raw, long_enough(cache)[0]))
-    told = answer._contributions()
+    found = answer.contributions()
     bias = float(content["model"]["pcg.bias"])
-    assert told.grid is not None
-    assert told.grid.sum() + bias == pytest.approx(told.parts["heart sound"], abs=1e-6)
-    assert told.grid.shape == (22, 34)
-    assert (told.band_edges[0], told.band_edges[-1]) == (pytest.approx(23.4375), pytest.approx(953.125))
+    assert found.grid is not None
+    assert found.grid.sum() + bias == pytest.approx(found.parts["heart sound"], abs=1e-6)
+    assert found.grid.shape == (22, 34)
+    assert (found.band_edges[0], found.band_edges[-1]) == (pytest.approx(23.4375), pytest.approx(953.125))
     assert answer.metadata()["spread_over_beats"] is None

@@ -6,9 +6,9 @@ from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from evaluation.figure_text import DISCLAIMER, thin
 from evaluation.figures import save_figure
-from systems.ecg_pcg.figure import Contributions, Looked, Trace, recording_figure
+from systems.base.predictor import DISCLAIMER, thin
+from systems.ecg_pcg.figure import Contributions, MeanAttention, Trace, recording_figure
 
 SPANS = np.stack([np.arange(0.5, 9.5, 0.9), np.arange(0.5, 9.5, 0.9) + 0.9], axis=1)
 
@@ -130,9 +130,9 @@ def test_a_model_of_the_ecg_alone_has_no_map():
 
 
 def test_attention_of_both_signals_has_one_scale():
-    beats = {kind: np.sin(np.arange(50)) for kind in ("ecg", "pcg")}
+    beats = {modality: np.sin(np.arange(50)) for modality in ("ecg", "pcg")}
     attention = {"ecg": np.linspace(0.1, 0.2, 50), "pcg": np.linspace(0.5, 0.9, 50)}
-    figure = recording_figure(BOTH, SPANS, title="a", looked=Looked(beats, attention))
+    figure = recording_figure(BOTH, SPANS, title="a", mean_attention=MeanAttention(beats, attention))
     images = [image for axes in figure.axes for image in axes.images]
     assert [image.get_clim() for image in images] == [(0.1, 0.9)] * 2
     assert np.asarray(images[1].get_array())[0] == pytest.approx(attention["pcg"])

@@ -1,4 +1,4 @@
-"""ECGs judged by runs of ecg-phenotypes: the very answers of evaluate.py, from the raw files."""
+"""Predictions by runs of ecg-phenotypes: those of evaluate.py, from the raw files."""
 
 import json
 import shutil
@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import wfdb
 
 import evaluate
@@ -17,14 +16,14 @@ import training
 from common.errors import UserError
 from common.script import run_script
 from datasets.ecg import LEADS
-from evaluation.figure_text import DISCLAIMER
 from learning.checkpoint import load_checkpoint, save_checkpoint
+from systems.base.predictor import DISCLAIMER
 from systems.ecg_cmr.sources.simulated import write_pairs
 
 VIEWS = ["--frames", "4", "--size", "32", "--pixel-spacing", "4.4", "--seconds", "2", "--ecg-rate", "100"]
 TINY = ["--preset", "small", "--width", "16", "--depth", "1", "--heads", "2", "--patch-seconds", "0.4"]
 TINY += ["--epochs", "2", "--batch-size", "8", "--precision", "float32", "--device", "cpu", "--threads", "1"]
-TOLD = ("age", "sex", "height", "weight")
+COVARIATES = ("age", "sex", "height", "weight")
 
 
 class Workspace:
@@ -42,7 +41,7 @@ class Workspace:
         places = ["--checkpoint-dir", str(self.root / "checkpoints"), "--log-dir", str(self.root / "runs")]
         return training.main(["ecg-phenotypes", *TINY, *self.places, *places, "--run-name", name, *options])
 
-    def judged(self, run: Path) -> pd.DataFrame:
+    def evaluated(self, run: Path) -> pd.DataFrame:
         places = ["--results-dir", str(self.root / "results"), "--bootstrap-draws", "10", "--threads", "1"]
         evaluate.main(["--checkpoint", str(run), "--compact", *self.places, *places])
         return pd.read_csv(self.root / "results" / run.name / "predictions.csv").set_index("recording")
@@ -50,7 +49,7 @@ class Workspace:
     def ecg(self, patient: str) -> Path:
         return self.raw / "ecg" / patient
 
-    def told(self, patient: str) -> list[str]:
+    def person(self, patient: str) -> list[str]:
         """Return the options that say who this patient is."""
         row = self.truth.loc[patient]
         sex = ["--sex", "female" if row["sex"] else "male"]
@@ -58,14 +57,6 @@ class Workspace:
 
     def samples(self, patient: str) -> np.ndarray:
         return wfdb.rdrecord(str(self.ecg(patient))).p_signal.T
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +71,7 @@ def run(workspace) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(workspace, run) -> pd.DataFrame:
-    return workspace.judged(run)
+    return workspace.evaluated(run)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +84,7 @@ def call(*arguments: object) -> list[dict]:
     return predict.main([str(argument) for argument in (*arguments, "--threads", "1")])
 
 
-def said(row: dict) -> dict[str, float]:
+def predicted(row: dict) -> dict[str, float]:
     """Return all numbers that are predicted in the metadata of an ECG."""
     values = {name: part["value"] for name, part in row["indicators"].items()}
     return values | {name: part["probability"] for name, part in row["diseases"].items()}
@@ -114,20 +105,20 @@ def test_the_raw_file_of_a_patient_gives_what_evaluate_wrote(workspace, run, ans
         names = answers.index[answers["fold"] == fold][:2]
         rows = call(*map(workspace.ecg, names), "--patients", workspace.table, "--checkpoint", run)
         for name, row in zip(names, rows, strict=True):
-            found = said(row)
+            found = predicted(row)
             assert len(found) == 19
             assert found == pytest.approx(answers.loc[name, list(found)].to_dict(), rel=1e-4)
             assert row["models"] == 1 and row["models_trained_on_it"] == 1
 
 
 def test_options_tell_the_same_as_the_table(workspace, run, patient):
-    (one,) = call("--ecg", workspace.ecg(patient), *workspace.told(patient), "--checkpoint", run)
+    (one,) = call("--ecg", workspace.ecg(patient), *workspace.person(patient), "--checkpoint", run)
     (other,) = call(workspace.ecg(patient), "--patients", workspace.table, "--checkpoint", run)
-    assert said(one) == said(other) and one["covariates"] == other["covariates"]
+    assert predicted(one) == predicted(other) and one["covariates"] == other["covariates"]
     assert one["covariates"]["age"] == workspace.truth.loc[patient, "age"]
     (alone,) = call("--ecg", workspace.ecg(patient), "--checkpoint", run)
-    assert alone["covariates"] == {} and said(alone) != said(one)
-    assert any("are not given" in doubt["text"] for doubt in alone["warnings"])
+    assert alone["covariates"] == {} and predicted(alone) != predicted(one)
+    assert any("are not given" in warning["text"] for warning in alone["warnings"])
 
 
 def test_predicting_alone_equals_predicting_among_others(workspace, run, patient, tmp_path):
@@ -137,13 +128,13 @@ def test_predicting_alone_equals_predicting_among_others(workspace, run, patient
             shutil.copy(workspace.ecg(name).with_suffix(ending), tmp_path)
     rows = call(tmp_path, workspace.ecg(patient), "--patients", workspace.table, "--checkpoint", run)
     assert len(rows) == 6 and {row["status"] for row in rows} == {"judged"}
-    assert said(rows[-1]) == said(alone)
+    assert predicted(rows[-1]) == predicted(alone)
 
 
 def test_the_mean_of_the_folds_for_whom_none_was_trained_on(workspace, run, tmp_path):
-    stale_artifact = write_pairs(tmp_path / "new", patients=1, seed=9, long_axis=False) / "ecg" / "v00000"
-    both = said(call(stale_artifact, "--checkpoint", run)[0])
-    each = [said(call(stale_artifact, "--checkpoint", run / f"fold_{fold}")[0]) for fold in (0, 1)]
+    unknown = write_pairs(tmp_path / "new", patients=1, seed=9, long_axis=False) / "ecg" / "v00000"
+    both = predicted(call(unknown, "--checkpoint", run)[0])
+    each = [predicted(call(unknown, "--checkpoint", run / f"fold_{fold}")[0]) for fold in (0, 1)]
     assert each[0] != each[1]
     assert both == pytest.approx({name: (each[0][name] + each[1][name]) / 2 for name in both})
 
@@ -152,7 +143,7 @@ def test_one_who_was_trained_on_is_named(workspace, run, answers):
     parts = pd.read_csv(run / "splits.csv").set_index("recording")
     learned = parts.index[(parts["fold_0"] != "test") & (parts["fold_1"] != "test")][0]
     (row,) = call(workspace.ecg(learned), "--checkpoint", run)
-    assert row["models"] == 2 and "seen" in {doubt["code"] for doubt in row["warnings"]}
+    assert row["models"] == 2 and "seen" in {warning["code"] for warning in row["warnings"]}
 
 
 # Other files of the same ECG --------------------------------------------------------------------------
@@ -176,31 +167,31 @@ def write_record(folder: Path, samples: np.ndarray, leads=LEADS, rate=500, unit=
 
 def test_order_unit_and_kind_of_file_do_not_matter(workspace, run, patient, tmp_path):
     samples = workspace.samples(patient)
-    told = [*workspace.told(patient), "--checkpoint", run / "fold_0" / "best.pt"]
-    known = said(call("--ecg", workspace.ecg(patient), *told)[0])
+    person = [*workspace.person(patient), "--checkpoint", run / "fold_0" / "best.pt"]
+    known = predicted(call("--ecg", workspace.ecg(patient), *person)[0])
     turned = write_record(tmp_path / "turned", samples[::-1], LEADS[::-1])
-    assert said(call("--ecg", turned, *told)[0]) == known
+    assert predicted(call("--ecg", turned, *person)[0]) == known
     micro = write_record(tmp_path / "micro", samples * 1000, unit="uV", gain=1.0)
-    assert said(call("--ecg", micro, *told)[0]) == pytest.approx(known, rel=1e-4)
+    assert predicted(call("--ecg", micro, *person)[0]) == pytest.approx(known, rel=1e-4)
     np.save(tmp_path / "x.npy", samples)
-    assert said(call("--ecg", tmp_path / "x.npy", "--ecg-rate", 500, *told)[0]) == known
+    assert predicted(call("--ecg", tmp_path / "x.npy", "--ecg-rate", 500, *person)[0]) == known
     assert "--ecg-rate" in reason(run, "--ecg", tmp_path / "x.npy"), "an array does not know its rate"
 
 
 def test_another_sampling_rate_gives_the_same_up_to_resampling(workspace, run, patient, tmp_path):
     samples = workspace.samples(patient)
-    told = [*workspace.told(patient), "--checkpoint", run / "fold_0" / "best.pt"]
-    known = said(call("--ecg", workspace.ecg(patient), *told)[0])
+    person = [*workspace.person(patient), "--checkpoint", run / "fold_0" / "best.pt"]
+    known = predicted(call("--ecg", workspace.ecg(patient), *person)[0])
     seconds = np.arange(samples.shape[1]) / 500
     faster = np.arange(10_000) / 1000
     finer = np.stack([np.interp(faster, seconds, lead) for lead in samples])
-    found = said(call("--ecg", write_record(tmp_path / "fine", finer, rate=1000), *told)[0])
+    found = predicted(call("--ecg", write_record(tmp_path / "fine", finer, rate=1000), *person)[0])
     assert found == pytest.approx(known, rel=2e-3)
-    wrong = said(call("--ecg", write_record(tmp_path / "wrong", samples, rate=400), *told)[0])
+    wrong = predicted(call("--ecg", write_record(tmp_path / "wrong", samples, rate=400), *person)[0])
     assert wrong != pytest.approx(known, rel=2e-3), "a rate that is not believed must show"
 
 
-# What is refused, and what is doubted -----------------------------------------------------------------
+# What is refused, and warnings -----------------------------------------------------------------------
 
 
 def test_what_cannot_be_predicted_is_refused_by_name_and_the_rest_predicted(
@@ -252,7 +243,7 @@ def test_nothing_predicted_is_status_2(run, tmp_path, capsys):
     assert "holds no signal" in " ".join(capsys.readouterr().err.split())
 
 
-def test_what_is_warningful_is_said(workspace, run, patient, tmp_path):
+def test_what_is_doubtful_is_a_warning(workspace, run, patient, tmp_path):
     samples = workspace.samples(patient)
     swapped = samples[[1, 0, *range(2, 12)]]
     loud = samples.copy()
@@ -261,19 +252,19 @@ def test_what_is_warningful_is_said(workspace, run, patient, tmp_path):
     rows = call(
         write_record(tmp_path / "a", swapped), write_record(tmp_path / "b", loud), "--checkpoint", run
     )
-    doubts = [{doubt["code"]: doubt["text"] for doubt in row["warnings"]} for row in rows]
-    assert "Lead II is not the sum of I and III" in doubts[0]["lead-order"]
-    assert "lead-order" not in doubts[1]
-    assert doubts[1]["clipped"].startswith("Lead V4") and "V5" in doubts[1]["noisy"]
-    for named in doubts:
-        assert "cannot be believed" in named["simulated"] and "first 2 s" in named["long"]
+    warnings = [{warning["code"]: warning["text"] for warning in row["warnings"]} for row in rows]
+    assert "Lead II is not the sum of I and III" in warnings[0]["lead-order"]
+    assert "lead-order" not in warnings[1]
+    assert warnings[1]["clipped"].startswith("Lead V4") and "V5" in warnings[1]["noisy"]
+    for named in warnings:
+        assert "do not hold for real ones" in named["simulated"] and "first 2 s" in named["long"]
 
 
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["--prevalence", "0.1"], "--prevalence has no meaning"),
-        (["--annotations", "."], "--annotations has no meaning"),
+        (["--prevalence", "0.1"], "--prevalence is for runs of ecg-pcg, ecg-multimodal, and this one is of"),
+        (["--annotations", "."], "--annotations is for runs of ecg-pcg, and this one is of ecg-phenotypes"),
         (["--ecg", "other.npy"], "--ecg has no meaning"),
         (["--age", "300"], "--age 300 is not possible"),
         (["--patients", "nowhere.csv"], "There is no table nowhere.csv"),
@@ -299,9 +290,9 @@ def test_a_table_may_lack_a_patient_or_hold_a_wrong_cell(workspace, run, patient
     rows = call(
         tmp_path / patient, tmp_path / "stranger", "--patients", tmp_path / "t.csv", "--checkpoint", run
     )
-    texts = [" ".join(doubt["text"] for doubt in row["warnings"]) for row in rows]
+    texts = [" ".join(warning["text"] for warning in row["warnings"]) for row in rows]
     assert "'old' is no number" in texts[0] and list(rows[0]["covariates"]) == ["sex"]
-    assert "t.csv has no row for stale_artifact" in texts[1] and rows[1]["covariates"] == {}
+    assert "t.csv has no row for stranger" in texts[1] and rows[1]["covariates"] == {}
 
 
 def test_a_run_that_reads_cines_is_refused(workspace, patient):
@@ -311,24 +302,24 @@ def test_a_run_that_reads_cines_is_refused(workspace, patient):
 
 def test_a_run_without_covariates_is_reported_none(workspace, patient):
     plain = workspace.train("plain", "--no-covariates")
-    answers = workspace.judged(plain)
+    answers = workspace.evaluated(plain)
     name = answers.index[0]
     (row,) = call("--ecg", workspace.ecg(name), "--checkpoint", plain)
-    assert said(row) == pytest.approx(answers.loc[name, list(said(row))].to_dict(), rel=1e-4)
-    assert "person" not in {doubt["code"] for doubt in row["warnings"]}
+    assert predicted(row) == pytest.approx(answers.loc[name, list(predicted(row))].to_dict(), rel=1e-4)
+    assert "person" not in {warning["code"] for warning in row["warnings"]}
     assert "trained without age" in reason(plain, "--ecg", workspace.ecg(name), "--age", 50)
 
 
 # How far off it may be --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_intervals_are_those_of_the_validation_part(workspace, run, told):
+@pytest.mark.parametrize("person", [True, False])
+def test_intervals_are_those_of_the_validation_part(workspace, run, person):
     """Nine tenths of the validation patients, rounded up, lie within them, of their own model."""
     file = run / "fold_0" / "best.pt"
     parts = pd.read_csv(run / "splits.csv").set_index("recording")["fold_0"]
     names = parts.index[parts == "validation"]
-    table = ["--patients", workspace.table] if told else []
+    table = ["--patients", workspace.table] if person else []
     rows = call(*map(workspace.ecg, names), *table, "--checkpoint", file)
     count = len(names)
     needed = int(np.ceil((count + 1) * 0.9))
@@ -363,11 +354,11 @@ def test_what_is_not_reported_has_errors_of_its_own(workspace, run, patient):
 
 def test_older_checkpoints_and_final_fits_say_that_it_is_unknown(workspace, run, patient, tmp_path, capsys):
     content = load_checkpoint(run / "fold_0" / "best.pt")
-    known = said(call(workspace.ecg(patient), "--checkpoint", run / "fold_0" / "best.pt")[0])
+    known = predicted(call(workspace.ecg(patient), "--checkpoint", run / "fold_0" / "best.pt")[0])
     del content["validation"]
     save_checkpoint(tmp_path / "old.pt", content)
     (row,) = call(workspace.ecg(patient), "--checkpoint", tmp_path / "old.pt")
-    assert said(row) == known
+    assert predicted(row) == known
     assert {part["low"] for part in row["indicators"].values()} == {None}
     assert "trained before that was kept" in capsys.readouterr().out
     final = workspace.train("final", "--folds", "none", "--epochs", "1")
@@ -382,7 +373,7 @@ def test_it_is_reported_in_words_and_drawn(workspace, run, patient, tmp_path, ca
     words = [
         "--ecg",
         workspace.ecg(patient),
-        *workspace.told(patient),
+        *workspace.person(patient),
         "--checkpoint",
         run,
         "--out",
@@ -404,7 +395,7 @@ def test_it_is_reported_in_words_and_drawn(workspace, run, patient, tmp_path, ca
         assert text in printed
     assert (tmp_path / f"{patient}.png").read_bytes().startswith(b"\x89PNG")
     kept = json.loads((tmp_path / f"{patient}.json").read_text(encoding="utf-8"))
-    assert said(kept) == said(row) and kept["interval_coverage"] == 0.9
+    assert predicted(kept) == predicted(row) and kept["interval_coverage"] == 0.9
 
 
 def test_the_document_is_all_that_is_printed(workspace, run, answers, capsys):
@@ -413,7 +404,7 @@ def test_the_document_is_all_that_is_printed(workspace, run, answers, capsys):
     )
     document = json.loads(capsys.readouterr().out)
     assert document["recordings"] == rows and document["model"]["task"] == "ecg-phenotypes"
-    assert document["model"]["covariates"] == list(TOLD)
+    assert document["model"]["covariates"] == list(COVARIATES)
     call(*map(workspace.ecg, answers.index[:3]), "--patients", workspace.table, "--checkpoint", run)
     printed = capsys.readouterr().out
-    assert "3 of 3 recordings were judged." in printed and "in short" in printed
+    assert "Predicted 3 of 3 recordings." in printed and "in short" in printed

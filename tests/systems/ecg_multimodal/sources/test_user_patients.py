@@ -14,7 +14,7 @@ from systems.ecg_multimodal.sources.user_patients import (
     check_leads,
     examine_ecg,
     open_patients,
-    read_own_patient,
+    read_user_patient,
 )
 
 VIEWS = ModalitySettings()
@@ -43,7 +43,7 @@ def test_without_labels_everyone_is_read_as_with_them(make_patients):
     for row in labelled.recordings.to_dict("records"):
         made, own = (
             prepare_patient(row, settings=VIEWS, **about),
-            read_own_patient(index, row["recording"], VIEWS),
+            read_user_patient(index, row["recording"], VIEWS),
         )
         assert isinstance(made, PreparedPatient)
         np.testing.assert_array_equal(own.signal, made.signal)
@@ -70,7 +70,7 @@ def test_each_view_that_cannot_be_used_is_kept_with_its_reason(make_patients):
     with (root / "clinical.csv").open("a") as file:
         file.write("3,1,1,1,1,1,1,1\n")
     index = open_patients(root, 250.0)
-    found = {name: read_own_patient(index, name, VIEWS).unusable for name in "1234"}
+    found = {name: read_user_patient(index, name, VIEWS).unusable for name in "1234"}
     assert found["1"].keys() == {"image"}
     assert found["1"]["image"].startswith("The picture 001ECG_lead2.jpg cannot be read")
     assert found["1"]["image"].endswith("replace it.")

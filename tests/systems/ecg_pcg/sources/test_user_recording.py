@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from datasets.recording_paths import Place
 from datasets.recordings import read_recording
 from datasets.sources import DataError
+from systems.base.predictor import RecordingPath
+from systems.ecg_pcg.settings import EcgPcgPredictionSettings
 from systems.ecg_pcg.sources.simulated import write_record
 from systems.ecg_pcg.sources.user_recording import (
-    ReadingOptions,
     find_recordings,
     read_user_recording,
     read_wav,
@@ -33,7 +33,7 @@ def record(folder: Path, name: str = "a0001", ecg: np.ndarray | None = None, wit
 
 
 def read(path: Path, **options):
-    return read_user_recording(Place("mine", path), ReadingOptions(**options))
+    return read_user_recording(RecordingPath("mine", path), EcgPcgPredictionSettings(**options))
 
 
 # Finding --------------------------------------------------------------------------------------------------

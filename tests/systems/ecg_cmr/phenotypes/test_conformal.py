@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from systems.ecg_cmr.phenotypes.prediction_error import disease_error, indicator_error
+from systems.ecg_cmr.phenotypes.conformal import disease_error, indicator_error
 
 
 def test_errors_worked_by_hand():
