@@ -270,9 +270,6 @@ def display_affine(spacing: float, thickness: float = 8.0) -> NDArray[np.float64
     return affine
 
 
-Pixels = NDArray[np.float32]
-
-
 def prepare_cine(
     cine: Cine,
     frames: int,

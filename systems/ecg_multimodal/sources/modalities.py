@@ -290,17 +290,17 @@ def _usable(
 
 def _warnings(path: Path, rows: dict[str, list[_Row]]) -> list[Problem]:
     """Return what is doubtful about signals that are used."""
-    doubts = []
+    warnings = []
     used = [(name, row) for name, same in rows.items() for row in same if row.place]
     for name, row in used:
         if not row.span:
             what = f"Its signal is constant ({path.name}, line {row.line})."
-            doubts.append(Problem(name, what, "Check the electrode; remove the row.", left_out=False))
+            warnings.append(Problem(name, what, "Check the electrode; remove the row.", left_out=False))
     span = float(np.median([row.span for _, row in used])) if used else 0.0
     if span > LARGEST_MILLIVOLTS:
         what = f"The signals range over {span:g}, half of them over more: they seem not to be in millivolts."
-        doubts.append(Problem(path.name, what, "Divide them by the gain.", left_out=False))
-    return doubts
+        warnings.append(Problem(path.name, what, "Divide them by the gain.", left_out=False))
+    return warnings
 
 
 @contextlib.contextmanager

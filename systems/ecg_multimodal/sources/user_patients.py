@@ -149,7 +149,7 @@ def read_own_patient(index: PatientIndex, name: str, settings: ModalitySettings)
         leads=index.leads,
         content=frozenset(digests - {""}),
         unusable=unusable,
-        warnings={view: said for view, said in doubts.items() if view not in unusable},
+        doubts={view: said for view, said in doubts.items() if view not in unusable},
         drawn=index.drawn,
     )
 
