@@ -74,7 +74,7 @@ def prepare_patient(
         problems.append(_used_without(name, "signal", error))
     try:
         if drawn and ecg is not None:
-            image = draw_ink(ecg, leads, settings, name)
+            image = _draw_ink(ecg, leads, settings, name)
         elif row["image"]:
             path = root / row["image"]
             image = read_ecg_image(path, settings.image_height, settings.image_width)
@@ -88,7 +88,7 @@ def prepare_patient(
     return PreparedPatient(metadata, signal, image, problems=problems)
 
 
-def draw_ink(
+def _draw_ink(
     ecg: Ecg, leads: tuple[str, ...], settings: ModalitySettings, name: str
 ) -> NDArray[np.uint8] | None:
     """Return a picture drawn from a signal as ink, shape (height, width); None where lead II is missing.
@@ -178,7 +178,7 @@ def without(modality: str) -> str:
     return f" It is used without {modality}."
 
 
-LENGTH_TOLERANCE = 0.1
+_LENGTH_TOLERANCE = 0.1
 """Share by which a row may be shorter or longer than the middle one of all rows."""
 LARGEST_GAPS = 0.1
 """Share of samples that may be missing."""
@@ -278,7 +278,7 @@ def _usable(
         if len(same) > 1:
             lines = ", ".join(str(one.line) for one in same)
             what += f" The patient occurs {len(same)} times (lines {lines})."
-        elif row.place and abs(row.samples - middle) > LENGTH_TOLERANCE * middle:
+        elif row.place and abs(row.samples - middle) > _LENGTH_TOLERANCE * middle:
             what = f"The row has {row.samples} samples where {middle} are usual (line {row.line})."
         if what:
             what = f"No signal of {path.name} is used. {what.strip()}"
