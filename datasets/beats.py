@@ -14,14 +14,14 @@ from scipy.io import loadmat, whosmat
 from datasets.signals import Floats, bandpass, resample
 from datasets.sources import DataError
 
-R_PEAK_RATE = 250.0
+_R_PEAK_RATE = 250.0
 """Rate at which R-peaks are sought, hertz; the detector finds none at 2000 Hz."""
-R_PEAK_BAND = (5.0, 40.0)
+_R_PEAK_BAND = (5.0, 40.0)
 """Band of the QRS complex, hertz."""
-ARTEFACT = 4.0
+_ARTEFACT = 4.0
 """Values beyond so many times the usual peak of two seconds are cut off: one settling electrode at the
 start of a recording would otherwise set the detector's threshold above every QRS complex."""
-DETECTOR = {"ref_period": 0.3, "t_inspect_period": 0.6}
+_DETECTOR = {"ref_period": 0.3, "t_inspect_period": 0.6}
 """Longer than wfdb's defaults, so that tall T waves (as in training-a) are not taken for beats, seconds."""
 PLAUSIBLE_CYCLE = (0.3, 2.5)
 """Shortest and longest R-to-R interval taken for one beat, seconds."""
@@ -44,23 +44,23 @@ def r_peaks(ecg: Floats, sampling_rate: float) -> NDArray[np.float64]:
     """Return the times of R-peaks, seconds, found by wfdb's XQRS on the ECG (NaN-free), shape (peaks,)."""
     from wfdb.processing import XQRS  # takes half a second, and annotated recordings need none of it
 
-    slow = resample(ecg, sampling_rate, R_PEAK_RATE)
-    slow = _without_artefacts(bandpass(slow, R_PEAK_RATE, R_PEAK_BAND))
-    detector = XQRS(sig=slow, fs=R_PEAK_RATE, conf=XQRS.Conf(**DETECTOR))
+    slow = resample(ecg, sampling_rate, _R_PEAK_RATE)
+    slow = _without_artefacts(bandpass(slow, _R_PEAK_RATE, _R_PEAK_BAND))
+    detector = XQRS(sig=slow, fs=_R_PEAK_RATE, conf=XQRS.Conf(**_DETECTOR))
     detector.detect(verbose=False)
     near = np.asarray(detector.qrs_inds, dtype=int)
-    reach = int(0.05 * R_PEAK_RATE)
+    reach = int(0.05 * _R_PEAK_RATE)
     refined = []
     for peak in near:
         start = max(peak - reach, 0)
         refined.append(start + int(np.argmax(np.abs(slow[start : peak + reach + 1]))))
-    return np.unique(refined) / R_PEAK_RATE
+    return np.unique(refined) / _R_PEAK_RATE
 
 
 def _without_artefacts(ecg: Floats) -> Floats:
     """Return the filtered ECG with what towers over its usual peaks cut off, shape (n,)."""
-    stretches = np.array_split(np.abs(ecg), max(1, int(len(ecg) / (2 * R_PEAK_RATE))))
-    limit = ARTEFACT * np.median([np.percentile(stretch, 98) for stretch in stretches])
+    stretches = np.array_split(np.abs(ecg), max(1, int(len(ecg) / (2 * _R_PEAK_RATE))))
+    limit = _ARTEFACT * np.median([np.percentile(stretch, 98) for stretch in stretches])
     return np.clip(ecg, -limit, limit)
 
 

@@ -34,7 +34,7 @@ from datasets.sources import DataError, MissingModality, Problem, SourceIndex, f
 
 FORMAT = 1
 LATEST = "latest-{task}.txt"
-COUNTED = {"recordings": "recordings", "samples": "beats", "skipped": "skipped"}
+_COUNTED = {"recordings": "recordings", "samples": "beats", "skipped": "skipped"}
 """Tables whose number of rows stands in the manifest, and its name there."""
 TEXT = ("recording", "set", "session", "person", "diagnosis", "site", "state", "reason", "remedy")
 """Columns that are text, whatever they look like."""
@@ -109,7 +109,7 @@ class Cache:
             table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=list(missing))
         except (ValueError, OSError) as error:  # those of pandas are ValueErrors
             raise self._damaged(path, error) from error
-        rows = self.manifest.get("counts", {}).get(COUNTED.get(name), len(table))
+        rows = self.manifest.get("counts", {}).get(_COUNTED.get(name), len(table))
         if len(table) != rows:
             raise self._damaged(path, f"it has {len(table)} rows of {rows}")
         return table

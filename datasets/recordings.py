@@ -21,7 +21,7 @@ from datasets.wfdb_files import (
     signal_files,
 )
 
-COARSEST = 0.01
+_COARSEST = 0.01
 """Largest error of storing a signal in single precision that is let pass, in its standard deviations."""
 
 
@@ -145,7 +145,7 @@ def _single_precision(samples: Floats, record: wfdb.Record, number: int) -> NDAr
     """Return a channel as it is stored; refuse a gain or baseline with which nothing of it would be left."""
     with np.errstate(over="ignore", invalid="ignore"):
         stored = samples.astype(np.float32)
-        near = np.abs(stored - samples).max() <= COARSEST * samples.std()
+        near = np.abs(stored - samples).max() <= _COARSEST * samples.std()
     varies = stored.min() < stored.max()  # as the samples do; an endless gain makes nothing of them
     if not (near and varies and np.isfinite(stored).all()):
         raise DataError(

@@ -14,9 +14,9 @@ from wfdb.io._signal import BYTES_PER_SAMPLE
 
 from datasets.sources import DataError
 
-LONGEST_LINE = 2_000
+_LONGEST_LINE = 2_000
 """Bytes in a line of a header beyond which it is not parsed: wfdb's patterns take the square of it."""
-MOST_LINES = 10_000
+_MOST_LINES = 10_000
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -39,8 +39,8 @@ def read_header(header: Path) -> wfdb.Record:
         if header.exists() and not header.is_file():  # a pipe would never end
             raise ValueError("it is no file")
         lines = header.read_bytes().splitlines()
-        if max(map(len, lines), default=0) > LONGEST_LINE or len(lines) > MOST_LINES:
-            raise ValueError(f"it has more than {MOST_LINES} lines, or {LONGEST_LINE} letters in a line")
+        if max(map(len, lines), default=0) > _LONGEST_LINE or len(lines) > _MOST_LINES:
+            raise ValueError(f"it has more than {_MOST_LINES} lines, or {_LONGEST_LINE} letters in a line")
         return wfdb.rdheader(str(header.with_suffix("")))
     except FileNotFoundError:
         raise DataError(f"The header {header.name} does not exist.") from None
@@ -48,7 +48,7 @@ def read_header(header: Path) -> wfdb.Record:
         raise DataError(f"The header {header.name} cannot be read: {error}") from error
 
 
-def check_declared(content: wfdb.Record, header: Path) -> None:
+def _check_declared(content: wfdb.Record, header: Path) -> None:
     """Refuse a header that declares other signals than it describes, or more samples than its files hold.
 
     Nothing of the size that a header declares is allocated before this has passed.
@@ -158,7 +158,7 @@ def signal_files(header: Path, root: Path) -> list[Path]:
         if not file.is_file():
             raise DataError(f"The signal file {name} named by {header.name} is absent.")
         files.append(file)
-    check_declared(content, header)
+    _check_declared(content, header)
     return files
 
 

@@ -98,7 +98,7 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
 
     def prepare(self) -> Path:
         settings = self.settings
-        check_pair_settings(settings.preparation)
+        _check_pair_settings(settings.preparation)
         if not settings.check:
             return super().prepare()
         if settings.simulate:
@@ -232,7 +232,7 @@ def _ceiling_lines(ceilings: Mapping[str, float]) -> list[str]:
 # Cache ----------------------------------------------------------------------------------------------
 
 
-def check_pair_settings(settings: PairSettings) -> None:
+def _check_pair_settings(settings: PairSettings) -> None:
     """Refuse settings that no patient can be prepared with."""
     if settings.ecg_rate <= 0 or settings.seconds <= 0 or settings.points < 1:
         raise DataError(f"ECGs of {settings.seconds} s at {settings.ecg_rate} Hz hold no sample.")
@@ -269,7 +269,7 @@ class PairCache(CacheWriter[PairIndex, PreparedPair]):
         self.simulation = simulation
 
     def _check(self) -> None:
-        check_pair_settings(self.settings)
+        _check_pair_settings(self.settings)
 
     def _files(self) -> list[str]:
         index, table = self.index, self.index.recordings

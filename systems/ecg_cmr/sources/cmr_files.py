@@ -29,16 +29,16 @@ from datasets.sources import DataError
 
 Pixels = NDArray[np.float32]
 
-FEWEST_FRAMES = 4
+_FEWEST_FRAMES = 4
 """Frames that show a cycle at least."""
-LARGEST_FILE = 400_000_000
+_LARGEST_FILE = 400_000_000
 """Values above which a file is refused before it is decoded."""
 PLAUSIBLE_SPACING = (0.2, 10.0)
 """Millimetres a pixel that are believed."""
-USUAL_SPACING, USUAL_FRAMES = (0.6, 3.5), (12, 60)
+_USUAL_SPACING, _USUAL_FRAMES = (0.6, 3.5), (12, 60)
 """What a cine commonly has; anything else is named, and used."""
-MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
-LEFT, DOWN = np.array([-1.0, 0.0, 0.0]), np.array([0.0, -1.0, -1.0]) / np.sqrt(2)
+_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+LEFT, _DOWN = np.array([-1.0, 0.0, 0.0]), np.array([0.0, -1.0, -1.0]) / np.sqrt(2)
 """Directions that columns and rows shall have, where x is to the right, y to the front, z to the head."""
 ENDINGS = (".nii", ".nii.gz", ".npy")
 
@@ -100,11 +100,11 @@ def read_cine(path: Path, spacing: float = 0.0) -> Cine:
 def _unusual(cine: Cine) -> list[str]:
     """Name an uncommon pixel size or number of frames."""
     warnings = []
-    if any(not USUAL_SPACING[0] <= size <= USUAL_SPACING[1] for size in cine.spacing):
+    if any(not _USUAL_SPACING[0] <= size <= _USUAL_SPACING[1] for size in cine.spacing):
         warnings.append(f"Its pixels measure {_sizes(cine)} mm, which is unusual.")
     if max(cine.spacing) > 1.1 * min(cine.spacing):
         warnings.append(f"Its pixels measure {_sizes(cine)} mm: they are not square.")
-    if not USUAL_FRAMES[0] <= len(cine.frames) <= USUAL_FRAMES[1]:
+    if not _USUAL_FRAMES[0] <= len(cine.frames) <= _USUAL_FRAMES[1]:
         warnings.append(f"It has {len(cine.frames)} frames, which is unusual.")
     return warnings
 
@@ -115,9 +115,9 @@ def _sizes(cine: Cine) -> str:
 
 def _check_axes(path: Path, shape: tuple[int, ...], frames: int) -> None:
     """Refuse what cannot be a cine before it is decoded."""
-    if frames < FEWEST_FRAMES:
-        raise DataError(f"The file {path.name} has {frames} frames; a cine has at least {FEWEST_FRAMES}.")
-    if min(shape) < 1 or np.prod([float(length) for length in shape]) > LARGEST_FILE:
+    if frames < _FEWEST_FRAMES:
+        raise DataError(f"The file {path.name} has {frames} frames; a cine has at least {_FEWEST_FRAMES}.")
+    if min(shape) < 1 or np.prod([float(length) for length in shape]) > _LARGEST_FILE:
         raise DataError(
             f"The file {path.name} has axes of {' x '.join(map(str, shape))}: no cine is so large."
         )
@@ -230,7 +230,7 @@ def _oriented(image: nibabel.Nifti1Image) -> bool:
 
 def _voxel_sizes(image: nibabel.Nifti1Image, plane: list[int]) -> tuple[tuple[float, float], tuple[str, ...]]:
     """Return the sizes of a pixel along two axes, mm, and what is doubtful about them."""
-    factor = MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    factor = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
     zooms = np.abs(np.array(image.header.get_zooms()[:3], float))[plane]
     found, doubt = zooms, tuple[str, ...]()
     if _oriented(image):
@@ -255,7 +255,7 @@ def _displayed(
     """Return frames (frames, axis, axis) and pixel sizes in the usual display, rows from top to bottom."""
     if directions is None:
         return frames, sizes
-    along = np.stack([directions @ DOWN, directions @ LEFT])  # rows down and columns left, by axis
+    along = np.stack([directions @ _DOWN, directions @ LEFT])  # rows down and columns left, by axis
     if abs(along[0, 1]) + abs(along[1, 0]) > abs(along[0, 0]) + abs(along[1, 1]):
         frames, sizes, along = frames.swapaxes(1, 2), sizes[::-1], along[:, ::-1]
     mirrored = [slice(None, None, -1 if along[axis, axis] < 0 else 1) for axis in range(2)]
@@ -265,8 +265,8 @@ def _displayed(
 def display_affine(spacing: float, thickness: float = 8.0) -> NDArray[np.float64]:
     """Return the affine of a slice whose columns run to the left and whose rows run to back and feet, mm."""
     affine = np.eye(4)
-    across = np.cross(LEFT, DOWN)
-    affine[:3, :3] = np.stack([spacing * LEFT, spacing * DOWN, thickness * across], axis=1)
+    across = np.cross(LEFT, _DOWN)
+    affine[:3, :3] = np.stack([spacing * LEFT, spacing * _DOWN, thickness * across], axis=1)
     return affine
 
 

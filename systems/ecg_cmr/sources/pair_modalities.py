@@ -22,7 +22,7 @@ from systems.ecg_cmr.sources.cmr_files import prepare_cine, read_cine
 
 LARGEST_MILLIVOLTS = 30.0
 """What 99 in 100 samples of an ECG stay below."""
-FILE_REMEDY = "Mend the file, then prepare again."
+_FILE_REMEDY = "Mend the file, then prepare again."
 
 Result = TypeVar("Result")
 
@@ -62,8 +62,8 @@ def prepare_pair(row: dict[str, Any], *, root: Path, settings: PairSettings) -> 
     if row["long_axis"] and settings.long_axis:
         long_axis = _tried(name, "long axis", problems, _cine, row, root, "long_axis", settings)
     if ecg is None and cmr is None:
-        reasons = " ".join(problem.what for problem in problems if problem.remedy == FILE_REMEDY)
-        return Problem(name, f"Neither ECG nor cine can be used. {reasons}".strip(), FILE_REMEDY)
+        reasons = " ".join(problem.what for problem in problems if problem.remedy == _FILE_REMEDY)
+        return Problem(name, f"Neither ECG nor cine can be used. {reasons}".strip(), _FILE_REMEDY)
     metadata = row | _ecg_metadata(ecg, settings) | {"image_sha256": ""}
     for axis, cine in (("Cine", cmr), ("Long axis", long_axis)):
         metadata |= cine.metadata if cine else {}
@@ -86,7 +86,7 @@ def _tried(
     try:
         return read(*arguments)
     except DataError as error:
-        problems.append(MissingModality(name, f"{error} It is used without {modality}.", FILE_REMEDY))
+        problems.append(MissingModality(name, f"{error} It is used without {modality}.", _FILE_REMEDY))
         return None
 
 

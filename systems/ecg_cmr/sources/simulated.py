@@ -40,14 +40,14 @@ from systems.ecg_cmr.sources.cmr_files import display_affine, to_bytes
 from systems.ecg_cmr.sources.pair_modalities import PreparedPair
 from systems.ecg_cmr.sources.pairs import COVARIATES, DISEASE, PairIndex, pair_row, target_tables
 
-PAIRS_VERSION = 1
+_PAIRS_VERSION = 1
 """Raised when the same settings would give other patients."""
-PAIR = 11
+_PAIR = 11
 """First word of the key of a pair's random streams (that of a heart is 10)."""
-ECG, SHORT_AXIS, LONG_AXIS = range(3)
+ECG, _SHORT_AXIS, _LONG_AXIS = range(3)
 
 
-def patient_name(number: int) -> str:
+def _patient_name(number: int) -> str:
     """Return the name of a simulated patient."""
     return f"v{number:05d}"
 
@@ -103,11 +103,11 @@ def simulated_index(simulation: PairSimulationSettings) -> PairIndex:
             "at least one patient and a noise of 0 or more are needed."
         )
     hearts = [draw_heart(simulation.seed, number) for number in range(simulation.patients)]
-    rows = [pair_row(patient_name(number), diagnosis=heart.condition) for number, heart in enumerate(hearts)]
-    values = {patient_name(number): targets_of(heart) for number, heart in enumerate(hearts)}
+    rows = [pair_row(_patient_name(number), diagnosis=heart.condition) for number, heart in enumerate(hearts)]
+    values = {_patient_name(number): targets_of(heart) for number, heart in enumerate(hearts)}
     indicators, diseases = tuple(hearts[0].indicators()), disease_columns()
     recordings, targets = target_tables(rows, values, (indicators, diseases, COVARIATES))
-    identity = {"version": PAIRS_VERSION, "ceilings": ceilings(), **dataclasses.asdict(simulation)}
+    identity = {"version": _PAIRS_VERSION, "ceilings": ceilings(), **dataclasses.asdict(simulation)}
     return PairIndex(
         "simulated-pairs",
         Path(),
@@ -134,20 +134,20 @@ def draw_pair(
         heart,
         settings.seconds,
         settings.ecg_rate,
-        stream(simulation.seed, PAIR, number, ECG),
+        stream(simulation.seed, _PAIR, number, ECG),
         noise=simulation.ecg_noise,
     )
-    axes = [(SHORT_AXIS, settings.pixel_spacing)]
-    axes += [(LONG_AXIS, settings.long_axis_spacing)] if settings.long_axis else []
+    axes = [(_SHORT_AXIS, settings.pixel_spacing)]
+    axes += [(_LONG_AXIS, settings.long_axis_spacing)] if settings.long_axis else []
     cines = [
         to_bytes(
             render_cine(
                 heart,
-                stream(simulation.seed, PAIR, number, axis),
+                stream(simulation.seed, _PAIR, number, axis),
                 settings.frames,
                 settings.size,
                 spacing,
-                long_axis=axis == LONG_AXIS,
+                long_axis=axis == _LONG_AXIS,
             ),
             settings.percentiles,
         )
@@ -167,9 +167,9 @@ def draw_pair(
 
 # As files -------------------------------------------------------------------------------------------
 
-FILE_RATE, FILE_SECONDS = 500.0, 10.0
+_FILE_RATE, _FILE_SECONDS = 500.0, 10.0
 """Hertz and seconds of the ECGs."""
-FILE_FRAMES, FILE_SIZE = 24, 96
+_FILE_FRAMES, _FILE_SIZE = 24, 96
 """Frames and pixels of the cines."""
 STEPS = 400
 """Steps of brightness for that of muscle."""
@@ -229,7 +229,7 @@ def write_pairs(
             f"{patients} patients of kind {kind!r}, with {missing} missing and an ECG noise of {ecg_noise}, "
             "cannot be written."
         )
-    settings: dict[str, Any] = {"pairs": PAIRS_VERSION, "patients": patients, "seed": seed, "kind": kind}
+    settings: dict[str, Any] = {"pairs": _PAIRS_VERSION, "patients": patients, "seed": seed, "kind": kind}
     settings |= {"ecg_noise": ecg_noise, "missing": missing, "long_axis": long_axis, "ceilings": ceilings()}
     if holds_cohort(root, settings):
         return root
@@ -251,7 +251,7 @@ def write_pairs(
 def _with_gaps(table: pd.DataFrame, missing: float, seed: int) -> pd.DataFrame:
     """Return the table with some of its numbers left out."""
     numbers = [name for name in targets_of(draw_heart(0, 0)) if not name.startswith(DISEASE)]
-    lost = stream(seed, PAIR).random((len(table), len(numbers))) < missing
+    lost = stream(seed, _PAIR).random((len(table), len(numbers))) < missing
     table[numbers] = table[numbers].mask(lost)
     return table
 
@@ -260,16 +260,16 @@ def _write_patient(
     root: Path, seed: int, number: int, ecg_noise: float, kind: str, long_axis: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the files of one patient; return the rows of ``pairs.csv`` and of ``truth.csv``."""
-    heart, name = draw_heart(seed, number), patient_name(number)
-    ecg = render_ecg(heart, FILE_SECONDS, FILE_RATE, stream(seed, PAIR, number, ECG), noise=ecg_noise)
+    heart, name = draw_heart(seed, number), _patient_name(number)
+    ecg = render_ecg(heart, _FILE_SECONDS, _FILE_RATE, stream(seed, _PAIR, number, ECG), noise=ecg_noise)
     row: dict[str, Any] = {"patient": name, "ecg": _write_ecg(root, name, ecg, kind)}
-    row |= {"ecg_rate": FILE_RATE} if kind == "npy" else {}
-    axes = [("cmr", "sa", SHORT_AXIS, SHORT_AXIS_SPACING)]
-    axes += [("long_axis", "la", LONG_AXIS, LONG_AXIS_SPACING)] if long_axis else []
+    row |= {"ecg_rate": _FILE_RATE} if kind == "npy" else {}
+    axes = [("cmr", "sa", _SHORT_AXIS, SHORT_AXIS_SPACING)]
+    axes += [("long_axis", "la", _LONG_AXIS, LONG_AXIS_SPACING)] if long_axis else []
     for column, suffix, axis, usual in axes:
-        spacing = usual * 64 / FILE_SIZE
-        rng = stream(seed, PAIR, number, axis)
-        cine = render_cine(heart, rng, FILE_FRAMES, FILE_SIZE, spacing, long_axis=axis == LONG_AXIS)
+        spacing = usual * 64 / _FILE_SIZE
+        rng = stream(seed, _PAIR, number, axis)
+        cine = render_cine(heart, rng, _FILE_FRAMES, _FILE_SIZE, spacing, long_axis=axis == _LONG_AXIS)
         row[column] = _write_cine(root, f"{name}_{suffix}", cine, spacing, kind)
         row |= {f"{column}_spacing": spacing} if kind == "npy" else {}
     row |= {"diagnosis": heart.condition}
@@ -284,7 +284,7 @@ def _write_ecg(root: Path, name: str, ecg: NDArray[np.float32], kind: str) -> st
         return f"ecg/{name}.npy"
     wfdb.wrsamp(
         name,
-        fs=FILE_RATE,
+        fs=_FILE_RATE,
         units=["mV"] * len(LEADS),
         sig_name=list(LEADS),
         p_signal=ecg.T.astype(np.float64),

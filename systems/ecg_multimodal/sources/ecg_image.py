@@ -25,16 +25,16 @@ Picture = NDArray[np.uint8]
 
 PAPER_SECONDS = 10.0
 """Time that the width of a picture stands for, seconds."""
-MM_PER_SECOND = 25.0
-MM_PER_MILLIVOLT = 10.0
+_MM_PER_SECOND = 25.0
+_MM_PER_MILLIVOLT = 10.0
 PAPER, GRID, INK = (255, 250, 247), (240, 150, 150), (25, 25, 35)
 """Colours of the paper, of its grid and of the trace: red, green, blue."""
-PEN_MM, FINE_LINE_MM, BOLD_LINE_MM = 0.3, 0.1, 0.2
+_PEN_MM, _FINE_LINE_MM, _BOLD_LINE_MM = 0.3, 0.1, 0.2
 """Width of the trace, of the 1 mm lines and of the 5 mm lines, millimetres."""
 MARGIN = 0.04
 """Share of the height, above and below, that a trace is shifted to leave free."""
 SHEET = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"), ("II",))
-SMALLEST_SIDE = 16
+_SMALLEST_SIDE = 16
 """Pixels below which the shorter side of a picture cannot show an ECG."""
 
 
@@ -149,7 +149,7 @@ def write_picture(path: Path, picture: Picture, quality: int = 90) -> None:
 
 
 def _pixels_per_mm(width: int) -> float:
-    return width / (PAPER_SECONDS * MM_PER_SECOND)
+    return width / (PAPER_SECONDS * _MM_PER_SECOND)
 
 
 @functools.lru_cache(maxsize=8)
@@ -158,7 +158,7 @@ def _blank(width: int, height: int, grid: bool) -> Picture:
     strength = np.zeros((height, width), dtype=np.float32)
     if grid:
         scale = _pixels_per_mm(width)
-        for step, thickness, weight in ((1, FINE_LINE_MM, 0.5), (5, BOLD_LINE_MM, 1.0)):
+        for step, thickness, weight in ((1, _FINE_LINE_MM, 0.5), (5, _BOLD_LINE_MM, 1.0)):
             rows, columns = (_lines(size, scale, step, thickness) for size in (height, width))
             np.maximum(strength, weight * np.maximum(rows[:, None], columns[None, :]), out=strength)
     paper, line = np.array(PAPER, dtype=np.float32), np.array(GRID, dtype=np.float32)
@@ -167,7 +167,7 @@ def _blank(width: int, height: int, grid: bool) -> Picture:
 
 def _paper(width: int, height: int, grid: bool) -> Picture:
     """Return paper to draw on."""
-    if width < SMALLEST_SIDE or height < SMALLEST_SIDE:
+    if width < _SMALLEST_SIDE or height < _SMALLEST_SIDE:
         raise ValueError(f"A picture of {width} x {height} pixels is too small to draw on.")
     return _blank(width, height, grid).copy()
 
@@ -191,7 +191,7 @@ def _draw_trace(
     if np.isnan(signal).all():
         return
     rows = _trace_rows(signal, sampling_rate, right - left, bottom - top, scale)
-    mask = _pen(rows, bottom - top, PEN_MM * scale / 2)
+    mask = _pen(rows, bottom - top, _PEN_MM * scale / 2)
     part = Image.fromarray(picture[top:bottom, left:right])
     part.paste(INK, mask=Image.fromarray(mask))
     picture[top:bottom, left:right] = np.asarray(part)
@@ -204,11 +204,11 @@ def _trace_rows(
 
     The last point of a column is the first of the next, so that strokes join.
     """
-    per_column = sampling_rate / (scale * MM_PER_SECOND)
+    per_column = sampling_rate / (scale * _MM_PER_SECOND)
     points = max(1, int(np.ceil(per_column)))
     where = np.arange(columns * points + 1) / points * per_column
     volts = np.interp(where, np.arange(len(signal)), signal, right=np.nan)
-    rise = scale * MM_PER_MILLIVOLT
+    rise = scale * _MM_PER_MILLIVOLT
     rows = _zero_row(signal, height, rise) - volts * rise
     return np.concatenate([rows[:-1].reshape(columns, points), rows[points::points, None]], axis=1)
 
@@ -278,14 +278,14 @@ def _as_scanned(
     return np.clip(values.round(), 0, 255).astype(np.uint8)
 
 
-RESAMPLING = Image.Resampling.HAMMING
+_RESAMPLING = Image.Resampling.HAMMING
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
-LARGEST_PICTURE = 80_000_000
+_LARGEST_PICTURE = 80_000_000
 """Pixels above which a file is refused before it is decoded."""
-FAINT = 0.2
+_FAINT = 0.2
 """Darkness, as a share of that of black, that is still paper: grain, and what JPEG leaves of a grid."""
-FINENESS = 4
+_FINENESS = 4
 """Ink is told from paper at up to so many times the size asked for, where a thin trace is still dark."""
 
 
@@ -339,8 +339,8 @@ def to_ink(picture: Image.Image | Picture, height: int, width: int | None = None
     lightest = functools.reduce(ImageChops.lighter, _on_white(image).split())
     scale = min(height / image.height, width / image.width)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    fine = lightest.reduce(max(1, int(1 / (FINENESS * scale))))
-    ink = _darker_than(_paper_around(lightest.resize(size, RESAMPLING)), fine).resize(size, RESAMPLING)
+    fine = lightest.reduce(max(1, int(1 / (_FINENESS * scale))))
+    ink = _darker_than(_paper_around(lightest.resize(size, _RESAMPLING)), fine).resize(size, _RESAMPLING)
     box = np.zeros((height, width), dtype=np.uint8)
     top, left = (height - size[1]) // 2, (width - size[0]) // 2
     box[top : top + size[1], left : left + size[0]] = np.asarray(ink).round()
@@ -365,15 +365,15 @@ def _open(path: Path) -> Image.Image:
 
 def _check_size(path: Path, image: Image.Image) -> None:
     """Refuse a picture before it is decoded."""
-    if image.width * image.height > LARGEST_PICTURE:
+    if image.width * image.height > _LARGEST_PICTURE:
         raise DataError(
             f"The picture {path.name} has {image.width} x {image.height} pixels; "
-            f"at most {LARGEST_PICTURE // 1_000_000} million are read: scale it down."
+            f"at most {_LARGEST_PICTURE // 1_000_000} million are read: scale it down."
         )
-    if min(image.size) < SMALLEST_SIDE:
+    if min(image.size) < _SMALLEST_SIDE:
         raise DataError(
             f"The picture {path.name} has {image.width} x {image.height} pixels, "
-            f"and {SMALLEST_SIDE} are the least for a side: replace it."
+            f"and {_SMALLEST_SIDE} are the least for a side: replace it."
         )
 
 
@@ -401,4 +401,4 @@ def _darker_than(paper: Image.Image, image: Image.Image) -> Image.Image:
     """Return how much darker each pixel of an image is than the paper, 0 to 255, as real numbers."""
     light = np.asarray(paper.resize(image.size, Image.Resampling.BILINEAR))
     darkness = (light - np.asarray(image, dtype=np.float32)) / np.maximum(light, 1)
-    return Image.fromarray(255 * np.clip((darkness - FAINT) / (1 - FAINT), 0, 1))
+    return Image.fromarray(255 * np.clip((darkness - _FAINT) / (1 - _FAINT), 0, 1))

@@ -74,7 +74,7 @@ def prepare_patient(
         problems.append(_used_without(name, "signal", error))
     try:
         if drawn and ecg is not None:
-            image = draw_ink(ecg, leads, settings, name)
+            image = _draw_ink(ecg, leads, settings, name)
         elif row["image"]:
             path = root / row["image"]
             image = read_ecg_image(path, settings.image_height, settings.image_width)
@@ -88,7 +88,7 @@ def prepare_patient(
     return PreparedPatient(metadata, signal, image, problems=problems)
 
 
-def draw_ink(
+def _draw_ink(
     ecg: Ecg, leads: tuple[str, ...], settings: ModalitySettings, name: str
 ) -> NDArray[np.uint8] | None:
     """Return a picture drawn from a signal as ink, shape (height, width); None where lead II is missing.
@@ -178,7 +178,7 @@ def without(modality: str) -> str:
     return f" It is used without {modality}."
 
 
-LENGTH_TOLERANCE = 0.1
+_LENGTH_TOLERANCE = 0.1
 """Share by which a row may be shorter or longer than the middle one of all rows."""
 LARGEST_GAPS = 0.1
 """Share of samples that may be missing."""
@@ -278,7 +278,7 @@ def _usable(
         if len(same) > 1:
             lines = ", ".join(str(one.line) for one in same)
             what += f" The patient occurs {len(same)} times (lines {lines})."
-        elif row.place and abs(row.samples - middle) > LENGTH_TOLERANCE * middle:
+        elif row.place and abs(row.samples - middle) > _LENGTH_TOLERANCE * middle:
             what = f"The row has {row.samples} samples where {middle} are usual (line {row.line})."
         if what:
             what = f"No signal of {path.name} is used. {what.strip()}"
@@ -290,17 +290,17 @@ def _usable(
 
 def _warnings(path: Path, rows: dict[str, list[_Row]]) -> list[Problem]:
     """Return what is doubtful about signals that are used."""
-    doubts = []
+    warnings = []
     used = [(name, row) for name, same in rows.items() for row in same if row.place]
     for name, row in used:
         if not row.span:
             what = f"Its signal is constant ({path.name}, line {row.line})."
-            doubts.append(Problem(name, what, "Check the electrode; remove the row.", left_out=False))
+            warnings.append(Problem(name, what, "Check the electrode; remove the row.", left_out=False))
     span = float(np.median([row.span for _, row in used])) if used else 0.0
     if span > LARGEST_MILLIVOLTS:
         what = f"The signals range over {span:g}, half of them over more: they seem not to be in millivolts."
-        doubts.append(Problem(path.name, what, "Divide them by the gain.", left_out=False))
-    return doubts
+        warnings.append(Problem(path.name, what, "Divide them by the gain.", left_out=False))
+    return warnings
 
 
 @contextlib.contextmanager

@@ -31,11 +31,11 @@ from simulation.causes import CAUSES, PAPER_RATE, Cause, CauseSettings, PatientV
 from simulation.clinical import CLINICAL_COLUMNS
 from systems.ecg_multimodal.sources.ecg_image import draw_ecg
 
-DrawECG = Callable[[NDArray[Any], float], NDArray[Any]]
+_DrawECG = Callable[[NDArray[Any], float], NDArray[Any]]
 """From lead II in millivolts, and its sampling rate, to a picture of bytes: (250, 2500) or (250, 2500, 3)."""
-FOLDERS_VERSION = 1
+_FOLDERS_VERSION = 1
 """Raised when the same settings would give other files."""
-PICTURE_QUALITY = 90
+_PICTURE_QUALITY = 90
 _README = """\
 SIMULATED DATA
 
@@ -55,7 +55,7 @@ def write_patient_folders(
     *,
     prevalences: Mapping[Cause, float] | None = None,
     tables: Literal["xlsx", "csv"] = "xlsx",
-    draw: DrawECG | None = None,
+    draw: _DrawECG | None = None,
     jobs: int = 1,
     progress: bool = False,
     **others: Any,
@@ -97,7 +97,7 @@ def write_patient_folders(
         )
     shares = tuple(prevalences[cause] for cause in causes) if prevalences else ()
     settings = CauseSettings(patients, seed, tuple(causes), shares, missing=missing, **others)
-    identity = {"folders": FOLDERS_VERSION, "tables": tables, "settings": dataclasses.asdict(settings)}
+    identity = {"folders": _FOLDERS_VERSION, "tables": tables, "settings": dataclasses.asdict(settings)}
     if not holds_cohort(root, identity):
         with new_cohort(root, identity, _README) as unfinished:
             _write_files(
@@ -115,7 +115,7 @@ def _write_files(
     root: Path,
     settings: CauseSettings,
     tables: Literal["xlsx", "csv"],
-    draw: DrawECG,
+    draw: _DrawECG,
     jobs: int,
     progress: bool,
 ) -> None:
@@ -137,14 +137,14 @@ def _write_files(
     truth.to_csv(root / "truth.csv", index=False, lineterminator="\n")
 
 
-def _write_patient(root: Path, settings: CauseSettings, number: int, draw: DrawECG) -> PatientViews:
+def _write_patient(root: Path, settings: CauseSettings, number: int, draw: _DrawECG) -> PatientViews:
     """Simulate one patient, draw the paper, and return everything else."""
     views = simulate_views(settings, number)
     name = views.truth["id"]
     folder = root / "images" / str(name)
     folder.mkdir(parents=True)
     Image.fromarray(draw(views.paper, PAPER_RATE)).save(
-        folder / f"{name:03d}ECG_lead2.jpg", quality=PICTURE_QUALITY
+        folder / f"{name:03d}ECG_lead2.jpg", quality=_PICTURE_QUALITY
     )
     return dataclasses.replace(views, paper=views.paper[:0])
 

@@ -17,7 +17,7 @@ from datasets.sources import DataError, Problem
 from datasets.wfdb_files import is_inside
 from systems.ecg_pcg.settings import PreparationSettings
 
-BEAT_RATE = 2000.0
+_BEAT_RATE = 2000.0
 """Rate above which signals are anti-aliased before beats are cut, hertz."""
 MODALITIES = ("ecg", "pcg")
 INDEX_COLUMNS = {
@@ -140,8 +140,8 @@ def _condition(
 ) -> tuple[NDArray[np.floating], float]:
     """Return (signal, rate) ready for cutting: gaps filled, at most 2000 Hz, filtered if wanted, z-scored."""
     samples, rate = fill_gaps(signal.samples.astype(np.float64)), signal.sampling_rate
-    if rate > BEAT_RATE:
-        samples, rate = resample(samples, rate, BEAT_RATE), BEAT_RATE
+    if rate > _BEAT_RATE:
+        samples, rate = resample(samples, rate, _BEAT_RATE), _BEAT_RATE
     if settings.bandpass:
         try:
             samples = bandpass(samples, rate, settings.ecg_band if kind == "ecg" else settings.pcg_band)

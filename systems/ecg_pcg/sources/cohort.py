@@ -30,13 +30,13 @@ from datasets.sources import (
 from datasets.wfdb_files import is_inside, read_header, signal_files
 from systems.ecg_pcg.sources.beats_of_recording import index_table
 
-LABELS_FILE = "labels.csv"
-ECG_NAME = re.compile(r".*(ecg|ekg).*|(lead[ _-]*)?(i{1,3}|av[rlf]|v[1-9]r?|mli{1,3}|mcl[1-6])")
-PCG_NAME = re.compile(r".*(pcg|phono|stetho|heart[ _-]*sound).*|(.*[^a-z])?hs([^a-z].*)?")
+_LABELS_FILE = "labels.csv"
+_ECG_NAME = re.compile(r".*(ecg|ekg).*|(lead[ _-]*)?(i{1,3}|av[rlf]|v[1-9]r?|mli{1,3}|mcl[1-6])")
+_PCG_NAME = re.compile(r".*(pcg|phono|stetho|heart[ _-]*sound).*|(.*[^a-z])?hs([^a-z].*)?")
 PLAUSIBLE_RATE = {"ECG": (50.0, 20_000.0), "PCG": (500.0, 200_000.0)}
 """Sampling rates that are believed, hertz; outside, the header is more likely wrong than right."""
-NO_GROUPS = Problem(
-    LABELS_FILE,
+_NO_GROUPS = Problem(
+    _LABELS_FILE,
     "There is neither a session nor a person column: each recording counts as a session of its own, so "
     "persons may be shared between train and test, and scores flattered.",
     "Add a column person (or session) if anyone was recorded more than once.",
@@ -71,9 +71,9 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
         If ``labels.csv`` is absent or unreadable, lacks a column, or its labels are ambiguous.
     """
     _refuse_same_channel(ecg_channel, pcg_channel)
-    table = read_labels(root / LABELS_FILE)
+    table = read_labels(root / _LABELS_FILE)
     unit = next((column for column in ("session", "person") if column in table.columns), "recording")
-    problems = [*table.problems, *([NO_GROUPS] if unit == "recording" else [])]
+    problems = [*table.problems, *([_NO_GROUPS] if unit == "recording" else [])]
     headers = _find_headers(root, problems)
     rows = []
     for name, row in table.rows.items():
@@ -84,7 +84,9 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
         except _UnusableError as reason:
             problems.append(Problem(name, *reason.args))
     for name in sorted(set(headers) - table.listed):
-        problems.append(Problem(name, f"The record has no row in {LABELS_FILE}.", "Add a row, or remove it."))
+        problems.append(
+            Problem(name, f"The record has no row in {_LABELS_FILE}.", "Add a row, or remove it.")
+        )
     problems += _keep_persons_apart(rows)
     numbers = [{"position": math.nan} | {key: int(row[key]) for key in ("label", "quality")} for row in rows]
     index = index_table([{**row, **own} for row, own in zip(rows, numbers, strict=True)])
@@ -96,7 +98,7 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
         index,
         problems,
         {"cohort": unit},
-        [LABELS_FILE],
+        [_LABELS_FILE],
         choices,
         simulated=(root / SIMULATION).is_file(),
     )
@@ -123,7 +125,7 @@ def find_channels(
     _refuse_same_channel(ecg_channel, pcg_channel)
     names = [_folded(name) for name in _channel_names(header)]
     named = (_folded(ecg_channel), _folded(pcg_channel))
-    usual = [(ECG_NAME, PCG_NAME), (PCG_NAME, ECG_NAME)]
+    usual = [(_ECG_NAME, _PCG_NAME), (_PCG_NAME, _ECG_NAME)]
     found: list[int | None] = []
     for wanted, (own, other) in zip(named, usual, strict=True):
         fitting = [
@@ -174,7 +176,7 @@ def _is_inside(name: str) -> bool:
 
 def _check_row(row: dict[str, str], headers: dict[str, str], unit: str) -> None:
     """Refuse a row of the table of labels that does not name a record, a label and a session."""
-    name, where = row["recording"], f"row {row['row']} of {LABELS_FILE}"
+    name, where = row["recording"], f"row {row['row']} of {_LABELS_FILE}"
     if not _is_inside(name):
         raise _UnusableError(
             f"The name ({where}) leads out of the folder.", "Name it relative to the folder."
@@ -248,9 +250,11 @@ def _index_row(
 ) -> dict[str, str]:
     """Return the index row of one recording; add what is doubtful to the problems."""
     quality = plain_number(row["quality"])
-    if quality not in QUALITIES:
+    if quality not in _QUALITIES:
         what = f"The quality {row['quality']!r} is neither 1 (good) nor 0 (unsure); it counts as 0."
-        problems.append(Problem(row["recording"], what, f"Correct row {row['row']} of {LABELS_FILE}.", False))
+        problems.append(
+            Problem(row["recording"], what, f"Correct row {row['row']} of {_LABELS_FILE}.", False)
+        )
     return {
         "recording": row["recording"],
         "set": "cohort",
@@ -261,7 +265,7 @@ def _index_row(
         "label": str(LABELS[plain_number(row["label"])]),
         "diagnosis": row["diagnosis"],
         "site": row["site"],
-        "quality": str(QUALITIES.get(quality, 0)),
+        "quality": str(_QUALITIES.get(quality, 0)),
         "needs": "any",
     }
 
@@ -304,11 +308,11 @@ def _keep_persons_apart(rows: list[dict[str, str]]) -> list[Problem]:
 
 
 COLUMNS = ("recording", "session", "person", "label", "diagnosis", "site", "quality", "annotation")
-QUALITIES = {"": 1, "good": 1, "1": 1, "unsure": 0, "0": 0}
+_QUALITIES = {"": 1, "good": 1, "1": 1, "unsure": 0, "0": 0}
 
 
 @dataclass(frozen=True)
-class LabelsTable:
+class _LabelsTable:
     """What ``labels.csv`` says.
 
     Attributes
@@ -330,7 +334,7 @@ class LabelsTable:
     problems: list[Problem]
 
 
-def read_labels(path: Path) -> LabelsTable:
+def read_labels(path: Path) -> _LabelsTable:
     """Read the table: commas, semicolons or tabs; with or without byte order mark; any line ends.
 
     Raises
@@ -359,7 +363,7 @@ def read_labels(path: Path) -> LabelsTable:
         else:
             rows.append(row)
     _refuse_ambiguous(path, rows)
-    return LabelsTable(columns, _single(path, rows, problems), {row["recording"] for row in rows}, problems)
+    return _LabelsTable(columns, _single(path, rows, problems), {row["recording"] for row in rows}, problems)
 
 
 def record_name(cell: str) -> str:

@@ -36,12 +36,12 @@ from simulation.population import ORDER, RECORDING, SEGMENTATION, assign_labels,
 from simulation.settings import SimulationSettings
 from simulation.signals import ECG_COUNTS_PER_MILLIVOLT, SAMPLING_RATE, Signals, simulate_signals
 
-SIMULATOR_VERSION = 2
+_SIMULATOR_VERSION = 2
 """Raised when the same settings would give other files."""
-SPECIAL_FROM = 20
+_SPECIAL_FROM = 20
 """Recordings from which a cohort holds poor recordings, one without ECG, and one with a noise gap."""
-POOR_SHARE = 0.04
-ONSET_JITTER = 0.006
+_POOR_SHARE = 0.04
+_ONSET_JITTER = 0.006
 """Error of the automatic segmentation, seconds."""
 SHORTEST_DURATION = 6.0
 
@@ -57,7 +57,7 @@ simulation.json    the settings; the same settings give the same files
 
 
 @dataclass(frozen=True)
-class PlannedRecording:
+class _PlannedRecording:
     """One recording before it is rendered.
 
     Attributes
@@ -85,7 +85,7 @@ class PlannedRecording:
     with_gap: bool = False
 
 
-def plan_cohort(settings: SimulationSettings) -> list[PlannedRecording]:
+def plan_cohort(settings: SimulationSettings) -> list[_PlannedRecording]:
     """Return the recordings of a cohort, sorted by session, person and site.
 
     Raises
@@ -99,15 +99,15 @@ def plan_cohort(settings: SimulationSettings) -> list[PlannedRecording]:
     total = settings.sessions * per_session
     rng = stream(settings.seed, ORDER)
     numbers = rng.permutation(total)
-    special = [int(place) for place in rng.permutation(total)] if total >= SPECIAL_FROM else []
-    without_ecg, with_gap, poor = special[:1], special[1:2], special[2 : 2 + round(POOR_SHARE * total)]
+    special = [int(place) for place in rng.permutation(total)] if total >= _SPECIAL_FROM else []
+    without_ecg, with_gap, poor = special[:1], special[1:2], special[2 : 2 + round(_POOR_SHARE * total)]
     return [
-        PlannedRecording(
+        _PlannedRecording(
             name=f"a{numbers[place] + 1:04d}",
             session=place // per_session,
             person=place // settings.recordings,
             index=place % per_session,
-            site=SITES[place % settings.recordings],
+            site=_SITES[place % settings.recordings],
             abnormal=bool(labels[place // settings.recordings]),
             poor=place in poor,
             with_ecg=place not in without_ecg,
@@ -120,7 +120,7 @@ def plan_cohort(settings: SimulationSettings) -> list[PlannedRecording]:
 def _check(settings: SimulationSettings) -> None:
     """Raise ValueError for the first setting that is out of range."""
     total = settings.sessions * settings.persons * settings.recordings
-    sites = len(SITES)
+    sites = len(_SITES)
     rules = (
         (settings.sessions >= 1, "sessions", "1 or more"),
         (settings.persons >= 1, "persons", "1 or more"),
@@ -161,7 +161,7 @@ def write_cohort(
         If a setting is out of range.
     """
     plan = plan_cohort(settings)
-    identity = {"simulator": SIMULATOR_VERSION, "settings": dataclasses.asdict(settings)}
+    identity = {"simulator": _SIMULATOR_VERSION, "settings": dataclasses.asdict(settings)}
     if not holds_cohort(directory, identity, "cohort"):
         with new_cohort(directory, identity, _README, "cohort") as unfinished:
             _write_files(unfinished, settings, plan, jobs, progress)
@@ -169,10 +169,10 @@ def write_cohort(
 
 
 def _write_files(
-    root: Path, settings: SimulationSettings, plan: list[PlannedRecording], jobs: int, progress: bool
+    root: Path, settings: SimulationSettings, plan: list[_PlannedRecording], jobs: int, progress: bool
 ) -> None:
     """Write everything a cohort consists of into a new folder."""
-    for folder in (SET_FOLDER, HAND_CORRECTED_FOLDER, SPRINGER_FOLDER):
+    for folder in (_SET_FOLDER, HAND_CORRECTED_FOLDER, SPRINGER_FOLDER):
         (root / folder).mkdir(parents=True)
     size = settings.recordings
     persons = [plan[first : first + size] for first in range(0, len(plan), size)]
@@ -187,7 +187,7 @@ def _write_files(
 
 
 def _write_person(
-    root: Path, settings: SimulationSettings, planned: list[PlannedRecording]
+    root: Path, settings: SimulationSettings, planned: list[_PlannedRecording]
 ) -> list[dict[str, Any]]:
     """Render and write the recordings of one person; return their rows of ground_truth.csv."""
     rows = []
@@ -199,7 +199,7 @@ def _write_person(
 
 
 def simulate_recording(
-    settings: SimulationSettings, planned: PlannedRecording
+    settings: SimulationSettings, planned: _PlannedRecording
 ) -> tuple[Signals, dict[str, Any]]:
     """Return the signals of one recording and the truth behind them, without touching a file.
 
@@ -249,26 +249,26 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write_recording(
-    root: Path, settings: SimulationSettings, planned: PlannedRecording, signals: Signals
+    root: Path, settings: SimulationSettings, planned: _PlannedRecording, signals: Signals
 ) -> None:
     """Write the record and both of its annotations."""
     name, count = planned.name, len(signals.pcg)
     ecg = signals.ecg if planned.with_ecg else None
-    write_record(root / SET_FOLDER, name, int(planned.abnormal), signals.pcg, ecg)
-    states = heart_states(signals.beats, count, signals.gap)
+    write_record(root / _SET_FOLDER, name, int(planned.abnormal), signals.pcg, ecg)
+    states = _heart_states(signals.beats, count, signals.gap)
     write_states(root / HAND_CORRECTED_FOLDER / f"{name}_StateAns.mat", "state_ans", states)
     rng = stream(settings.seed, SEGMENTATION, planned.person, planned.index)
-    automatic = jittered(heart_states(signals.beats, count), count, ONSET_JITTER, rng)
+    automatic = _jittered(_heart_states(signals.beats, count), count, _ONSET_JITTER, rng)
     write_states(root / SPRINGER_FOLDER / f"{name}_StateAns0.mat", "state_ans0", automatic)
 
 
-SET_FOLDER = "training-a"
+_SET_FOLDER = "training-a"
 HAND_CORRECTED_FOLDER = "annotations/hand_corrected/training-a_StateAns"
 SPRINGER_FOLDER = "annotations/springer_alg/training-a-Aut"
 APPENDIX = "annotations/Online_Appendix_training_set.csv"
 
 # Auscultation sites and diagnoses as the appendix spells them, trailing blanks included.
-SITES = (
+_SITES = (
     "Left of apex ",
     "Left of parasternum   ",
     "Parasternum when sit    ",
@@ -279,18 +279,18 @@ SITES = (
     "2nd left intercostal space",
     "Superior of apex  ",
 )
-NORMAL_SPELLING = "Normal "
+_NORMAL_SPELLING = "Normal "
 
 STATE_NAMES = ("S1", "systole", "S2", "diastole")
-GAP_START, GAP_END = "(N", "N)"
-MATLAB_HEADER_BYTES = 116
+_GAP_START, _GAP_END = "(N", "N)"
+_MATLAB_HEADER_BYTES = 116
 """Length of the free text of a MATLAB 5 file, in which scipy would write the time of day."""
 
 State = tuple[int, str]
 """First sample of a heart state, counted from 1, and its name."""
 
 
-def heart_states(beats: BeatSequence, count: int, gap: tuple[float, float] | None = None) -> list[State]:
+def _heart_states(beats: BeatSequence, count: int, gap: tuple[float, float] | None = None) -> list[State]:
     """Return the heart states of a recording, ascending; the first entry is the state at sample 1.
 
     Parameters
@@ -317,10 +317,10 @@ def _with_gap(states: list[State], gap: tuple[float, float], count: int) -> list
     first, last = (min(int(second * SAMPLING_RATE) + 1, count) for second in gap)
     before = [state for state in states if state[0] < first]
     after = [state for state in states if state[0] > last]
-    return [*before, (first, GAP_START), (last, GAP_END), *after]
+    return [*before, (first, _GAP_START), (last, _GAP_END), *after]
 
 
-def jittered(states: list[State], count: int, deviation: float, rng: np.random.Generator) -> list[State]:
+def _jittered(states: list[State], count: int, deviation: float, rng: np.random.Generator) -> list[State]:
     """Return states with onsets moved by a normal error, as an automatic segmentation finds them.
 
     Parameters
@@ -343,11 +343,11 @@ def write_states(path: Path, variable: str, states: list[State]) -> None:
     cells = np.empty((len(states), 2), dtype=object)
     for row, (sample, name) in enumerate(states):
         cells[row, 0] = np.array([[sample]], dtype=np.int32)
-        cells[row, 1] = name if name in (GAP_START, GAP_END) else np.array([[name]], dtype=object)
+        cells[row, 1] = name if name in (_GAP_START, _GAP_END) else np.array([[name]], dtype=object)
     buffer = io.BytesIO()
     scipy.io.savemat(buffer, {variable: cells}, do_compression=True)
-    text = b"MATLAB 5.0 MAT-file, simulated heart states".ljust(MATLAB_HEADER_BYTES)
-    path.write_bytes(text + buffer.getvalue()[MATLAB_HEADER_BYTES:])
+    text = b"MATLAB 5.0 MAT-file, simulated heart states".ljust(_MATLAB_HEADER_BYTES)
+    path.write_bytes(text + buffer.getvalue()[_MATLAB_HEADER_BYTES:])
 
 
 def write_record(
@@ -390,7 +390,7 @@ def write_tables(root: Path, rows: Sequence[dict[str, Any]]) -> None:
     rows : sequence of dict
         A recording each: recording, original_name, label, quality, diagnosis, site, beats.
     """
-    folder = root / SET_FOLDER
+    folder = root / _SET_FOLDER
     table = pd.DataFrame(rows).sort_values("recording", ignore_index=True)
     signed = table["label"].map({0: -1, 1: 1})
     reference = pd.DataFrame({"name": table["recording"], "label": signed, "quality": table["quality"]})
@@ -400,9 +400,9 @@ def write_tables(root: Path, rows: Sequence[dict[str, Any]]) -> None:
         _write_csv(table.loc[chosen, ["recording"]], folder / f"RECORDS{suffix}", header=False)
     appendix = {
         "Challenge record name": table["recording"],
-        "Database": SET_FOLDER,
+        "Database": _SET_FOLDER,
         "Original record name": table["original_name"],
-        "Diagnosis": table["diagnosis"].replace("Normal", NORMAL_SPELLING),
+        "Diagnosis": table["diagnosis"].replace("Normal", _NORMAL_SPELLING),
         "Class (-1=normal 1=abnormal)": signed,
         "# Beat (automated algorithm)": table["beats"],
         "# Beats requiring hand correction": 0,
