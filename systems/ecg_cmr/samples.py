@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from datasets.cache import Cache
-from learning.samples import Samples
+from learning.loop import Samples
 
 TARGETS = ("indicators", "diseases", "covariates")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from common.errors import UserError
 from datasets.cache import Cache
 from datasets.patients import SUPERCLASSES, VIEWS
-from learning.samples import Samples
+from learning.loop import Samples
 
 
 @dataclasses.dataclass(frozen=True)
