@@ -123,7 +123,7 @@ def process_group(device_name: str) -> Iterator[Processes]:
     processes = start_processes(device_name)
     said = threading.Lock()
     try:
-        with _told_to_end(processes, said):
+        with _sigterm_explained(processes, said):
             try:
                 yield processes
             finally:
@@ -144,7 +144,7 @@ def is_lost_connection(error: RuntimeError) -> bool:
 
 
 @contextlib.contextmanager
-def _told_to_end(processes: Processes, said: threading.Lock) -> Iterator[None]:
+def _sigterm_explained(processes: Processes, said: threading.Lock) -> Iterator[None]:
     """While the block lasts, say why if torchrun ends this process, as it does when another is lost.
 
     A thread listens: the process may be waiting for the other where Python does not hear signals.
