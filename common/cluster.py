@@ -86,11 +86,11 @@ def _check_workers(client: Any, address: str, folder: Path) -> None:
             f"The scheduler or the workers of the Dask cluster at {address} cannot import this project "
             f"({error}): start them with PYTHONPATH set to its folder, here {_project()}; {GUIDE}."
         ) from None
-    readable = client.run(os.path.isdir, str(folder))
-    blind = [worker for worker, found in readable.items() if not found]
+    seen = client.run(os.path.isdir, str(folder))
+    blind = [worker for worker, found in seen.items() if not found]
     if folder.is_dir() and blind:
         raise UserError(
-            f"{len(blind)} of {len(readable)} workers of the Dask cluster at {address} see no folder {folder} "
+            f"{len(blind)} of {len(seen)} workers of the Dask cluster at {address} see no folder {folder} "
             f"(the first: {blind[0]}): name one on a file system that all of them share with --raw-dir."
         )
 
