@@ -171,9 +171,3 @@ def _sigterm_explained(processes: Processes, said: threading.Lock) -> Iterator[N
         signal.signal(signal.SIGTERM, before)
         signal.set_wakeup_fd(-1)
         writer.close()
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the network inside the wrappers of `Processes.wrap` and `learning.loop.compiled`."""
-    model = getattr(model, "_orig_mod", model)
-    return model.module if isinstance(model, DistributedDataParallel) else model

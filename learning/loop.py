@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ from common.errors import UserError
 from config import OptimizationSettings
 from learning.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from learning.devices import autocast
-from learning.distributed import Processes, unwrap
+from learning.distributed import Processes
 from learning.tracking import Tracker
 
 _LEAST_IMPROVEMENT = 1e-4
@@ -272,7 +273,7 @@ class Schedule:
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     """Return the model with its forward and backward pass compiled at the first step.
 
-    The weights are those of ``model``; `learning.distributed.unwrap` returns it.
+    The weights are those of ``model``; `unwrap` returns it.
 
     Raises
     ------
@@ -285,6 +286,12 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise UserError("--compile on CUDA needs Triton: pip install triton, or go without.")
     return cast(nn.Module, torch.compile(model))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the network inside the wrappers of `Processes.wrap` and `compiled`."""
+    model = getattr(model, "_orig_mod", model)
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def check_batch_size(run: FoldContext) -> None:

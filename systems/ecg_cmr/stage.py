@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from datasets.cache import Cache
 from learning.checkpoint import BEST, file_digest, load_checkpoint
-from learning.distributed import unwrap
-from learning.loop import FoldContext
+from learning.loop import FoldContext, unwrap
 from models.ecg_cmr.cmr_mae import CMREncoder
 from models.ecg_cmr.ecg_mae import ECGEncoder
 from models.ecg_cmr.transformer import TokenEncoder

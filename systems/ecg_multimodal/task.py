@@ -26,8 +26,7 @@ from datasets.patients import SUPERCLASSES
 from datasets.splits import Fold
 from evaluation.figures import confusion_figure, roc_figure
 from evaluation.scores import macro_auroc
-from learning.distributed import unwrap
-from learning.loop import FoldContext, class_weights
+from learning.loop import FoldContext, class_weights, unwrap
 from models.ecg_multimodal.network import MultimodalNetwork
 from systems.base.task import BINARY_CARRIED, BinaryTask
 from systems.ecg_multimodal.explain import explain_patient

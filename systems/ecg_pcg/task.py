@@ -23,7 +23,7 @@ from datasets.signals import shorten_beats
 from datasets.splits import Fold
 from evaluation.figures import beat_attention_figure, confusion_figure, roc_figure
 from learning.devices import choose_precision
-from learning.distributed import unwrap
+from learning.loop import unwrap
 from models import MODELS, SINGLE_MODALITY, TAKES_ABSENCE, build_model
 from models.layers.blocks import MODALITIES
 from models.pacfnet import PACFNet

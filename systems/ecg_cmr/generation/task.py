@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from datasets.splits import Fold
 from learning.checkpoint import LAST, load_checkpoint
-from learning.distributed import unwrap
-from learning.loop import FoldContext, Progress, fit
+from learning.loop import FoldContext, Progress, fit, unwrap
 from learning.tracking import Tracker
 from models.ecg_cmr.cine_generator import EARLIEST, CineGenerator, noise_for
 from models.ecg_cmr.cmr_mae import CMREncoder

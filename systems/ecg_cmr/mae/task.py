@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from datasets.ecg import LEADS
-from learning.distributed import unwrap
+from learning.loop import unwrap
 from models.ecg_cmr.cmr_mae import CMRMaskedAutoencoder
 from models.ecg_cmr.ecg_mae import ECGMaskedAutoencoder
 from models.ecg_cmr.masking import MaskedAutoencoder

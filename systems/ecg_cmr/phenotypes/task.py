@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from datasets.splits import Fold
 from evaluation.scores import macro_auroc
-from learning.distributed import unwrap
-from learning.loop import FoldContext
+from learning.loop import FoldContext, unwrap
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from models.ecg_cmr.transformer import TokenEncoder
 from systems.ecg_cmr.phenotypes.conformal import measure_errors
