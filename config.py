@@ -34,7 +34,7 @@ class SourceSettings:
     """Processes that prepare recordings in parallel; -1: one a core."""
     dask: str = ""
     """Address of the scheduler of a Dask cluster whose workers prepare the recordings instead, as in
-    tcp://HOST:8786; raw_dir is then a folder that all of them see (docs/scale.md)."""
+    tcp://HOST:8786; raw_dir is then a folder that all of them can read (docs/scale.md)."""
     strict: bool = False
     """Stop at the first recording that cannot be used instead of listing it in skipped.csv."""
     dry_run: bool = False

@@ -87,7 +87,7 @@ def _check_workers(client: Any, address: str, folder: Path) -> None:
             f"({error}): start them with PYTHONPATH set to its folder, here {_project()}; {GUIDE}."
         ) from None
     seen = client.run(os.path.isdir, str(folder))
-    blind = [worker for worker, sees in seen.items() if not sees]
+    blind = [worker for worker, found in seen.items() if not found]
     if folder.is_dir() and blind:
         raise UserError(
             f"{len(blind)} of {len(seen)} workers of the Dask cluster at {address} see no folder {folder} "

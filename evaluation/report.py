@@ -206,7 +206,7 @@ def _evaluate_units(predictions: pd.DataFrame, by: str | None, draws: int, seed:
 
 
 def _figures(units: pd.DataFrame, unit: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    said = {"unit": unit, "protocol": metrics["protocol"], "stamp": metrics["stamp"]}
+    said = {"unit": unit, "protocol": metrics["protocol"], "watermark": metrics["stamp"]}
     limit = 0.5 if metrics["threshold"] == "half" else None
     auroc = metrics[unit]["at_half"]["intervals"]["auroc"]
     interval = Interval(**auroc) if auroc["low"] is not None else None

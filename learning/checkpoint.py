@@ -33,7 +33,7 @@ class Checkpoint(TypedDict):
     settings: dict[str, Any]
     """Those of training.py, nested as in `common.command_line.to_plain`."""
     inputs: NotRequired[dict[str, Any]]
-    """What the model knows of its inputs beside the settings."""
+    """What the model was built with beside the settings."""
     label_share: NotRequired[float]
     """Share of abnormal among the samples that were learned from."""
     parts: Tensor

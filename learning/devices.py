@@ -12,7 +12,7 @@ import torch
 from common.errors import UserError
 
 CPU_ROWS = 64
-"""Samples judged in one pass on a CPU, at most: by 256, each takes a full-size network 1.7 times as long."""
+"""Samples of one forward pass on a CPU, at most; with 256, each takes 1.7 times as long (full size)."""
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -50,7 +50,7 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the type of the forward pass: what was asked for, or bfloat16 where it is native."""
+    """Return the type of the forward pass: the one named, or bfloat16 where it is native."""
     if name == "auto":
         return torch.bfloat16 if computes_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
@@ -63,12 +63,12 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     return torch.autocast(device.type, dtype=precision)
 
 
-def rows_at_once(wanted: int, device: torch.device) -> int:
-    """Return how many samples to judge in one forward pass: as many as wanted, on a CPU fewer if need be.
+def rows_at_once(count: int, device: torch.device) -> int:
+    """Return how many samples one forward pass takes: ``count``, on a CPU at most `CPU_ROWS`.
 
-    What is said of a sample does not depend on it. A loss over a batch may: this is for predictions only.
+    The prediction of a sample does not depend on it. A loss over a batch may: this is for predictions only.
     """
-    return min(wanted, CPU_ROWS) if device.type == "cpu" else wanted
+    return min(count, CPU_ROWS) if device.type == "cpu" else count
 
 
 def set_threads(count: int) -> None:

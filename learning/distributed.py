@@ -123,7 +123,7 @@ def process_group(device_name: str) -> Iterator[Processes]:
     processes = start_processes(device_name)
     said = threading.Lock()
     try:
-        with _told_to_end(processes, said):
+        with _sigterm_explained(processes, said):
             try:
                 yield processes
             finally:
@@ -144,7 +144,7 @@ def is_lost_connection(error: RuntimeError) -> bool:
 
 
 @contextlib.contextmanager
-def _told_to_end(processes: Processes, said: threading.Lock) -> Iterator[None]:
+def _sigterm_explained(processes: Processes, said: threading.Lock) -> Iterator[None]:
     """While the block lasts, say why if torchrun ends this process, as it does when another is lost.
 
     A thread listens: the process may be waiting for the other where Python does not hear signals.
@@ -171,9 +171,3 @@ def _told_to_end(processes: Processes, said: threading.Lock) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
         signal.set_wakeup_fd(-1)
         writer.close()
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the network inside the wrappers of `Processes.wrap` and `learning.loop.compiled`."""
-    model = getattr(model, "_orig_mod", model)
-    return model.module if isinstance(model, DistributedDataParallel) else model

@@ -17,22 +17,57 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 from tqdm import tqdm
 
 from common.errors import UserError
 from config import OptimizationSettings
 from learning.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from learning.devices import autocast
-from learning.distributed import Processes, unwrap
-from learning.optimization import LEAST_IMPROVEMENT, Schedule, make_optimizer
-from learning.samples import Samples
+from learning.distributed import Processes
 from learning.tracking import Tracker
 
+_LEAST_IMPROVEMENT = 1e-4
+"""Decrease of the validation loss that counts as better."""
 CHECK_EVERY = 20
 """Steps between two checks of the loss (reading it waits for the device)."""
 COMPILERS = ("g++", "clang++", "c++")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of a task, read by row.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One row a sample, with ``recording``, ``session`` and ``label``.
+    """
+
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.table)
+
+    def batch(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the samples of these rows (int64, on the CPU) as a batch on the device of the samples."""
+        raise NotImplementedError
+
+    def describe(self, rows: Tensor) -> str:
+        """Name the recordings of these rows, for an error message."""
+        return f"recordings {', '.join(sorted(self.table['recording'].iloc[rows.numpy()].unique()))}"
+
+
+def class_weights(label: Tensor, rows: np.ndarray) -> Tensor:
+    """Return the weight of each sample: n / (2 n_class) of its class, counted on these rows only."""
+    counts = torch.bincount(label[torch.from_numpy(rows).to(label.device)], minlength=2)
+    return (counts.sum() / (2 * counts.clamp(min=1)))[label]
 
 
 class Learner:
@@ -162,10 +197,83 @@ def fit(run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = 
     return progress
 
 
+def make_optimizer(
+    model: nn.Module, settings: OptimizationSettings, groups: list[dict[str, Any]] | None = None
+) -> torch.optim.Optimizer:
+    """Return the optimizer of all trainable weights.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    settings : OptimizationSettings
+    groups : list of dict, optional
+        Parameters in groups with a learning rate ``lr`` and a ``weight_decay`` each; default: all alike.
+    """
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    weights: Any = groups or trainable
+    return kinds[settings.optimizer](
+        weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=settings.fused or None
+    )
+
+
+class Schedule:
+    """The learning rate over time, whether it moves by steps, by epochs, or not at all.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    settings : OptimizationSettings
+    steps_per_epoch : int
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, settings: OptimizationSettings, steps_per_epoch: int
+    ) -> None:
+        self._scheduler: LRScheduler
+        if settings.schedule == "one-cycle":
+            total = settings.epochs * steps_per_epoch
+            peaks = [group["lr"] for group in optimizer.param_groups]
+            self._scheduler = OneCycleLR(optimizer, max_lr=peaks, total_steps=total)
+        elif settings.schedule == "plateau":
+            # torch waits for one bad epoch more than its patience; Keras, and the paper, do not
+            self._scheduler = ReduceLROnPlateau(
+                optimizer,
+                factor=0.1,
+                patience=max(settings.plateau_patience - 1, 0),
+                threshold=_LEAST_IMPROVEMENT,
+                threshold_mode="abs",
+            )
+        else:
+            self._scheduler = LambdaLR(optimizer, lambda _: 1.0)
+
+    def after_step(self) -> None:
+        """Move on after an optimizer step."""
+        if isinstance(self._scheduler, OneCycleLR):
+            self._scheduler.step()
+
+    def after_epoch(self, loss: float) -> None:
+        """Move on after an epoch that ended with this (validation) loss."""
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(loss)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the state as plain types."""
+        return {
+            key: value
+            for key, value in self._scheduler.state_dict().items()
+            if isinstance(value, int | float | str | bool | list)
+        }
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Restore what `state_dict` returned."""
+        self._scheduler.load_state_dict(state)
+
+
 def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     """Return the model with its forward and backward pass compiled at the first step.
 
-    The weights are those of ``model``; `learning.distributed.unwrap` returns it.
+    The weights are those of ``model``; `unwrap` returns it.
 
     Raises
     ------
@@ -178,6 +286,12 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise UserError("--compile on CUDA needs Triton: pip install triton, or go without.")
     return cast(nn.Module, torch.compile(model))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the network inside the wrappers of `Processes.wrap` and `compiled`."""
+    model = getattr(model, "_orig_mod", model)
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def check_batch_size(run: FoldContext) -> None:
@@ -323,7 +437,7 @@ def _early_stopping(run: FoldContext, progress: Progress, scores: dict[str, floa
     progress.epoch += 1
     progress.history.append(scores)
     selects = settings.early_stop > 0 and "val/loss" in scores
-    better = not selects or scores["val/loss"] < progress.best_loss - LEAST_IMPROVEMENT
+    better = not selects or scores["val/loss"] < progress.best_loss - _LEAST_IMPROVEMENT
     if better:
         progress.best_loss = scores.get("val/loss", math.inf)
         progress.best_epoch, progress.stale = progress.epoch, 0

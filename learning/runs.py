@@ -100,7 +100,7 @@ def is_begun(folder: Path, fold: str) -> bool:
 
 
 def _busy(folder: Path, fold: str, file: IO[str]) -> str:
-    """Say who is training a fold."""
+    """Return the message that names the process that trains a fold."""
     with file:
         file.seek(0)
         owner = file.read().strip() or "another process"
@@ -228,8 +228,8 @@ def find_checkpoints(given: Path | None, checkpoint_dir: Path, which: str) -> li
         runs = sorted(path.name for path in checkpoint_dir.glob("*") if (path / "settings.json").exists())
         there = f"Runs in {checkpoint_dir}: {', '.join(runs)}." if runs else "Train one with training.py."
         raise UserError(f"There is no {which}.pt in {folder} or in its folds. {there}")
-    judged = [path for path in found if path.parent.name != "fold_all"]
-    return judged or found
+    folds = [path for path in found if path.parent.name != "fold_all"]
+    return folds or found
 
 
 def newest_run(checkpoint_dir: Path, task: str = "") -> Path:

@@ -1,4 +1,4 @@
-"""Which package answers for a task: the only file that knows all systems. It imports what is asked for.
+"""Which package answers for a task: the only file that knows all systems, imported when needed.
 
 Every system answers the same questions by the same names. A module is looked for in the package of the task
 first, then in that of its system::

@@ -345,8 +345,8 @@ def test_what_is_not_as_it_was_in_training_is_said(workspace, session_run, tmp_p
     metrics = workspace.judge(run, *places)
     said = capsys.readouterr().out
     for line in (
-        "trained with torch 1.0, judged with",
-        "trained with commit 000000000000, judged with",
+        "trained with torch 1.0, evaluated with",
+        "trained with commit 000000000000, evaluated with",
         "fold 1 was trained with optimization.learning_rate 0.5, fold 0 with",
         "samples.csv of the prepared data is not the one trained on",
         "trained on 0.1",

@@ -1,4 +1,6 @@
-"""evaluate.py --compare from the command line: single runs, several seeds, and what is absent."""
+"""evaluate.py from the command line: --compare, and the options that only some tasks have."""
+
+import os
 
 import numpy as np
 import pandas as pd
@@ -7,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 import evaluate
 from common.errors import UserError
+from common.files import write_json
 
 
 def results(root, name, noise, seed):
@@ -58,3 +61,54 @@ def test_a_run_that_was_not_evaluated_is_named(tmp_path, absent):
     results(tmp_path / "runs", "one", 1.0, 0)
     with pytest.raises(UserError, match=r"There is no .*nowhere.*recordings\.csv: evaluate that run first"):
         compare(tmp_path, "one", absent)
+
+
+# Options of the task -------------------------------------------------------------------------------
+
+
+def trained(root, name, task, time):
+    """Leave what tells the task of a run, trained at some time; return its folder."""
+    best = root / name / "fold_0" / "best.pt"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    os.utime(best, (time, time))
+    write_json(root / name / "settings.json", {"task": task})
+    return root / name
+
+
+def test_the_task_is_that_of_the_checkpoint_the_word_or_the_newest_run(tmp_path):
+    older, newer = trained(tmp_path, "a", "ecg-pcg", 1), trained(tmp_path, "b", "ecg-to-cmr", 2)
+    place = ("--checkpoint-dir", str(tmp_path))
+    for path in (older, older / "fold_0", older / "fold_0" / "best.pt"):
+        assert evaluate.choose_task("", [*place, f"--checkpoint={path}"]) == "ecg-pcg"
+    assert evaluate.choose_task("", place) == "ecg-to-cmr"
+    assert evaluate.choose_task("ecg-to-cmr", [*place, "--checkpoint", str(newer)]) == "ecg-to-cmr"
+    assert evaluate.choose_task("ecg-multimodal", place) == "ecg-multimodal"
+    for options in (["--audit"], ["--compare", "a", "b"]):
+        assert evaluate.choose_task("", [*place, *options]) == "ecg-pcg", "no run is meant"
+    assert evaluate.choose_task("", ["--checkpoint-dir", str(tmp_path / "nowhere")]) == "ecg-pcg"
+    with pytest.raises(UserError, match="is a run of ecg-pcg: write ecg-pcg in place of ecg-to-cmr"):
+        evaluate.choose_task("ecg-to-cmr", [*place, "--checkpoint", str(older)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("ecg-multimodal", "--audit"), "--audit is for runs of ecg-pcg, and this one is of ecg-multimodal"),
+        (("ecg-mae", "--prevalence=0.1"), "--prevalence is for runs of ecg-pcg, and this one is of ecg-mae"),
+        (("ecg-pcg", "--guidance", "2"), "--guidance is for runs of ecg-to-cmr, and this one is of ecg-pcg"),
+        (
+            ("ecg-pcg", "--patients", "2"),
+            "for runs of cine-autoencoder, ecg-to-cmr, and this one is of ecg-pcg",
+        ),
+    ],
+)
+def test_an_option_of_another_task_is_refused_and_the_task_named(arguments, said):
+    with pytest.raises(UserError, match=said):
+        evaluate.main(arguments)
+
+
+def test_a_task_word_takes_the_newest_run_of_that_task(tmp_path):
+    trained(tmp_path, "a", "ecg-pcg", 1)
+    with pytest.raises(UserError, match="no trained run of ecg-multimodal in"):
+        evaluate.main(["ecg-multimodal", "--checkpoint-dir", str(tmp_path)])

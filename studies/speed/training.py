@@ -37,8 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from config import OptimizationSettings
 from learning.devices import computes_bfloat16
 from learning.distributed import Processes
-from learning.loop import FoldContext, compiled, train_step
-from learning.optimization import make_optimizer
+from learning.loop import FoldContext, compiled, make_optimizer, train_step
 from learning.parallel_folds import threads_each
 from models.layers.layers import choose_layout
 from studies.speed.inference import Preset, recordings

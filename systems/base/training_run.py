@@ -28,8 +28,15 @@ from datasets.splits import ALL, Fold, final_fold, make_folds, splits_table
 from learning.checkpoint import BEST, LAST, load_checkpoint, provenance, save_checkpoint
 from learning.devices import choose_device, choose_precision, describe_machine, set_threads
 from learning.distributed import Processes, process_group
-from learning.loop import FoldContext, Progress, check_batch_size, predict, train_one_epoch
-from learning.optimization import Schedule, make_optimizer
+from learning.loop import (
+    FoldContext,
+    Progress,
+    Schedule,
+    check_batch_size,
+    make_optimizer,
+    predict,
+    train_one_epoch,
+)
 from learning.parallel_folds import check_at_once, devices_at_once, fold_command, threads_each, train_at_once
 from learning.runs import flatten, is_begun, is_finished, lock_folder, lock_run, open_run, run_name
 from learning.tracking import Tracker
@@ -90,7 +97,8 @@ def train(task: Task, command: Sequence[str | Path]) -> Path:
         Folder of the checkpoints.
     """
     settings: RunSettings = task.settings
-    check_at_once(settings.at_once)
+    if settings.at_once != 1:
+        check_at_once(settings.at_once)
     set_threads(settings.threads)
     if settings.at_once > 1 and not settings.dry_run:
         return _train_parallel_folds(task, command)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from common.errors import UserError
 from datasets.cache import Cache
-from learning.samples import Samples
+from learning.loop import Samples
 
-TARGETS = ("indicators", "diseases", "covariates")
+_TARGETS = ("indicators", "diseases", "covariates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Pairs(Samples):
     def taken(self, rows: np.ndarray) -> Pairs:
         """Return some of the patients."""
         here = torch.from_numpy(rows).to(self.ecg.device)
-        views = {name: getattr(self, name) for name in ("ecg", "lead_present", "cmr")}
+        arrays = {name: getattr(self, name) for name in ("ecg", "lead_present", "cmr")}
         changed: dict[str, Any] = {
-            name: view[here] if view.stride(0) else view[: len(rows)] for name, view in views.items()
+            name: array[here] if array.stride(0) else array[: len(rows)] for name, array in arrays.items()
         }
         for name in ("has", "targets"):
             changed[name] = {key: value[here] for key, value in getattr(self, name).items()}
@@ -77,14 +77,14 @@ class Pairs(Samples):
         return dataclasses.replace(self, table=table, **changed)
 
     def describe_inputs(self) -> dict[str, Any]:
-        """Return what a network must know of its inputs, in plain types."""
+        """Return the shape and the columns of the inputs, in plain types."""
         return {
             "leads": self.ecg.shape[1],
             "samples": self.ecg.shape[2],
             "ecg_rate": self.ecg_rate,
             "frames": self.cmr.shape[1],
             "size": self.cmr.shape[2],
-            **{name: list(self.names[name]) for name in TARGETS},
+            **{name: list(self.names[name]) for name in _TARGETS},
         }
 
     def with_inputs(self, inputs: Mapping[str, Any]) -> Pairs:
@@ -104,16 +104,16 @@ class Pairs(Samples):
                 )
         missing = torch.full_like(self.ecg[:, 0, 0], torch.nan)
         targets = {}
-        for kind in TARGETS:
-            known = dict(zip(self.names[kind], self.targets[kind].unbind(dim=1), strict=True))
-            columns = [known.get(name, missing) for name in inputs[kind]]
-            targets[kind] = torch.stack(columns, dim=1) if columns else self.targets[kind][:, :0]
+        for group in _TARGETS:
+            known = dict(zip(self.names[group], self.targets[group].unbind(dim=1), strict=True))
+            columns = [known.get(name, missing) for name in inputs[group]]
+            targets[group] = torch.stack(columns, dim=1) if columns else self.targets[group][:, :0]
         return dataclasses.replace(
-            self, targets=targets, names={kind: tuple(inputs[kind]) for kind in TARGETS}
+            self, targets=targets, names={group: tuple(inputs[group]) for group in _TARGETS}
         )
 
 
-def _view(cache: Cache, name: str, needed: bool, device: torch.device) -> Tensor:
+def _tensor(cache: Cache, name: str, needed: bool, device: torch.device) -> Tensor:
     """Return an array of a cache; where it is not needed, zeros of its shape that take no memory."""
     array = cache.array(name)
     if needed:
@@ -139,22 +139,22 @@ def read_pairs(cache: Cache, needs: tuple[str, ...], device: torch.device) -> Pa
         If no patient has it.
     """
     table, known = cache.table("samples"), cache.table("targets", missing=("",))
-    names = {kind: tuple(cache.manifest["targets"][kind]) for kind in TARGETS}
+    names = {group: tuple(cache.manifest["targets"][group]) for group in _TARGETS}
     everyone = Pairs(
         table=table,
-        ecg=_view(cache, "ecg", "ecg" in needs, device),
+        ecg=_tensor(cache, "ecg", "ecg" in needs, device),
         lead_present=torch.tensor(cache.array("lead_present")).bool().to(device),
-        cmr=_view(cache, "cmr", "cmr" in needs, device),
+        cmr=_tensor(cache, "cmr", "cmr" in needs, device),
         has={name: torch.tensor(table[f"has_{name}"].to_numpy(bool)).to(device) for name in ("ecg", "cmr")},
         targets={
-            kind: torch.tensor(known[list(columns)].to_numpy(np.float32)).to(device)
-            for kind, columns in names.items()
+            group: torch.tensor(known[list(columns)].to_numpy(np.float32)).to(device)
+            for group, columns in names.items()
         },
         names=names,
         ecg_rate=float(cache.manifest["settings"]["ecg_rate"]),
     )
     usable = torch.stack([everyone.has[name] for name in needs]).all(dim=0).cpu().numpy()
     if not usable.any():
-        words = " and ".join({"ecg": "an ECG", "cmr": "a cine"}[name] for name in needs)
-        raise UserError(f"No patient of {cache.path} has {words}, which this task needs.")
+        needed = " and ".join({"ecg": "an ECG", "cmr": "a cine"}[name] for name in needs)
+        raise UserError(f"No patient of {cache.path} has {needed}, which this task needs.")
     return everyone if usable.all() else everyone.taken(np.flatnonzero(usable))

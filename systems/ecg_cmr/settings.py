@@ -11,12 +11,12 @@ import tyro
 from config import EvaluationSettings, OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
 
 PatientProtocol = Literal["patient"]
-Arm = Literal["ecg", "cmr"]
+_Modality = Literal["ecg", "cmr"]
 
 
 @dataclass(frozen=True)
 class PairSettings:
-    """What is done to ECG and cine before a model sees them. Part of the name of the cache."""
+    """What is done to ECG and cine before a model reads them. Part of the name of the cache."""
 
     ecg_rate: float = 250.0
     """Sampling rate of the ECGs, hertz; higher ones are reduced without aliases."""
@@ -50,12 +50,12 @@ class PairSettings:
 
 @dataclass(frozen=True)
 class PairSimulationSettings:
-    """Simulated patients of whom ECG and cine are drawn from the same heart."""
+    """Simulated patients whose ECG and cine are generated from the same heart."""
 
     patients: Annotated[int, tyro.conf.arg(aliases=("--patients",))] = 2000
     """Number of patients."""
     seed: int = 0
-    """Seed of the cohort; the same seed draws the same patients."""
+    """Seed of the cohort; the same seed generates the same patients."""
     ecg_noise: float = 1.0
     """Factor on baseline wander, muscle noise and mains hum of the ECG; 0: none."""
 
@@ -65,8 +65,8 @@ class LoadDataSettings(SourceSettings):
     """Settings of load_data.py for the ECG-CMR tasks, which share one cache."""
 
     simulate: bool = False
-    """Draw simulated patients straight into a cache. With --raw-dir, they are first written there as files,
-    in the layout of one's own pairs."""
+    """Generate simulated patients straight into a cache. With --raw-dir, they are first written there as
+    files, in the layout of one's own pairs."""
     raw_dir: Path | None = None
     """Folder with one's own pairs.csv, or that of ACDC (cines alone) or PTB-XL (ECGs alone). Default:
     data/raw/pairs; for ecg-mae then $PTBXL_DIR and data/raw/ptb-xl, for cmr-mae then data/raw/acdc."""
@@ -165,7 +165,7 @@ class PhenotypeSettings(StageSettings):
     """Run of ecg-mae or ecg-cmr-contrast that the encoder starts from; default: from scratch."""
     init_cmr: Path | None = None
     """Run of cmr-mae or ecg-cmr-contrast that the encoder starts from, with --reads cmr."""
-    reads: Arm = "ecg"
+    reads: _Modality = "ecg"
     """What is read: the ECG, or the CMR itself, as the bound of what the ECG can reach."""
     label_fraction: float = 1.0
     """Share of the training patients whose indicators and diseases are known, 0 to 1."""
@@ -194,7 +194,7 @@ class AutoencoderSettings:
     kl_weight: float = 1e-6
     """Weight of the Kullback-Leibler divergence beside the squared error."""
     frames_a_step: int = 2
-    """Frames of each cine of a batch that a training step sees, drawn at random."""
+    """Frames of each cine of a batch that a training step takes, chosen at random."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class GeneratorSettings:
     blocks: int = 2
     """Residual blocks a level."""
     harmonics: int = 4
-    """Harmonics of the cardiac cycle that are drawn, beside its mean."""
+    """Harmonics of the cardiac cycle that are generated, beside its mean."""
     objective: Literal["velocity", "noise", "flow"] = "flow"
     """What is predicted: the noise, the velocity (both diffusion), or the velocity of a straight flow."""
     tokens: Literal["leads", "all"] = "all"
@@ -214,7 +214,7 @@ class GeneratorSettings:
     condition_dropout: float = 0.1
     """Share of the training samples whose ECG is hidden, 0 to 1, so that guidance means something."""
     average_decay: float = 0.999
-    """Of the running average of the weights that samples are drawn with, a step, 0 to 1."""
+    """Of the running average of the weights that samples are generated with, a step, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class EcgToCmrSettings(StageSettings):
     """Size of the autoencoder: that of the run it comes from."""
     generator: tyro.conf.OmitArgPrefixes[GeneratorSettings] = GeneratorSettings()
     shuffle_pairs: bool = False
-    """Pair each training ECG with another patient's cine: nothing of the ECG may be left in what is drawn."""
+    """Pair each training ECG with another patient's cine: generated cines then must not depend on the ECG."""
 
 
 @dataclass(frozen=True)

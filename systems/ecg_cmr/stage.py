@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from datasets.cache import Cache
 from learning.checkpoint import BEST, file_digest, load_checkpoint
-from learning.distributed import unwrap
-from learning.loop import FoldContext
+from learning.loop import FoldContext, unwrap
 from models.ecg_cmr.cmr_mae import CMREncoder
 from models.ecg_cmr.ecg_mae import ECGEncoder
 from models.ecg_cmr.transformer import TokenEncoder
@@ -43,7 +42,7 @@ class Stage(Task):
         return self.needs
 
     def inputs(self, samples: Pairs) -> dict[str, Any]:
-        """Return what a network must know of its inputs, in plain types."""
+        """Return the shape and the columns of the inputs, in plain types."""
         return samples.describe_inputs()
 
     def with_inputs(self, samples: Pairs, inputs: Mapping[str, Any]) -> Pairs:
@@ -52,32 +51,32 @@ class Stage(Task):
 
     def parents(self) -> dict[str, Path]:
         """Return the runs that the encoders start from, by modality."""
-        given = {kind: getattr(self.settings, f"init_{kind}", None) for kind in ("ecg", "cmr")}
-        return {kind: path for kind, path in given.items() if path is not None}
+        given = {modality: getattr(self.settings, f"init_{modality}", None) for modality in ("ecg", "cmr")}
+        return {modality: path for modality, path in given.items() if path is not None}
 
     def describe_parents(self) -> list[dict[str, Any]]:
-        """Return what a checkpoint remembers of its parents: run, hash, and patients they learned from."""
+        """Return what a checkpoint stores of its parents: run, hash, and patients they were trained on."""
         found = []
-        for kind, path in self.parents().items():
-            place = find_parent(path)
-            content = load_checkpoint(place)
-            known = {"kind": kind, "run": content["run"], "sha256": file_digest(place)}
+        for modality, path in self.parents().items():
+            file = find_parent(path)
+            content = load_checkpoint(file)
+            known = {"kind": modality, "run": content["run"], "sha256": file_digest(file)}
             found.append(known | {"session": sorted(lineage(content))})
         return found
 
     def initialize(self, model: nn.Module, run: FoldContext) -> None:
         """Take encoders from the parents, and note whose patients they were trained on."""
-        for kind, path in self.parents().items():
-            encoder = self.encoder_of(unwrap(model), kind)
+        for modality, path in self.parents().items():
+            encoder = self.encoder_of(unwrap(model), modality)
             if encoder is None:
-                raise UserError(f"This run reads no {kind.upper()}: leave --init-{kind} away.")
+                raise UserError(f"This run reads no {modality.upper()}: leave --init-{modality} away.")
             parent = find_parent(path)
             refuse_known(load_checkpoint(parent), parent, run)
-            take_encoder(encoder, load_checkpoint(parent), kind, parent)
+            take_encoder(encoder, load_checkpoint(parent), modality, parent)
 
-    def encoder_of(self, model: nn.Module, kind: str) -> TokenEncoder | None:
+    def encoder_of(self, model: nn.Module, modality: str) -> TokenEncoder | None:
         """Return the part of a model that reads the ECG or the CMR; None if it has none."""
-        found = getattr(model, f"{kind}_encoder", None)
+        found = getattr(model, f"{modality}_encoder", None)
         return found if isinstance(found, TokenEncoder) else None
 
     def predictions(self, samples: Pairs, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
@@ -92,10 +91,10 @@ class Stage(Task):
         return list(self.columns)
 
 
-def varied(batch: Mapping[str, Tensor], kind: str, wanted: bool) -> Tensor:
-    """Return the ``ecg`` or the ``cmr`` of a batch, varied where that is wanted."""
-    vary = {"ecg": shift_in_time, "cmr": vary_cine}[kind]
-    return vary(batch[kind]) if wanted else batch[kind]
+def varied(batch: Mapping[str, Tensor], modality: str, vary: bool) -> Tensor:
+    """Return the ``ecg`` or the ``cmr`` of a batch, varied if ``vary``."""
+    change = {"ecg": shift_in_time, "cmr": vary_cine}[modality]
+    return change(batch[modality]) if vary else batch[modality]
 
 
 def ecg_encoder(settings: Any, inputs: Mapping[str, Any]) -> ECGEncoder:
@@ -147,7 +146,7 @@ def find_parent(path: Path) -> Path:
 
 
 def refuse_known(parent: Mapping[str, Any], path: Path, run: FoldContext) -> None:
-    """Refuse a parent that was trained on a patient whom this run is judged on.
+    """Refuse a parent that was trained on a patient whom this run is evaluated on.
 
     Raises
     ------
@@ -156,9 +155,9 @@ def refuse_known(parent: Mapping[str, Any], path: Path, run: FoldContext) -> Non
     """
     parts = torch.as_tensor(run.metadata["parts"]).numpy()
     table = run.samples.table
-    judged = set(table["session"].iloc[np.flatnonzero(parts == 2)].astype(str))
+    tested = set(table["session"].iloc[np.flatnonzero(parts == 2)].astype(str))
     known = {str(name) for name in lineage(parent)}
-    shared = sorted(judged & known)
+    shared = sorted(tested & known)
     if shared:
         raise UserError(
             f"{path} was trained on {len(shared)} patients of this run's test part, {shared[0]} among them: "
@@ -172,7 +171,7 @@ def lineage(checkpoint: Mapping[str, Any]) -> set[str]:
     return own.union(*(parent["session"] for parent in checkpoint["parents"]))
 
 
-def take_encoder(encoder: TokenEncoder, content: Mapping[str, Any], kind: str, path: Path) -> None:
+def take_encoder(encoder: TokenEncoder, content: Mapping[str, Any], modality: str, path: Path) -> None:
     """Load the encoder of a parent into this one.
 
     Raises
@@ -181,13 +180,15 @@ def take_encoder(encoder: TokenEncoder, content: Mapping[str, Any], kind: str, p
         If the parent has none, or one of another size.
     """
     weights = content["model"]
-    places = (f"{kind}_encoder.", "encoder.")
-    reads = {"ecg-mae": "ecg", "cmr-mae": "cmr", "ecg-cmr-contrast": kind}.get(content["task"])
+    prefixes = (f"{modality}_encoder.", "encoder.")
+    reads = {"ecg-mae": "ecg", "cmr-mae": "cmr", "ecg-cmr-contrast": modality}.get(content["task"])
     if content["task"] == "ecg-phenotypes":
         reads = content["settings"]["reads"]
-    prefix = next((place for place in places if any(name.startswith(place) for name in weights)), None)
-    if prefix is None or reads != kind:
-        raise UserError(f"{path} is a run of {content['task']}, which has no encoder of the {kind.upper()}.")
+    prefix = next((start for start in prefixes if any(name.startswith(start) for name in weights)), None)
+    if prefix is None or reads != modality:
+        raise UserError(
+            f"{path} is a run of {content['task']}, which has no encoder of the {modality.upper()}."
+        )
     part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     try:
         encoder.load_state_dict(part)

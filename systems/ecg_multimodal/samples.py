@@ -1,4 +1,4 @@
-"""Samples of task ``ecg-multimodal``: the patients of a cache with their views, as tensors on a device."""
+"""Samples of task ``ecg-multimodal``: patients and their modalities, as tensors on a device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from common.errors import UserError
 from datasets.cache import Cache
 from datasets.patients import MODALITIES, SUPERCLASSES
-from learning.samples import Samples
+from learning.loop import Samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Patients(Samples):
         ``image`` (N, 1, H, W) bytes of ink, ``signal`` (N, leads, T) in millivolts, ``clinical``
         (N, features), NaN where a value is missing.
     has : mapping of str to torch.Tensor of bool, shape (N,)
-        Which recordings have which view.
+        Which recordings have which modality.
     clinical_names : tuple of str
-        Columns of the clinical view.
+        Columns of the clinical table.
     label : torch.Tensor of int, shape (N,) or (N, classes)
         0 or 1.
     weight : torch.Tensor, shape (N,)
@@ -44,16 +44,16 @@ class Patients(Samples):
     weight: Tensor
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the recordings of these rows: views, ``has_<view>``, label and weight."""
+        """Return the recordings of these rows: modalities, ``has_<modality>``, label and weight."""
         here = rows.to(self.label.device)
         batch = {"label": self.label[here], "weight": self.weight[here]}
-        for name, view in self.views.items():
-            batch |= {name: view[here], f"has_{name}": self.has[name][here]}
+        for name, values in self.views.items():
+            batch |= {name: values[here], f"has_{name}": self.has[name][here]}
         return batch
 
-    def without(self, view: str) -> Patients:
-        """Return the same patients without one view, as if it had not been recorded."""
-        return dataclasses.replace(self, has={**self.has, view: torch.zeros_like(self.has[view])})
+    def without(self, modality: str) -> Patients:
+        """Return the same patients without one modality, as if it had not been recorded."""
+        return dataclasses.replace(self, has={**self.has, modality: torch.zeros_like(self.has[modality])})
 
     def weighted(self, weight: Tensor) -> Patients:
         """Return the same patients with other weights in the loss."""
@@ -63,7 +63,7 @@ class Patients(Samples):
         """Return some of the patients."""
         here = torch.from_numpy(rows).to(self.label.device)
         changed: dict[str, Any] = {
-            name: {view: value[here] for view, value in getattr(self, name).items()}
+            name: {modality: value[here] for modality, value in getattr(self, name).items()}
             for name in ("views", "has")
         }
         table = self.table.iloc[rows].reset_index(drop=True).assign(sample=np.arange(len(rows)))
@@ -72,7 +72,7 @@ class Patients(Samples):
         )
 
     def describe_views(self) -> dict[str, Any]:
-        """Return what a network must know of the views, in plain types."""
+        """Return the sizes of the modalities and the clinical columns, in plain types."""
         return {
             "leads": self.views["signal"].shape[1],
             "image_size": list(self.views["image"].shape[2:]),
@@ -89,7 +89,7 @@ class Patients(Samples):
         """
         found = self.describe_views()
         for name in ("leads", "image_size"):
-            if found[name] != list_or_number(inputs[name]):
+            if found[name] != _list_or_number(inputs[name]):
                 raise UserError(
                     f"The network was trained with {name.replace('_', ' ')} {inputs[name]}, and these data "
                     f"have {found[name]}: prepare them with the same options of load_data.py."
@@ -103,13 +103,13 @@ class Patients(Samples):
         return dataclasses.replace(self, views=views, clinical_names=tuple(inputs["clinical"]))
 
 
-def list_or_number(value: Any) -> Any:
+def _list_or_number(value: Any) -> Any:
     """Return a sequence as a list, anything else as it is."""
     return list(value) if isinstance(value, list | tuple) else value
 
 
 def read_patients(cache: Cache, target: str, views: Sequence[str], device: torch.device) -> Patients:
-    """Return the patients of a cache that have a label and one of some views.
+    """Return the patients of a cache that have a label and one of some modalities.
 
     Parameters
     ----------
@@ -117,8 +117,8 @@ def read_patients(cache: Cache, target: str, views: Sequence[str], device: torch
         Made by load_data.py ecg-multimodal.
     target : {"normal", "superclasses"}
     views : sequence of str
-        Views that are read. A patient who has none of them is left out, with a warning; one without any
-        clinical value is kept, is judged by the other views, and by what is missing if there are none.
+        Modalities that are read. A patient who has none of them is left out, with a warning. One without any
+        clinical value is kept: the other modalities are read, or which values are missing if there are none.
     device : torch.device
 
     Raises
@@ -146,29 +146,29 @@ def read_patients(cache: Cache, target: str, views: Sequence[str], device: torch
     )
     known = (table[columns] >= 0).all(axis=1) if target == "normal" else table[columns].any(axis=1)
     labelled = everyone.taken(np.flatnonzero(known))
-    return with_some_view(labelled, views)
+    return _with_some_modality(labelled, views)
 
 
-def with_some_view(patients: Patients, views: Sequence[str]) -> Patients:
-    """Return the patients who have something that a network reads; say who has not."""
+def _with_some_modality(patients: Patients, views: Sequence[str]) -> Patients:
+    """Return the patients who have something that a network reads; print who has not."""
     others = [name for name in views if name != "clinical"]
     has = dict(patients.has)
     anything = torch.stack([torch.zeros_like(has["image"]), *(has[name] for name in others)]).any(dim=0)
     if "clinical" in views:
         unknown = (~has["clinical"] & ~anything).cpu().numpy()
         if unknown.any():
-            print(f"Warning: {named(patients, unknown)} no clinical value: only that is known of them.")
+            print(f"Warning: {_named(patients, unknown)} no clinical value: only that is known of them.")
         has["clinical"] = has["clinical"] | ~anything
         anything = anything | has["clinical"]
     lacking = (~anything).cpu().numpy()
     if lacking.any():
-        print(f"Warning: {named(patients, lacking)} none of {', '.join(views)}: they are left out.")
+        print(f"Warning: {_named(patients, lacking)} none of {', '.join(views)}: they are left out.")
     return dataclasses.replace(patients, has=has).taken(np.flatnonzero(~lacking))
 
 
-def named(patients: Patients, rows: np.ndarray) -> str:
+def _named(patients: Patients, rows: np.ndarray) -> str:
     """Return how many recordings some rows are, and which."""
     names = patients.table.loc[rows, "recording"].tolist()
     more = f" and {len(names) - 5} others" if len(names) > 5 else ""
-    words = "recordings ({}) have" if len(names) > 1 else "recording ({}) has"
-    return f"{len(names)} {words.format(', '.join(names[:5]) + more)}"
+    noun = "recordings ({}) have" if len(names) > 1 else "recording ({}) has"
+    return f"{len(names)} {noun.format(', '.join(names[:5]) + more)}"

@@ -18,7 +18,7 @@ View = Literal["image", "signal", "clinical"]
 
 @dataclass(frozen=True)
 class ModalitySettings:
-    """What is done to a patient's views before a model sees them. Part of the name of the cache."""
+    """What is done to a patient's modalities before a model reads them. Part of the name of the cache."""
 
     signal_rate: float = 100.0
     """Sampling rate of the signals, hertz; higher ones are reduced without aliases."""
@@ -50,7 +50,7 @@ class ModalitySettings:
 
 @dataclass(frozen=True)
 class PatientSimulationSettings:
-    """Simulated patients whose disease shows in known views only."""
+    """Simulated patients whose disease shows in known modalities only."""
 
     patients: int = 600
     """Number of patients."""

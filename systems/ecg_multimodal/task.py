@@ -2,9 +2,9 @@
 
 Data     patients of a cache made by load_data.py ecg-multimodal: ``image`` (B, 1, H, W), ``signal``
          (B, leads, T), ``clinical`` (B, features), and which of them each patient has
-Model    a branch a view and a gate a patient (`models.ecg_multimodal.network`), with learned absence tokens
+Model    a branch a modality and a gate a patient (`models.ecg_multimodal.network`), with absence tokens
 Loss     binary cross-entropy, both classes counting the same; beside it each branch's own, and if wanted
-         gradients of the view that is ahead are damped
+         gradients of the modality that is ahead are damped
 Target   normal or abnormal, or five diagnostic superclasses at once (``--target superclasses``)
 """
 
@@ -26,9 +26,7 @@ from datasets.patients import SUPERCLASSES
 from datasets.splits import Fold
 from evaluation.figures import confusion_figure, roc_figure
 from evaluation.scores import macro_auroc
-from learning.distributed import unwrap
-from learning.loop import FoldContext
-from learning.samples import class_weights
+from learning.loop import FoldContext, class_weights, unwrap
 from models.ecg_multimodal.network import MultimodalNetwork
 from systems.base.task import BINARY_CARRIED, BinaryTask
 from systems.ecg_multimodal.explain import explain_patient
@@ -44,7 +42,7 @@ from systems.ecg_multimodal.settings import MultimodalTrainingSettings
 
 Batch = dict[str, Tensor]
 DAMPED = "damped_"
-"""What a gradient is multiplied by, in the losses: followed by the modality."""
+"""Begins the names, in the losses, of what the gradient of a modality is multiplied by."""
 
 
 class EcgMultimodal(BinaryTask):
@@ -66,7 +64,7 @@ class EcgMultimodal(BinaryTask):
         return samples.weighted(class_weights(samples.label, fold.train))
 
     def inputs(self, samples: Patients) -> dict[str, Any]:
-        """Return what a network must know of its inputs, in plain types."""
+        """Return the sizes of the modalities and the clinical columns, in plain types."""
         return samples.describe_views()
 
     def with_inputs(self, samples: Patients, inputs: Mapping[str, Any]) -> Patients:
@@ -93,12 +91,12 @@ class EcgMultimodal(BinaryTask):
             raise UserError(str(error)) from None
 
     def initialize(self, model: nn.Module, run: FoldContext) -> None:
-        """Fit the scalers on the training part, and load the image weights that are asked for."""
+        """Fit the scalers on the training part, and load the image weights that the settings name."""
         network, samples = as_network(model), run.samples
         rows = run.train.to(samples.label.device)
         fitted = {name: samples.views[name][rows[samples.has[name][rows]]] for name in ("signal", "clinical")}
         try:
-            network.fit(**{name: view for name, view in fitted.items() if name in network.views})
+            network.fit(**{name: values for name, values in fitted.items() if name in network.views})
             if self.settings.model.image_weights is not None and "image" in network.views:
                 branch: Any = network.branches["image"]
                 branch.load_weights(self.settings.model.image_weights)
@@ -106,7 +104,7 @@ class EcgMultimodal(BinaryTask):
             raise UserError(f"{run.label}: {error}") from None
 
     def step(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Return losses of a batch and its probabilities, (B,) or (B, classes); NaN for who has no view."""
+        """Return losses and probabilities of a batch, (B,) or (B, classes); NaN for who has no modality."""
         views = as_network(model).views
         known = torch.stack([batch[f"has_{name}"] for name in views]).any(dim=0)
         part = {name: value[known] for name, value in batch.items()}
@@ -143,7 +141,7 @@ class EcgMultimodal(BinaryTask):
         return losses
 
     def after_backward(self, model: nn.Module, losses: Mapping[str, Tensor]) -> None:
-        """Damp the gradients of the view that is ahead, if that is asked for."""
+        """Damp the gradients of the modality that is ahead, if the settings say so."""
         network = as_network(model)
         if self.settings.model.modulation:
             coefficients = {name: float(losses[DAMPED + name]) for name in network.views}
@@ -173,15 +171,17 @@ class EcgMultimodal(BinaryTask):
         return samples.without(modality)
 
     def predictions(self, samples: Patients, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
-        """Return the table of predictions, one row a recording; who has none of the views is left out."""
+        """Return the table of predictions, one row a recording; who has no modality is left out."""
         table = samples.table.iloc[rows].reset_index(drop=True)
         if probability.ndim == 1:
             made = table[list(BINARY_CARRIED)].assign(probability=probability.numpy().astype(np.float64))
             return made[made["probability"].notna()].reset_index(drop=True)
         columns = [name for name in BINARY_CARRIED if name != "label"]
         made = table[[*columns, *SUPERCLASSES]]
-        named = {f"probability_{name}": probability[:, k].numpy() for k, name in enumerate(SUPERCLASSES)}
-        return made.assign(**named)[~probability.isnan().any(dim=1).numpy()].reset_index(drop=True)
+        probabilities = {
+            f"probability_{name}": probability[:, k].numpy() for k, name in enumerate(SUPERCLASSES)
+        }
+        return made.assign(**probabilities)[~probability.isnan().any(dim=1).numpy()].reset_index(drop=True)
 
     def figures(
         self, model: nn.Module, samples: Patients, rows: Tensor, probability: Tensor

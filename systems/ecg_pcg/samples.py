@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learning.samples import Samples, class_weights
+from learning.loop import Samples, class_weights
 
 BATCH = ("ecg", "pcg", "label", "weight", "has_ecg", "has_pcg")
 

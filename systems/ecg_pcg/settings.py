@@ -18,7 +18,7 @@ Onsets = Literal["hand-corrected", "springer", "ecg"]
 
 @dataclass(frozen=True)
 class PreparationSettings:
-    """What is done to a recording before a model sees it. Part of the name of the cache."""
+    """What is done to a recording before a model reads it. Part of the name of the cache."""
 
     onsets: Onsets = "hand-corrected"
     """Where beats come from: the hand-corrected or the automatic (Springer) heart-state onsets, or
@@ -68,7 +68,7 @@ class ModelSettings:
     width: int = 64
     """Channels of the first level; level k has k times as many."""
     points: int = 2000
-    """Samples of a beat that the model sees; fewer than cached are taken anti-aliased."""
+    """Samples of a beat that the model takes; fewer than cached are taken anti-aliased."""
     kernel_size: int = 7
     """Kernel of the encoder convolutions, samples."""
     dropout: float = 0.5

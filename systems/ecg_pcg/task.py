@@ -23,7 +23,7 @@ from datasets.signals import shorten_beats
 from datasets.splits import Fold
 from evaluation.figures import beat_attention_figure, confusion_figure, roc_figure
 from learning.devices import choose_precision
-from learning.distributed import unwrap
+from learning.loop import unwrap
 from models import MODELS, SINGLE_MODALITY, TAKES_ABSENCE, build_model
 from models.layers.blocks import MODALITIES
 from models.pacfnet import PACFNet
@@ -59,13 +59,16 @@ class EcgPcg(BinaryTask):
         check_precision(settings, device)
         table = cache.table("samples")
         signals = {
-            kind: torch.tensor(shorten_beats(cache.beats(kind), settings.model.points))
+            modality: torch.tensor(shorten_beats(cache.beats(modality), settings.model.points))
             .unsqueeze(1)
             .to(device)
-            for kind in MODALITIES
+            for modality in MODALITIES
         }
         label = torch.tensor(table["label"].to_numpy(np.int64)).to(device)
-        has = {kind: torch.tensor(table[f"has_{kind}"].to_numpy(bool)).to(device) for kind in MODALITIES}
+        has = {
+            modality: torch.tensor(table[f"has_{modality}"].to_numpy(bool)).to(device)
+            for modality in MODALITIES
+        }
         return Beats(
             table,
             signals["ecg"],
@@ -134,7 +137,7 @@ class EcgPcg(BinaryTask):
     def attention_figure(
         self, model: nn.Module, samples: Beats, row: Tensor, watermark: str
     ) -> Figure | None:
-        """Draw one beat and where the model looks; None for a model without spatial attention."""
+        """Draw one beat and the attention of the model; None for a model without spatial attention."""
         if not isinstance(model, PACFNet):
             return None
         batch = samples.batch(row.reshape(1))
@@ -170,8 +173,8 @@ def inputs(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
 def needs_tokens(model: ModelSettings) -> bool:
     """Return whether the network must learn features for signals that are missing.
 
-    Zeros would do for a signal that is zeroed throughout, but batch normalization of an encoder that sees
-    nothing else divides by a deviation of zero: gradients explode, and clipping then stops all learning.
+    Zeros would do for a signal that is zeroed throughout, but batch normalization of an encoder with
+    no other input divides by a deviation of zero: gradients explode, and clipping then stops all learning.
     """
     return model.modality_dropout > 0 or model.zeroed != "none"
 
@@ -192,13 +195,13 @@ def check_modalities(model: ModelSettings) -> None:
 def check_signals(samples: Beats, rows: np.ndarray, model: ModelSettings) -> None:
     """Refuse to train on rows that all lack a signal the network reads and cannot do without."""
     alone = SINGLE_MODALITY.get(model.model)
-    for kind in MODALITIES:
-        has = getattr(samples, f"has_{kind}")[torch.from_numpy(rows).to(samples.label.device)]
-        if needs_tokens(model) or (alone or kind) != kind or bool(has.any()):
+    for modality in MODALITIES:
+        has = getattr(samples, f"has_{modality}")[torch.from_numpy(rows).to(samples.label.device)]
+        if needs_tokens(model) or (alone or modality) != modality or bool(has.any()):
             continue
-        other = next(name for name in MODALITIES if name != kind)
+        other = next(name for name in MODALITIES if name != modality)
         raise UserError(
-            f"No training sample has the {kind.upper()}, which {model.model} reads: choose "
+            f"No training sample has the {modality.upper()}, which {model.model} reads: choose "
             f"--model {other}-network, or a positive --modality-dropout, or prepare other recordings."
         )
 

@@ -144,7 +144,7 @@ def test_what_has_changed_since_is_said(monkeypatch, name):
     monkeypatch.setattr("learning.checkpoint.provenance", lambda: now)
     assert changed_since(now) == []
     (line,) = changed_since(now | {name: "other"})
-    assert f"trained with {name} other, judged with {now[name]}" in line
+    assert f"trained with {name} other, evaluated with {now[name]}" in line
     assert changed_since({"torch": "2.13.0"}) == []
 
 
@@ -176,7 +176,10 @@ DATA: dict[str, Any] = {
             {"tables": {"samples.csv": "x"}},
             ["samples.csv of the prepared data is not"],
         ),
-        ({"source_files": "d2", "tables": {"samples.csv": "x"}}, ["judged on other raw files (of cohort)"]),
+        (
+            {"source_files": "d2", "tables": {"samples.csv": "x"}},
+            ["evaluated on other raw files (of cohort)"],
+        ),
     ],
 )
 def test_data_that_have_changed_since_are_said(changed, lines):

@@ -23,8 +23,8 @@ from learning.distributed import (
     process_group,
     start_processes,
     stop_processes,
-    unwrap,
 )
+from learning.loop import unwrap
 
 ROOT = Path(__file__).parents[2]
 TOY = Path(__file__).with_name("toy_learner.py")

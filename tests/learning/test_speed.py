@@ -17,8 +17,7 @@ import training
 from common.errors import UserError
 from datasets.cache import Cache
 from learning.checkpoint import load_checkpoint
-from learning.distributed import unwrap
-from learning.loop import COMPILERS, FoldContext, compiled, fit
+from learning.loop import COMPILERS, FoldContext, compiled, fit, unwrap
 from learning.tracking import Tracker
 from models.layers.layers import Convolution, choose_layout
 from models.pacfnet import PACFNet

@@ -1,7 +1,8 @@
 """Task ``cine-autoencoder``: single frames of cines to small latents and back.
 
 Data     ``cmr`` (B, frames, H, W), brightness 0 to 1
-Model    MONAI's AutoencoderKL over frames (`models.ecg_cmr.cine_autoencoder`); ecg-to-cmr draws its latents
+Model    MONAI's AutoencoderKL over frames (`models.ecg_cmr.cine_autoencoder`); its latents are
+         what ecg-to-cmr generates
 Loss     mean squared error, brightness from -1 to 1, and a small Kullback-Leibler divergence
 Scores   PSNR of the reconstruction; the predictions are each patient's mean squared error
 """

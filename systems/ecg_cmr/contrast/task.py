@@ -1,4 +1,4 @@
-"""Task ``ecg-cmr-contrast``: bring the ECG and the cine of a patient to one place.
+"""Task ``ecg-cmr-contrast``: align the embeddings of the ECG and the cine of a patient.
 
 Data     pairs: ``ecg`` (B, 12, T), ``cmr`` (B, frames, H, W)
 Model    two encoders, from ``--init-ecg`` and ``--init-cmr``, and a head each (`models.ecg_cmr.contrast`)
@@ -24,7 +24,7 @@ from systems.ecg_cmr.samples import Pairs
 from systems.ecg_cmr.settings import ContrastSettings
 from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, varied
 
-RANK = 10
+_RANK = 10
 
 
 class EcgCmrContrast(Stage):
@@ -59,7 +59,7 @@ class EcgCmrContrast(Stage):
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the losses of a batch of pairs, and both embeddings side by side, (B, 2 * dimension)."""
         augment = self.settings.augment and model.training
-        ecg, cmr = (varied(batch, kind, augment) for kind in ("ecg", "cmr"))
+        ecg, cmr = (varied(batch, modality, augment) for modality in ("ecg", "cmr"))
         found = model(ecg, cmr, batch["lead_present"], patient=batch["patient"])
         embeddings = torch.cat([found["ecg_embedding"], found["cmr_embedding"]], dim=1)
         return {name: found[name] for name in ("loss", "short_axis", "temperature")}, embeddings.float()
@@ -68,12 +68,14 @@ class EcgCmrContrast(Stage):
         """Return the recall of the CMR from the ECG among these patients, and its multiple of chance."""
         ecg, cmr = predictions.numpy().astype(float).reshape(len(rows), 2, -1).transpose(1, 0, 2)
         ranks = true_ranks(ecg, cmr, samples.table["session"].to_numpy()[rows.numpy()])
-        recall = float((ranks <= RANK).mean())
-        return {"recall_at_10": recall, "times_chance": recall / min(1.0, RANK / len(rows))}
+        recall = float((ranks <= _RANK).mean())
+        return {"recall_at_10": recall, "times_chance": recall / min(1.0, _RANK / len(rows))}
 
     def predicted(self, samples: Pairs) -> list[str]:
         """Return the names of the columns: both embeddings."""
-        return [f"{kind}_{number}" for kind in ("ecg", "cmr") for number in range(self.settings.dimension)]
+        return [
+            f"{modality}_{number}" for modality in ("ecg", "cmr") for number in range(self.settings.dimension)
+        ]
 
 
 def shuffled_pairs(samples: Pairs, fold: Fold) -> Pairs:

@@ -1,11 +1,11 @@
-"""Task ``ecg-to-cmr``: draw a cine of the beating heart from an ECG.
+"""Task ``ecg-to-cmr``: generate a cine of the beating heart from an ECG.
 
 Data     pairs: ``ecg`` (B, 12, T), ``cmr`` (B, frames, H, W)
 Model    a U-Net over the latents of a cine that attends to the tokens of an ECG
          (`models.ecg_cmr.cine_generator`); ECG encoder from ``--init-ecg``, autoencoder from
          ``--init-autoencoder``, both as they are
 Loss     squared error of the noise, or of the velocity of diffusion or flow
-Scores   that error; evaluate.py draws cines and measures them (`systems.ecg_cmr.generation.evaluate`)
+Scores   that error; evaluate.py generates cines and measures them (`systems.ecg_cmr.generation.evaluate`)
 
 The latents and the tokens of all patients are made once, before the first epoch.
 """
@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from datasets.splits import Fold
 from learning.checkpoint import LAST, load_checkpoint
-from learning.distributed import unwrap
-from learning.loop import FoldContext, Progress, fit
+from learning.loop import FoldContext, Progress, fit, unwrap
 from learning.tracking import Tracker
 from models.ecg_cmr.cine_generator import EARLIEST, CineGenerator, noise_for
 from models.ecg_cmr.cmr_mae import CMREncoder
@@ -34,15 +33,15 @@ from systems.ecg_cmr.samples import Pairs
 from systems.ecg_cmr.settings import EcgToCmrSettings
 from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, find_parent, refuse_known, take_encoder
 
-AT_ONCE = 64
+_AT_ONCE = 64
 """Patients that are encoded together."""
-FITTED_ON = 512
+_FITTED_ON = 512
 """Training patients, at most, that the scales of latents and tokens are taken from."""
-NOISE_SEED = 30_000
-"""Seed of the noise in validation: a patient is asked the same in every epoch."""
-GOLDEN = 0.618_034
-"""Share by which the time asked of one patient in validation lies after that of the one before."""
-NEEDED = {"ecg": "a run of ecg-cmr-contrast", "autoencoder": "a run of cine-autoencoder"}
+_NOISE_SEED = 30_000
+"""Seed of the noise in validation: that of a patient is the same in every epoch."""
+_GOLDEN = 0.618_034
+"""Step from the diffusion time of one patient in validation to that of the next, modulo 1."""
+_NEEDED = {"ecg": "a run of ecg-cmr-contrast", "autoencoder": "a run of cine-autoencoder"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ class EncodedPairs(Pairs):
 
 
 class EcgToCmr(Stage):
-    """What is particular to drawing cines."""
+    """What is particular to generating cines."""
 
     name = "ecg-to-cmr"
     settings_class = EcgToCmrSettings
@@ -80,11 +79,11 @@ class EcgToCmr(Stage):
 
     def parents(self) -> dict[str, Path]:
         """Return the runs that this one stands on."""
-        given = {kind: getattr(self.settings, f"init_{kind}") for kind in ("ecg", "autoencoder", "cmr")}
-        lacking = [kind for kind in NEEDED if given[kind] is None]
+        given = {part: getattr(self.settings, f"init_{part}") for part in ("ecg", "autoencoder", "cmr")}
+        lacking = [part for part in _NEEDED if given[part] is None]
         if lacking:
-            raise UserError(f"ecg-to-cmr needs --init-{lacking[0]} PATH: {NEEDED[lacking[0]]}.")
-        return {kind: path for kind, path in given.items() if path is not None}
+            raise UserError(f"ecg-to-cmr needs --init-{lacking[0]} PATH: {_NEEDED[lacking[0]]}.")
+        return {part: path for part, path in given.items() if path is not None}
 
     def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model for inputs as `inputs` describes them."""
@@ -113,19 +112,19 @@ class EcgToCmr(Stage):
     def initialize(self, model: nn.Module, run: FoldContext) -> None:
         """Take the networks of the parents, and the scales of latents and tokens from the training part."""
         network = generator(model)
-        for kind, path in self.parents().items():
-            place = find_parent(path)
-            content = load_checkpoint(place)
-            refuse_known(content, place, run)
-            if kind == "autoencoder":
-                take_autoencoder(network.autoencoder, content, place)
+        for part, path in self.parents().items():
+            file = find_parent(path)
+            content = load_checkpoint(file)
+            refuse_known(content, file, run)
+            if part == "autoencoder":
+                take_autoencoder(network.autoencoder, content, file)
             else:
-                encoder = network.encoder if kind == "ecg" else network.judge
+                encoder = network.encoder if part == "ecg" else network.judge
                 assert encoder is not None
-                take_encoder(encoder, content, kind, place)
+                take_encoder(encoder, content, part, file)
         network.eval()
-        rows = run.train[torch.linspace(0, len(run.train) - 1, min(FITTED_ON, len(run.train))).long()]
-        batches = [run.samples.batch(part) for part in rows.split(AT_ONCE)]
+        rows = run.train[torch.linspace(0, len(run.train) - 1, min(_FITTED_ON, len(run.train))).long()]
+        batches = [run.samples.batch(chunk) for chunk in rows.split(_AT_ONCE)]
         network.fit_latents(torch.cat([network.autoencoder.encode(batch["cmr"]) for batch in batches]))
         network.fit_tokens(
             torch.cat([network.condition(batch["ecg"], batch["lead_present"]) for batch in batches])
@@ -151,8 +150,8 @@ class EcgToCmr(Stage):
             time = torch.rand(len(data), device=data.device).clamp(min=EARLIEST)
             noise = torch.randn_like(data)
         else:
-            time = (batch["row"] * GOLDEN % 1).clamp(min=EARLIEST).to(data.dtype)
-            noise = noise_for([NOISE_SEED + row for row in batch["row"].tolist()], network.shape)
+            time = (batch["row"] * _GOLDEN % 1).clamp(min=EARLIEST).to(data.dtype)
+            noise = noise_for([_NOISE_SEED + row for row in batch["row"].tolist()], network.shape)
             noise = noise.to(data.device)
         errors = model(data, batch["condition"], time, noise)
         return {"loss": errors.mean()}, errors
@@ -181,11 +180,11 @@ def encoded_pairs(samples: Pairs, network: CineGenerator, rows: Tensor) -> Encod
     """Return the samples with latents and tokens of these rows; those of all others are zero."""
     network.eval()
     made: dict[str, Tensor] = {}
-    for part in rows.split(AT_ONCE):
-        for name, values in encoded(network, samples.batch(part)).items():
+    for chunk in rows.split(_AT_ONCE):
+        for name, values in encoded(network, samples.batch(chunk)).items():
             if name not in made:
                 made[name] = values.new_zeros(len(samples), *values.shape[1:])
-            made[name][part.to(values.device)] = values
+            made[name][chunk.to(values.device)] = values
     known: dict[str, Any] = {item.name: getattr(samples, item.name) for item in dataclasses.fields(Pairs)}
     return EncodedPairs(**(known | made))
 
@@ -210,5 +209,5 @@ def take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: P
 
 
 def judging_encoder(network: CineGenerator) -> CMREncoder | None:
-    """Return the CMR encoder whose features tell generated from true cines, if the run has one."""
+    """Return the CMR encoder whose features the Frechet distance compares, if the run has one."""
     return network.judge if isinstance(network.judge, CMREncoder) else None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from datasets.ecg import LEADS
-from learning.distributed import unwrap
+from learning.loop import unwrap
 from models.ecg_cmr.cmr_mae import CMRMaskedAutoencoder
 from models.ecg_cmr.ecg_mae import ECGMaskedAutoencoder
 from models.ecg_cmr.masking import MaskedAutoencoder
@@ -29,22 +29,22 @@ from systems.ecg_cmr.samples import Pairs
 from systems.ecg_cmr.settings import CmrMaeSettings, EcgMaeSettings
 from systems.ecg_cmr.stage import Stage, patch_length
 
-MASK_SEED = 20_000
-"""Seed of the masks in evaluation: the same patients are asked the same, whoever is asked."""
+_MASK_SEED = 20_000
+"""Seed of the masks in evaluation: the same patients get the same masks from every model."""
 
 
-class MaskedStage(Stage):
+class _MaskedStage(Stage):
     """What both masked autoencoders have in common."""
 
     columns = ("ncc", "error", "error_of_mean")
-    kind: str
+    modality: str
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the loss of a batch, and for each patient correlation, error, and error of the mean."""
         signal, present = self.signal(batch)
         generator = None
         if not model.training:
-            generator = torch.Generator().manual_seed(MASK_SEED + int(batch["row"].sum()))
+            generator = torch.Generator().manual_seed(_MASK_SEED + int(batch["row"].sum()))
         found = model(signal, present, generator)
         truth, guess, mask = signal.float(), found["reconstruction"].float(), found["mask"]
         of_mean = masked_error(truth, self.mean_of(truth).expand_as(truth), mask)
@@ -69,24 +69,24 @@ class MaskedStage(Stage):
         """Return ``truth``, ``found`` and ``mask`` (what was hidden) of one sample, in the signal's unit."""
         signal, present = self.signal(samples.batch(torch.tensor([row])))
         model.eval()
-        output = unwrap(model)(signal, present, torch.Generator().manual_seed(MASK_SEED + row))
+        output = unwrap(model)(signal, present, torch.Generator().manual_seed(_MASK_SEED + row))
         found = {"truth": signal, "found": output["reconstruction"], "mask": output["mask"]}
         return {name: values[0].float().cpu() for name, values in found.items()}
 
-    def encoder_of(self, model: nn.Module, kind: str) -> TokenEncoder | None:
+    def encoder_of(self, model: nn.Module, modality: str) -> TokenEncoder | None:
         """Return the encoder."""
         network = unwrap(model)
         assert isinstance(network, MaskedAutoencoder)
-        return network.encoder if kind == self.kind else None
+        return network.encoder if modality == self.modality else None
 
 
-class EcgMae(MaskedStage):
+class EcgMae(_MaskedStage):
     """Masked autoencoder of ECGs."""
 
     name = "ecg-mae"
     settings_class = EcgMaeSettings
     needs = ("ecg",)
-    kind = "ecg"
+    modality = "ecg"
 
     def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model for inputs as `inputs` describes them."""
@@ -118,19 +118,19 @@ class EcgMae(MaskedStage):
     def figures(
         self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor
     ) -> dict[str, Figure]:
-        """Return the first ECG of the test part with its hidden stretches put back."""
+        """Return the first ECG of the test part with its hidden stretches reconstructed."""
         parts = self.reconstructed(model, samples, int(rows[0]))
         figure = reconstruction_figure(parts["truth"], parts["found"], parts["mask"], LEADS, samples.ecg_rate)
         return {"test/reconstruction": figure}
 
 
-class CmrMae(MaskedStage):
+class CmrMae(_MaskedStage):
     """Masked autoencoder of cines."""
 
     name = "cmr-mae"
     settings_class = CmrMaeSettings
     needs = ("cmr",)
-    kind = "cmr"
+    modality = "cmr"
 
     def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model for inputs as `inputs` describes them."""
@@ -162,7 +162,7 @@ class CmrMae(MaskedStage):
     def figures(
         self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor
     ) -> dict[str, Figure]:
-        """Return the first cine of the test part: as it is, what was seen of it, and put back."""
+        """Return the first cine of the test part: as it is, what was not hidden, and reconstructed."""
         parts = self.reconstructed(model, samples, int(rows[0]))
         seen = parts["truth"].where(parts["mask"] == 0, 0.5)
         strips = [("measured", parts["truth"]), ("seen", seen), ("reconstructed", parts["found"])]

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from datasets.splits import Fold
 from evaluation.scores import macro_auroc
-from learning.distributed import unwrap
-from learning.loop import FoldContext
+from learning.loop import FoldContext, unwrap
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from models.ecg_cmr.transformer import TokenEncoder
 from systems.ecg_cmr.phenotypes.conformal import measure_errors
@@ -92,10 +91,10 @@ class EcgPhenotypes(Stage):
         except ValueError as error:
             raise UserError(f"{run.label}: {error}") from None
 
-    def encoder_of(self, model: nn.Module, kind: str) -> TokenEncoder | None:
+    def encoder_of(self, model: nn.Module, modality: str) -> TokenEncoder | None:
         """Return the encoder, if that is what it reads."""
         assert isinstance(model, PhenotypeModel)
-        return model.encoder if kind == self.settings.reads else None
+        return model.encoder if modality == self.settings.reads else None
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]] | None:
         """Return the parameters with a learning rate that falls from the heads to the patches."""
@@ -148,7 +147,7 @@ class EcgPhenotypes(Stage):
     def predictions(self, samples: Pairs, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
         """Return who was predicted, each indicator and disease predicted, and beside it what is true."""
         table = super().predictions(samples, rows, probability)
-        truth = torch.cat([samples.targets[kind] for kind in ("indicators", "diseases")], dim=1)
+        truth = torch.cat([samples.targets[group] for group in ("indicators", "diseases")], dim=1)
         names = [TRUE + name for name in self.predicted(samples)]
         return pd.concat([table, pd.DataFrame(truth.cpu().double().numpy()[rows], columns=names)], axis=1)
 

@@ -23,8 +23,7 @@ from common.errors import UserError
 from datasets.cache import Cache
 from datasets.splits import Fold
 from evaluation.scores import best_threshold
-from learning.loop import FoldContext, Progress, save_finished
-from learning.samples import Samples, class_weights
+from learning.loop import FoldContext, Progress, Samples, class_weights, save_finished
 from learning.tracking import Tracker
 from models import build_model
 from systems.base.task import BinaryTask

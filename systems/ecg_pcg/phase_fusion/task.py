@@ -80,8 +80,8 @@ class EcgPcgPhaseFusion(EcgPcgLinear):
         """Return the recordings that have features."""
         found = super().samples(cache, device)
         names = cache.table("recordings")["recording"].to_numpy(str)
-        place = {name: row for row, name in enumerate(names)}
-        rows = [place[str(name)] for name in found.table["recording"]]
+        row_of = {name: row for row, name in enumerate(names)}
+        rows = [row_of[str(name)] for name in found.table["recording"]]
         grids = torch.from_numpy(cycle_grids(cache)[rows]).to(device)
         known = {field.name: getattr(found, field.name) for field in dataclasses.fields(Recordings)}
         return GridRecordings(**known, ecg_grid=grids)
