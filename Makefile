@@ -1,9 +1,9 @@
 # make demo   a fresh machine: environment, simulated cohort, the three scripts, scores
 # make test   a fresh machine: environment, lint, all tests
 # make lint   ruff and mypy
-# make ecg-cmr   ECG and cardiac MRI: all stages on 2,000 virtual patients, tables in results/ecg-cmr
-# make ecg-to-cmr   cines drawn from ECGs of 2,000 virtual patients, tables and figure in results/ecg-to-cmr
-# make speed   how fast preparation, training and inference are on this machine: results/benchmarks/speed-*.csv
+# make ecg-cmr   ECG and cardiac MRI: all stages on 2,000 simulated patients, tables in results/ecg-cmr
+# make ecg-to-cmr   cines generated from ECGs of 2,000 simulated patients, tables and figure in results/ecg-to-cmr
+# make speed   speed of preparation, training and inference on this machine: results/benchmarks/speed-*.csv
 # make robustness   1,000 mutated recordings, 200 faults: results/benchmarks/torture.csv
 # make audit   known vulnerabilities of the dependencies; needs the network
 #
@@ -27,8 +27,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python training.py --run-name demo-beat --overwrite --protocol beat --folds 0
 	$(BIN)/python evaluate.py --checkpoint checkpoints/demo-beat
 	@echo
-	@echo "Two tables above, one network, one cohort of virtual patients: sessions never seen (first),"
-	@echo "and beats of patients seen in training (second), which flatters."
+	@echo "Two tables above, one network, one cohort of simulated patients: session-level split (first),"
+	@echo "and beat-level split (second), whose scores are inflated by patients in train and test."
 	@echo "Curves:   $(BIN)/tensorboard --logdir runs"
 	@echo "Figures:  results/*/figures    Tables: results/*/report.md"
 	@echo "Next, real recordings:  $(BIN)/python load_data.py --download"

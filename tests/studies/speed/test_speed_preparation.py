@@ -21,7 +21,7 @@ def test_a_tiny_cohort_is_measured():
 
 
 def test_what_cannot_be_prepared_is_reported(tmp_path):
-    with pytest.raises(RuntimeError, match="left with 2"):
+    with pytest.raises(RuntimeError, match="exited with 2"):
         prepared(tmp_path)
 
 
