@@ -1,9 +1,11 @@
-"""What several test files share: real recordings where there are any, and a small simulated cohort."""
+"""What several test files share: threads, real recordings where there are any, and a small simulated cohort."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from datasets.cache import Cache, remember_latest
 from simulation.population import SimulationSettings
@@ -14,6 +16,19 @@ from systems.ecg_pcg.sources.simulated_cohort import write_cohort
 
 COHORT = SimulationSettings(sessions=8, persons=2, recordings=2, duration=6.0)
 """32 recordings; one without ECG and one of poor quality are left out of a cache."""
+
+
+THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))  # subprocesses inherit it
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads_of_the_suite() -> Iterator[None]:
+    """Limit torch to the threads given to the suite; the default of the scripts takes every core."""
+    set_threads = torch.set_num_threads
+    set_threads(THREADS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_num_threads", lambda count: set_threads(min(count, THREADS)))
+        yield
 
 
 @pytest.fixture(scope="session")

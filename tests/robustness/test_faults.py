@@ -34,13 +34,6 @@ def bench(tmp_path_factory):
         yield Bench(forker, tmp_path_factory.mktemp("faults") / "bench")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 # Killed ---------------------------------------------------------------------------------------------
 
 

@@ -210,7 +210,8 @@ def test_weights_are_read_from_a_file(tmp_path):
     image = torch.rand(2, 1, 33, 40)
     maps = source.eval().feature_maps(image)
     assert maps.isfinite().all() and maps.any()
-    torch.testing.assert_close(branch.eval().feature_maps(image), maps)
+    rounding = 1e-5 * float(maps.abs().max())  # the order of the three colours' sum differs
+    torch.testing.assert_close(branch.eval().feature_maps(image), maps, rtol=0, atol=rounding)
 
 
 def altered(change: str) -> object:

@@ -36,13 +36,6 @@ TINY = ["--width", "8", "--epochs", "2", "--fold-count", "3", "--folds", "0", "1
 TINY += ["--validation-share", "0.2", "--precision", "float32", "--device", "cpu", "--threads", "1"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 class Workspace:
     """A trained run of two folds of three, what evaluate.py says of its patients and of others."""
 

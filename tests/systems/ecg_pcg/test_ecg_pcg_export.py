@@ -15,14 +15,6 @@ BOTH = ("ecg", "pcg")
 MASKED = (*BOTH, "has_ecg", "has_pcg")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 SMALLER = {"last-fusion": {}, "early-fusion": {}, "late-fusion": {}, "cross-attention": {"layers": 2}}
 
 

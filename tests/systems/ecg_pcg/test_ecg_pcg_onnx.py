@@ -20,14 +20,6 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_onnxruntime_says_what_the_network_says(kind, tmp_path):
     for package in export.ONNX_PACKAGES:

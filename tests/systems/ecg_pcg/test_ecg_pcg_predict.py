@@ -39,14 +39,6 @@ ONSETS = "annotations/hand_corrected/training-a_StateAns"
 FOLDS = 2
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def cache(simulated_cache):
     phase_grid(simulated_cache, 1, progress=False)  # in this process; kept beside the cache
