@@ -1,4 +1,4 @@
-"""What several test files share: threads, real recordings where there are any, and a small simulated cohort."""
+"""Shared by all tests: threads, real recordings where there are any, and a small simulated cohort."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-r"""Between data and noise: the path of a diffusion or a flow, and what a network learns to say on it.
+r"""Noise schedules of diffusion and flow matching, and what a network learns to predict.
 
 Between data x0 at time t = 0 and noise e at t = 1 lies :math:`x_t = a(t) x_0 + s(t) e`:
 
@@ -40,15 +40,17 @@ def prediction_target(objective: Objective, data: Tensor, noise: Tensor, time: T
         return noise
     if objective == "flow":
         return noise - data
-    signal, spread = alpha_sigma(objective, time)
-    return signal * noise - spread * data
+    alpha, sigma = alpha_sigma(objective, time)
+    return alpha * noise - sigma * data
 
 
-def x0_and_noise(objective: Objective, point: Tensor, found: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Return data and noise (B, C, H, W) that a prediction at a point of the path stands for."""
-    signal, spread = alpha_sigma(objective, time)
+def x0_and_noise(
+    objective: Objective, noisy: Tensor, predicted: Tensor, time: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return data and noise (B, C, H, W) that a prediction from noisy data stands for."""
+    alpha, sigma = alpha_sigma(objective, time)
     if objective == "noise":
-        return (point - spread * found) / signal, found
+        return (noisy - sigma * predicted) / alpha, predicted
     if objective == "flow":
-        return point - spread * found, point + signal * found
-    return signal * point - spread * found, spread * point + signal * found
+        return noisy - sigma * predicted, noisy + alpha * predicted
+    return alpha * noisy - sigma * predicted, sigma * noisy + alpha * predicted

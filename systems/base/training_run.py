@@ -24,7 +24,7 @@ from learning.devices import choose_device, choose_precision, describe_machine
 from learning.distributed import Processes
 from learning.fold import FoldContext
 from learning.runs import is_begun, lock_folder, open_run, run_name
-from models.layers.layers import choose_layout
+from models.layers.layout import choose_layout
 from systems.base.task import Task
 
 

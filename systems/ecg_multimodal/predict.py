@@ -136,7 +136,7 @@ class EcgMultimodalPredictor:
 
     def metadata(self) -> dict[str, Any]:
         """Return what the model is, for programs."""
-        first, views = self.checkpoints[0], list(self.network.views)
+        first, views = self.checkpoints[0], list(self.network.modalities)
         fusion = self.trained.model.fusion if len(views) > 1 else None
         return {
             "task": "ecg-multimodal",
@@ -181,7 +181,7 @@ class EcgMultimodalPredictor:
             else:
                 self.notes.append(f"{problem.where}: {problem.what}")
         unread = [name for name in index.clinical if name not in ("recording", *self.inputs["clinical"])]
-        if unread and "clinical" in self.network.views:
+        if unread and "clinical" in self.network.modalities:
             self.notes.append(f"The run knows no {', '.join(unread)}: not looked at.")
         yield from (_Entry(name, index) for name in names)
 
@@ -229,7 +229,7 @@ class EcgMultimodalPredictor:
 
     def _used(self, patient: UserPatient) -> tuple[list[str], list[SignalWarning]]:
         """Return the views that are judged, and warnings on the others; refuse whom there is no judging."""
-        reads = self.network.views
+        reads = self.network.modalities
         for view in reads:
             if view in patient.unusable:
                 others = (

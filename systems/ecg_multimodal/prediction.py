@@ -67,8 +67,8 @@ def ask(task: Task, networks: Sequence[MultimodalNetwork], samples: Patients, de
 @torch.no_grad()
 def _gates(network: MultimodalNetwork, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the weights of the views (views,) of one patient."""
-    given = {name: batch[name] for view in network.views for name in (view, f"has_{view}")}
-    return network.forward_with_views(**given)[2][0]
+    given = {name: batch[name] for modality in network.modalities for name in (modality, f"has_{modality}")}
+    return network(**given, with_branches=True)[2][0]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class PatientPrediction:
     @property
     def shares(self) -> dict[str, float] | None:
         """How much each view counted in the fusion, 0 to 1; None where that has no weights."""
-        views = self.networks[0].views
+        views = self.networks[0].modalities
         if len(views) > 1 and self.fusion not in WEIGHING:
             return None
         found = dict(zip(views, self.answer.shares.tolist(), strict=True))
@@ -188,7 +188,7 @@ class PatientPrediction:
         """Return the figure of the patient."""
         image, signal = self.patient.image, self.patient.signal
         steps = self._steps()
-        views = self.networks[0].views
+        views = self.networks[0].modalities
         clinical = {name: self.patient.clinical.get(name) for name in self.clinical_names}
         return judged_patient_figure(
             image=None if image is None or "image" not in self.used else 1 - image / 255.0,

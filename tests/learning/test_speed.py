@@ -22,7 +22,7 @@ from learning.fold import FoldContext
 from learning.loop import fit
 from learning.speed import COMPILERS, compiled
 from learning.tracking import Tracker
-from models.layers.layers import Convolution, choose_layout
+from models.layers.layout import Convolution, choose_layout
 from models.pacfnet import PACFNet
 
 CPU = torch.device("cpu")

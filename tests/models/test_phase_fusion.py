@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.phase_fusion import VIEW_WEIGHTS, FusionMember, PhaseFusion
+from models.phase_fusion import EVIDENCE_WEIGHTS, FusionMember, PhaseFusion
 
 SMALL: dict[str, Any] = {"pcg_shape": (1, 2, 2), "ecg_shape": (1, 2, 1), "ecg_bands": 1, "members": 1}
 YES, NO = torch.tensor([True]), torch.tensor([False])
@@ -52,8 +52,8 @@ def test_evidence_is_the_sum_worked_out_by_hand(has_pcg, has_ecg, expected):
 
 
 def test_three_views_of_one_signal_weigh_as_one_and_a_half_of_the_other():
-    assert sum(VIEW_WEIGHTS[name] for name in ("whole", "shape", "colour")) == pytest.approx(1)
-    assert VIEW_WEIGHTS["ecg"] == pytest.approx(2 / 3)
+    assert sum(EVIDENCE_WEIGHTS[name] for name in ("whole", "shape", "colour")) == pytest.approx(1)
+    assert EVIDENCE_WEIGHTS["ecg"] == pytest.approx(2 / 3)
 
 
 def trained(seed: int = 0, **options: Any) -> Any:
@@ -93,7 +93,7 @@ def test_a_filter_moves_whole_and_colour_but_neither_shape_nor_the_deep_path():
     pcg, _, cycle = recordings()
     gain = torch.tensor([0.5, -0.2, 0.1, 0.9, -0.4])
     filtered = (pcg.reshape(4, 3, 22, 5) + gain).flatten(1)
-    before, after = model.views(pcg), model.views(filtered)
+    before, after = model.sound_features(pcg), model.sound_features(filtered)
     assert torch.allclose(before["shape"], after["shape"], atol=1e-5)
     assert not torch.allclose(before["whole"], after["whole"], atol=0.1)
     assert torch.allclose(after["colour"] - before["colour"], (gain - gain.mean()).repeat(3), atol=1e-5)
@@ -117,7 +117,7 @@ def test_an_ecg_without_beats_still_speaks_through_its_band_powers():
     pcg, bands, cycle = recordings()
     none = torch.full_like(cycle, math.nan)
     alone = model(pcg, bands, none, *masks(False, True))
-    assert torch.allclose(alone, VIEW_WEIGHTS["ecg"] * model.evidence["ecg"](bands))
+    assert torch.allclose(alone, EVIDENCE_WEIGHTS["ecg"] * model.evidence["ecg"](bands))
     assert torch.isfinite(model(pcg, bands, none, *masks(True, True))).all()
 
 
@@ -147,7 +147,7 @@ def test_the_deep_path_starts_at_zero_and_is_heard_by_its_share():
 def test_members_are_averaged_and_restart_from_the_seed():
     model = trained()
     pcg, _, cycle = recordings()
-    grids, has = model.prepared(pcg, cycle, *masks(True, True))
+    grids, has = model.standardized_grids(pcg, cycle, *masks(True, True))
     each = [member(grids, has) for member in model.members]
     assert torch.allclose(model.deep(pcg, cycle, *masks(True, True)), (each[0] + each[1]) / 2, atol=1e-6)
     member = FusionMember(15, 12)

@@ -12,7 +12,7 @@ from models.ecg_cmr.cine_generator import (
     cycle_basis,
     noise_for,
 )
-from models.ecg_cmr.ecg_mae import ECGEncoder
+from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.noise_schedule import alpha_sigma, prediction_target, x0_and_noise
 
 OBJECTIVES = ("velocity", "noise", "flow")
@@ -129,7 +129,7 @@ def test_guidance_leads_away_from_what_is_drawn_without_an_ecg(model, monkeypatc
 
 def test_at_scale_nought_the_ecg_is_not_seen_and_at_one_it_is():
     model = build().eval()
-    for weight in model.average.parameters():  # MONAI begins with a network that says nothing
+    for weight in model.ema.parameters():  # MONAI begins with a network that says nothing
         torch.nn.init.normal_(weight, std=0.1)
     one, two = model.condition(ecgs(2)).unsqueeze(1)
     blind = [model.sample(condition, [3], steps=2, guidance=0.0) for condition in (one, two)]
@@ -141,7 +141,7 @@ def test_at_scale_nought_the_ecg_is_not_seen_and_at_one_it_is():
 def test_what_cannot_be_drawn_is_refused(model):
     condition = model.condition(ecgs(2))
     for arguments in (([1], 2, 1.0), ([1, 2], 0, 1.0), ([1, 2], 2, -1.0)):
-        with pytest.raises(ValueError, match="draw nothing"):
+        with pytest.raises(ValueError, match="generate nothing"):
             model.sample(condition, *arguments)
     assert LATEST["noise"] < 1  # there data = (point - noise) / 0
 
@@ -185,21 +185,21 @@ def test_condition_dropout_hides_that_share(monkeypatch):
 
 
 def test_the_average_follows_the_weights():
-    model = build(average_decay=0.5)
-    weight, mean = next(model.network.parameters()), next(model.average.parameters())
+    model = build(ema_decay=0.5)
+    weight, mean = next(model.network.parameters()), next(model.ema.parameters())
     before = mean.clone()
     with torch.no_grad():
         weight.add_(1.0)
-    model.follow()  # (1 + 1) / (10 + 1) of the old one stays
+    model.update_ema()  # (1 + 1) / (10 + 1) of the old one stays
     assert torch.allclose(mean, before + 9 / 11, atol=1e-6)
     for _ in range(20):
-        model.follow()
+        model.update_ema()
     assert torch.allclose(mean, weight, atol=1e-4)
     model.get_buffer("steps").fill_(1000)
     before = mean.clone()
     with torch.no_grad():
         weight.add_(1.0)
-    model.follow()
+    model.update_ema()
     assert torch.allclose(mean, before + 0.5, atol=1e-3)
 
 
@@ -276,7 +276,7 @@ def test_tokens_are_standardized_and_those_of_missing_leads_are_the_mean():
 def test_the_ecg_as_a_whole_reaches_every_block():
     model = build().eval()
     with torch.no_grad():
-        for name, weight in model.average.named_parameters():
+        for name, weight in model.ema.named_parameters():
             if "attn2" in name or "cross" in name:
                 weight.zero_()  # nothing comes through cross-attention
             elif "class_embedding" in name:
@@ -306,7 +306,7 @@ def test_the_condition_is_the_class_token_and_a_token_a_lead(model):
         {"objective": "score"},
         {"tokens": "beats"},
         {"condition_dropout": 1.0},
-        {"average_decay": 1.0},
+        {"ema_decay": 1.0},
     ],
 )
 def test_wrong_settings_are_refused(wrong):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from learning.distributed import stop_processes
-from models.ecg_cmr.cmr_mae import CMREncoder
+from models.ecg_cmr.cmr_encoder import CMREncoder
 from models.ecg_cmr.contrast import ContrastiveModel, info_nce, match_parts
-from models.ecg_cmr.ecg_mae import ECGEncoder
+from models.ecg_cmr.ecg_encoder import ECGEncoder
 
 WAVES = 3
 """Ways in which the hearts of the toy patients differ."""

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.ecg_cmr.cmr_mae import CMREncoder
-from models.ecg_cmr.ecg_mae import ECGEncoder
+from models.ecg_cmr.cmr_encoder import CMREncoder
+from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.phenotypes import CovariateFiLM, PhenotypeModel, column_statistics
 
 NAN = math.nan

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models import TAKES_ABSENCE, build_model
-from models.layers.absence import place
-from models.layers.layers import as_images
+from models.layers.absence import fill_rows
+from models.layers.layout import as_images
 
 ECG_ONLY = torch.tensor([True, True, True, False, False])
 PCG_ONLY = torch.tensor([True, False, False, True, True])
@@ -121,7 +121,7 @@ def test_gradients_reach_every_token(name):
 def test_a_token_fills_the_rows_between():
     found = torch.arange(12.0).reshape(2, 2, 3)
     token = torch.tensor([[[-1.0], [-2.0]]])
-    filled = place(found, token, torch.tensor([False, True, False, True]))
+    filled = fill_rows(found, token, torch.tensor([False, True, False, True]))
     assert torch.equal(filled[[1, 3]], found)
     assert torch.equal(filled[0], torch.tensor([[-1.0] * 3, [-2.0] * 3]))
     assert torch.equal(filled[0], filled[2])

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import torch
 
 import systems.base.exporting as export
 from models.pacfnet import PACFNet

@@ -11,14 +11,16 @@ from common.errors import UserError
 from models.phase_fusion import PhaseFusion
 from systems.ecg_pcg.linear.fit import fit_logistic
 from systems.ecg_pcg.phase_fusion.fit import (
+    DeepSettings,
+    Recorded,
     choose_share,
-    coloured,
+    equalized_copies,
     fit_evidence,
     fit_in_span,
     fit_phase_fusion,
     inner_folds,
+    train_members,
 )
-from systems.ecg_pcg.phase_fusion.members import DeepSettings, Recorded, train_members
 
 CELLS, BANDS = 8, 6
 SIZES: dict[str, Any] = {
@@ -64,23 +66,23 @@ def crossed(count=300, seed=0):
 
 def test_copies_are_the_same_recordings_through_smooth_filters():
     grids = torch.randn(50, 3 * 22 * 34, dtype=torch.float64)
-    found = coloured(grids, 34, 4, seed=0)
+    found = equalized_copies(grids, 34, 4, seed=0)
     assert torch.equal(found[:50], grids)
     gain = (found[50:] - grids.repeat(4, 1)).reshape(200, 3 * 22, 34)
     assert torch.allclose(gain, gain[:, :1].expand_as(gain), atol=1e-9)  # alike in all cells and percentiles
     assert gain[:, 0].std() == pytest.approx(0.3, rel=0.25)
     bends = gain[:, 0].diff(n=2, dim=1).abs() > 1e-5
     assert bends.sum(dim=1).max() <= 2 * 4  # straight but at the four inner knots
-    assert torch.equal(coloured(grids, 34, 4, seed=0), found)
-    assert not torch.equal(coloured(grids, 34, 4, seed=1), found)
-    assert torch.equal(coloured(grids, 34, 0, seed=0), grids)
+    assert torch.equal(equalized_copies(grids, 34, 4, seed=0), found)
+    assert not torch.equal(equalized_copies(grids, 34, 4, seed=1), found)
+    assert torch.equal(equalized_copies(grids, 34, 0, seed=0), grids)
 
 
 def test_the_fit_in_the_span_is_the_fit_on_all_features():
     label = np.random.default_rng(0).integers(0, 2, 40)
     made = recorded(label, informative=1.0)
     wide = torch.cat([made.pcg_grid] * 1 + [torch.randn(40, 16 * BANDS)], dim=1).double()
-    values = coloured(wide, BANDS, 4, seed=0, knots=3).numpy()
+    values = equalized_copies(wide, BANDS, 4, seed=0, knots=3).numpy()
     full = fit_logistic(values, np.tile(label, 5), 0.01)
     quick = fit_in_span(values, np.tile(label, 5), 0.01, 40 + 2 * 3)
     assert values.shape[1] > 46
@@ -226,7 +228,7 @@ def test_inside_the_fit_nothing_is_said_of_a_session_that_was_learned_from(monke
 
 def test_members_start_from_the_log_odds_of_the_evidence(monkeypatch):
     """At the first step a member adds nothing, so what the loss sees is the offset of each recording."""
-    import systems.ecg_pcg.phase_fusion.members as module
+    import systems.ecg_pcg.phase_fusion.fit as module
 
     made, seen = crossed(60), []
     loss = module.functional.binary_cross_entropy_with_logits

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models import NETWORKS, TAKES_ABSENCE, build_model
 from models.ecg_multimodal.signal_branch import SignalBranch
-from models.layers.layers import (
+from models.layers.layout import (
     Convolution,
     EitherLayout,
     Normalization,
@@ -18,7 +18,7 @@ from models.layers.layers import (
     TimePadding,
     as_images,
     choose_layout,
-    like,
+    expand_gate,
     mean_over_time,
     pool,
 )
@@ -185,8 +185,8 @@ def test_gradient_of_a_mean_lies_channels_last():
 def test_a_gate_weights_channels():
     gate, given = features(3, 5), features(3, 5, 17)
     by_hand = torch.einsum("bc,bct->bct", gate, given)
-    assert torch.equal(given * like(gate, given), by_hand)
-    assert torch.equal((as_images(given) * like(gate, as_images(given))).squeeze(2), by_hand)
+    assert torch.equal(given * expand_gate(gate, given), by_hand)
+    assert torch.equal((as_images(given) * expand_gate(gate, as_images(given))).squeeze(2), by_hand)
 
 
 # --- networks ------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def build(name: str) -> Any:
     torch.manual_seed(0)
     if name == "signal":
         branch = SignalBranch(6, leads=3, channels=8)
-        branch.fit_scaler(features(8, 3, 100))
+        branch.scaler.fit(features(8, 3, 100))
         return branch
     tokens = {"absence_tokens": True} if name.endswith("+absence") else {}
     return build_model(name.removesuffix("+absence"), width=8, dropout=0.0, **tokens)
