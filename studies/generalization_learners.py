@@ -19,7 +19,7 @@ from systems.ecg_pcg.features.ecg_cycle_grid import SHAPE as ECG_SHAPE
 from systems.ecg_pcg.features.ecg_cycle_grid import cycle_grids
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.features.spectral import GRID_SHAPE
-from systems.ecg_pcg.linear.fit import fit_logistic, out_of_fold_probe
+from systems.ecg_pcg.linear.fit import fit_logistic, out_of_fold_log_odds
 from systems.ecg_pcg.phase_fusion.fit import KNOTS, equalized_copies, fit_in_span
 from systems.ecg_pcg.subgroups import probe_fifths
 
@@ -51,7 +51,7 @@ def read_material(cache: Cache) -> Material:
     """Return the features of all recordings of a cache of training-a."""
     features, metadata = phase_grid(cache), cache.table("recordings")
     labels, sessions = metadata["label"].to_numpy(), metadata["session"].to_numpy()
-    probe = out_of_fold_probe({"pcg": features.probe_pcg, "ecg": features.probe_ecg}, labels, sessions)
+    probe = out_of_fold_log_odds({"pcg": features.probe_pcg, "ecg": features.probe_ecg}, labels, sessions)
     grid = features.pcg.reshape(-1, *GRID_SHAPE).astype(float)
     return Material(
         grid - grid.mean((1, 2, 3), keepdims=True),

@@ -207,9 +207,9 @@ class ContrastiveModel(nn.Module):
         if (long_axis is None) != (self.long_axis_encoder is None):
             raise ValueError("long_axis and long_axis_encoder go together: give both, or neither.")
         self._clamp_temperature()
-        embedded = {"ecg": self._embed("ecg", ecg, lead_present), "cmr": self._embed("cmr", cmr)}
+        embedded = {"ecg": self.embed("ecg", ecg, lead_present), "cmr": self.embed("cmr", cmr)}
         if long_axis is not None:
-            embedded["long_axis"] = self._embed("long_axis", long_axis, has_long_axis)
+            embedded["long_axis"] = self.embed("long_axis", long_axis, has_long_axis)
         losses = self._losses(embedded, patient)
         return {
             "loss": torch.stack(list(losses.values())).sum(),
@@ -218,20 +218,6 @@ class ContrastiveModel(nn.Module):
             "ecg_embedding": embedded["ecg"]["whole"],
             "cmr_embedding": embedded["cmr"]["whole"],
         }
-
-    def embed_ecg(self, ecg: Tensor, lead_present: Tensor | None = None) -> Tensor:
-        """Map ECGs (B, leads, T) to vectors (B, dimension) of length one."""
-        return self._embed("ecg", ecg, lead_present)["whole"]
-
-    def embed_cmr(self, cmr: Tensor, present: Tensor | None = None) -> Tensor:
-        """Map short axis cines (B, frames, H, W) to vectors (B, dimension) of length one."""
-        return self._embed("cmr", cmr, present)["whole"]
-
-    def embed_long_axis(self, long_axis: Tensor, present: Tensor | None = None) -> Tensor:
-        """Map long axis cines (B, frames, H, W) to vectors (B, dimension) of length one."""
-        if self.long_axis_encoder is None:
-            raise ValueError("This model was built without long_axis_encoder.")
-        return self._embed("long_axis", long_axis, present)["whole"]
 
     @staticmethod
     def similarity(first: Tensor, second: Tensor) -> Tensor:
@@ -242,11 +228,19 @@ class ContrastiveModel(nn.Module):
     def _encoder(self, name: str) -> TokenEncoder:
         """Return the encoder of a modality."""
         encoder = getattr(self, f"{name}_encoder")
-        assert isinstance(encoder, TokenEncoder)
+        if not isinstance(encoder, TokenEncoder):
+            raise ValueError(f"This model was built without {name}_encoder.")
         return encoder
 
-    def _embed(self, name: str, signal: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the embedding ``whole`` (B, D), the ``valid`` rows, and the parts for local heads."""
+    def embed(self, name: str, signal: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
+        """Embed the signals of a modality: ``ecg``, ``cmr`` or ``long_axis``.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            ``whole``, the vectors (B, dimension) of length one; ``valid``, boolean (B,): which rows have a
+            signal; with a local head also ``parts`` (B, R, dimension) and ``known_parts`` (B, R).
+        """
         encoder, frozen = self._encoder(name), name in self.frozen
         drops = name == "ecg" and self.training and not frozen
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):

@@ -35,7 +35,7 @@ from systems.ecg_multimodal.explain import explain_patient
 from systems.ecg_multimodal.modality_balance import (
     branch_confidences,
     branch_losses,
-    drop_views,
+    drop_modalities,
     modulate_gradients,
     modulation_coefficients,
 )
@@ -125,7 +125,7 @@ class EcgMultimodal(BinaryTask):
         part = {name: value[known] for name, value in batch.items()}
         has = {name: part[f"has_{name}"] for name in views}
         if model.training and self.chosen.model.modality_dropout:
-            has = drop_views(has, self.chosen.model.modality_dropout)
+            has = drop_modalities(has, self.chosen.model.modality_dropout)
         given = {name: part[name] for name in views} | {f"has_{name}": mask for name, mask in has.items()}
         logits, branches, _ = model(**given, with_branches=True)
         named = self.losses(logits.float(), branches, part["label"], part["weight"], has)

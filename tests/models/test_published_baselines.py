@@ -68,7 +68,7 @@ def test_sizes(name):
     for width, expected in zip((64, 16), PARAMETERS[name], strict=True):
         with torch.device("meta"):
             network = build_model(name, width=width)
-        assert sum(weight.numel() for weight in network.parameters()) == expected
+        assert sum(weight.numel() for weight in network.parameters() if weight.requires_grad) == expected
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -201,8 +201,6 @@ def test_a_token_stands_for_25_samples_and_knows_its_place():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (functools.partial(build_model, "pacfnett"), "Perhaps you meant pacfnet"),
-        (functools.partial(build_model, "x"), "Models: pacfnet, ecg-network"),
         (functools.partial(EarlyFusion, width=12), "width must be a multiple of 8, and is 12"),
         (functools.partial(LateFusion, kernel_size=4), "kernel_size must be odd, and is 4"),
         (functools.partial(CrossAttentionNetwork, width=0), "width must be a multiple of 8"),
@@ -224,10 +222,15 @@ def test_constructors_refuse(build, message):
 @pytest.mark.parametrize(
     ("ecg", "pcg", "message"),
     [
-        (torch.zeros(2, 1, 125), None, "needs the PCG signal"),
+        (torch.zeros(2, 1, 125), None, r"needs the PCG signal, shape \(batch, 1, points\)"),
         (None, torch.zeros(2, 1, 125), "needs the ECG signal"),
         (torch.zeros(2, 1, 24), torch.zeros(2, 1, 24), "at least 25 points"),
-        (torch.zeros(2, 125), torch.zeros(2, 125), r"\(batch, 1, points\)"),
+        (
+            torch.zeros(2, 125),
+            torch.zeros(2, 1, 125),
+            r"ecg must have shape \(batch, 1, points\).*\(2, 125\)",
+        ),
+        (torch.zeros(2, 2, 125), torch.zeros(2, 1, 125), r"ecg must have shape .*\(2, 2, 125\)"),
     ],
 )
 def test_networks_refuse_what_is_no_pair_of_beats(name, ecg, pcg, message):

@@ -20,8 +20,8 @@ from tests.robustness.faults import (
     Bench,
     Stage,
     Workplace,
+    assert_error,
     assert_readable,
-    assert_told,
 )
 from tests.robustness.forks import Fault
 
@@ -53,14 +53,14 @@ def two_at_once(bench: Bench, stage: Stage, share: float) -> str:
         locked = bool(list((workplace.root / "checkpoints").glob("run/.lock_*")))
         second = bench.run(stage, workplace)
         if stage.name == TRAINING and locked:
-            assert_told(second, f"is being trained by process {first} on .*--run-name")
+            assert_error(second, f"is being trained by process {first} on .*--run-name")
         else:
             assert second.code == 0, second.output
         os.kill(first, signal.SIGCONT)
         ended = bench.forker.wait(first)
         assert ended.code == 0, ended.output
         assert_readable(workplace)
-        bench.assert_right(stage, workplace)
+        bench.assert_undisturbed(stage, workplace)
         assert not list((workplace.root / "checkpoints").glob("run/.lock_*"))
         refused = second.code != 0
         return f"{'the second told, ' if refused else ''}same result"
@@ -84,13 +84,13 @@ def other_cache(bench: Bench, name: str) -> str:
         kept = workplace.root / "kept"
         if name == EVALUATION:
             shutil.move(first, kept)
-        assert_told(bench.run(stage, workplace), OTHERS_CACHE[name])
+        assert_error(bench.run(stage, workplace), OTHERS_CACHE[name])
         if name == EVALUATION:
             shutil.move(kept, first)
         else:
             assert bench.run(bench.stages[PREPARATION], workplace).code == 0
         assert bench.run(stage, workplace).code == 0
-        bench.assert_right(stage, workplace)
+        bench.assert_undisturbed(stage, workplace)
         return "told, same result with the right cache"
     finally:
         shutil.rmtree(workplace.root)
@@ -107,10 +107,10 @@ def cut_cache(bench: Bench, rng: random.Random) -> str:
         lines = content.rstrip(b"\n")  # a table without its last line end is whole
         path.write_bytes(content[: rng.randrange(len(lines))])
         ended = bench.run(stage, workplace)
-        assert_told(ended, DAMAGED_CACHE)
+        assert_error(ended, DAMAGED_CACHE)
         path.write_bytes(content)
         assert bench.run(stage, workplace).code == 0
-        bench.assert_right(stage, workplace)
+        bench.assert_undisturbed(stage, workplace)
         return "told, same result once restored"
     finally:
         shutil.rmtree(workplace.root)
@@ -130,11 +130,11 @@ def other_checkpoint(bench: Bench, name: str, rng: random.Random) -> str:
         else:
             torch.save(load_checkpoint(path) | {"format": 99}, path)
         wrong = path.read_bytes()
-        assert_told(bench.run(stage, workplace), DAMAGED_CHECKPOINT if cut else OTHER_FORMAT)
+        assert_error(bench.run(stage, workplace), DAMAGED_CHECKPOINT if cut else OTHER_FORMAT)
         assert path.read_bytes() == wrong
         path.write_bytes(good)
         assert bench.run(stage, workplace).code == 0
-        bench.assert_right(stage, workplace)
+        bench.assert_undisturbed(stage, workplace)
         return "told, same result with the right file"
     finally:
         shutil.rmtree(workplace.root)

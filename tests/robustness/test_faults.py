@@ -21,7 +21,7 @@ from tests.robustness.faults import (
     STAGES,
     TRAINING,
     Bench,
-    assert_told,
+    assert_error,
 )
 from tests.robustness.forks import Fault, Forker
 from tests.robustness.stale_artifacts import cache_of, hold, two_at_once
@@ -93,7 +93,7 @@ def test_the_lock_of_a_dead_process_holds_nobody_up(bench):
     os.kill(first, signal.SIGKILL)
     assert bench.forker.wait(first).code == -9
     assert bench.run(stage, workplace).code == 0
-    bench.assert_right(stage, workplace)
+    bench.assert_undisturbed(stage, workplace)
 
 
 def test_a_cache_that_vanishes_during_training(bench):
@@ -102,10 +102,10 @@ def test_a_cache_that_vanishes_during_training(bench):
     process = hold(bench, stage, workplace, 0.3)
     shutil.rmtree(workplace.root / "cache")
     os.kill(process, signal.SIGCONT)
-    assert_told(bench.forker.wait(process), "has no recordings.csv.*load_data.py")
+    assert_error(bench.forker.wait(process), "has no recordings.csv.*load_data.py")
     assert bench.run(bench.stages[PREPARATION], workplace).code == 0
     assert bench.run(stage, workplace).code == 0
-    bench.assert_right(stage, workplace)
+    bench.assert_undisturbed(stage, workplace)
 
 
 # Caches and checkpoints that are not what they should be ---------------------------------------------
@@ -179,4 +179,4 @@ def test_a_cache_of_other_settings_is_not_taken_for_the_same(bench, trained):
     with pytest.raises(UserError, match=r"other settings \(the prepared data\)"):
         training.main(trained.arguments(TRAINING))
     evaluate.main(trained.arguments(EVALUATION))
-    bench.assert_right(bench.stages[EVALUATION], trained)
+    bench.assert_undisturbed(bench.stages[EVALUATION], trained)

@@ -176,26 +176,6 @@ def out_of_fold_log_odds(
     return log_odds
 
 
-def out_of_fold_probe(
-    probe: Features, labels: NDArray[np.integer], sessions: ArrayLike, folds: int = 5, seed: int = 0
-) -> NDArray[np.float64]:
-    """Return the log-odds from recording conditions alone, out of fold (session-level).
-
-    Parameters
-    ----------
-    probe : mapping of str to numpy.ndarray, shape (N, features)
-        ``{"pcg": grid.probe_pcg, "ecg": grid.probe_ecg}`` of `systems.ecg_pcg.features.phase_grid.PhaseGrid`.
-    labels, sessions, folds, seed
-        As in `out_of_fold_log_odds`.
-
-    Returns
-    -------
-    numpy.ndarray, shape (N,)
-        Log-odds; over the 388 good recordings of training-a their AUROC is 0.82.
-    """
-    return out_of_fold_log_odds(probe, labels, sessions, folds, seed)
-
-
 def _rows(features: Features, rows: NDArray[np.integer]) -> dict[str, NDArray[np.floating]]:
     """Return these rows of every modality."""
     return {name: values[rows] for name, values in features.items()}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.ecg_cmr.cine_autoencoder import CineAutoencoder
+from tests.models.ecg_cmr.small import generator, train
 
 
 def build(**changed) -> CineAutoencoder:
@@ -70,14 +71,8 @@ def test_memory_is_bounded_without_changing_the_answer(monkeypatch):
 
 def test_it_learns_to_tell_bright_from_dark():
     model = build()
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(60):
-        frames = torch.rand(16, 1, 1, generator=generator).expand(16, 16, 16)
-        loss = model(frames)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    random = generator()
+    train(model, lambda _: model(torch.rand(16, 1, 1, generator=random).expand(16, 16, 16))["loss"], 60, 5e-3)
     model.eval()
     shades = torch.linspace(0.1, 0.9, 8)[:, None, None].expand(8, 16, 16)
     assert float(model(shades)["error_of_frame"].detach().mean()) < 0.03  # their mean is wrong by 0.075

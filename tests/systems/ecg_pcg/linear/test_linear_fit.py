@@ -16,7 +16,6 @@ from systems.ecg_pcg.linear.fit import (
     fit_linear,
     fit_modalities,
     out_of_fold_log_odds,
-    out_of_fold_probe,
     present,
 )
 
@@ -154,9 +153,9 @@ def test_what_has_no_modality_has_no_log_odds(features, labels, sessions):
 def test_the_probe_recognizes_conditions_that_go_with_the_label(labels, sessions):
     random = np.random.default_rng(1)
     probe = {"pcg": random.normal(size=(COUNT, 34)), "ecg": random.normal(size=(COUNT, 5))}
-    assert roc_auc_score(labels, out_of_fold_probe(probe, labels, sessions)) < 0.7
+    assert roc_auc_score(labels, out_of_fold_log_odds(probe, labels, sessions)) < 0.7
     probe["ecg"][:, 2] += 3.0 * labels
-    assert roc_auc_score(labels, out_of_fold_probe(probe, labels, sessions)) > 0.9
+    assert roc_auc_score(labels, out_of_fold_log_odds(probe, labels, sessions)) > 0.9
 
 
 def test_one_class_or_too_few_sessions_are_refused(features, labels, sessions):
