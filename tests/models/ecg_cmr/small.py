@@ -44,15 +44,16 @@ def cines(count: int = 4, frames: int = 4, size: int = 16, seed: int = 0) -> Ten
     return 80 * torch.rand(count, frames, size, size, generator=generator(seed)) + 20
 
 
-def train(model: nn.Module, loss_of: Any, steps: int, learning_rate: float, schedule: bool = False) -> None:
+def train(
+    model: nn.Module, loss_of: Any, steps: int, rate: float, *, decay: float = 0.01, one_cycle: bool = False
+) -> None:
     """Minimize the loss that a function returns for the number of a step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    one_cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps + 1, pct_start=0.2
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+    cycle: dict[str, Any] = {"max_lr": rate, "total_steps": steps, "pct_start": 0.2}
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, **cycle) if one_cycle else None
     for step in range(steps):
         optimizer.zero_grad()
         loss_of(step).backward()
         optimizer.step()
-        if schedule:
-            one_cycle.step()
+        if schedule is not None:
+            schedule.step()

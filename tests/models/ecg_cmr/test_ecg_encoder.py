@@ -175,7 +175,7 @@ def test_it_learns_to_reconstruct_unseen_patients():
     unseen = waves(64, 99)
     with torch.no_grad():
         before = model(unseen, generator=generator(1))["loss"].item()
-    train(model, lambda step: model(waves(16, 1000 + step))["loss"], 200, 1e-2, schedule=True)
+    train(model, lambda step: model(waves(16, 1000 + step))["loss"], 200, 1e-2, one_cycle=True)
     with torch.no_grad():
         found = model(unseen, generator=generator(1))
     assert before > 0.9, "untrained it misses by the signal's own variance"
