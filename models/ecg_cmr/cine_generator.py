@@ -1,10 +1,24 @@
-"""Cines generated from an ECG: MONAI's `DiffusionModelUNet` over the latents of a cine (`noise_schedule`).
+r"""Cines generated from an ECG: MONAI's `DiffusionModelUNet` over the latents of a cine.
 
 The latents of a whole cycle are generated at once, as their mean over the cycle and its first harmonics,
 cosine and sine: the channels of one small image. The mean holds nearly all of the power of latents over time,
 motion a few percent. Each channel is brought to deviation 1, so that motion counts as much as shape, and the
 result moves smoothly and ends where it began. Compared with three-dimensional convolutions over (frames,
 height, width) a step costs less at eight times the weights.
+
+Between data x0 at time t = 0 and noise e at t = 1 lies :math:`x_t = a(t) x_0 + s(t) e`:
+
+============  =====================  =========================================  =======================
+objective     path                   the network predicts                       reference
+============  =====================  =========================================  =======================
+``velocity``  a = cos(pi t / 2),     :math:`v = a e - s x_0`                    Salimans and Ho 2022
+              s = sin(pi t / 2)
+``noise``     the same               e                                          Ho et al. 2020
+``flow``      a = 1 - t, s = t       :math:`v = e - x_0`                        Lipman et al. 2023
+============  =====================  =========================================  =======================
+
+Each prediction gives x0 and e, and a step to time u goes to :math:`a(u) x_0 + s(u) e`: that is DDIM (Song
+et al. 2021) for the first two and Euler's method for the flow, so one sampler serves all.
 """
 
 from __future__ import annotations
@@ -20,12 +34,12 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
 from models.ecg_cmr.cine_autoencoder import CineAutoencoder
-from models.ecg_cmr.noise_schedule import Objective, alpha_sigma, prediction_target, x0_and_noise
 from models.ecg_cmr.transformer import TokenEncoder
 
+Objective = Literal["velocity", "noise", "flow"]
 Tokens = Literal["leads", "all"]
 LATEST = {"velocity": 1.0, "noise": 0.98, "flow": 1.0}
-"""Time at which sampling begins; where the network predicts the noise, x0 cannot be told from it at 1."""
+"""Time at which sampling begins; where the network predicts the noise, x0 cannot be computed from it at 1."""
 EARLIEST = 0.001
 """Smallest time that is trained: at 0 there is nothing to predict."""
 TIME_SCALE = 1000.0
@@ -36,6 +50,36 @@ GROUPED = 64
 """Channels are multiples of it: a normalized group of one channel, of the 32 groups, loses the time."""
 EMA_WARM_UP = 10
 """The EMA of the weights adapts fast at first: (1 + steps) / (10 + steps) of it stays."""
+
+
+def alpha_sigma(objective: Objective, time: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a(t) and s(t) of times (B,), each of shape (B, 1, 1, 1)."""
+    time = time.reshape(-1, 1, 1, 1)
+    if objective == "flow":
+        return 1 - time, time
+    return torch.cos(time * math.pi / 2), torch.sin(time * math.pi / 2)
+
+
+def prediction_target(objective: Objective, data: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """Return what the network has to predict at these times, of the shape of ``data`` (B, C, H, W)."""
+    if objective == "noise":
+        return noise
+    if objective == "flow":
+        return noise - data
+    alpha, sigma = alpha_sigma(objective, time)
+    return alpha * noise - sigma * data
+
+
+def x0_and_noise(
+    objective: Objective, noisy: Tensor, predicted: Tensor, time: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return data and noise (B, C, H, W) that a prediction from noisy data stands for."""
+    alpha, sigma = alpha_sigma(objective, time)
+    if objective == "noise":
+        return (noisy - sigma * predicted) / alpha, predicted
+    if objective == "flow":
+        return noisy - sigma * predicted, noisy + alpha * predicted
+    return alpha * noisy - sigma * predicted, sigma * noisy + alpha * predicted
 
 
 def cycle_basis(frames: int, harmonics: int) -> Tensor:

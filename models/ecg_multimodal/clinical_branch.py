@@ -45,14 +45,14 @@ class ClinicalScaler(nn.Module):
                 f"The imputer is fitted on a table (patients, {len(self.median)}), at least one row, "
                 f"and was given {tuple(table.shape)}."
             )
-        for column, values in enumerate(table.double().unbind(dim=1)):
-            there = values[values.isfinite()]
-            self.known[column] = len(there) > 0
-            deviation = there.std(correction=0) if len(there) else torch.zeros(())
-            self.median[column] = there.quantile(0.5) if len(there) else 0.0
-            self.mean[column] = there.mean() if len(there) else 0.0
+        for column, cells in enumerate(table.double().unbind(dim=1)):
+            values = cells[cells.isfinite()]
+            self.known[column] = len(values) > 0
+            deviation = values.std(correction=0) if len(values) else torch.zeros(())
+            self.median[column] = values.quantile(0.5) if len(values) else 0.0
+            self.mean[column] = values.mean() if len(values) else 0.0
             # a constant such as 0.1 has a deviation of some 1e-17
-            varies = len(there) and float(deviation) > 1e-9 * float(there.abs().amax())
+            varies = len(values) and float(deviation) > 1e-9 * float(values.abs().amax())
             self.inverse_deviation[column] = 1 / deviation if varies else 0.0
         self.fitted.fill_(True)
 
@@ -63,10 +63,10 @@ class ClinicalScaler(nn.Module):
                 "The imputer is not fitted: call fit with the clinical table of the training part, "
                 "or load a checkpoint."
             )
-        there = table.isfinite() & self.known
-        filled = torch.where(there, table.to(self.mean.dtype), self.median)
+        present = table.isfinite() & self.known
+        filled = torch.where(present, table.to(self.mean.dtype), self.median)
         scaled = (filled - self.mean) * self.inverse_deviation
-        flags = (~there).to(scaled.dtype)
+        flags = (~present).to(scaled.dtype)
         return torch.cat([scaled.clamp(-LARGEST_SCALED, LARGEST_SCALED), flags], dim=1)
 
 

@@ -9,11 +9,13 @@ from models.ecg_cmr.cine_autoencoder import CineAutoencoder
 from models.ecg_cmr.cine_generator import (
     LATEST,
     CineGenerator,
+    alpha_sigma,
     cycle_basis,
     noise_for,
+    prediction_target,
+    x0_and_noise,
 )
 from models.ecg_cmr.ecg_encoder import ECGEncoder
-from models.ecg_cmr.noise_schedule import alpha_sigma, prediction_target, x0_and_noise
 
 OBJECTIVES = ("velocity", "noise", "flow")
 FRAMES, SIZE, LEADS, POINTS = 4, 16, 3, 40
@@ -73,8 +75,7 @@ def test_targets_by_hand():
     assert float(prediction_target("velocity", data, noise, time)) == pytest.approx((5 - 2) / math.sqrt(2))
 
 
-# SamplingConfig
-# ----------------------------------------------------------------------------------------------
+# Sampling ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
