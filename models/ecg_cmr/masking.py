@@ -110,22 +110,13 @@ def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def encode_part(
+def _encode_part(
     encoder: TokenEncoder, patches: Patches, ratio: float, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor, Masking]:
-    """Encode the patches that stay visible when a share is hidden.
-
-    Returns
-    -------
-    encoded : torch.Tensor, shape (B, 1 + K, C)
-        Class token first.
-    filled : torch.Tensor of bool, shape (B, K)
-        Which slots hold a patch.
-    masking : Masking
-    """
+) -> tuple[Tensor, Masking]:
+    """Hide a share of the patches; return the encoded visible ones (B, 1 + K, C), class token first."""
     masking = random_masking(patches.usable, ratio, generator)
     visible = gather_tokens(encoder.tokens(patches), masking.ids)
-    return encoder.run(visible, masking.filled), masking.filled, masking
+    return encoder.run(visible, masking.filled), masking
 
 
 def encode_sparsely(
@@ -142,7 +133,7 @@ def encode_sparsely(
     """
     if not dropped:
         return encoder.encode_with_mask(signal, present)
-    encoded, _, masking = encode_part(encoder, encoder.patches(signal, present), dropped)
+    encoded, masking = _encode_part(encoder, encoder.patches(signal, present), dropped)
     found = gather_tokens(encoded[:, 1:], masking.slot) * masking.visible.unsqueeze(-1)
     return torch.cat([encoded[:, :1], found], dim=1), masking.visible
 
@@ -211,7 +202,7 @@ class MaskedAutoencoder(nn.Module):
             visible and zero where not usable; ``mask``, boolean and of the signal's shape: what was hidden.
         """
         patches = self.encoder.patches(signal, present)
-        encoded, _, masking = encode_part(self.encoder, patches, self.mask_ratio, generator)
+        encoded, masking = _encode_part(self.encoder, patches, self.mask_ratio, generator)
         predicted = self._decode(encoded, masking, patches.usable).float()
         errors = (predicted - patches.values).square().mean(dim=-1)
         loss = (errors * masking.hidden).sum() / masking.hidden.sum().clamp(min=1)

@@ -85,7 +85,7 @@ def test_two_at_once(bench, name, share):
     assert outcome == ("the second told, same result" if name == TRAINING else "same result")
 
 
-def test_the_lock_of_a_dead_process_holds_nobody_up(bench):
+def test_the_lock_of_a_dead_process_is_ignored(bench):
     stage = bench.stages[TRAINING]
     workplace = bench.fresh(stage)
     first = hold(bench, stage, workplace, 0.6)
@@ -170,7 +170,7 @@ def test_settings_of_a_run_that_are_damaged(trained):
         training.main(trained.arguments(TRAINING))
 
 
-def test_a_cache_of_other_settings_is_not_taken_for_the_same(bench, trained):
+def test_a_cache_of_other_settings_is_refused(bench, trained):
     """Preparing otherwise moves the note of the latest cache; going on with the run is then refused."""
     arguments = [*trained.arguments(PREPARATION), "--bandpass"]
     assert bench.forker.run("load_data", arguments, Fault()).code == 0

@@ -1,4 +1,4 @@
-"""What holds for any input: parsers end in a value or a clear error; spans and splits keep their promise."""
+"""Properties of any input: parsers return a value or raise a clear error; spans and splits are valid."""
 
 import io
 import tempfile

@@ -53,26 +53,21 @@ class Workspace:
 
     @property
     def raw(self) -> Path:
-        """Folder that is prepared."""
         return self.base / "raw"
 
     @property
     def secret(self) -> Path:
-        """Folder that is not to be read."""
         return self.base / SECRET
 
     @property
     def names(self) -> list[str]:
-        """Names of the recordings."""
         return sorted(RECORDS if self.layout == PHYSIONET else RECORDS.values())
 
     @property
     def table(self) -> Path:
-        """Table of labels."""
         return self.raw / ("labels.csv" if self.layout == COHORT else "training-a/REFERENCE-SQI.csv")
 
     def header(self, name: str) -> Path:
-        """Header of a recording."""
         return self.raw / (f"{name}.hea" if self.layout == COHORT else f"training-a/{name}.hea")
 
     def onsets(self, name: str) -> Path:
