@@ -1,4 +1,4 @@
-"""PACFNet: size, shapes, what its attention reads, what each branch sees, and what it refuses."""
+"""PACFNet: size, shapes, the input of its attention and branches, and what it refuses."""
 
 from typing import Any
 
@@ -252,7 +252,7 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(*signals), model(*signals))
 
 
-def test_a_beat_is_evaluated_by_itself_in_use():
+def test_a_prediction_does_not_depend_on_the_rest_of_the_batch():
     model = network().eval()
     ecg, pcg = beats(4)
     assert torch.allclose(model(ecg, pcg)[:1], model(ecg[:1], pcg[:1]), atol=1e-6)

@@ -1,4 +1,4 @@
-"""Evidence adds up as on paper; filters move only what they should; the deep path starts mute."""
+"""Evidence is summed as on paper; filters change only some features; the deep path starts at zero."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ YES, NO = torch.tensor([True]), torch.tensor([False])
 
 
 def by_hand() -> Any:
-    """Return a model whose log-odds can be worked out on paper, its deep path mute."""
+    """Return a model whose log-odds can be worked out on paper, its deep path zero."""
     model: Any = PhaseFusion(**SMALL).eval()
     model.fitted.fill_(True)
     weights = {
@@ -57,7 +57,7 @@ def test_three_views_of_one_signal_weigh_as_one_and_a_half_of_the_other():
 
 
 def trained(seed: int = 0, **options: Any) -> Any:
-    """Return a network whose deep path says something."""
+    """Return a network whose deep path is not zero."""
     torch.manual_seed(seed)
     model: Any = PhaseFusion((3, 22, 5), (3, 22, 4), 13, channels=8, members=2, **options).eval()
     model.fitted.fill_(True)
@@ -79,7 +79,7 @@ def masks(pcg, ecg, count=4):
     return torch.full((count,), pcg), torch.full((count,), ecg)
 
 
-def test_loudness_says_nothing():
+def test_loudness_has_no_effect():
     model = trained()
     torch.nn.init.normal_(model.evidence["whole"].weight)
     torch.nn.init.normal_(model.evidence["colour"].weight)
@@ -111,7 +111,7 @@ def test_what_is_absent_reaches_nothing():
     assert torch.isfinite(before).all()
 
 
-def test_an_ecg_without_beats_still_speaks_through_its_band_powers():
+def test_an_ecg_without_beats_still_counts_by_its_band_powers():
     model = trained()
     torch.nn.init.normal_(model.evidence["ecg"].weight)
     pcg, bands, cycle = recordings()
@@ -132,7 +132,7 @@ def test_both_signals_and_the_order_of_phases_reach_the_deep_path():
     assert not torch.allclose(model.deep(pcg, cycle, *masks(True, False)), before, atol=1e-3)
 
 
-def test_the_deep_path_starts_at_zero_and_is_heard_by_its_share():
+def test_the_deep_path_starts_at_zero_and_is_weighted_by_its_share():
     pcg, bands, cycle = recordings()
     has = masks(True, True)
     fresh = PhaseFusion((3, 22, 5), (3, 22, 4), 13, members=2).eval()
@@ -171,7 +171,7 @@ def test_every_weight_of_a_member_gets_a_gradient():
     )
 
 
-def test_recordings_that_cannot_be_evaluated_and_sizes_that_fit_nothing_are_refused():
+def test_recordings_without_a_fitted_signal_and_wrong_sizes_are_refused():
     model = by_hand()
     with pytest.raises(ValueError, match="1 of 1 recordings have no signal"):
         model(GRID, BANDS, CYCLE, NO, NO)

@@ -95,7 +95,7 @@ def test_shapes(name, width, kernel_size, attention, shape):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_sample_gets_its_verdict_wherever_it_stands_in_the_batch(name):
+def test_a_prediction_does_not_depend_on_the_order_of_the_batch(name):
     network, (ecg, pcg) = small(name).eval(), signals(5)
     order = torch.tensor([3, 0, 4, 1, 2])
     torch.testing.assert_close(network(ecg, pcg)[order], network(ecg[order], pcg[order]))
@@ -190,7 +190,7 @@ def test_cross_attention_crosses_and_without_it_nothing_does(crossing):
     assert torch.equal(before[1], turned[1]) is not crossing
 
 
-def test_a_token_stands_for_25_samples_and_knows_its_place():
+def test_a_token_stands_for_25_samples_and_encodes_its_position():
     network = small("cross-attention").eval()
     assert [part.shape for part in network.tokens(*signals(3, 500))] == [(3, 20, 32)] * 2
     code = positions(3, 4)

@@ -32,7 +32,7 @@ def test_shapes_there_and_back(settings, shape):
     assert found.shape == (3, 5, 16, 16) and float(found.min()) >= 0 and float(found.max()) <= 1
 
 
-def test_the_network_sees_minus_one_to_one_and_folding_loses_nothing():
+def test_frames_are_scaled_to_minus_one_to_one_and_folding_loses_nothing():
     model = build()
     frames = torch.rand(3, 16, 16)
     folded = model._folded(frames)
@@ -43,7 +43,7 @@ def test_the_network_sees_minus_one_to_one_and_folding_loses_nothing():
 
 
 def test_losses_by_hand(monkeypatch):
-    """A decoder that says 0 (grey) of black frames is wrong by 1; latents of mean 1 and deviation 1."""
+    """A decoder that returns 0 (grey) for black frames is wrong by 1; latents of mean 1 and deviation 1."""
     model = build(kl_weight=0.1).eval()
     shape = (3, *model.latent_shape)
     monkeypatch.setattr(model.network, "encode", lambda folded: (torch.ones(shape), torch.ones(shape)))
@@ -54,7 +54,7 @@ def test_losses_by_hand(monkeypatch):
     assert float(found["loss"]) == pytest.approx(1 + 0.1 * 16)
 
 
-def test_training_draws_latents_and_evaluation_does_not():
+def test_training_samples_latents_and_evaluation_does_not():
     model, frames = build(), torch.rand(2, 16, 16)
     assert not torch.equal(model(frames)["error"], model(frames)["error"])
     model.eval()

@@ -1,4 +1,4 @@
-"""The generator of cines: paths, targets and steps by hand; what a network draws that knows the answer."""
+"""The generator of cines: paths, targets and steps by hand; sampling with the ideal prediction."""
 
 import math
 
@@ -79,19 +79,19 @@ def test_targets_by_hand():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_network_that_knows_the_distribution_draws_from_it(objective, monkeypatch):
-    """Of data with mean 3 and deviation 0.5 everything is known: the draws have both."""
+def test_the_ideal_prediction_samples_from_the_distribution(objective, monkeypatch):
+    """For data of mean 3 and deviation 0.5 the ideal prediction is known: the samples have both."""
     mean, deviation = 3.0, 0.5
     model = build(objective=objective).eval()
 
-    def knows(point, time, condition, hidden):
+    def ideal(point, time, condition, hidden):
         signal, spread = alpha_sigma(objective, time)
         gain = deviation**2 * signal / (signal**2 * deviation**2 + spread**2)
         data = mean + gain * (point - signal * mean)
         noise = (point - signal * data) / spread
         return prediction_target(objective, data, noise, time)
 
-    monkeypatch.setattr(model, "_predict", knows)
+    monkeypatch.setattr(model, "_predict", ideal)
     monkeypatch.setattr(model, "cines_of", lambda data: data)
     drawn = model.sample(model.condition(ecgs(40)), range(40), steps=50)
     assert float(drawn.mean()) == pytest.approx(mean, abs=0.06)
@@ -116,7 +116,7 @@ def test_noise_of_a_seed_is_standard_normal_and_its_own():
     )
 
 
-def test_guidance_leads_away_from_what_is_drawn_without_an_ecg(model, monkeypatch):
+def test_guidance_extrapolates_from_the_unconditional_prediction(model, monkeypatch):
     point, time = torch.zeros(2, *model.shape), torch.full((2,), 0.5)
     condition = model.condition(ecgs(2))
 
@@ -128,9 +128,9 @@ def test_guidance_leads_away_from_what_is_drawn_without_an_ecg(model, monkeypatc
     assert found == {0.0: 1.0, 1.0: 4.0, 3.0: 10.0}
 
 
-def test_at_scale_nought_the_ecg_is_not_seen_and_at_one_it_is():
+def test_the_ecg_has_no_effect_at_guidance_zero_and_has_one_at_one():
     model = build().eval()
-    for weight in model.ema.parameters():  # MONAI begins with a network that says nothing
+    for weight in model.ema.parameters():  # MONAI's network returns zeros at first
         torch.nn.init.normal_(weight, std=0.1)
     one, two = model.condition(ecgs(2)).unsqueeze(1)
     blind = [model.sample(condition, [3], steps=2, guidance=0.0) for condition in (one, two)]
@@ -139,7 +139,7 @@ def test_at_scale_nought_the_ecg_is_not_seen_and_at_one_it_is():
     assert not torch.allclose(seeing[0], seeing[1])
 
 
-def test_what_cannot_be_drawn_is_refused(model):
+def test_sampling_arguments_that_generate_nothing_are_refused(model):
     condition = model.condition(ecgs(2))
     for arguments in (([1], 2, 1.0), ([1, 2], 0, 1.0), ([1, 2], 2, -1.0)):
         with pytest.raises(ValueError, match="generate nothing"):
@@ -150,7 +150,7 @@ def test_what_cannot_be_drawn_is_refused(model):
 # Learning ---------------------------------------------------------------------------------------------
 
 
-def test_only_the_u_net_and_the_unknown_token_learn():
+def test_only_the_u_net_and_the_null_token_learn():
     model = build(condition_dropout=0.5).train()
     data = torch.randn(8, *model.shape)
     model(data, model.condition(ecgs(8)), torch.rand(8), torch.randn_like(data)).mean().backward()
@@ -159,8 +159,8 @@ def test_only_the_u_net_and_the_unknown_token_learn():
     assert not model.encoder.training and not model.autoencoder.training and model.network.training
 
 
-def test_the_error_of_knowing_nothing():
-    """At first the network says 0: the error of the flow is var(noise) + var(data), of the noise 1."""
+def test_the_error_of_an_untrained_network():
+    """At first the network returns 0: the error of the flow is var(noise) + var(data), of the noise 1."""
     data = torch.randn(64, 8, 8, 8)
     for objective, expected in (("flow", 2.0), ("noise", 1.0), ("velocity", 1.0)):
         model = build(objective=objective).eval()
@@ -185,7 +185,7 @@ def test_condition_dropout_hides_that_share(monkeypatch):
     assert not hidden[1].any()
 
 
-def test_the_average_follows_the_weights():
+def test_the_ema_follows_the_weights():
     model = build(ema_decay=0.5)
     weight, mean = next(model.network.parameters()), next(model.ema.parameters())
     before = mean.clone()
@@ -204,7 +204,7 @@ def test_the_average_follows_the_weights():
     assert torch.allclose(mean, before + 0.5, atol=1e-3)
 
 
-def test_evaluation_asks_the_average():
+def test_evaluation_uses_the_ema():
     model = build().eval()
     data = torch.randn(2, *model.shape)
     given = (data, model.condition(ecgs(2)), torch.full((2,), 0.5), torch.randn_like(data))

@@ -1,4 +1,4 @@
-"""Masked autoencoder of ECGs: what it sees, what it is scored on, and that it learns."""
+"""Masked autoencoder of ECGs: its input, its loss, and that it learns."""
 
 import math
 

@@ -208,7 +208,7 @@ def test_absent_leads_do_not_count():
 
 
 def test_it_learns_voltage_from_waves_that_are_else_alike():
-    """Leads are standardized; that voltage is told beside them must be enough to measure it."""
+    """Leads are standardized; the added voltage must be enough to measure it."""
     model = build(indicators=1, diseases=1)
     voltage = torch.exp(0.4 * torch.randn(160, 1, 1, generator=generator(3)))
     wave = torch.sin(torch.arange(40) / 3 + torch.arange(3)[:, None])

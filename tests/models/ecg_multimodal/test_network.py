@@ -46,7 +46,7 @@ def network(fusion: str = "gate", **options: Any) -> Any:
     torch.manual_seed(0)
     model = MultimodalNetwork(**(SMALL | {"fusion": fusion} | options))
     for key, weight in model.named_parameters():
-        if "tokens" in key:  # zero at first; here they say something
+        if "tokens" in key:  # zero at first; here they have an effect
             nn.init.normal_(weight)
     training = inputs(20, seed=2)
     model.fit(training["signal"], training["clinical"])
@@ -156,7 +156,7 @@ def test_the_gate_is_of_each_patient():
     assert len(torch.unique(gates[:, 0])) == 7
 
 
-def test_late_fusion_is_the_mean_of_the_branches_that_speak():
+def test_late_fusion_is_the_mean_of_the_present_branches():
     logits, branch_logits, gates = network("late")(**inputs(), **MASKS, with_branches=True)
     for row, names in enumerate(SUBSETS):
         mean = torch.stack([branch_logits[name][row] for name in names]).mean(dim=0)
@@ -311,7 +311,7 @@ def cohort(cause: str, seed: int) -> tuple[dict[str, Tensor], Tensor]:
 def test_a_cause_in_one_modality_is_learned_from_it(cause):
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for step in range(50):  # other patients in every step: noise cannot be learned by heart
+    for step in range(50):  # other patients in every step: noise cannot be memorized
         given, label = cohort(cause, seed=10 + step)
         optimizer.zero_grad()
         nn.functional.binary_cross_entropy_with_logits(model(**given)[:, 0], label.float()).backward()

@@ -1,4 +1,4 @@
-"""One network takes ECG and heart sound, or one of them, and what is absent reaches nothing."""
+"""One network takes ECG and heart sound, or one of them, and what is absent has no effect."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def network(name: str, absence_tokens: bool = True) -> Any:
     options = {"absence_tokens": True} if absence_tokens else {}
     model = build_model(name, width=8, dropout=0.0, **options)
     for key, weight in model.named_parameters():
-        if "absence" in key:  # zero at first; here they say something
+        if "absence" in key:  # zero at first; here they have an effect
             nn.init.normal_(weight)
     return model
 
@@ -63,7 +63,7 @@ def test_a_present_signal_still_counts_beside_absent_ones(name):
 
 
 @pytest.mark.parametrize("name", TAKES_ABSENCE)
-def test_left_out_masked_and_alone_give_one_verdict(name):
+def test_left_out_masked_and_alone_give_one_prediction(name):
     model, (ecg, pcg) = network(name).eval(), signals()
     mixed = model(ecg, pcg, **MASKS)
     torch.testing.assert_close(mixed[1:3], model(ecg=ecg)[1:3])

@@ -51,7 +51,7 @@ def features(*shape: int, seed: int = 0) -> Tensor:
 
 
 def lies_channels_last(tensor: Tensor) -> bool:
-    """Whether channels lie side by side, in a slice of channels too; told by the strides."""
+    """Whether channels lie side by side, in a slice of channels too, by their strides."""
     assert tensor.ndim == 4 and tensor.shape[1] > 1 and tensor.shape[3] > 1
     return tensor.stride(1) == 1 and tensor.stride(3) >= tensor.shape[1]
 
@@ -105,7 +105,7 @@ def test_convolution_is_that_of_torch(inputs, outputs, kernel, stride, padding):
     ("inputs", "outputs", "kernel", "stride", "padding"), [row for row in CONVOLUTIONS if row[1] > 1]
 )
 def test_convolution_leaves_images_channels_last(inputs, outputs, kernel, stride, padding):
-    """Of one channel alone the layout cannot be told: what follows must get it all the same."""
+    """The strides of one channel tell no layout: the next layer must get it all the same."""
     layer = Convolution(inputs, outputs, kernel, stride, padding)
     given = as_images(features(3, inputs, 41)).requires_grad_()
     found = layer(given)
@@ -233,7 +233,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_network_says_and_learns_the_same_in_both_layouts(name):
+def test_outputs_and_gradients_are_the_same_in_both_layouts(name):
     """Double precision: what differs is then the mathematics and not the rounding of hundreds of layers."""
     found = {}
     for layout in ("channels-last", "plain"):

@@ -57,7 +57,7 @@ def apply(model, features):
         return model(*tensors, *has).numpy()
 
 
-def test_stored_tensors_say_what_the_pipeline_said(features, labels, tmp_path):
+def test_stored_tensors_predict_as_the_pipeline(features, labels, tmp_path):
     torch.save(fitted(features, labels).state_dict(), tmp_path / "linear.pt")
     model = PhaseGridLinear(PCG, ECG)
     model.load_state_dict(torch.load(tmp_path / "linear.pt", weights_only=True))
@@ -91,7 +91,7 @@ def test_each_modality_is_fitted_on_the_recordings_that_have_it(features, labels
     np.testing.assert_array_equal(apply(model, features)[~here], pcg_only[~here])
 
 
-def test_the_scaler_knows_the_training_rows_only(features, labels):
+def test_the_scaler_is_fitted_on_the_training_rows_only(features, labels):
     train = np.arange(COUNT) < 90
     features["pcg"][~train] += 50.0
     rows = {name: values[train] for name, values in features.items()}
@@ -101,7 +101,7 @@ def test_the_scaler_knows_the_training_rows_only(features, labels):
     assert not np.allclose(apply(model, features), apply(leaky, features), atol=0.1)
 
 
-def test_out_of_fold_scalers_know_their_training_folds_only(features, labels, sessions):
+def test_out_of_fold_scalers_are_fitted_on_their_training_folds_only(features, labels, sessions):
     values = features["pcg"].astype(np.float64)
     values[sessions == sessions[0]] *= 30.0
     regression = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
