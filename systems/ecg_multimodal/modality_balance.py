@@ -176,7 +176,7 @@ def modulate_gradients(
             deviation = weight.grad.std(correction=0)
             weight.grad.mul_(coefficients[name])
             if noise:
-                random = torch.empty_labels_like(weight.grad).normal_(generator=generator)
+                random = torch.empty_like(weight.grad).normal_(generator=generator)
                 weight.grad.add_(random * deviation)
 
 

@@ -161,7 +161,7 @@ def test_both_heads_both_encoders_and_the_temperature_learn(options):
 )
 def test_frozen_encoders_stay_and_their_heads_learn(options, frozen):
     model, (ecg, cmr) = build(dropout=0.5, **options), pairs()
-    before = {name: weight.clONE for name, weight in model.state_dict().items()}
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
     optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=1.0)
     model(ecg, cmr, long_axis=cmr if "long_axis" in options else None)["loss"].backward()
     optimizer.step()
@@ -201,7 +201,7 @@ def test_leads_that_are_absent_do_not_count():
 def test_a_pair_without_a_signal_is_left_out():
     model, (ecg, cmr) = build().eval(), pairs()
     expected = model(ecg[1:], cmr[1:])["loss"]
-    for broken_ecg, broken_cmr in ((ecg.clONE, cmr), (ecg, cmr.clONE)):
+    for broken_ecg, broken_cmr in ((ecg.clone(), cmr), (ecg, cmr.clone())):
         (broken_ecg if broken_cmr is cmr else broken_cmr)[0] = math.nan
         assert torch.allclose(model(broken_ecg, broken_cmr)["loss"], expected, atol=1e-6)
 
