@@ -19,13 +19,6 @@ from typing import Literal
 
 import tyro
 
-TASK_NAMES = (
-    *("ecg-pcg", "ecg-multimodal"),
-    *("ecg-mae", "cmr-mae", "ecg-cmr-contrast", "ecg-phenotypes"),
-    *("cine-autoencoder", "ecg-to-cmr"),
-)
-"""Tasks, by the first word of a command; the first is the default."""
-
 Preset = Literal["auto", "paper", "small"]
 
 
@@ -136,7 +129,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Settings of evaluate.py."""
+    """Settings of evaluate.py that all tasks share."""
 
     checkpoint: Path | None = None
     """A run's folder or one checkpoint file; default: the newest run under checkpoint_dir."""
@@ -144,7 +137,7 @@ class EvaluationSettings:
     """Folder of checkpoints."""
     cache: Path | None = None
     """Cache to evaluate on; default: the one the run was trained from, found by its content. Any other is
-    an external test: the models of all folds judge each recording together."""
+    an external test: the probability of each recording is the mean over the models of all folds."""
     cache_dir: Path = Path("data/cache")
     """Folder in which caches lie."""
     results_dir: Path = Path("results")
@@ -154,35 +147,18 @@ class EvaluationSettings:
     threshold: Literal["half", "validation"] = "half"
     """Probability from which a sample counts as abnormal: 0.5, or the one with the best mean of
     sensitivity and specificity on the validation part of each fold."""
-    audit: bool = False
-    """Judge no model but the data and the splits: what could be known without hearing a heart, what train
-    and test share. Exit status 1 if a protocol does not keep what it promises."""
     compare: tuple[Path, Path] | None = None
     """Two folders of results to compare on the recordings both were tested on, as in
     --compare results/RUN_A results/RUN_B; a * in a name takes several seeds, as in 'results/RUN-seed*'."""
     without: str = "nothing"
     """What to hide from the model, as if it had not been recorded, several joined by +: ecg or pcg (models
     trained with --modality-dropout, linear and phase-fusion); image, signal or clinical (ecg-multimodal)."""
-    stress: bool = False
-    """Judge the run again under noise, clipping, shifts and lower sampling rates: 82 ways to make recordings
-    worse, on one CPU core about 15 minutes for a small network (ecg-pcg)."""
-    prevalence: float | None = None
-    """Share of abnormal, 0 to 1, at which scores are reported as well."""
-    steps: int = 20
-    """Steps in which a cine is drawn (ecg-to-cmr)."""
-    samples: int = 8
-    """Cines that are drawn for each ECG; what is measured in them is averaged (ecg-to-cmr)."""
-    guidance: float = 0.0
-    """Guidance scale of drawing: 1 as learned, more: closer to what only this ECG suggests; 0: chosen on the
-    validation part (ecg-to-cmr)."""
-    patients: int = 200
-    """Patients of the test part that cines are drawn for, at most (ecg-to-cmr, cine-autoencoder)."""
     compact: bool = False
     """Write scores and one row a recording only: no figures, no row a beat."""
     bootstrap_draws: int = 2000
     """Draws of the session-clustered bootstrap behind the 95 % intervals; 0: no intervals."""
     batch_size: int = 256
-    """Samples of one forward pass, at most; a CPU, which many make slower, judges 64 at a time."""
+    """Samples of one forward pass, at most; a CPU, which larger ones make slower, takes 64 at a time."""
     device: str = "auto"
     """auto (CUDA if there is one), cpu, cuda or cuda:N."""
     threads: int = 0

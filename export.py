@@ -23,7 +23,6 @@ from pathlib import Path
 from common.command_line import read_settings
 from common.script import run_script
 from learning.devices import set_threads
-from systems import EXPORT
 from systems.base.export_run import choose_checkpoint, choose_file, open_exportable
 from systems.base.export_settings import ExportSettings
 from systems.base.exporting import CHECKED_BATCHES, TOLERANCE, require, write_export
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     checkpoint = choose_checkpoint(settings)
     path, form = choose_file(settings, checkpoint)
     require(form)
-    exportable = open_exportable(checkpoint, EXPORT)
+    exportable = open_exportable(checkpoint)
     metadata = exportable.metadata
     print(f"{metadata['model']} of run {metadata['run']}, fold {metadata['fold']} ({checkpoint}).")
     if settings.dry_run:

@@ -14,22 +14,51 @@ same recordings: nothing is computed again. Then: python training.py.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.command_line import read_settings, split_task
+from common.errors import UserError
 from common.script import run_script
-from config import TASK_NAMES
-from systems.preparing import preparation_of, workers_of
+from config import SourceSettings
+from systems import registry
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Prepare what the command line names; return the folder of the cache."""
-    task, rest = split_task(sys.argv[1:] if arguments is None else arguments, TASK_NAMES)
-    settings, prepare = preparation_of(task)
-    with workers_of(read_settings(settings, rest, __doc__)) as chosen:
-        return prepare(chosen)
+    task, rest = split_task(sys.argv[1:] if arguments is None else arguments, registry.TASKS)
+    settings = read_settings(registry.load_data_settings(task), rest, __doc__)
+    with workers(settings) as with_folder:
+        return registry.prepare(task, with_folder)
+
+
+@contextlib.contextmanager
+def workers(settings: SourceSettings) -> Iterator[SourceSettings]:
+    """Let the processes of this machine, or the Dask cluster that the settings name, prepare the recordings.
+
+    Yields
+    ------
+    SourceSettings
+        With a folder of raw data that means the same on every machine.
+
+    Raises
+    ------
+    UserError
+        If there is no such cluster, or no folder is named that its workers can read.
+    """
+    if not settings.dask:
+        yield settings
+        return
+    from common.cluster import dask_cluster
+
+    if settings.raw_dir is None:
+        raise UserError("--dask needs --raw-dir PATH as well: a folder that all workers see under this name.")
+    folder = settings.raw_dir.absolute()
+    with dask_cluster(settings.dask, folder):
+        yield dataclasses.replace(settings, raw_dir=folder)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from datasets.recording_paths import Place
 from evaluation.figure_text import DISCLAIMER, rounded_probability
 from evaluation.figures import save_figure
 from learning.devices import set_threads
-from systems import DRAW, ECG_ALONE, PREDICT, WORDS
+from systems import registry
 from systems.base.prediction_settings import PredictionSettings
 from systems.base.predictor import Prediction, Predictor, Words, at_share, open_predictor, task_of
 
@@ -51,12 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> list[Metadata]:
     settings = read_settings(PredictionSettings, sys.argv[1:] if arguments is None else arguments, __doc__)
     set_threads(settings.threads)
     if not settings.recordings and settings.ecg is not None and settings.checkpoint is not None:
-        if task_of(settings) not in ECG_ALONE:
+        if task_of(settings) != "ecg-phenotypes":
             return [draw(settings)]
         settings = replace(settings, recordings=(settings.ecg,), ecg=None)
     check(settings)
     with quiet_output(settings.json):
-        predictor = open_predictor(settings, PREDICT)
+        predictor = open_predictor(settings)
         places = predictor.find(settings.recordings)
         if settings.ecg is not None and len(places) > 1:
             raise UserError(f"--ecg belongs to one recording, and {len(places)} were given.")
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Metadata]:
         document = {"notice": DISCLAIMER, "model": model, "recordings": rows}
         print(json.dumps(document, indent=2, allow_nan=False))
     else:
-        report(model, rows, WORDS.get(model["task"], PROBABILITY))
+        report(model, rows, getattr(registry.module_of(model["task"], "text"), "WORDS", PROBABILITY))
     leave(rows)
     return rows
 
@@ -74,13 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> list[Metadata]:
 def draw(settings: PredictionSettings) -> Metadata:
     """Draw from an ECG alone, by a model that does; print and return what is measured in what it drew."""
     task = task_of(settings)
-    if task not in DRAW:
+    if task != "ecg-to-cmr":
         raise UserError(
             f"{settings.checkpoint} is a run of {task}, which draws nothing: name a recording to judge, "
-            f"or a run of {', '.join(DRAW)}."
+            "or a run of ecg-to-cmr."
         )
     with quiet_output(settings.json):
-        metadata = DRAW[task](settings)
+        metadata = registry.module_of(task, "predict").draw(settings)
     if settings.json:
         print(json.dumps(metadata, indent=2, allow_nan=False))
         return metadata

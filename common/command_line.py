@@ -7,9 +7,9 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -18,13 +18,13 @@ from common.errors import UserError
 Settings = TypeVar("Settings")
 
 
-def split_task(arguments: Sequence[str], tasks: Sequence[str]) -> tuple[str, list[str]]:
+def split_task(arguments: Sequence[str], tasks: Iterable[str]) -> tuple[str, list[str]]:
     """Return the task that an optional first word names, and the other arguments.
 
     Parameters
     ----------
     arguments : sequence of str
-    tasks : sequence of str
+    tasks : iterable of str
         Names of all tasks, the default first.
 
     Raises
@@ -33,7 +33,7 @@ def split_task(arguments: Sequence[str], tasks: Sequence[str]) -> tuple[str, lis
         If the first word is no option and names no task.
     """
     if not arguments or arguments[0].startswith("-"):
-        return tasks[0], list(arguments)
+        return next(iter(tasks)), list(arguments)
     first, *rest = arguments
     if first not in tasks:
         near = difflib.get_close_matches(first, tasks, n=1, cutoff=0.4)
@@ -67,33 +67,12 @@ def read_settings(
     )
 
 
-def read_preset_settings(
-    arguments: Sequence[str],
-    manual: str | None,
-    defaults: Callable[[Literal["paper", "small"], str], Settings],
-    resolve_preset: Callable[[str, str], Literal["paper", "small"]],
-) -> Settings:
-    """Return settings: those of the preset and protocol named, changed by the other options.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        Without the task.
-    manual : str or None
-    defaults : callable
-        Given a preset and a protocol (empty: none named), returns the settings they stand for.
-    resolve_preset : callable
-        Given preset and device as named, returns "paper" or "small".
-    """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="auto")
-    first.add_argument("--protocol", default="")
-    first.add_argument("--device", default="auto")
-    named, _ = first.parse_known_args(list(arguments))
-    preset = resolve_preset(named.preset, named.device)
-    default = defaults(preset, named.protocol)
-    settings = read_settings(type(default), arguments, manual, default)
-    return dataclasses.replace(typing.cast(Any, settings), preset=preset)
+def named_early(arguments: Sequence[str], *names: str) -> dict[str, str | None]:
+    """Return the values of options that decide which others there are, None where one is not given."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        early.add_argument(f"--{name.replace('_', '-')}", f"--{name}", dest=name)
+    return vars(early.parse_known_args(list(arguments))[0])
 
 
 def to_plain(settings: Any) -> dict[str, Any]:

@@ -5,24 +5,65 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from common.errors import UserError
 from common.files import replacing
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FORMAT = 1
 BEST, LAST = "best.pt", "last.pt"
+
+
+class Checkpoint(TypedDict):
+    """What a checkpoint of one fold holds, in plain types and tensors."""
+
+    format: int
+    task: str
+    run: str
+    fold: int
+    """-1: a final fit on everything."""
+    protocol: str
+    settings: dict[str, Any]
+    """Those of training.py, nested as in `common.command_line.to_plain`."""
+    inputs: NotRequired[dict[str, Any]]
+    """What the model knows of its inputs beside the settings."""
+    label_share: NotRequired[float]
+    """Share of abnormal among the samples that were learned from."""
+    parts: Tensor
+    """Part of each sample in this fold, shape (N,): see `datasets.splits.Fold.parts`."""
+    trained_on: dict[str, list[Any]]
+    """``session``, ``recording``, and the SHA-256 of each recording, ``content``."""
+    cache: dict[str, Any]
+    """``Cache.describe()`` of the cache it was trained from."""
+    provenance: dict[str, str]
+    parents: list[dict[str, Any]]
+    """Runs that it started from: ``kind``, ``run``, ``sha256``, ``session``."""
+    model: dict[str, Tensor]
+    """Weights, by the names of the module's state."""
+    progress: dict[str, Any]
+    """Fields of `learning.loop.Progress`."""
+    optimizer: NotRequired[dict[str, Any]]
+    """In ``last.pt`` alone, as ``schedule``."""
+    schedule: NotRequired[dict[str, Any]]
+    threshold: NotRequired[float]
+    """In ``best.pt`` of a finished fold."""
+    validation: NotRequired[dict[str, Any]]
+    """Errors on the validation part, of runs of ecg-phenotypes."""
+    calibration: NotRequired[dict[str, list[float]]]
+    """Intercept and slope for each kind of input, of the model that comes with the code."""
 
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message says why and what to do."""
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint to a temporary file and put it in place.
 
     Raises
@@ -30,17 +71,19 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     CheckpointError
         If the disk refuses; the checkpoint that was there before stays.
     """
+    import torch
+
     try:
         with replacing(path) as temporary:
-            torch.save({"format": FORMAT} | content, temporary)
-    except (OSError, RuntimeError) as error:  # torch's own word for a disk that is full is RuntimeError
+            torch.save({"format": FORMAT, **content}, temporary)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError when the disk is full
         raise CheckpointError(
             f"The checkpoint {path} cannot be written ({str(error).splitlines()[0]}). Make room, or allow "
             "writing there; what was saved before is kept, and the same command with --resume goes on."
         ) from error
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Raises
@@ -48,6 +91,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     CheckpointError
         If the file is absent, damaged, holds more than plain types and tensors, or is of another format.
     """
+    import torch  # not before a checkpoint is read, so that --help answers at once
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -63,7 +108,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"The checkpoint {path} has format {found}, and this version reads {FORMAT}: "
             "use the version of the code it was written with, or train again."
         )
-    return content
+    return cast(Checkpoint, content)
 
 
 def file_digest(path: Path) -> str:
@@ -96,11 +141,11 @@ def changed_since(before: dict[str, str]) -> list[str]:
     Parameters
     ----------
     before : dict of str to str
-        What `provenance` said then.
+        What `provenance` returned then.
     """
     now = provenance()
     lines = [
-        f"Note: trained with {name} {before[name]}, judged with {now[name]}; last digits may differ."
+        f"Note: trained with {name} {before[name]}, evaluated with {now[name]}; last digits may differ."
         for name in _differing(before, now)
     ]
     commit = before.get("commit", "")
@@ -116,17 +161,17 @@ def changed_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     Parameters
     ----------
     before, now : dict
-        ``Cache.describe()`` then and now; what was not written down then is not compared.
+        ``Cache.describe()`` then and now; what was not stored then is not compared.
     """
     if before.get("source_files", now["source_files"]) != now["source_files"]:
-        lines = [f"Note: judged on other raw files (of {now['source']}) than trained on."]
+        lines = [f"Note: evaluated on other raw files (of {now['source']}) than trained on."]
     else:
         changed = _differing(before.get("tables", {}), now["tables"])
         lines = [f"Note: {name} of the prepared data is not the one trained on." for name in changed]
     for part in ("settings", "versions"):
         old, new = before.get(part, {}), now[part]
         lines += [
-            f"Note: judged on data prepared with {name} {new[name]}, trained on {old[name]}."
+            f"Note: evaluated on data prepared with {name} {new[name]}, trained on {old[name]}."
             for name in _differing(old, new)
         ]
     return lines

@@ -112,7 +112,7 @@ def stop_processes() -> None:
 
 
 @contextlib.contextmanager
-def together(device_name: str) -> Iterator[Processes]:
+def process_group(device_name: str) -> Iterator[Processes]:
     """Join the processes torchrun started while the block lasts, or be alone.
 
     Raises
@@ -174,6 +174,6 @@ def _told_to_end(processes: Processes, said: threading.Lock) -> Iterator[None]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the network inside the wrappers of `Processes.wrap` and `learning.speed.compiled`."""
+    """Return the network inside the wrappers of `Processes.wrap` and `learning.loop.compiled`."""
     model = getattr(model, "_orig_mod", model)
     return model.module if isinstance(model, DistributedDataParallel) else model

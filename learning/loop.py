@@ -7,25 +7,118 @@ epoch alone, so a run continued from the last finished epoch is the run that was
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
+import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.errors import UserError
+from config import OptimizationSettings
 from learning.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from learning.devices import autocast
-from learning.distributed import unwrap
-from learning.fold import FoldContext, Learner, Progress, SampleSet
+from learning.distributed import Processes, unwrap
 from learning.optimization import LEAST_IMPROVEMENT, Schedule, make_optimizer
-from learning.speed import compiled
+from learning.samples import Samples
 from learning.tracking import Tracker
 
 CHECK_EVERY = 20
-"""Steps between two looks at the loss (a look waits for the device)."""
+"""Steps between two checks of the loss (reading it waits for the device)."""
+COMPILERS = ("g++", "clang++", "c++")
+
+
+class Learner:
+    """What the loop takes from a task."""
+
+    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return mean losses by name (``loss`` is minimized) and the predictions, shape (B, ...)."""
+        raise NotImplementedError
+
+    def score(self, samples: Any, rows: Tensor, predictions: Tensor) -> dict[str, float]:
+        """Return scores of the predictions for these rows, for the curves."""
+        raise NotImplementedError
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]] | None:
+        """Return groups of parameters with learning rates of their own, or None: all alike."""
+        return None
+
+    def after_backward(self, model: nn.Module, losses: Mapping[str, Tensor]) -> None:
+        """Change gradients before they are clipped."""
+
+
+@dataclass
+class Progress:
+    """How far a fold has come; stored in its checkpoints.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Finished epochs, and steps taken.
+    best_loss : float
+        Lowest validation loss so far.
+    best_epoch, stale : int
+        Epoch (from 1) that had it, and epochs since.
+    finished : bool
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    stale: int = 0
+    finished: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FoldContext:
+    """All that one fold is trained with.
+
+    Attributes
+    ----------
+    learner, samples : Learner, Samples
+    train, validation : torch.Tensor of int64
+        Rows to learn from, and to validate and select on (may be empty).
+    optimization : OptimizationSettings
+    seed : int
+    device, precision : torch.device, torch.dtype
+    processes : Processes
+    folder : pathlib.Path
+        Where the fold's checkpoints are written.
+    metadata : mapping
+        Plain metadata stored in every checkpoint: settings, parts, provenance.
+    label : str
+        What the progress bar says.
+    compiles : bool
+        Whether the steps of training are compiled.
+    """
+
+    learner: Learner
+    samples: Any
+    train: Tensor
+    validation: Tensor
+    optimization: OptimizationSettings
+    seed: int
+    device: torch.device
+    precision: torch.dtype
+    processes: Processes
+    folder: Path
+    metadata: Mapping[str, Any]
+    label: str
+    compiles: bool = False
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch; a last batch that is not full is left out (the order changes every epoch)."""
+        return max(1, len(self.train) // self.optimization.batch_size)
 
 
 class NonFiniteLossError(UserError):
@@ -64,9 +157,27 @@ def fit(run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = 
         schedule.after_epoch(scores.get("val/loss", scores["train/loss"]))
         if run.processes.leads:
             tracker.scalars(scores | {"learning_rate": optimizer.param_groups[0]["lr"]}, progress.epoch)
-            tqdm.write(epoch_line(run, progress, scores))
+            tqdm.write(_epoch_line(run, progress, scores))
             _save(run, unwrap(wrapped), optimizer, schedule, progress, better)
     return progress
+
+
+def compiled(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the model with its forward and backward pass compiled at the first step.
+
+    The weights are those of ``model``; `learning.distributed.unwrap` returns it.
+
+    Raises
+    ------
+    UserError
+        If the compiler is missing.
+    """
+    compilers = [name for name in (os.environ.get("CXX"), *COMPILERS) if name and shutil.which(name)]
+    if device.type == "cpu" and not compilers:
+        raise UserError("--compile needs a C++ compiler such as g++: install one, or go without.")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UserError("--compile on CUDA needs Triton: pip install triton, or go without.")
+    return cast(nn.Module, torch.compile(model))
 
 
 def check_batch_size(run: FoldContext) -> None:
@@ -127,13 +238,13 @@ def train_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Learn from the samples of some rows; return loss, predictions and norm of the gradient, detached."""
     with autocast(run.device, run.precision):
-        named, predicted = run.learner.step(model, run.samples.batch(rows))
+        losses, predicted = run.learner.step(model, run.samples.batch(rows))
     optimizer.zero_grad(set_to_none=True)
-    named["loss"].backward()
-    run.learner.after_backward(model, named)
+    losses["loss"].backward()
+    run.learner.after_backward(model, losses)
     norm = nn.utils.clip_grad_norm_(model.parameters(), run.optimization.gradient_clip or math.inf)
     optimizer.step()
-    return named["loss"].detach(), predicted.detach(), norm
+    return losses["loss"].detach(), predicted.detach(), norm
 
 
 def _seed_epoch(run: FoldContext, epoch: int) -> None:
@@ -169,7 +280,7 @@ def _check_finite(run: FoldContext, rows: list[Tensor], losses: list[Tensor], no
 def predict(
     learner: Learner,
     model: nn.Module,
-    samples: SampleSet,
+    samples: Samples,
     rows: Tensor,
     *,
     batch_size: int,
@@ -183,8 +294,8 @@ def predict(
     chunks = rows.split(batch_size)
     for chunk in tqdm(chunks, desc=label, unit="batch", leave=False, disable=not label):
         with autocast(device, precision):
-            named, predicted = learner.step(model, samples.batch(chunk))
-        total += named["loss"].float() * len(chunk)
+            losses, predicted = learner.step(model, samples.batch(chunk))
+        total += losses["loss"].float() * len(chunk)
         predictions.append(predicted.float())
     return float(total) / len(rows), torch.cat(predictions).cpu()
 
@@ -223,7 +334,7 @@ def _early_stopping(run: FoldContext, progress: Progress, scores: dict[str, floa
     return better and (selects or progress.finished)
 
 
-def epoch_line(run: FoldContext, progress: Progress, scores: Mapping[str, float]) -> str:
+def _epoch_line(run: FoldContext, progress: Progress, scores: Mapping[str, float]) -> str:
     """Return the line that stays on the screen after an epoch."""
     parts = [f"{run.label}  epoch {progress.epoch:3d}/{run.optimization.epochs}"]
     for tag, name in (("train/loss", "loss"), ("val/loss", "val loss"), ("val/auroc", "val AUROC")):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from common.errors import UserError
 
 GRACE = 10.0
 """Seconds that a process has to end when it is interrupted, before it is killed."""
-SHOWN_LINES = 12
+_SHOWN_LINES = 12
 """Lines of the log of a fold that failed that are shown."""
-SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_CHECKS = 0.1
 
 
 def check_at_once(count: int) -> None:
@@ -54,12 +54,12 @@ def devices_at_once(name: str, count: int) -> list[str]:
     """
     if name not in ("auto", "cuda") or not torch.cuda.is_available():
         return [name] * count
-    return [f"cuda:{place % torch.cuda.device_count()}" for place in range(count)]
+    return [f"cuda:{number % torch.cuda.device_count()}" for number in range(count)]
 
 
 @dataclass
-class FoldProcess:
-    """A process that trains one fold, and what it says."""
+class _FoldProcess:
+    """A process that trains one fold, and its log."""
 
     name: str
     log: Path
@@ -67,75 +67,70 @@ class FoldProcess:
     started: float = field(default_factory=time.monotonic)
 
     def result(self) -> str:
-        """Return what to say at its end, with the end of its log if it failed."""
+        """Return how it ended, with the end of its log if it failed."""
         seconds = time.monotonic() - self.started
         status = self.process.returncode
         if status == 0:
             return f"{self.name} is trained, after {seconds:.0f} s."
-        how = (
+        end = (
             f"was killed by {signal.Signals(-status).name}"
             if status < 0
             else f"failed (exit status {status})"
         )
         last = "\n".join(f"    {line}" for line in last_lines(self.log)) or "    (nothing)"
-        return f"{self.name} {how} after {seconds:.0f} s. The end of {self.log}:\n{last}"
+        return f"{self.name} {end} after {seconds:.0f} s. The end of {self.log}:\n{last}"
 
 
-def start_fold(name: str, command: Sequence[str], log: Path) -> FoldProcess:
-    """Start a process that writes all it says into a log."""
+def _start_fold(name: str, command: Sequence[str], log: Path) -> _FoldProcess:
+    """Start a process whose output goes into a log."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    calm = {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "60"}  # bars are for screens
+    quiet = {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "60"}  # bars are for screens
     with log.open("wb") as file:
         process = subprocess.Popen(  # a session of its own: Ctrl-C is for this process, which passes it on
             list(command),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | calm,
+            env=os.environ | quiet,
             start_new_session=True,
         )
-    return FoldProcess(name, log, process)
+    return _FoldProcess(name, log, process)
 
 
-def train_at_once(
-    commands: Mapping[str, Callable[[int], Sequence[str]]],
-    count: int,
-    log_folder: Path,
-    say: Callable[[str], None],
-) -> None:
-    """Run the commands of folds, so many at the same time, to the end of all.
+def train_at_once(commands: Mapping[str, Sequence[str]], devices: Sequence[str], log_folder: Path) -> None:
+    """Run the commands of folds to the end of all, as many at the same time as there are devices.
 
     Parameters
     ----------
     commands : mapping
-        Of the name of a fold to what makes its command, given the place (0 to ``count`` - 1) it runs in.
-    count : int
-        Places.
+        Command of each fold, by its name; ``--device`` and a free device are added.
+    devices : sequence of str
+        Names of devices, one for each process; the same one may stand there several times.
     log_folder : pathlib.Path
         Gets ``<fold>.log`` of each.
-    say : callable
-        Prints a line.
 
     Raises
     ------
     UserError
         At the end, if one failed; the others are trained.
     KeyboardInterrupt
-        At Ctrl-C, and when this process is told to end (SIGTERM, SIGHUP); the others are stopped first.
+        At Ctrl-C, and at SIGTERM or SIGHUP; the others are stopped first.
     """
-    waiting, running, failed = list(commands), dict[int, FoldProcess](), list[str]()
-    with interrupted_by(signal.SIGTERM, signal.SIGHUP), contextlib.ExitStack() as stack:
+    waiting, running, failed = list(commands), dict[int, _FoldProcess](), list[str]()
+    with _interrupted_by(signal.SIGTERM, signal.SIGHUP), contextlib.ExitStack() as stack:
         stack.callback(lambda: stop([fold.process for fold in running.values()]))
         while waiting or running:
-            for place in sorted(set(range(count)) - running.keys())[: len(waiting)]:
-                name, command = waiting[0], commands[waiting.pop(0)](place)
-                running[place] = start_fold(name, command, log_folder / f"{name}.log")
-                say(f"{name} begins, as process {running[place].process.pid}: {running[place].log}")
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-            for place, fold in [*running.items()]:
+            for number in sorted(set(range(len(devices))) - running.keys())[: len(waiting)]:
+                name = waiting.pop(0)
+                command = [*commands[name], "--device", devices[number]]
+                running[number] = _start_fold(name, command, log_folder / f"{name}.log")
+                process = running[number].process.pid
+                print(f"{name} begins, as process {process}: {running[number].log}", flush=True)
+            time.sleep(_SECONDS_BETWEEN_CHECKS)
+            for number, fold in [*running.items()]:
                 if fold.process.poll() is not None:
-                    del running[place]
-                    say(fold.result())
+                    del running[number]
+                    print(fold.result(), flush=True)
                     failed += [fold.name] if fold.process.returncode else []
     if failed:
         raise UserError(
@@ -145,7 +140,7 @@ def train_at_once(
 
 
 @contextlib.contextmanager
-def interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
+def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
     """Let signals that would end this process at once end the block as Ctrl-C does."""
 
     def interrupt(*_: object) -> None:
@@ -170,7 +165,7 @@ def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
         for process in there:
             process.send_signal(signal.SIGINT)
         while any(process.poll() is None for process in there) and time.monotonic() < deadline:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(_SECONDS_BETWEEN_CHECKS)
     finally:  # whoever is interrupted again waits no longer
         for process in there:
             if process.poll() is None:
@@ -180,30 +175,30 @@ def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 
 def last_lines(log: Path) -> list[str]:
-    """Return the last lines of a log that say something; of a progress bar, what it showed last."""
+    """Return the last lines of a log that are not empty; of a progress bar, its last state."""
     text = log.read_bytes().decode("utf-8", errors="replace")  # read as text, "\r" would end a line
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-    return [line for line in lines if line][-SHOWN_LINES:]
+    return [line for line in lines if line][-_SHOWN_LINES:]
 
 
-def fold_words(fold: str, threads: int, device: str, cache: Path) -> list[str]:
-    """Return the words that make training.py train one fold of a run that is opened, as one of several.
+def fold_command(script: Path, words: Sequence[str], fold: str, threads: int, cache: Path) -> list[str]:
+    """Return the command that trains one fold of a run that is opened, as one of several.
 
     Parameters
     ----------
+    script : pathlib.Path
+        training.py.
+    words : sequence of str
+        What the user gave it.
     fold : str
-        Its number, or none.
-    threads, device
-        Of its process.
+        Number of the fold, or none.
+    threads : int
+        CPU threads of the process.
     cache : pathlib.Path
         That of the run: the latest may be another by the time it is opened.
     """
     return [
+        *(sys.executable, str(script), *words),
         *("--folds", fold, "--at-once", "1", "--resume", "--no-overwrite"),
-        *("--threads", str(threads), "--device", device, "--cache", str(cache)),
+        *("--threads", str(threads), "--cache", str(cache)),
     ]
-
-
-def python(script: Path, *words: str) -> list[str]:
-    """Return the command that runs a script as this process was run."""
-    return [sys.executable, str(script), *words]

@@ -232,9 +232,23 @@ def find_checkpoints(given: Path | None, checkpoint_dir: Path, which: str) -> li
     return judged or found
 
 
-def newest_run(checkpoint_dir: Path) -> Path:
-    """Return the folder of the run that was trained last."""
-    written = {path: path.stat().st_mtime for path in checkpoint_dir.glob("*/fold_*/best.pt")}
+def newest_run(checkpoint_dir: Path, task: str = "") -> Path:
+    """Return the folder of the run, of any task or of one, that was trained last."""
+    written = {
+        path: path.stat().st_mtime
+        for path in checkpoint_dir.glob("*/fold_*/best.pt")
+        if not task or task_of_run(path) == task
+    }
     if not written:
-        raise UserError(f"There is no trained run in {checkpoint_dir}. Train one with training.py.")
+        of_task = f" of {task}" * bool(task)
+        raise UserError(f"There is no trained run{of_task} in {checkpoint_dir}. Train one with training.py.")
     return max(written, key=lambda path: written[path]).parent.parent
+
+
+def task_of_run(path: Path) -> str:
+    """Return the task of a run, named by its folder, a fold or a checkpoint; empty where it is not known."""
+    for folder in (path, *path.parents[:2]):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return str(json.loads((folder / "settings.json").read_text(encoding="utf-8"))["task"])
+    files = [path] if path.is_file() else sorted(path.glob("**/best.pt"))
+    return load_checkpoint(files[0]).get("task", "") if files else ""

@@ -24,7 +24,7 @@ from common.script import run_script
 from datasets.cache import Cache, find_cache
 from evaluation.figures import save_figure
 from evaluation.tables import watermarked
-from learning.checkpoint import load_checkpoint
+from learning.checkpoint import Checkpoint, load_checkpoint
 from learning.devices import set_threads
 from learning.runs import find_checkpoints
 from studies.explanation_figures import Column, cycle_figure, linear_figure
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     return table
 
 
-def load_run(name: str, protocols: Sequence[str], settings: ExplanationSettings) -> list[dict[str, Any]]:
+def load_run(name: str, protocols: Sequence[str], settings: ExplanationSettings) -> list[Checkpoint]:
     """Return the checkpoints of a run's folds, which must be of one of these protocols."""
     paths = find_checkpoints(settings.checkpoint_dir / name, settings.checkpoint_dir, "best")
     checkpoints = [load_checkpoint(path) for path in paths]
@@ -118,7 +118,7 @@ def axis_of(cache: Cache) -> PhaseAxis:
 
 
 def explain(
-    checkpoints: list[dict[str, Any]], cache: Cache, axis: PhaseAxis, settings: ExplanationSettings
+    checkpoints: list[Checkpoint], cache: Cache, axis: PhaseAxis, settings: ExplanationSettings
 ) -> Column:
     """Explain one run and average what was found over the cycle."""
     beats = explain_folds(
@@ -139,8 +139,8 @@ def explain(
         completeness_error=error.mean(),
         completeness_error_share=error.sum() / beats.table["change"].abs().sum(),
     )
-    for place, name in enumerate(("run", "protocol")):
-        table.insert(place, name, checkpoints[0][name])
+    table.insert(0, "run", checkpoints[0]["run"])
+    table.insert(1, "protocol", checkpoints[0]["protocol"])
     return Column(heading(checkpoints[0]), means, table)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -203,7 +204,7 @@ def balanced_weights(labels: pd.Series) -> NDArray[np.float64]:
     return np.where(labels == 1, 0.5 / share, 0.5 / (1 - share))
 
 
-def shipped(content: Checkpoint, lines: Mapping[str, list[float]], cache: Cache) -> Checkpoint:
+def shipped(content: Checkpoint, lines: Mapping[str, list[float]], cache: Cache) -> dict[str, Any]:
     """Return what is shipped of a checkpoint: with the calibration, without the state of the training."""
     sounds = cache.waveforms("pcg")
     rows = cache.table("recordings")
@@ -212,7 +213,8 @@ def shipped(content: Checkpoint, lines: Mapping[str, list[float]], cache: Cache)
         sound_digest(np.array(sounds[row["pcg_offset"] :][: row["pcg_length"]]))
         for row in learned.to_dict("records")
     ]
-    return {name: content[name] for name in KEPT} | {
+    kept: dict[str, Any] = {name: value for name, value in content.items() if name in KEPT}
+    return kept | {
         "trained_on": content["trained_on"] | {"sound": digests},
         "calibration": {name: [round(value, 4) for value in line] for name, line in lines.items()},
     }

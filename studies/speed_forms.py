@@ -17,15 +17,13 @@ from torch import Tensor, nn
 from config import OptimizationSettings
 from learning.devices import computes_bfloat16
 from learning.distributed import Processes
-from learning.fold import FoldContext
-from learning.loop import train_step
+from learning.loop import FoldContext, compiled, train_step
 from learning.optimization import make_optimizer
 from learning.parallel_folds import threads_each
-from learning.speed import compiled
 from models.layers.layout import choose_layout
 from studies.speed_inference import recordings
 from studies.speed_machine import synchronize
-from systems.ecg_pcg.settings import ModelSettings, preset_defaults
+from systems.ecg_pcg.settings import ModelSettings, defaults
 from systems.ecg_pcg.task import EcgPcg
 
 FOLDS = 5
@@ -86,7 +84,7 @@ class Trainee:
     def __init__(
         self, form: Form, settings: ModelSettings, batch_size: int, device: torch.device, folder: Path
     ) -> None:
-        task = EcgPcg()
+        task = EcgPcg(dataclasses.replace(defaults("small"), model=settings))
         self.name, self.precision = form.name, form.precision
         optimization = OptimizationSettings(batch_size=batch_size, fused=form.fused)
         self.samples = recordings(batch_size, settings.points, device)
@@ -106,7 +104,7 @@ class Trainee:
             form.name,
         )
         torch.manual_seed(0)
-        network = task.build(dataclasses.replace(preset_defaults("small"), model=settings)).to(device).train()
+        network = task.build().to(device).train()
         choose_layout(network, "channels-last" if form.channels_last else "plain")
         self.optimizer = make_optimizer(network, optimization)
         self.network: nn.Module = compiled(network, device) if form.compiles else network

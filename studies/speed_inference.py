@@ -38,9 +38,9 @@ from systems.base.exporting import (
     require,
     write_export,
 )
-from systems.ecg_pcg.beats import Beats
 from systems.ecg_pcg.export import OUTPUTS, ExportedBeats, random_beats
-from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, preset_defaults
+from systems.ecg_pcg.samples import Beats
+from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, defaults
 from systems.ecg_pcg.task import EcgPcg
 
 Preset = Literal["paper", "small"]
@@ -83,9 +83,9 @@ def measure(
     """
     rows, batch = [], rows_at_once(batch, device)
     for preset in presets:
-        model = (sizes or {}).get(preset, preset_defaults(preset).model)
+        model = (sizes or {}).get(preset, defaults(preset).model)
         torch.manual_seed(0)
-        network = EcgPcg().build(TrainingSettings(model=model)).to(device).eval()
+        network = EcgPcg(TrainingSettings(model=model)).build().to(device).eval()
         with tempfile.TemporaryDirectory() as folder:
             forms = open_forms(network, model.points, device, Path(folder))
             for case, beats in BEATS.items():

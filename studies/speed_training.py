@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from studies.speed_forms import AtOnce, TakesSteps, Trainee, folds_at_once, forms
 from studies.speed_inference import Preset
 from studies.speed_machine import copy_rate, matrix_rate, speed_row
-from systems.ecg_pcg.settings import ModelSettings, preset_defaults
+from systems.ecg_pcg.settings import ModelSettings, defaults
 
 BATCHES: Mapping[Preset, int] = {"small": 64, "paper": 32}
 STEPS: Mapping[Preset, int] = {"small": 8, "paper": 2}
@@ -73,7 +73,7 @@ def measure(
     copies = copy_rate(device)
     folds = folds_at_once(device) if at_once is None else at_once
     for preset in presets:
-        settings = (sizes or {}).get(preset) or preset_defaults(preset).model
+        settings = (sizes or {}).get(preset) or defaults(preset).model
         with tempfile.TemporaryDirectory() as folder:
             kinds = forms(device, compiles=compiles)
             given = (settings, batches[preset], device, Path(folder))

@@ -1,41 +1,109 @@
-"""Tasks by the name a user types, in the form that a run's settings need."""
+"""Which package answers for a task: the only file that knows all systems. It imports what is asked for.
+
+Every system answers the same questions by the same names. A module is looked for in the package of the task
+first, then in that of its system::
+
+    settings   LoadDataSettings, defaults(preset, protocol, task), EVALUATION (where it adds options)
+    prepare    prepare(settings, task)        from raw recordings to a cache
+    task       the Task class named in TASKS  samples, network, loss, scores
+    evaluate   evaluate(run)                  scores, tables and figures of a trained run
+    predict    Predictor                      one recording at a time (not every task)
+    export     exportable(checkpoint, digest) a network as one file (not every task)
+"""
 
 from __future__ import annotations
 
-from config import RunSettings
-from systems.base.task import Task
-from systems.ecg_cmr.contrast.task import EcgCmrContrast
-from systems.ecg_cmr.generation.autoencoder_task import CineAutoencoderTask
-from systems.ecg_cmr.generation.task import EcgToCmr
-from systems.ecg_cmr.mae.task import CmrMae, EcgMae
-from systems.ecg_cmr.phenotypes.task import EcgPhenotypes
-from systems.ecg_cmr.settings import StageSettings
-from systems.ecg_cmr.stage import Stage
-from systems.ecg_multimodal.settings import MultimodalTrainingSettings
-from systems.ecg_multimodal.task import EcgMultimodal
-from systems.ecg_pcg.linear.task import EcgPcgLinear
-from systems.ecg_pcg.phase_fusion.task import EcgPcgPhaseFusion
-from systems.ecg_pcg.settings import TrainingSettings
-from systems.ecg_pcg.task import EcgPcg
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-STAGES: tuple[type[Stage], ...] = (
-    *(EcgMae, CmrMae, EcgCmrContrast, EcgPhenotypes),
-    *(CineAutoencoderTask, EcgToCmr),
-)
-"""The chain that learns from pairs of ECG and cardiac MRI, first to last."""
-_EVERY: tuple[Task, ...] = (EcgPcg(), EcgMultimodal(), *(stage() for stage in STAGES))
-TASKS: dict[str, Task] = {task.name: task for task in _EVERY}
-"""Every task, as it is without settings of a run."""
+from common.command_line import from_plain
+from config import EvaluationSettings, RunSettings, SourceSettings
+
+if TYPE_CHECKING:
+    from learning.checkpoint import Checkpoint
+    from systems.base.task import Task
+
+TASKS = {
+    "ecg-pcg": ("ecg_pcg", "EcgPcg"),
+    "ecg-multimodal": ("ecg_multimodal", "EcgMultimodal"),
+    "ecg-mae": ("ecg_cmr.mae", "EcgMae"),
+    "cmr-mae": ("ecg_cmr.mae", "CmrMae"),
+    "ecg-cmr-contrast": ("ecg_cmr.contrast", "EcgCmrContrast"),
+    "ecg-phenotypes": ("ecg_cmr.phenotypes", "EcgPhenotypes"),
+    "cine-autoencoder": ("ecg_cmr.autoencoder", "CineAutoencoderTask"),
+    "ecg-to-cmr": ("ecg_cmr.generation", "EcgToCmr"),
+}
+"""Package and class of each task, by the first word of a command; the first is the default."""
 
 
-def find_task(name: str, settings: RunSettings) -> Task:
-    """Return the task of a name, in the form that the settings of a run need."""
-    if isinstance(settings, TrainingSettings) and settings.model.model == "linear":
-        return EcgPcgLinear()
-    if isinstance(settings, TrainingSettings) and settings.model.model == "phase-fusion":
-        return EcgPcgPhaseFusion()
-    if isinstance(settings, MultimodalTrainingSettings):
-        return EcgMultimodal(settings)
-    if isinstance(settings, StageSettings):
-        return next(stage for stage in STAGES if stage.name == name)(settings)
-    return TASKS[name]
+def _module_name(task: str, module: str) -> str | None:
+    """Return the name of a module of the package of a task, or of its system; None if there is none."""
+    package = TASKS[task][0]
+    names = (f"systems.{place}.{module}" for place in dict.fromkeys((package, package.split(".")[0])))
+    return next((name for name in names if importlib.util.find_spec(name) is not None), None)
+
+
+def tasks_with(module: str) -> list[str]:
+    """Return the tasks that have a module (``predict``, ``export``), without importing it."""
+    return [task for task in TASKS if _module_name(task, module) is not None]
+
+
+def module_of(task: str, module: str) -> Any:
+    """Return a module of a task; None if it has none."""
+    name = _module_name(task, module)
+    return None if name is None else importlib.import_module(name)
+
+
+def load_data_settings(task: str) -> type[SourceSettings]:
+    """Return the class of the settings of load_data.py."""
+    found: type[SourceSettings] = module_of(task, "settings").LoadDataSettings
+    return found
+
+
+def prepare(task: str, settings: SourceSettings) -> Path:
+    """Prepare the data of a task; return the folder of the cache."""
+    path: Path = module_of(task, "prepare").prepare(settings, task)
+    return path
+
+
+def training_defaults(task: str, preset: Literal["paper", "small"], protocol: str = "") -> RunSettings:
+    """Return the settings of training.py that a preset and a protocol (empty: the default) stand for."""
+    settings: RunSettings = module_of(task, "settings").defaults(preset, protocol, task)
+    return settings
+
+
+def make_task(name: str, settings: RunSettings | None = None) -> Task:
+    """Return a task in the form that the settings of a run give it, by default those of its class."""
+    kind: type[Task] = getattr(module_of(name, "task"), TASKS[name][1])
+    return kind.create(kind.settings_class() if settings is None else settings)
+
+
+def task_of(checkpoint: Checkpoint) -> Task:
+    """Return the task of a checkpoint, with the settings it was trained with."""
+    kind: type[Task] = getattr(module_of(checkpoint["task"], "task"), TASKS[checkpoint["task"]][1])
+    return kind.create(from_plain(kind.settings_class, checkpoint["settings"]))
+
+
+def evaluation_settings(task: str) -> type[EvaluationSettings]:
+    """Return the class of the settings of evaluate.py."""
+    more: dict[str, type[EvaluationSettings]] = getattr(module_of(task, "settings"), "EVALUATION", {})
+    return more.get(task, EvaluationSettings)
+
+
+def evaluation(task: str) -> Callable[[Any], tuple[dict[str, Any], list[Path]]]:
+    """Return what evaluates a run, writes its results, and returns metrics and files written."""
+    evaluate: Callable[[Any], tuple[dict[str, Any], list[Path]]] = module_of(task, "evaluate").evaluate
+    return evaluate
+
+
+def predictor(task: str) -> Any:
+    """Return the class of what predicts single recordings; None where there is none."""
+    return getattr(module_of(task, "predict"), "Predictor", None)
+
+
+def exporter(task: str) -> Callable[[Checkpoint, str], Any] | None:
+    """Return what makes the network of a checkpoint ready for export; None where there is none."""
+    return getattr(module_of(task, "export"), "exportable", None)

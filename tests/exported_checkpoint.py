@@ -1,5 +1,7 @@
 """Networks of beats whose answers depend on what they are asked about, and what exporting them must keep."""
 
+from typing import Any
+
 import torch
 
 from common.command_line import to_plain
@@ -33,11 +35,11 @@ def stir(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return network.eval()
 
 
-def checkpoint(seed: int = 0, **options) -> dict:
+def checkpoint(seed: int = 0, **options) -> Any:
     """Return the checkpoint of a stirred network of such model settings."""
     settings = TrainingSettings(model=ModelSettings(width=8, points=POINTS, **options))
     torch.manual_seed(seed)
-    network = stir(EcgPcg().build(settings), seed)
+    network = stir(EcgPcg(settings).build(), seed)
     return {
         "task": "ecg-pcg",
         "run": "made",

@@ -12,38 +12,52 @@ import torch
 
 import config
 import evaluate
+import learning.devices
 import load_data
 import training
-from common.command_line import from_plain, read_preset_settings, read_settings, split_task, to_plain
+from common.command_line import from_plain, read_settings, split_task, to_plain
 from common.errors import UserError
-from config import TASK_NAMES, EvaluationSettings, OptimizationSettings
-from systems.ecg_pcg.settings import LoadDataSettings, ModelSettings, TrainingSettings, preset_defaults
+from config import EvaluationSettings, OptimizationSettings
+from systems.ecg_pcg.settings import (
+    EcgPcgEvaluationSettings,
+    LoadDataSettings,
+    ModelSettings,
+    TrainingSettings,
+    defaults,
+)
+from systems.registry import TASKS
 
 SCRIPTS = {
     "load_data": (load_data.main, LoadDataSettings),
     "training": (training.main, TrainingSettings),
-    "evaluate": (evaluate.main, EvaluationSettings),
+    "evaluate": (evaluate.main, EcgPcgEvaluationSettings),
 }
 
 
-def on_cpu(preset: str, device: str) -> str:
-    return "small" if preset == "auto" else preset
+@pytest.fixture(autouse=True)
+def device(monkeypatch):
+    """Let auto be a CPU, whatever there is; return the list of device names that were asked for."""
+    asked = []
+
+    def choose_device(name: str) -> torch.device:
+        asked.append(name)
+        return torch.device("cuda" if "cuda" in name else "cpu")
+
+    monkeypatch.setattr(learning.devices, "choose_device", choose_device)
+    return asked
 
 
-def on_cuda(preset: str, device: str) -> str:
-    return "paper" if preset == "auto" else preset
-
-
-def read(*arguments: str, resolve=on_cpu) -> TrainingSettings:
-    _, rest = split_task(arguments, TASK_NAMES)
-    return read_preset_settings(rest, None, preset_defaults, resolve)
+def read(*arguments: str) -> TrainingSettings:
+    settings = training.read_training_settings(*split_task(arguments, TASKS))
+    assert isinstance(settings, TrainingSettings)
+    return settings
 
 
 # --- presets -------------------------------------------------------------------------------------------
 
 
 def test_paper_preset_is_as_published():
-    settings = preset_defaults("paper", "paper")
+    settings = defaults("paper", "paper")
     model, optimization = settings.model, settings.optimization
     assert (model.model, model.width, model.points, model.kernel_size) == ("pacfnet", 64, 2000, 7)
     assert (model.dropout, model.attention) == (0.5, "cascaded")
@@ -60,7 +74,7 @@ def test_paper_preset_is_as_published():
     ("protocol", "epochs"), [("paper", 12), ("beat", 12), ("recording", 12), ("session", 8)]
 )
 def test_small_preset(protocol, epochs):
-    settings = preset_defaults("small", protocol)
+    settings = defaults("small", protocol)
     model, optimization = settings.model, settings.optimization
     assert settings.protocol == protocol
     assert (model.width, model.points) == (16, 500)
@@ -73,33 +87,27 @@ def test_small_preset(protocol, epochs):
 
 def test_unknown_preset_is_a_fault_of_the_caller():
     with pytest.raises(ValueError, match="choose paper or small"):
-        preset_defaults("auto", "session")  # type: ignore[arg-type]
+        defaults("auto", "session")  # type: ignore[arg-type]
 
 
 def test_defaults_of_the_project():
     settings = read()
     assert (settings.protocol, settings.folds, settings.fold_count) == ("session", "all", 5)
-    assert settings == preset_defaults("small", "session")
-    assert read(resolve=on_cuda) == preset_defaults("paper", "session")
+    assert settings == defaults("small", "session")
+    assert read("--device", "cuda") == dataclasses.replace(defaults("paper", "session"), device="cuda")
 
 
 @pytest.mark.parametrize("protocol", ["paper", "beat", "recording", "session"])
 @pytest.mark.parametrize("preset", ["paper", "small"])
 def test_preset_and_protocol_are_read_before_the_other_options(preset, protocol):
-    expected = preset_defaults(preset, protocol)
+    expected = defaults(preset, protocol)
     assert read("--preset", preset, "--protocol", protocol) == expected
     assert read(f"--protocol={protocol}", f"--preset={preset}") == expected
 
 
-def test_auto_is_resolved_by_the_device_and_the_outcome_is_stored():
-    seen = []
-
-    def resolve(preset: str, device: str) -> str:
-        seen.append((preset, device))
-        return "paper"
-
-    settings = read("--device", "cuda:1", resolve=resolve)
-    assert seen == [("auto", "cuda:1")]
+def test_auto_is_resolved_by_the_device_and_the_outcome_is_stored(device):
+    settings = read("--device", "cuda:1")
+    assert device == ["cuda:1"]
     assert settings.preset == "paper"
     assert read("--preset", "auto").preset == "small"
 
@@ -109,7 +117,7 @@ def test_options_win_over_the_preset_wherever_they_stand():
     after = read("--protocol", "session", "--preset", "small", "--width", "24", "--epochs", "3")
     assert before == after
     assert (before.optimization.epochs, before.model.width) == (3, 24)
-    untouched = preset_defaults("small", "session")
+    untouched = defaults("small", "session")
     assert before.optimization == dataclasses.replace(untouched.optimization, epochs=3)
     assert before.model == dataclasses.replace(untouched.model, width=24)
 
@@ -130,20 +138,20 @@ def test_folds(words, folds):
     [(), ("--protocol", "beat"), ("--protocol", "beat", "--epochs", "3"), ("--folds", "0", "1")],
 )
 def test_task_word_is_optional(options):
-    assert split_task(options, TASK_NAMES) == ("ecg-pcg", list(options))
-    assert split_task(["ecg-pcg", *options], TASK_NAMES) == ("ecg-pcg", list(options))
+    assert split_task(options, TASKS) == ("ecg-pcg", list(options))
+    assert split_task(["ecg-pcg", *options], TASKS) == ("ecg-pcg", list(options))
     assert read(*options) == read("ecg-pcg", *options)
 
 
 @pytest.mark.parametrize("word", ["ecgpcg", "ecg_pcg", "ecg-pgc"])
 def test_unknown_task_is_refused_with_a_suggestion(word):
     with pytest.raises(UserError, match=rf"no task '{word}'. Perhaps you meant ecg-pcg.*Tasks: .*ecg-pcg"):
-        split_task([word, "--epochs", "3"], TASK_NAMES)
+        split_task([word, "--epochs", "3"], TASKS)
 
 
 def test_task_unlike_any_other_is_refused_with_the_list():
     with pytest.raises(UserError, match=r"There is no task 'zebra'. Tasks: .*ecg-pcg"):
-        split_task(["zebra"], TASK_NAMES)
+        split_task(["zebra"], TASKS)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -71,12 +71,12 @@ def test_the_example_of_the_documentation(run, simulated_cache, tmp_path, capsys
     for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(program, names)
 
-    task, cpu = EcgPcg(), torch.device("cpu")
-    settings = TrainingSettings(precision="float32", model=ModelSettings(width=8, points=100))
-    network, content = task.build(settings), load_checkpoint(run / "fold_1" / "best.pt")
+    cpu = torch.device("cpu")
+    task = EcgPcg(TrainingSettings(precision="float32", model=ModelSettings(width=8, points=100)))
+    network, content = task.build(), load_checkpoint(run / "fold_1" / "best.pt")
     network.load_state_dict(content["model"])
     rows = torch.from_numpy(np.flatnonzero(recordings == recordings.iloc[0]))
-    samples = task.samples(simulated_cache, settings, cpu)
+    samples = task.samples(simulated_cache, cpu)
     wanted = predict(task, network, samples, rows, batch_size=16, device=cpu)[1].numpy()
     assert np.abs(names["probability"] - wanted).max() <= TOLERANCE
     assert names["logits"].shape == (len(rows), 2)
@@ -125,7 +125,7 @@ def test_the_final_fit_comes_before_folds(run, tmp_path):
 def test_a_perturbed_weight_is_found_and_no_file_left(tmp_path, monkeypatch):
     """The file is of one network, and asked beside another: one weight of many, changed a bit."""
     save_checkpoint(tmp_path / "best.pt", checkpoint())
-    made = export.open_exportable(tmp_path / "best.pt", export.EXPORT)
+    made = export.open_exportable(tmp_path / "best.pt")
     weights = dict(made.network.named_parameters())
     honest = export.write_export.__globals__["open_exported"]
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from config import TASK_NAMES, SourceSettings
+from config import SourceSettings
 from datasets.cache import Cache, find_cache
 from datasets.sources import DataError, Problem
 from load_data import main
+from systems import registry
 from systems.ecg_pcg import prepare as ecg_pcg_data
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.simulated_layout import write_record, write_states
-from systems.preparing import preparation_of
 
 ROOT = Path(__file__).parents[1]
 SIMULATION = ["--simulation.sessions", "4", "--simulation.persons", "2", "--simulation.recordings", "2"]
@@ -255,17 +255,16 @@ def test_help_shows_the_manual_of_the_script(capsys):
     assert "--keep-low-quality" in said
 
 
-@pytest.mark.parametrize("task", TASK_NAMES)
+@pytest.mark.parametrize("task", registry.TASKS)
 def test_every_task_can_be_prepared(task):
-    settings, prepare = preparation_of(task)
-    assert issubclass(settings, SourceSettings)
-    assert callable(prepare)
+    assert issubclass(registry.load_data_settings(task), SourceSettings)
+    assert callable(registry.module_of(task, "prepare").prepare)
 
 
 def test_it_starts_without_what_learns_and_draws():
     """Seconds, which every process that prepares would take again."""
     heavy = "{'torch', 'sklearn', 'matplotlib', 'monai', 'scipy.signal', 'scipy.stats'}"
-    code = "import sys, load_data; from systems.preparing import preparation_of; preparation_of('ecg-pcg'); "
+    code = "import sys, load_data; from systems.registry import module_of; module_of('ecg-pcg', 'prepare'); "
     code += f"print(sorted({heavy} & set(sys.modules)))"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert said.stdout == "[]\n"

@@ -1,9 +1,9 @@
-"""Judging what was trained: predictions on test parts and on other cohorts, the audit of a cache."""
+"""One call of evaluate.py: a trained run, the cache it is evaluated on, its predictions and its results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +12,37 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from common.command_line import from_plain
 from common.errors import UserError
-from config import EvaluationSettings, RunSettings
-from datasets.cache import Cache
-from datasets.splits import assert_separated, fold_from_parts
+from common.files import write_table
+from config import EvaluationSettings
+from datasets.cache import Cache, find_cache
+from datasets.splits import ALL, assert_separated, fold_from_parts
+from evaluation.comparison import compare, format_comparison
+from evaluation.html_report import write_html_report
 from evaluation.report import evaluate_predictions
 from evaluation.tables import format_table
+from learning.checkpoint import Checkpoint, changed_data, changed_since, file_digest, load_checkpoint
 from learning.devices import choose_device, rows_at_once
 from learning.loop import predict
+from learning.runs import differing_settings, find_checkpoints
+from systems import registry
 from systems.base.task import Task
-from systems.registry import TASKS, find_task
 
-Checkpoint = dict[str, Any]
+_LOCAL = ("cache", "cache_dir", "checkpoint_dir", "log_dir")
+"""Settings that say where files lie on one machine, and so do not belong into results."""
 
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """A trained run, and what it is to be judged on.
+    """A trained run, and what it is evaluated on.
 
     Attributes
     ----------
-    checkpoints : list of dict
+    checkpoints : list of Checkpoint
         One a fold.
     cache : Cache
     settings : EvaluationSettings
+        Those of the system that the run is of.
     external : bool
         Whether the cache is another than the run was trained from.
     folder : pathlib.Path
@@ -47,114 +53,202 @@ class EvaluationRun:
 
     checkpoints: list[Checkpoint]
     cache: Cache
-    settings: EvaluationSettings
-    external: bool
-    folder: Path
-    metadata: dict[str, Any]
+    settings: Any
+    external: bool = False
+    folder: Path = Path()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """Task of the run, with the settings it was trained with."""
+        return registry.task_of(self.checkpoints[0])
+
+    @functools.cached_property
+    def device(self) -> torch.device:
+        """Device of the evaluation."""
+        return choose_device(self.settings.device)
+
+    @functools.cached_property
+    def samples(self) -> Any:
+        """Samples of the cache as the model takes them, without what the settings hide."""
+        samples = self.task.samples(self.cache, self.device)
+        samples = self.task.with_inputs(samples, self.checkpoints[0].get("inputs", {}))
+        for hidden in self.settings.without.split("+") if self.settings.without != "nothing" else ():
+            samples = self.task.without(samples, hidden)
+        return samples
+
+    @property
+    def protocol(self) -> str:
+        """Protocol of the predictions."""
+        return "external" if self.external else self.checkpoints[0]["protocol"]
+
+    @property
+    def watermark(self) -> str:
+        """Warning that belongs on every output; empty if there is none."""
+        return "simulated data" if self.cache.simulated else ""
+
+    def model(self, checkpoint: Checkpoint) -> nn.Module:
+        """Return the model of one of the checkpoints with its weights."""
+        return self.task.load_model(checkpoint, self.device)
+
+
+def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
+    """Evaluate the run that the settings name, write its results and return its metrics."""
+    paths = find_checkpoints(settings.checkpoint, settings.checkpoint_dir, settings.which)
+    checkpoints = {path: load_checkpoint(path) for path in paths}
+    first = next(iter(checkpoints.values()))
+    cache = find_cache(settings.cache, settings.cache_dir, first["cache"]["identity"])
+    external = cache.identity != first["cache"]["identity"]
+    _check_checkpoints(checkpoints, external)
+    folder = _results_folder(first["run"], cache, external, settings)
+    print(
+        f"Run {first['run']}: {len(checkpoints)} of {first['settings']['fold_count']} folds, "
+        f"{settings.which} checkpoints, on {cache.path}{' (external test)' * external}."
+    )
+    if settings.dry_run:
+        print(f"Would evaluate {', '.join(str(path) for path in paths)} and write to {folder}.")
+        return {}
+    metadata = {
+        "run": first["run"],
+        "task": first["task"],
+        "cache": first["cache"],
+        "provenance": first["provenance"],
+        "settings": {key: value for key, value in first["settings"].items() if key not in _LOCAL},
+        "checkpoints": {f"{path.parent.name}/{path.name}": file_digest(path) for path in checkpoints},
+        "changed": _changes(list(checkpoints.values()), cache),
+    }
+    for line in metadata["changed"]:
+        print(line)
+    run = EvaluationRun(list(checkpoints.values()), cache, settings, external, folder, metadata)
+    metrics, written = registry.evaluation(first["task"])(run)
+    if metrics and not settings.compact:
+        written.append(write_html_report(folder, metrics, written))
+    names = dict.fromkeys("figures" if path.suffix == ".png" else path.name for path in written)
+    print(f"Written to {folder}: {', '.join(names)}.")
+    return metrics
+
+
+def _changes(checkpoints: list[Checkpoint], cache: Cache) -> list[str]:
+    """Return a line for each way in which folds differ from one another, or code and data from what was."""
+    now, first = cache.describe(), checkpoints[0]
+    lines = []
+    for content in checkpoints:
+        lines += [*changed_since(content["provenance"]), *changed_data(content["cache"], now)]
+        lines += [
+            f"Note: fold {content['fold']} was trained with {name} {own}, fold {first['fold']} with {other}."
+            for name, own, other in differing_settings(content["settings"], first["settings"])
+        ]
+    return list(dict.fromkeys(lines))
+
+
+def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool) -> None:
+    """Refuse checkpoints that are not of one run, or that have no test part."""
+    first = next(iter(checkpoints.values()))
+    for path, content in checkpoints.items():
+        if content["fold"] == ALL and not external:
+            raise UserError(
+                f"{path} is a final fit on everything: no recording of this cache is left to evaluate it on. "
+                "Evaluate the run's folds, trained without --folds none, or name another --cache."
+            )
+        if content["run"] != first["run"] or content["protocol"] != first["protocol"]:
+            raise UserError(f"{path} belongs to run {content['run']}, the others to {first['run']}.")
+
+
+def _results_folder(run: str, cache: Cache, external: bool, settings: EvaluationSettings) -> Path:
+    """Return the folder of results: the run's, and what is particular to this evaluation of it."""
+    hidden = f"-without-{settings.without}" if settings.without != "nothing" else ""
+    elsewhere = f"-on-{cache.path.name}" if external else ""
+    return settings.results_dir / f"{run}{hidden}{elsewhere}"
+
+
+# Predictions ----------------------------------------------------------------------------------------
 
 
 def predict_run(run: EvaluationRun) -> pd.DataFrame:
-    """Return the predictions of an opened run: of each fold on its test part, or of all on another cache."""
-    read = predict_external if run.external else predict_folds
-    return read(run.checkpoints, run.cache, run.settings)
+    """Return the predictions of a run: of each fold on its test part, or of all on another cache."""
+    return _predict_external(run) if run.external else predict_folds(run)
 
 
 def score_run(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Any]:
     """Return the scores of binary predictions, with the metadata of the run, and print them."""
-    settings = run.settings
     metrics = evaluate_predictions(
         predictions,
-        protocol="external" if run.external else run.checkpoints[0]["protocol"],
-        threshold=settings.threshold,
-        draws=settings.bootstrap_draws,
-        watermark="simulated data" if run.cache.simulated else "",
+        protocol=run.protocol,
+        threshold=run.settings.threshold,
+        draws=run.settings.bootstrap_draws,
+        watermark=run.watermark,
     )
     print(f"\n{format_table(metrics)}\n")
     return metrics | {"run": run.metadata}
 
 
-def predict_folds(
-    checkpoints: Sequence[Checkpoint], cache: Cache, settings: EvaluationSettings
-) -> pd.DataFrame:
+def predict_folds(run: EvaluationRun) -> pd.DataFrame:
     """Return the predictions of each fold's model on the fold's own test part, one row a sample."""
-    task, trained, samples = open_run(checkpoints[0], cache, settings)
     tables = []
-    for content in checkpoints:
+    for content in run.checkpoints:
         fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
-        assert_separated(fold, samples.table, content["protocol"])
-        probability = _predict(task, trained, content, samples, fold.test, settings)
-        table = task.predictions(samples, fold.test, probability)
+        assert_separated(fold, run.samples.table, content["protocol"])
+        table = run.task.predictions(run.samples, fold.test, _predict(run, content, fold.test))
         tables.append(table.assign(fold=fold.number, threshold=content.get("threshold", 0.5)))
     return pd.concat(tables, ignore_index=True)
 
 
-def predict_external(
-    checkpoints: Sequence[Checkpoint], cache: Cache, settings: EvaluationSettings
-) -> pd.DataFrame:
+def _predict_external(run: EvaluationRun) -> pd.DataFrame:
     """Return predictions on recordings of another cache: the mean over the models of all folds.
 
     Raises
     ------
     UserError
-        If every recording was seen in training; those that were are left out.
+        If every recording was used in training; those that were are left out.
     """
-    task, trained, samples = open_run(checkpoints[0], cache, settings)
-    rows = np.flatnonzero(~samples.table["recording"].isin(seen_in_training(checkpoints, cache)))
+    content = {digest for checkpoint in run.checkpoints for digest in checkpoint["trained_on"]["content"]}
+    recordings = run.cache.table("recordings")
+    known = recordings.loc[recordings["sha256"].isin(content), "recording"]
+    rows = np.flatnonzero(~run.samples.table["recording"].isin(known))
     if not len(rows):
-        raise UserError(f"Every recording of {cache.path} was trained on: none is left for an external test.")
-    probability = torch.stack(
-        [_predict(task, trained, content, samples, rows, settings) for content in checkpoints]
-    ).mean(dim=0)
-    threshold = float(np.mean([content.get("threshold", 0.5) for content in checkpoints]))
-    return task.predictions(samples, rows, probability).assign(fold=0, threshold=threshold)
+        raise UserError(
+            f"Every recording of {run.cache.path} was trained on: none is left for an external test."
+        )
+    probability = torch.stack([_predict(run, checkpoint, rows) for checkpoint in run.checkpoints]).mean(dim=0)
+    threshold = float(np.mean([checkpoint.get("threshold", 0.5) for checkpoint in run.checkpoints]))
+    return run.task.predictions(run.samples, rows, probability).assign(fold=0, threshold=threshold)
 
 
-def seen_in_training(checkpoints: Sequence[Checkpoint], cache: Cache) -> list[str]:
-    """Return recordings of a cache whose content any of the models was trained on."""
-    content = {digest for checkpoint in checkpoints for digest in checkpoint["trained_on"]["content"]}
-    recordings = cache.table("recordings")
-    return recordings.loc[recordings["sha256"].isin(content), "recording"].tolist()
-
-
-def open_run(
-    checkpoint: Checkpoint, cache: Cache, settings: EvaluationSettings
-) -> tuple[Task, RunSettings, Any]:
-    """Return the task of a checkpoint, its settings, and the samples of a cache as it takes them."""
-    trained = from_plain(TASKS[checkpoint["task"]].settings, checkpoint["settings"])
-    task = find_task(checkpoint["task"], trained)
-    samples = task.samples(cache, trained, choose_device(settings.device))
-    samples = task.aligned(samples, checkpoint.get("inputs", {}))
-    for hidden in settings.without.split("+") if settings.without != "nothing" else ():
-        samples = task.hide(samples, hidden, trained)
-    return task, trained, samples
-
-
-def _predict(
-    task: Task,
-    trained: RunSettings,
-    checkpoint: Checkpoint,
-    samples: Any,
-    rows: np.ndarray,
-    settings: EvaluationSettings,
-) -> Tensor:
+def _predict(run: EvaluationRun, checkpoint: Checkpoint, rows: np.ndarray) -> Tensor:
     """Return the probabilities of a checkpoint's model for some rows."""
-    model, device = trained_model(task, trained, checkpoint, settings), choose_device(settings.device)
     _, probability = predict(
-        task,
-        model,
-        samples,
+        run.task,
+        run.model(checkpoint),
+        run.samples,
         torch.from_numpy(rows),
-        batch_size=rows_at_once(settings.batch_size, device),
-        device=device,
+        batch_size=rows_at_once(run.settings.batch_size, run.device),
+        device=run.device,
         label=f"fold {checkpoint['fold']}",
     )
     return probability
 
 
-def trained_model(
-    task: Task, trained: RunSettings, checkpoint: Checkpoint, settings: EvaluationSettings
-) -> nn.Module:
-    """Return the network of a checkpoint with its weights, on the device."""
-    model = task.build(trained, checkpoint.get("inputs", {})).to(choose_device(settings.device))
-    model.load_state_dict(checkpoint["model"])
-    return model
+# Comparison of two runs -----------------------------------------------------------------------------
+
+
+def compare_results(first: Path, second: Path, settings: EvaluationSettings) -> None:
+    """Print the paired comparison of two runs, of one or several seeds, and write it to the results."""
+    table = compare(_read_seeds(first), _read_seeds(second), draws=settings.bootstrap_draws)
+    print(format_comparison(table, first.name, second.name))
+    name = "--".join(path.name.replace("*", "all") for path in (first, second))
+    path = settings.results_dir / "comparisons" / f"{name}.csv"
+    write_table(path, table)
+    print(f"Written to {path}.")
+
+
+def _read_seeds(path: Path) -> pd.DataFrame:
+    """Return the recordings of the folders of results that a path, perhaps with ``*``, names: a seed each."""
+    folders = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+    tables: list[pd.DataFrame] = []
+    for folder in folders or [path]:
+        file = folder / "recordings.csv"
+        if not file.is_file():
+            raise UserError(f"There is no {file}: evaluate that run first, with evaluate.py --checkpoint.")
+        text = dict.fromkeys(("recording", "session", "person"), str)
+        tables.append(pd.read_csv(file, dtype=text).assign(seed=len(tables)))
+    return pd.concat(tables, ignore_index=True)

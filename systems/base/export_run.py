@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from common.errors import UserError
 from learning.checkpoint import BEST, CheckpointError, file_digest, load_checkpoint
 from learning.runs import find_checkpoints, newest_run
-from systems.base.evaluation_run import Checkpoint
+from systems import registry
 from systems.base.export_settings import ExportSettings
 from systems.base.exporting import ENDINGS, Exportable, Format
 
-Makers = Mapping[str, Callable[[Checkpoint, str], Exportable]]
 
-
-def open_exportable(path: Path, makers: Makers) -> Exportable:
+def open_exportable(path: Path) -> Exportable:
     """Return the network of a checkpoint, ready for export, as its task's maker makes it.
 
     Raises
@@ -25,13 +22,14 @@ def open_exportable(path: Path, makers: Makers) -> Exportable:
     """
     content = load_checkpoint(path)
     task = str(content.get("task"))
-    if task not in makers:
+    exportable = registry.exporter(task) if task in registry.TASKS else None
+    if exportable is None:
         raise UserError(
             f"{path} is a checkpoint of task {task}, whose networks cannot be exported yet: "
-            f"export.py takes checkpoints of {', '.join(makers)}."
+            f"export.py takes checkpoints of {', '.join(registry.tasks_with('export'))}."
         )
     try:
-        return makers[task](content, file_digest(path))
+        return exportable(content, file_digest(path))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

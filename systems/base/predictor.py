@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from common.errors import UserError
 from datasets.recording_paths import Place
-from learning.checkpoint import CheckpointError, load_checkpoint
+from learning.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from learning.runs import find_checkpoints
-from systems.base.evaluation_run import Checkpoint
+from systems import registry
 from systems.base.prediction_settings import PredictionSettings
 
 SHIPPED = Path(__file__).parents[2] / "models" / "weights" / "ecg_pcg_linear.pt"
@@ -101,10 +101,7 @@ class Predictor(Protocol):
         ...
 
 
-Makers = Mapping[str, Callable[[Mapping[Path, Checkpoint], PredictionSettings], Predictor]]
-
-
-def open_predictor(settings: PredictionSettings, makers: Makers) -> Predictor:
+def open_predictor(settings: PredictionSettings) -> Predictor:
     """Return the predictor for the checkpoints that the settings name, made by their task's maker.
 
     Raises
@@ -119,13 +116,16 @@ def open_predictor(settings: PredictionSettings, makers: Makers) -> Predictor:
         if content.get("run") != first.get("run"):
             raise UserError(f"{path} belongs to run {content.get('run')}, {paths[0]} to {first.get('run')}.")
     task = str(first.get("task"))
-    if task not in makers:
+    maker = registry.predictor(task) if task in registry.TASKS else None
+    if maker is None:
+        predicted = ", ".join(name for name in registry.TASKS if registry.predictor(name) is not None)
         raise UserError(
             f"{paths[0]} is a checkpoint of task {task}, for which single recordings cannot be judged yet: "
-            f"predict.py takes checkpoints of {', '.join(makers)}."
+            f"predict.py takes checkpoints of {predicted}."
         )
     try:
-        return makers[task](checkpoints, settings)
+        predictor: Predictor = maker(checkpoints, settings)
+        return predictor
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

@@ -1,16 +1,22 @@
-"""What all folds of one call of training.py share: data, device, folder of the run, who is in which part."""
+"""One call of training.py: what all its folds share, the training of each, and the estimate of --dry-run."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import resource
+import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from common.command_line import to_plain
 from common.errors import UserError
@@ -18,26 +24,34 @@ from common.files import replacing
 from config import RunSettings
 from datasets.cache import Cache, find_cache
 from datasets.sources import DataError
-from datasets.splits import Fold, final_fold, make_folds, splits_table
-from learning.checkpoint import provenance
-from learning.devices import choose_device, choose_precision, describe_machine
-from learning.distributed import Processes
-from learning.fold import FoldContext
-from learning.runs import is_begun, lock_folder, open_run, run_name
+from datasets.splits import ALL, Fold, final_fold, make_folds, splits_table
+from learning.checkpoint import BEST, LAST, load_checkpoint, provenance, save_checkpoint
+from learning.devices import choose_device, choose_precision, describe_machine, set_threads
+from learning.distributed import Processes, process_group
+from learning.loop import FoldContext, Progress, check_batch_size, predict, train_one_epoch
+from learning.optimization import Schedule, make_optimizer
+from learning.parallel_folds import check_at_once, devices_at_once, fold_command, threads_each, train_at_once
+from learning.runs import flatten, is_begun, is_finished, lock_folder, lock_run, open_run, run_name
+from learning.tracking import Tracker
 from models.layers.layout import choose_layout
 from systems.base.task import Task
 
 
 @dataclass(frozen=True)
-class Session:
-    """What all folds of one call of this script share."""
+class TrainingRun:
+    """What all folds of one call of training.py share."""
 
     task: Task
-    settings: RunSettings
     cache: Cache
     samples: Any
     device: torch.device
     processes: Processes
+
+    @property
+    def settings(self) -> RunSettings:
+        """Settings of training.py."""
+        settings: RunSettings = self.task.settings
+        return settings
 
     @property
     def name(self) -> str:
@@ -54,42 +68,114 @@ class Session:
         """Folder of the run's curves."""
         return self.settings.log_dir / self.name
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print, if this process leads."""
         if self.processes.leads:
             print(text, flush=True)
 
 
-def open_session(
-    task: Task, settings: RunSettings, processes: Processes, samples_on: torch.device | None = None
-) -> tuple[Session, list[Fold]]:
+def train(task: Task, command: Sequence[str | Path]) -> Path:
+    """Train the folds that the settings of a task name, or say what would be trained.
+
+    Parameters
+    ----------
+    task : Task
+        In the form of the run's settings.
+    command : sequence
+        training.py and what the user gave it, for the processes of folds that are trained in parallel.
+
+    Returns
+    -------
+    pathlib.Path
+        Folder of the checkpoints.
+    """
+    settings: RunSettings = task.settings
+    check_at_once(settings.at_once)
+    set_threads(settings.threads)
+    if settings.at_once > 1 and not settings.dry_run:
+        return _train_parallel_folds(task, command)
+    with process_group(settings.device) as processes:
+        run, folds = _open(task, processes)
+        if settings.dry_run:
+            run.print(_estimate(run, folds))
+            return run.folder
+        names = [fold.name for fold in folds]
+        with lock_run(run.folder, names) if processes.leads else contextlib.nullcontext():
+            if processes.leads:
+                _open_folder(run, folds)
+            processes.share(None)  # nobody reads the folder before it is ready
+            for fold in folds:
+                _train_fold(run, fold)
+        run.print(_what_next(run.folder, settings))
+        return run.folder
+
+
+def _train_parallel_folds(task: Task, command: Sequence[str | Path]) -> Path:
+    """Open the folder of the run, and train its folds in processes that are given the same words and more."""
+    settings: RunSettings = task.settings
+    count = settings.at_once
+    devices, threads = devices_at_once(settings.device, count), threads_each(settings.threads, count)
+    device = choose_device(settings.device)
+    run, folds = _open(task, Processes(), torch.device("cpu"))
+    with lock_run(run.folder, [fold.name for fold in folds]):
+        _open_folder(run, folds)
+    cache, log_folder, folder = run.cache.path, run.log_folder, run.folder
+    del run  # the samples, which each process has of its own
+    per = f"{threads} CPU thread{'s' * (threads != 1)} each"
+    where = f"{', '.join(dict.fromkeys(devices))} and " if device.type == "cuda" else ""
+    print(f"{count} folds at once, with {where}{per}.", flush=True)
+    script, *words = map(str, command)
+    commands = {
+        fold.name: fold_command(
+            Path(script), words, "none" if fold.number == ALL else str(fold.number), threads, cache
+        )
+        for fold in folds
+    }
+    train_at_once(commands, devices, log_folder)
+    print(_what_next(folder, settings), flush=True)
+    return folder
+
+
+def _what_next(folder: Path, settings: RunSettings) -> str:
+    """Return what can be done with a trained run."""
+    curves = f"\nCurves:   tensorboard --logdir {settings.log_dir}"
+    evaluate = f"\nEvaluate: python evaluate.py --checkpoint {folder}"
+    return curves + ("" if settings.folds == "none" else evaluate)
+
+
+# Opening a run --------------------------------------------------------------------------------------
+
+
+def _open(
+    task: Task, processes: Processes, samples_on: torch.device | None = None
+) -> tuple[TrainingRun, list[Fold]]:
     """Open the cache, choose the folds and bring the samples to the device of the run, or another."""
+    settings: RunSettings = task.settings
     device = choose_device(settings.device, processes.local_rank)
     cache = find_cache(settings.cache, settings.cache_dir, task=task.name)
-    samples = task.samples(cache, settings, samples_on or device)
-    session = Session(task, settings, cache, samples, device, processes)
-    folds = choose_folds(session)
-    session.say(
-        f"Run {session.name}: preset {settings.preset}, protocol {settings.protocol}, "
-        f"{len(folds)} fold{'s' * (len(folds) != 1)}, {len(session.samples)} samples of {cache.path}, "
+    run = TrainingRun(task, cache, task.samples(cache, samples_on or device), device, processes)
+    folds = _choose_folds(run)
+    run.print(
+        f"Run {run.name}: preset {settings.preset}, protocol {settings.protocol}, "
+        f"{len(folds)} fold{'s' * (len(folds) != 1)}, {len(run.samples)} samples of {cache.path}, "
         f"on {describe_machine(device)}."
     )
-    return session, folds
+    return run, folds
 
 
-def choose_folds(session: Session) -> list[Fold]:
+def _choose_folds(run: TrainingRun) -> list[Fold]:
     """Return the folds to train, separated as the protocol promises."""
-    settings, table = session.settings, session.samples.table
+    settings, table = run.settings, run.samples.table
     if settings.folds == "none":
         return [final_fold(table)]
-    share = settings.validation_share if session.task.selects else 0.0
+    share = settings.validation_share if run.task.selects else 0.0
     folds = make_folds(
         table,
         settings.protocol,
         settings.fold_count,
         share,
         settings.seed,
-        labelled=session.task.labelled,
+        labelled=run.task.labelled,
     )
     if settings.folds == "all":
         return folds
@@ -101,77 +187,127 @@ def choose_folds(session: Session) -> list[Fold]:
     return [folds[number] for number in dict.fromkeys(settings.folds)]
 
 
-def open_folder(session: Session, folds: Sequence[Fold]) -> None:
-    """Make the folder of the run, or check that these folds may be trained into it; write who is in which."""
-    with lock_folder(session.folder):
-        open_run(
-            session.folder,
-            session.log_folder,
-            session.task.name,
-            session.settings,
-            session.cache.identity,
-            [fold.name for fold in folds],
+def _open_folder(run: TrainingRun, folds: Sequence[Fold]) -> None:
+    """Make the folder of the run, or check that these folds may be trained into it; write ``splits.csv``.
+
+    It holds the part of each sample in each fold of this run, earlier ones included.
+    """
+    names = [fold.name for fold in folds]
+    path = run.folder / "splits.csv"
+    with lock_folder(run.folder):
+        open_run(run.folder, run.log_folder, run.task.name, run.settings, run.cache.identity, names)
+        table = splits_table(run.samples.table, folds)
+        if path.exists():
+            earlier = pd.read_csv(path)
+            kept = [name for name in earlier if name not in table and is_begun(run.folder, name)]
+            table = table.join(earlier[kept])
+        with replacing(path) as temporary:
+            table.to_csv(temporary, index=False)
+
+
+# One fold -------------------------------------------------------------------------------------------
+
+
+def _train_fold(run: TrainingRun, fold: Fold) -> None:
+    """Train one fold, find its threshold on the validation part, and log how it does on its test part."""
+    folder, last = run.folder / fold.name, run.folder / fold.name / LAST
+    if run.settings.resume and is_finished(folder):
+        run.print(f"{fold.name} is finished already.")
+        return
+    context = _fold_context(run, fold, folder)
+    model = _new_model(run)
+    run.task.initialize(model, context)
+    log_folder = run.log_folder / fold.name if run.processes.leads else None
+    finished_epochs = load_checkpoint(last)["progress"]["epoch"] if last.exists() else 0
+    with Tracker(log_folder, finished_epochs=finished_epochs) as tracker:
+        tracker.text("settings", to_plain(run.settings))
+        run.task.fit(context, model, tracker, resume=run.settings.resume)
+        if run.processes.leads:
+            _finish_fold(run, fold, context, model, tracker)
+    run.processes.share(None)
+
+
+def _finish_fold(
+    run: TrainingRun, fold: Fold, context: FoldContext, model: nn.Module, tracker: Tracker
+) -> None:
+    """Load the weights to keep, store the threshold beside them, and log test scores and figures."""
+    best = load_checkpoint(context.folder / BEST)
+    model.load_state_dict(best["model"])
+    task, samples, epoch = run.task, run.samples, best["progress"]["epoch"]
+
+    def probability(part: NDArray[np.int64], label: str) -> tuple[Tensor, Tensor]:
+        rows = torch.from_numpy(part)
+        _, predictions = predict(
+            task,
+            model,
+            samples,
+            rows,
+            batch_size=4 * context.optimization.batch_size,
+            device=run.device,
+            precision=context.precision,
+            label=label,
         )
-        write_splits(session, folds)
+        return rows, predictions
+
+    threshold = task.inner_threshold(context)
+    if threshold is None and len(fold.validation) and run.settings.protocol != "paper":
+        threshold = task.threshold(samples, *probability(fold.validation, "validation"))
+    if len(fold.test):
+        rows, predictions = probability(fold.test, "test")
+        scores = task.score(samples, rows, predictions)
+        by_tag = {f"test/{name}": value for name, value in scores.items() if not math.isnan(value)}
+        tracker.scalars(by_tag, epoch)
+        tracker.hyperparameters(flatten(to_plain(run.settings)), by_tag)
+        for tag, figure in task.figures(model, samples, rows, predictions).items():
+            tracker.figure(tag, figure, epoch)
+    found = {"threshold": 0.5 if threshold is None else threshold, **task.extras(model, context)}
+    save_checkpoint(context.folder / BEST, {**best, **found})
 
 
-def write_splits(session: Session, folds: Sequence[Fold]) -> None:
-    """Write ``splits.csv``: which part each sample has in each fold of this run, earlier ones included."""
-    path = session.folder / "splits.csv"
-    table = splits_table(session.samples.table, folds)
-    if path.exists():
-        earlier = pd.read_csv(path)
-        kept = [name for name in earlier if name not in table and is_begun(session.folder, name)]
-        table = table.join(earlier[kept])
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False)
-
-
-def new_model(session: Session) -> nn.Module:
+def _new_model(run: TrainingRun) -> nn.Module:
     """Return the network with the initial weights of the run's seed."""
-    torch.manual_seed(session.settings.seed)
+    torch.manual_seed(run.settings.seed)
     try:
-        inputs = session.task.inputs(session.samples)
-        model = session.task.build(session.settings, inputs).to(session.device)
+        model = run.task.build(run.task.inputs(run.samples)).to(run.device)
     except ValueError as error:
         raise UserError(f"Such a network cannot be built: {error}") from None
-    choose_layout(model, session.settings.layout)
+    choose_layout(model, run.settings.layout)
     return model
 
 
-def fold_context(session: Session, fold: Fold, folder: Path) -> FoldContext:
-    """Gather what the loop needs for one fold."""
-    settings = session.settings
-    learned = session.task.limited(session.samples, fold, settings)
+def _fold_context(run: TrainingRun, fold: Fold, folder: Path) -> FoldContext:
+    """Return what the loop needs for one fold."""
+    settings = run.settings
+    learned = run.task.limited(run.samples, fold)
     return FoldContext(
-        learner=session.task,
-        samples=session.task.for_fold(session.samples, learned, settings),
+        learner=run.task,
+        samples=run.task.for_fold(run.samples, learned),
         train=torch.from_numpy(learned.train),
         validation=torch.from_numpy(fold.validation),
         optimization=settings.optimization,
         seed=settings.seed,
-        device=session.device,
-        precision=choose_precision(settings.precision, session.device),
-        processes=session.processes,
+        device=run.device,
+        precision=choose_precision(settings.precision, run.device),
+        processes=run.processes,
         folder=folder,
-        metadata=metadata_of(session, fold),
+        metadata=_metadata(run, fold),
         label=fold.name.replace("_", " "),
         compiles=settings.compile,
     )
 
 
-def metadata_of(session: Session, fold: Fold) -> dict[str, Any]:
-    """Return what a checkpoint remembers of where it comes from."""
-    table = session.samples.table
+def _metadata(run: TrainingRun, fold: Fold) -> dict[str, Any]:
+    """Return what a checkpoint stores of where it comes from: fields of `learning.checkpoint.Checkpoint`."""
+    table = run.samples.table
     learned = table.iloc[np.union1d(fold.train, fold.validation)]
-    content = session.cache.table("recordings")
+    content = run.cache.table("recordings")
     return {
-        "task": session.task.name,
-        "run": session.name,
+        "task": run.task.name,
+        "run": run.name,
         "fold": fold.number,
-        "protocol": session.settings.protocol,
-        "settings": to_plain(session.settings),
-        "inputs": session.task.inputs(session.samples),
+        "protocol": run.settings.protocol,
+        "settings": to_plain(run.settings),
+        "inputs": run.task.inputs(run.samples),
         "label_share": float(learned["label"].mean()),
         "parts": torch.from_numpy(fold.parts(len(table))),
         "trained_on": {
@@ -179,7 +315,42 @@ def metadata_of(session: Session, fold: Fold) -> dict[str, Any]:
             "recording": sorted(learned["recording"].unique().tolist()),
             "content": content[content["recording"].isin(learned["recording"])]["sha256"].tolist(),
         },
-        "cache": session.cache.describe(),
+        "cache": run.cache.describe(),
         "provenance": provenance(),
-        "parents": session.task.describe_parents(),
+        "parents": run.task.describe_parents(),
     }
+
+
+# --dry-run ------------------------------------------------------------------------------------------
+
+
+def _estimate(run: TrainingRun, folds: Sequence[Fold]) -> str:
+    """Return what a real call would do, from a few steps that are timed and thrown away."""
+    if not run.task.has_epochs:
+        return f"Would fit {len(folds)} folds into {run.folder}, {run.task.fit_time}. Nothing was written."
+    size = run.settings.optimization.batch_size
+    with tempfile.TemporaryDirectory() as nowhere:
+        context = _fold_context(run, folds[0], Path(nowhere))
+    check_batch_size(context)
+    steps = context.steps_per_epoch
+    few = replace(context, train=context.train[: 4 * size])
+    model = _new_model(run)
+    run.task.initialize(model, context)
+    optimizer = make_optimizer(model, context.optimization, run.task.parameter_groups(model))
+    schedule = Schedule(optimizer, replace(context.optimization, schedule="constant"), steps)
+    for _ in range(2):  # the first warms up
+        started = time.perf_counter()
+        train_one_epoch(few, model, optimizer, schedule, Progress(), Tracker(None))
+        seconds = (time.perf_counter() - started) / few.steps_per_epoch * steps
+    epochs = context.optimization.epochs
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if run.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(run.device) / 2**30
+    parameters = sum(weight.numel() for weight in model.parameters())
+    return (
+        f"Would train {', '.join(fold.name for fold in folds)} into {run.folder}: "
+        f"{parameters:,} parameters, {steps} steps of {size} samples an epoch, "
+        f"about {seconds:.0f} s an epoch; "
+        f"at most {epochs} epochs a fold, {seconds * epochs * len(folds) / 60:.0f} min in all; "
+        f"{memory:.1f} GB of memory. Nothing was written."
+    )

@@ -18,7 +18,7 @@ from evaluation.tables import PROTOCOLS, frame_to_markdown
 from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from models.ecg_cmr.rollout import lead_relevance
-from systems.base.evaluation_run import EvaluationRun, open_run, predict_run, trained_model
+from systems.base.evaluation_run import EvaluationRun, predict_run
 from systems.ecg_cmr.contrast.retrieval import retrieval_table
 from systems.ecg_cmr.figures import indicators_figure, relevance_figure, retrieval_figure
 from systems.ecg_cmr.mae.reconstruction import reconstruction_table
@@ -29,8 +29,8 @@ Tables = dict[str, pd.DataFrame]
 Figures = dict[str, Figure]
 
 
-def judge(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
-    """Judge a run of a stage, write its results, and return its metrics and the files written."""
+def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
+    """Evaluate a run of a stage, write its results, and return its metrics and the files written."""
     predictions = predict_run(run)
     tables, figures = STAGES[run.metadata["task"]](run, predictions)
     for name, table in tables.items():
@@ -92,7 +92,7 @@ def named_targets(run: EvaluationRun, kind: str) -> list[str]:
 
 def rollout_figures(run: EvaluationRun, predictions: pd.DataFrame, diseases: list[str]) -> Figures:
     """Return, for each disease, the ECG of whom it is believed most, and what counted."""
-    task, trained, samples = open_run(run.checkpoints[0], run.cache, run.settings)
+    samples = run.samples
     place = {name: row for row, name in enumerate(samples.table["recording"])}
     leads = tuple(run.cache.manifest["leads"])
     figures = {}
@@ -101,7 +101,7 @@ def rollout_figures(run: EvaluationRun, predictions: pd.DataFrame, diseases: lis
         content = run.checkpoints[0]
         if not run.external:
             content = next(item for item in run.checkpoints if item["fold"] == chosen["fold"])
-        network = trained_model(task, trained, content, run.settings)
+        network = run.model(content)
         assert isinstance(network, PhenotypeModel) and isinstance(network.encoder, ECGEncoder)
         batch = samples.batch(torch.tensor([place[chosen["recording"]]]))
         relevance = lead_relevance(network.encoder, batch["ecg"], batch["lead_present"], network.pooling)

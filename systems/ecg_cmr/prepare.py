@@ -21,7 +21,7 @@ from datasets.cache_filling import name_content
 from datasets.problems import format_problems
 from datasets.ptbxl import DATABASE, index_ptbxl
 from datasets.sources import DataError, Problem
-from systems.ecg_cmr.source_settings import PairSourceSettings
+from systems.ecg_cmr.settings import LoadDataSettings
 from systems.ecg_cmr.sources.acdc import PARTS, index_acdc
 from systems.ecg_cmr.sources.cache import (
     Prepare,
@@ -59,12 +59,12 @@ TRIED = 3
 """Patients that a dry run prepares, to tell how long all will take."""
 
 
-def prepare(settings: PairSourceSettings, task: str = "ecg-mae") -> Path:
+def prepare(settings: LoadDataSettings, task: str = "ecg-mae") -> Path:
     """Prepare what the settings name; return the folder of the cache.
 
     Parameters
     ----------
-    settings : PairSourceSettings
+    settings : LoadDataSettings
     task : str
         One of `NEEDS`: the data must hold what it learns from.
 
@@ -109,7 +109,7 @@ def serves(cache: Cache, task: str) -> list[str]:
 # Sources --------------------------------------------------------------------------------------------
 
 
-def simulate(settings: PairSourceSettings) -> Path:
+def simulate(settings: LoadDataSettings) -> Path:
     """Write simulated patients as files into the folder of raw data; return it."""
     assert settings.raw_dir is not None
     made = settings.simulation
@@ -127,7 +127,7 @@ def simulate(settings: PairSourceSettings) -> Path:
         raise DataError(str(error)) from None
 
 
-def find_raw(settings: PairSourceSettings, task: str) -> Path:
+def find_raw(settings: LoadDataSettings, task: str) -> Path:
     """Return the first place that holds patients.
 
     Raises
@@ -160,7 +160,7 @@ def layout_of(root: Path) -> str:
     return "acdc" if any(path.is_dir() for part in PARTS for path in root.glob(f"{part}/patient*")) else ""
 
 
-def open_source(raw_dir: Path, settings: PairSourceSettings) -> PairIndex:
+def open_source(raw_dir: Path, settings: LoadDataSettings) -> PairIndex:
     """Index the patients of a folder."""
     layout = layout_of(raw_dir) if settings.source == "auto" else settings.source
     if layout == "ptbxl":
@@ -189,7 +189,7 @@ def found_in(index: PairIndex) -> str:
     return "\n".join([*lines, f"{len(index.recordings)} recordings in {index.root} ({index.name})."])
 
 
-def plan_simulation(settings: PairSourceSettings) -> str:
+def plan_simulation(settings: LoadDataSettings) -> str:
     """Return what simulating would write."""
     made = settings.simulation
     if settings.raw_dir:
@@ -201,7 +201,7 @@ def plan_simulation(settings: PairSourceSettings) -> str:
     return f"Would simulate {made.patients} patients. {cost(index, path, draw, settings)}"
 
 
-def checked(index: PairIndex, settings: PairSourceSettings) -> str:
+def checked(index: PairIndex, settings: LoadDataSettings) -> str:
     """Return all that is wrong with an index and its files, as a table, and how many of them there are."""
     problems = check_pairs(index, settings.preparation, jobs=settings.jobs, progress=True)
     faults = sum(problem.left_out for problem in problems)
@@ -212,7 +212,7 @@ def checked(index: PairIndex, settings: PairSourceSettings) -> str:
     )
 
 
-def estimate(index: PairIndex, settings: PairSourceSettings) -> str:
+def estimate(index: PairIndex, settings: LoadDataSettings) -> str:
     """Return what preparation would write."""
     path = settings.cache_dir / cache_name(index, identify_pairs(index, settings.preparation)[0])
     read = functools.partial(prepare_pair, root=index.root, settings=settings.preparation)
@@ -224,7 +224,7 @@ def cache_name(index: PairIndex, identity: str) -> str:
     return f"{index.name}-{identity[:8]}"
 
 
-def cost(index: PairIndex, path: Path, make: Prepare, settings: PairSourceSettings) -> str:
+def cost(index: PairIndex, path: Path, make: Prepare, settings: LoadDataSettings) -> str:
     """Return the size of a cache, and the time that it will take by what the first patients take."""
     if path.is_dir():
         return f"{path} is there already: nothing would be computed."

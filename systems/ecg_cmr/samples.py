@@ -14,13 +14,13 @@ from torch import Tensor
 
 from common.errors import UserError
 from datasets.cache import Cache
-from learning.samples import describe_recordings
+from learning.samples import Samples
 
 TARGETS = ("indicators", "diseases", "covariates")
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
+class Pairs(Samples):
     """Patients, on a device.
 
     Attributes
@@ -42,7 +42,6 @@ class Pairs:
         Hertz.
     """
 
-    table: pd.DataFrame
     ecg: Tensor
     lead_present: Tensor
     cmr: Tensor
@@ -50,10 +49,6 @@ class Pairs:
     targets: Mapping[str, Tensor]
     names: Mapping[str, tuple[str, ...]]
     ecg_rate: float
-
-    def __len__(self) -> int:
-        """Return the number of recordings."""
-        return len(self.table)
 
     @functools.cached_property
     def patient(self) -> Tensor:
@@ -68,10 +63,6 @@ class Pairs:
         batch |= {f"has_{name}": mask[here] for name, mask in self.has.items()}
         batch |= {name: values[here] for name, values in self.targets.items()}
         return batch | {"row": here, "patient": self.patient[here]}
-
-    def describe(self, rows: Tensor) -> str:
-        """Name the recordings of these rows."""
-        return describe_recordings(self.table, rows)
 
     def taken(self, rows: np.ndarray) -> Pairs:
         """Return some of the patients."""
@@ -96,7 +87,7 @@ class Pairs:
             **{name: list(self.names[name]) for name in TARGETS},
         }
 
-    def like(self, inputs: Mapping[str, Any]) -> Pairs:
+    def with_inputs(self, inputs: Mapping[str, Any]) -> Pairs:
         """Return the patients with the target columns of ``inputs``; one not known here is missing.
 
         Raises

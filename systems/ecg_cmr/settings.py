@@ -1,17 +1,81 @@
-"""Settings of the tasks that learn from pairs of ECG and cardiac MRI (CMR)."""
+"""Settings of the tasks that learn from pairs of ECG and cardiac MRI (CMR): data, training, evaluation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from config import OptimizationSettings, RunSettings
+from config import EvaluationSettings, OptimizationSettings, RunSettings, SourceSettings
 
 PatientProtocol = Literal["patient"]
 Arm = Literal["ecg", "cmr"]
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """What is done to ECG and cine before a model sees them. Part of the name of the cache."""
+
+    ecg_rate: float = 250.0
+    """Sampling rate of the ECGs, hertz; higher ones are reduced without aliases."""
+    seconds: float = 10.0
+    """Length of the ECGs, seconds; longer ones are cut, shorter ones go on with their last value."""
+    frames: int = 16
+    """Frames of a cine over one cycle, the first at the R wave; others are interpolated in time."""
+    size: int = 64
+    """Height and width of a cine, pixels."""
+    pixel_spacing: float = 2.2
+    """Millimetres a pixel of the short axis; other spacings are resampled."""
+    long_axis_spacing: float = 3.2
+    """Millimetres a pixel of the long axis."""
+    long_axis: bool = False
+    """Keep the long axis too, where there is one."""
+    center: Literal["motion", "image"] = "motion"
+    """Where a cine is cut out of a larger picture: around what moves, or around its middle."""
+    percentiles: tuple[float, float] = (1.0, 99.0)
+    """Percentiles of brightness that become black and white."""
+
+    @property
+    def points(self) -> int:
+        """Samples of an ECG."""
+        return round(self.seconds * self.ecg_rate)
+
+    @property
+    def bytes_a_patient(self) -> int:
+        """Bytes of a patient's arrays in the cache."""
+        return 12 * (4 * self.points + 1) + (1 + self.long_axis) * self.frames * self.size**2
+
+
+@dataclass(frozen=True)
+class PairSimulationSettings:
+    """Simulated patients of whom ECG and cine are drawn from the same heart."""
+
+    patients: Annotated[int, tyro.conf.arg(aliases=("--patients",))] = 2000
+    """Number of patients."""
+    seed: int = 0
+    """Seed of the cohort; the same seed draws the same patients."""
+    ecg_noise: float = 1.0
+    """Factor on baseline wander, muscle noise and mains hum of the ECG; 0: none."""
+
+
+@dataclass(frozen=True)
+class LoadDataSettings(SourceSettings):
+    """Settings of load_data.py for the ECG-CMR tasks, which share one cache."""
+
+    simulate: bool = False
+    """Draw simulated patients straight into a cache. With --raw-dir, they are first written there as files,
+    in the layout of one's own pairs."""
+    raw_dir: Path | None = None
+    """Folder with one's own pairs.csv, or that of ACDC (cines alone) or PTB-XL (ECGs alone). Default:
+    data/raw/pairs; for ecg-mae then $PTBXL_DIR and data/raw/ptb-xl, for cmr-mae then data/raw/acdc."""
+    source: Literal["auto", "pairs", "acdc", "ptbxl"] = "auto"
+    """Layout of raw_dir; auto looks for pairs.csv, ptbxl_database.csv, then training/patient001."""
+    check: bool = False
+    """Read every file of raw_dir and name all that is wrong with it; write nothing."""
+    preparation: tyro.conf.OmitArgPrefixes[PairSettings] = PairSettings()
+    simulation: PairSimulationSettings = PairSimulationSettings()
 
 
 @dataclass(frozen=True)
@@ -117,8 +181,95 @@ class PhenotypeSettings(StageSettings):
     """Begin each training ECG at a random time, and vary brightness and place of each training cine."""
 
 
-SMALL_ENCODER = EncoderSettings(width=128, depth=4, heads=4, patch_seconds=0.4)
-PUBLISHED = OptimizationSettings(
+@dataclass(frozen=True)
+class AutoencoderSettings:
+    """Size of the autoencoder of frames."""
+
+    channels: tuple[int, ...] = (64, 128, 128)
+    """Channels of each level, multiples of 16; every level but the first halves height and width."""
+    latent_channels: int = 4
+    """Channels of the latents."""
+    fold: int = 2
+    """Pixels along each side that become channels first."""
+    kl_weight: float = 1e-6
+    """Weight of the Kullback-Leibler divergence beside the squared error."""
+    frames_a_step: int = 2
+    """Frames of each cine of a batch that a training step sees, drawn at random."""
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """Size of the generator, and what it learns."""
+
+    channels: tuple[int, ...] = (256, 512)
+    """Channels of each level of the U-Net, multiples of 64."""
+    blocks: int = 2
+    """Residual blocks a level."""
+    harmonics: int = 4
+    """Harmonics of the cardiac cycle that are drawn, beside its mean."""
+    objective: Literal["velocity", "noise", "flow"] = "flow"
+    """What is predicted: the noise, the velocity (both diffusion), or the velocity of a straight flow."""
+    tokens: Literal["leads", "all"] = "all"
+    """What the U-Net attends to: the mean token of each lead and the class token, or all tokens."""
+    condition_dropout: float = 0.1
+    """Share of the training samples whose ECG is hidden, 0 to 1, so that guidance means something."""
+    average_decay: float = 0.999
+    """Of the running average of the weights that samples are drawn with, a step, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class CineAutoencoderSettings(StageSettings):
+    """Settings of training.py cine-autoencoder."""
+
+    autoencoder: tyro.conf.OmitArgPrefixes[AutoencoderSettings] = AutoencoderSettings()
+
+
+@dataclass(frozen=True)
+class EcgToCmrSettings(StageSettings):
+    """Settings of training.py ecg-to-cmr."""
+
+    init_ecg: Path | None = None
+    """Run of ecg-cmr-contrast, ecg-phenotypes or ecg-mae whose ECG encoder reads the ECG (needed)."""
+    init_autoencoder: Path | None = None
+    """Run of cine-autoencoder (needed)."""
+    init_cmr: Path | None = None
+    """Run of ecg-cmr-contrast or cmr-mae whose CMR encoder gives the features of the Frechet distance;
+    default: none, and no such distance. Nothing is learned from it."""
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
+    """Size of the autoencoder: that of the run it comes from."""
+    generator: tyro.conf.OmitArgPrefixes[GeneratorSettings] = GeneratorSettings()
+    shuffle_pairs: bool = False
+    """Pair each training ECG with another patient's cine: nothing of the ECG may be left in what is drawn."""
+
+
+@dataclass(frozen=True)
+class CineEvaluationSettings(EvaluationSettings):
+    """Settings of evaluate.py for a run of cine-autoencoder."""
+
+    patients: int = 200
+    """Patients of the test part whose cines are evaluated, at most."""
+
+
+@dataclass(frozen=True)
+class EcgToCmrEvaluationSettings(CineEvaluationSettings):
+    """Settings of evaluate.py for a run of ecg-to-cmr."""
+
+    steps: int = 20
+    """Steps in which a cine is generated."""
+    samples: int = 8
+    """Cines generated from each ECG; what is measured in them is averaged."""
+    guidance: float = 0.0
+    """Guidance scale: 1 as learned, more: closer to what only this ECG suggests; 0: chosen on the validation
+    part."""
+
+
+EVALUATION: dict[str, type[EvaluationSettings]] = {
+    "cine-autoencoder": CineEvaluationSettings,
+    "ecg-to-cmr": EcgToCmrEvaluationSettings,
+}
+"""Settings of evaluate.py by task, where there are more than the shared ones."""
+
+_ENCODERS = OptimizationSettings(
     batch_size=64,
     optimizer="adamw",
     learning_rate=1e-4,
@@ -128,21 +279,40 @@ PUBLISHED = OptimizationSettings(
     early_stop=0,
     gradient_clip=1.0,
 )
-SMALL = replace(PUBLISHED, learning_rate=1e-3, epochs=20)
+_CINES = replace(_ENCODERS, learning_rate=2e-4, weight_decay=0.01)
+_PAPER: dict[str, StageSettings] = {
+    "ecg-mae": EcgMaeSettings(optimization=_ENCODERS),
+    "cmr-mae": CmrMaeSettings(optimization=_ENCODERS),
+    "ecg-cmr-contrast": ContrastSettings(optimization=_ENCODERS),
+    "ecg-phenotypes": PhenotypeSettings(optimization=_ENCODERS),
+    "cine-autoencoder": CineAutoencoderSettings(optimization=_CINES),
+    "ecg-to-cmr": EcgToCmrSettings(optimization=_CINES),
+}
+_SMALL_ENCODER = EncoderSettings(width=128, depth=4, heads=4, patch_seconds=0.4)
+_SMALL_FRAMES = AutoencoderSettings(channels=(32, 64, 64))
+_SMALL_ENCODERS = replace(_ENCODERS, learning_rate=1e-3, epochs=20)
+# masked autoencoders need many steps more than they need large batches, contrast needs its negatives
+_SMALL_MASKED = replace(_SMALL_ENCODERS, batch_size=32)
+_SMALL_CINES = replace(_CINES, batch_size=32)
+_SMALL: dict[str, StageSettings] = {
+    "ecg-mae": EcgMaeSettings(optimization=_SMALL_MASKED, encoder=_SMALL_ENCODER),
+    "cmr-mae": CmrMaeSettings(optimization=_SMALL_MASKED, encoder=_SMALL_ENCODER),
+    "ecg-cmr-contrast": ContrastSettings(optimization=_SMALL_ENCODERS, encoder=_SMALL_ENCODER),
+    "ecg-phenotypes": PhenotypeSettings(optimization=_SMALL_ENCODERS, encoder=_SMALL_ENCODER),
+    "cine-autoencoder": CineAutoencoderSettings(
+        optimization=replace(_SMALL_CINES, learning_rate=2e-3, epochs=30),
+        encoder=_SMALL_ENCODER,
+        autoencoder=_SMALL_FRAMES,
+    ),
+    "ecg-to-cmr": EcgToCmrSettings(
+        optimization=replace(_SMALL_CINES, learning_rate=4e-4, epochs=100),
+        encoder=_SMALL_ENCODER,
+        autoencoder=_SMALL_FRAMES,
+        generator=GeneratorSettings(channels=(128, 256), blocks=1, tokens="leads"),
+    ),
+}
 
 
-def stage_defaults(kind: type[StageSettings], preset: Literal["paper", "small"]) -> StageSettings:
-    """Return the training settings of a stage that a preset stands for.
-
-    Parameters
-    ----------
-    kind : type
-        Settings class of the stage.
-    preset : {"paper", "small"}
-    """
-    if preset == "paper":
-        return kind(preset=preset, optimization=PUBLISHED)
-    # masked autoencoders need many steps more than they need large batches, contrast needs its negatives
-    masked = issubclass(kind, EcgMaeSettings | CmrMaeSettings)
-    optimization = replace(SMALL, batch_size=32) if masked else SMALL
-    return kind(preset=preset, optimization=optimization, encoder=SMALL_ENCODER)
+def defaults(preset: Literal["paper", "small"], protocol: str = "", task: str = "ecg-mae") -> StageSettings:
+    """Return the training settings of a task that a preset stands for; there is one protocol."""
+    return replace((_PAPER if preset == "paper" else _SMALL)[task], preset=preset)

@@ -4,85 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from common.errors import UserError
 from datasets.cache import Cache
-from datasets.splits import Fold
 from learning.checkpoint import BEST, file_digest, load_checkpoint
 from learning.distributed import unwrap
-from learning.fold import FoldContext
+from learning.loop import FoldContext
 from models.ecg_cmr.cmr_encoder import CMREncoder
 from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.transformer import TokenEncoder
-from systems.base.task import BinaryTask
+from systems.base.task import CARRIED, Task
 from systems.ecg_cmr.augmentation import shift_in_time, vary_cine
 from systems.ecg_cmr.samples import Pairs, read_pairs
-from systems.ecg_cmr.settings import StageSettings, stage_defaults
-
-CARRIED = ("sample", "recording", "session", "person")
+from systems.ecg_cmr.settings import StageSettings
 
 
-class Stage(BinaryTask):
-    """Answers that all stages of the chain have in common.
+class Stage(Task):
+    """Answers that all stages of the chain have in common."""
 
-    Parameters
-    ----------
-    chosen : StageSettings, optional
-        Settings of the run.
-    """
-
-    name: str
-    settings: type[StageSettings]
+    settings_class: ClassVar[type[StageSettings]]
     needs: ClassVar[tuple[str, ...]]
     labelled = False
     columns: ClassVar[tuple[str, ...]] = ()
     """Names of the columns that `step` predicts, where they do not depend on the data."""
 
-    def __init__(self, chosen: StageSettings | None = None) -> None:
-        self.chosen: Any = chosen or self.settings()
-
-    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> StageSettings:
-        """Return the settings that a preset stands for."""
-        return stage_defaults(self.settings, preset)
-
-    def build(self, settings: Any, inputs: Mapping[str, Any] | None = None) -> nn.Module:
-        """Return the model for inputs as `inputs` describes them."""
-        raise NotImplementedError
-
-    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return named losses of a batch and its predictions."""
-        raise NotImplementedError
-
-    def samples(self, cache: Cache, settings: Any, device: torch.device) -> Pairs:
+    def samples(self, cache: Cache, device: torch.device) -> Pairs:
         """Return the patients who have what this stage reads."""
-        return read_pairs(cache, self.reads(settings), device)
+        return read_pairs(cache, self.reads(), device)
 
-    def reads(self, settings: Any) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         """Return what a patient must have."""
         return self.needs
-
-    def for_fold(self, samples: Pairs, fold: Fold, settings: Any) -> Pairs:
-        """Return the samples as they are."""
-        return samples
 
     def inputs(self, samples: Pairs) -> dict[str, Any]:
         """Return what a network must know of its inputs, in plain types."""
         return samples.describe_inputs()
 
-    def aligned(self, samples: Pairs, inputs: Mapping[str, Any]) -> Pairs:
+    def with_inputs(self, samples: Pairs, inputs: Mapping[str, Any]) -> Pairs:
         """Return the samples of another cache as a network of these inputs takes them."""
-        return samples.like(inputs)
+        return samples.with_inputs(inputs)
 
     def parents(self) -> dict[str, Path]:
         """Return the runs that the encoders start from, by modality."""
-        given = {kind: getattr(self.chosen, f"init_{kind}", None) for kind in ("ecg", "cmr")}
+        given = {kind: getattr(self.settings, f"init_{kind}", None) for kind in ("ecg", "cmr")}
         return {kind: path for kind, path in given.items() if path is not None}
 
     def describe_parents(self) -> list[dict[str, Any]]:
@@ -110,14 +80,6 @@ class Stage(BinaryTask):
         found = getattr(model, f"{kind}_encoder", None)
         return found if isinstance(found, TokenEncoder) else None
 
-    def hide(self, samples: Pairs, modality: str, settings: Any) -> Pairs:
-        """Refuse: a stage reads what it was made for."""
-        raise UserError(f"A run of {self.name} cannot do without what it reads: leave --without away.")
-
-    def threshold(self, samples: Pairs, rows: Tensor, predictions: Tensor) -> float:
-        """Return 0.5: there is nothing to be decided."""
-        return 0.5
-
     def predictions(self, samples: Pairs, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
         """Return who was predicted, and each predicted column."""
         table = samples.table.iloc[rows][list(CARRIED)].reset_index(drop=True)
@@ -128,12 +90,6 @@ class Stage(BinaryTask):
     def predicted(self, samples: Pairs) -> list[str]:
         """Return the names of the columns that `step` predicts."""
         return list(self.columns)
-
-    def figures(
-        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
-    ) -> dict[str, Figure]:
-        """Return nothing."""
-        return {}
 
 
 def varied(batch: Mapping[str, Tensor], kind: str, wanted: bool) -> Tensor:

@@ -20,7 +20,7 @@ from evaluation.report import write_json, write_results
 from evaluation.scores import aggregate
 from evaluation.statistics import cluster_bootstrap
 from evaluation.tables import PROTOCOLS, frame_to_markdown
-from systems.base.evaluation_run import EvaluationRun, open_run, predict_run, score_run, trained_model
+from systems.base.evaluation_run import EvaluationRun, predict_run, score_run
 from systems.ecg_multimodal.explain import explain_patient
 from systems.ecg_multimodal.modality_figures import contributions_figure, subsets_figure
 from systems.ecg_multimodal.shapley import (
@@ -38,8 +38,8 @@ EXPLAINED = {"surest_abnormal": 1.0, "surest_normal": 0.0, "least_sure": 0.5}
 """Patients who are drawn: those whose probability is nearest."""
 
 
-def judge(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
-    """Judge a run, write its results, and return its metrics and the files written."""
+def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
+    """Evaluate a run, write its results, and return its metrics and the files written."""
     settings = run.checkpoints[0]["settings"]
     predictions = predict_run(run)
     if settings["target"] == "superclasses":
@@ -123,7 +123,7 @@ def subset_log_odds(
 
 def shortcuts_table(run: EvaluationRun, predictions: pd.DataFrame) -> pd.DataFrame:
     """Return the AUROC of what can be said without looking at the heart, out of the same folds."""
-    _, _, samples = open_run(run.checkpoints[0], run.cache, run.settings)
+    samples = run.samples
     clinical = pd.DataFrame(samples.views["clinical"].cpu().numpy(), columns=list(samples.clinical_names))
     count = len(samples)
     folds = []
@@ -144,7 +144,7 @@ def shortcuts_table(run: EvaluationRun, predictions: pd.DataFrame) -> pd.DataFra
 
 def patient_figures(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Figure]:
     """Return one figure each of the patients of whom the network is surest, and least sure."""
-    task, trained, samples = open_run(run.checkpoints[0], run.cache, run.settings)
+    samples = run.samples
     rate = float(run.cache.manifest["settings"].get("signal_rate", 100.0))
     place = {name: row for row, name in enumerate(samples.table["recording"])}
     figures = {}
@@ -153,7 +153,7 @@ def patient_figures(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, 
         content = run.checkpoints[0]
         if not run.external:
             content = next(item for item in run.checkpoints if item["fold"] == chosen["fold"])
-        network = trained_model(task, trained, content, run.settings)
+        network = run.model(content)
         figures[f"patient_{kind}"] = explain_patient(
             as_network(network),
             samples,

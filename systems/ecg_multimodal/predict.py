@@ -19,15 +19,13 @@ from torch import Tensor
 
 from common.command_line import from_plain
 from common.errors import UserError
-from config import EvaluationSettings
 from datasets.patients import SUPERCLASSES, UNLABELLED, VIEWS, PatientIndex
 from datasets.recording_paths import Place, distinct, safe_name
 from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError
-from learning.checkpoint import file_digest
+from learning.checkpoint import Checkpoint, file_digest
 from learning.devices import choose_device
 from models.ecg_multimodal.network import MultimodalNetwork
-from systems.base.evaluation_run import Checkpoint, trained_model
 from systems.base.prediction_settings import PersonSettings, PredictionSettings
 from systems.base.predictor import assumed_prevalence
 from systems.ecg_multimodal.prediction import PatientPrediction, ask
@@ -39,9 +37,8 @@ from systems.ecg_multimodal.sources.user_patients import (
     open_patients,
     read_own_patient,
 )
-from systems.ecg_multimodal.task import as_network
+from systems.ecg_multimodal.task import EcgMultimodal, as_network
 from systems.ecg_multimodal.warnings import clinical_warnings, modality_warnings
-from systems.registry import find_task
 
 TABLE_RATE = 250.0
 """Sampling rate of ecg_signals.csv where neither the user nor the checkpoint tells one, hertz."""
@@ -60,7 +57,7 @@ class _Entry:
     reason: str = ""
 
 
-class EcgMultimodalPredictor:
+class Predictor:
     """Trained models of one run, ready for patients.
 
     Parameters
@@ -81,10 +78,9 @@ class EcgMultimodalPredictor:
         self.paths, self.checkpoints = list(checkpoints), list(checkpoints.values())
         first = self.checkpoints[0]
         self.trained = from_plain(MultimodalTrainingSettings, first["settings"])
-        self.task = find_task("ecg-multimodal", self.trained)
+        self.task = EcgMultimodal(self.trained)
         self.device = choose_device(settings.device)
-        at = EvaluationSettings(device=settings.device)
-        made = [trained_model(self.task, self.trained, content, at) for content in self.checkpoints]
+        made = [self.task.load_model(content, self.device) for content in self.checkpoints]
         self.models = [as_network(model).eval() for model in made]
         self.inputs, self.cache = first["inputs"], first["cache"]
         self.views = from_plain(ViewSettings, self.cache["settings"])

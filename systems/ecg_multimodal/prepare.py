@@ -12,7 +12,7 @@ from datasets.patients import PatientIndex
 from datasets.problems import format_problems
 from datasets.ptbxl import index_ptbxl
 from datasets.sources import DataError
-from systems.ecg_multimodal.settings import PatientSourceSettings
+from systems.ecg_multimodal.settings import LoadDataSettings
 from systems.ecg_multimodal.sources.cache import build_patients_cache, identify_patients
 from systems.ecg_multimodal.sources.simulated import write_patient_folders
 
@@ -21,7 +21,7 @@ DOWNLOADED = Path("data/raw/ptb-xl")
 SIMULATED = Path("data/raw/simulated-patients")
 
 
-def prepare(settings: PatientSourceSettings) -> Path:
+def prepare(settings: LoadDataSettings, task: str = "ecg-multimodal") -> Path:
     """Prepare what the settings name; return the folder of the cache."""
     if settings.simulate and settings.dry_run:
         made = settings.simulation
@@ -45,7 +45,7 @@ def prepare(settings: PatientSourceSettings) -> Path:
     return path
 
 
-def simulate(settings: PatientSourceSettings) -> Path:
+def simulate(settings: LoadDataSettings) -> Path:
     """Write a cohort of simulated patients in the layout of one's own folders; return its folder."""
     made = settings.simulation
     folder = settings.raw_dir or SIMULATED
@@ -63,7 +63,7 @@ def simulate(settings: PatientSourceSettings) -> Path:
         raise DataError(str(error)) from None
 
 
-def find_raw(settings: PatientSourceSettings) -> Path:
+def find_raw(settings: LoadDataSettings) -> Path:
     """Return the first place that holds patients.
 
     Raises
@@ -93,7 +93,7 @@ def layout_of(root: Path) -> str:
     return "patients" if any((root / f"labels.{ending}").is_file() for ending in ("xlsx", "csv")) else ""
 
 
-def open_source(raw_dir: Path, settings: PatientSourceSettings) -> PatientIndex:
+def open_source(raw_dir: Path, settings: LoadDataSettings) -> PatientIndex:
     """Index the patients of a folder."""
     layout = layout_of(raw_dir) if settings.source == "auto" else settings.source
     if layout == "ptbxl":
@@ -101,7 +101,7 @@ def open_source(raw_dir: Path, settings: PatientSourceSettings) -> PatientIndex:
     return index_patient_folders(raw_dir, settings.table_rate)
 
 
-def estimate(index: PatientIndex, settings: PatientSourceSettings) -> str:
+def estimate(index: PatientIndex, settings: LoadDataSettings) -> str:
     """Return what preparation would write."""
     identity, _ = identify_patients(index, settings.views)
     path = settings.cache_dir / f"{index.name}-{identity[:8]}"

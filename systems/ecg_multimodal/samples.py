@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from common.errors import UserError
 from datasets.cache import Cache
 from datasets.patients import SUPERCLASSES, VIEWS
-from learning.samples import describe_recordings
+from learning.samples import Samples
 
 
 @dataclasses.dataclass(frozen=True)
-class Patients:
+class Patients(Samples):
     """Recordings of patients, on a device.
 
     Attributes
@@ -38,16 +37,11 @@ class Patients:
         Weight in the loss.
     """
 
-    table: pd.DataFrame
     views: Mapping[str, Tensor]
     has: Mapping[str, Tensor]
     clinical_names: tuple[str, ...]
     label: Tensor
     weight: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of recordings."""
-        return len(self.label)
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the recordings of these rows: views, ``has_<view>``, label and weight."""
@@ -60,10 +54,6 @@ class Patients:
     def without(self, view: str) -> Patients:
         """Return the same patients without one view, as if it had not been recorded."""
         return dataclasses.replace(self, has={**self.has, view: torch.zeros_like(self.has[view])})
-
-    def describe(self, rows: Tensor) -> str:
-        """Name the recordings of these rows."""
-        return describe_recordings(self.table, rows)
 
     def weighted(self, weight: Tensor) -> Patients:
         """Return the same patients with other weights in the loss."""
@@ -89,7 +79,7 @@ class Patients:
             "clinical": list(self.clinical_names),
         }
 
-    def like(self, inputs: Mapping[str, Any]) -> Patients:
+    def with_inputs(self, inputs: Mapping[str, Any]) -> Patients:
         """Return the patients with the clinical columns of ``inputs``; one not known here is missing.
 
         Raises

@@ -63,7 +63,7 @@ class PatientSimulationSettings:
 
 
 @dataclass(frozen=True)
-class PatientSourceSettings(SourceSettings):
+class LoadDataSettings(SourceSettings):
     """Settings of load_data.py ecg-multimodal."""
 
     raw_dir: Path | None = None
@@ -124,15 +124,15 @@ class MultimodalTrainingSettings(RunSettings):
         return "-".join(parts)
 
 
-PUBLISHED = OptimizationSettings(
+_PAPER = OptimizationSettings(
     batch_size=16,
     learning_rate=1e-4,
     plateau_patience=2,
     epochs=30,
     early_stop=5,
 )
-SMALL_MODEL = MultimodalModelSettings(width=16)
-SMALL = OptimizationSettings(
+_SMALL_MODEL = MultimodalModelSettings(width=16)
+_SMALL = OptimizationSettings(
     batch_size=16,
     optimizer="adamw",
     learning_rate=2e-3,
@@ -143,17 +143,15 @@ SMALL = OptimizationSettings(
 )
 
 
-def multimodal_defaults(preset: Literal["paper", "small"], protocol: str = "") -> MultimodalTrainingSettings:
-    """Return the training settings of ``ecg-multimodal`` that a preset stands for.
+def defaults(
+    preset: Literal["paper", "small"], protocol: str = "", task: str = "ecg-multimodal"
+) -> MultimodalTrainingSettings:
+    """Return the training settings that a preset and a protocol stand for.
 
-    Parameters
-    ----------
-    preset : {"paper", "small"}
-    protocol : str
-        One that does not exist counts as the default: the command line refuses it.
+    A protocol that does not exist counts as the default: the command line refuses it.
     """
     names = get_args(MultimodalProtocol)
     chosen: MultimodalProtocol = next((name for name in names if name == protocol), "patient")
     if preset == "paper":
-        return MultimodalTrainingSettings(preset=preset, protocol=chosen, optimization=PUBLISHED)
-    return MultimodalTrainingSettings(preset=preset, protocol=chosen, optimization=SMALL, model=SMALL_MODEL)
+        return MultimodalTrainingSettings(preset=preset, protocol=chosen, optimization=_PAPER)
+    return MultimodalTrainingSettings(preset=preset, protocol=chosen, optimization=_SMALL, model=_SMALL_MODEL)

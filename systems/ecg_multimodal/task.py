@@ -11,7 +11,7 @@ Target   normal or abnormal, or five diagnostic superclasses at once (``--target
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,10 +27,10 @@ from datasets.splits import Fold
 from evaluation.figures import confusion_figure, roc_figure
 from evaluation.scores import macro_auroc
 from learning.distributed import unwrap
-from learning.fold import FoldContext
+from learning.loop import FoldContext
 from learning.samples import class_weights
 from models.ecg_multimodal.network import MultimodalNetwork
-from systems.base.task import CARRIED, BinaryTask
+from systems.base.task import BINARY_CARRIED, BinaryTask
 from systems.ecg_multimodal.explain import explain_patient
 from systems.ecg_multimodal.modality_balance import (
     branch_confidences,
@@ -40,38 +40,27 @@ from systems.ecg_multimodal.modality_balance import (
     modulation_coefficients,
 )
 from systems.ecg_multimodal.samples import Patients, read_patients
-from systems.ecg_multimodal.settings import MultimodalTrainingSettings, multimodal_defaults
+from systems.ecg_multimodal.settings import MultimodalTrainingSettings
 
 Batch = dict[str, Tensor]
 DAMPED = "damped_"
-"""What a gradient is multiplied by, in the named losses: followed by the view."""
+"""What a gradient is multiplied by, in the losses: followed by the modality."""
 
 
 class EcgMultimodal(BinaryTask):
-    """What is particular to patients with up to three views.
-
-    Parameters
-    ----------
-    chosen : MultimodalTrainingSettings
-        Settings of the run: target, views, and how they are kept in balance.
-    """
+    """What is particular to patients with up to three modalities."""
 
     name = "ecg-multimodal"
-    settings = MultimodalTrainingSettings
+    settings_class = MultimodalTrainingSettings
+    settings: MultimodalTrainingSettings
 
-    def __init__(self, chosen: MultimodalTrainingSettings | None = None) -> None:
-        self.chosen = chosen or MultimodalTrainingSettings()
+    def samples(self, cache: Cache, device: torch.device) -> Patients:
+        """Return the patients of a cache that have a label and one of the modalities the network reads."""
+        return read_patients(cache, self.settings.target, self.settings.model.views, device)
 
-    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> MultimodalTrainingSettings:
-        """Return the settings that a preset and a protocol stand for."""
-        return multimodal_defaults(preset, protocol)
-
-    def samples(self, cache: Cache, settings: MultimodalTrainingSettings, device: torch.device) -> Patients:
-        """Return the patients of a cache that have a label and one of the views the network reads."""
-        return read_patients(cache, settings.target, settings.model.views, device)
-
-    def for_fold(self, samples: Patients, fold: Fold, settings: MultimodalTrainingSettings) -> Patients:
+    def for_fold(self, samples: Patients, fold: Fold) -> Patients:
         """Return the samples with the class weights of the fold's training part."""
+        settings = self.settings
         if settings.target != "normal" or not settings.optimization.class_weights:
             return samples
         return samples.weighted(class_weights(samples.label, fold.train))
@@ -80,17 +69,15 @@ class EcgMultimodal(BinaryTask):
         """Return what a network must know of its inputs, in plain types."""
         return samples.describe_views()
 
-    def aligned(self, samples: Patients, inputs: Mapping[str, Any]) -> Patients:
+    def with_inputs(self, samples: Patients, inputs: Mapping[str, Any]) -> Patients:
         """Return the samples of a cache with the clinical values that a network was trained with."""
-        return samples.like(inputs)
+        return samples.with_inputs(inputs)
 
-    def build(
-        self, settings: MultimodalTrainingSettings, inputs: Mapping[str, Any] | None = None
-    ) -> nn.Module:
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the network for inputs as `inputs` describes them."""
         if inputs is None:
             raise ValueError("The size of this network depends on its inputs: give them.")
-        model = settings.model
+        settings, model = self.settings, self.settings.model
         try:
             return MultimodalNetwork(
                 classes=1 if settings.target == "normal" else len(SUPERCLASSES),
@@ -112,9 +99,9 @@ class EcgMultimodal(BinaryTask):
         fitted = {name: samples.views[name][rows[samples.has[name][rows]]] for name in ("signal", "clinical")}
         try:
             network.fit(**{name: view for name, view in fitted.items() if name in network.modalities})
-            if self.chosen.model.image_weights is not None and "image" in network.modalities:
+            if self.settings.model.image_weights is not None and "image" in network.modalities:
                 branch: Any = network.branches["image"]
-                branch.load_weights(self.chosen.model.image_weights)
+                branch.load_weights(self.settings.model.image_weights)
         except ValueError as error:
             raise UserError(f"{run.label}: {error}") from None
 
@@ -124,14 +111,14 @@ class EcgMultimodal(BinaryTask):
         known = torch.stack([batch[f"has_{name}"] for name in views]).any(dim=0)
         part = {name: value[known] for name, value in batch.items()}
         has = {name: part[f"has_{name}"] for name in views}
-        if model.training and self.chosen.model.modality_dropout:
-            has = drop_modalities(has, self.chosen.model.modality_dropout)
+        if model.training and self.settings.model.modality_dropout:
+            has = drop_modalities(has, self.settings.model.modality_dropout)
         given = {name: part[name] for name in views} | {f"has_{name}": mask for name, mask in has.items()}
         logits, branches, _ = model(**given, with_branches=True)
-        named = self.losses(logits.float(), branches, part["label"], part["weight"], has)
+        losses = self.losses(logits.float(), branches, part["label"], part["weight"], has)
         probability = torch.full((len(known), logits.shape[1]), torch.nan, device=logits.device)
         probability[known] = logits.detach().float().sigmoid()
-        return named, probability.squeeze(1)
+        return losses, probability.squeeze(1)
 
     def losses(
         self,
@@ -145,21 +132,21 @@ class EcgMultimodal(BinaryTask):
         target = label.to(logits.dtype).reshape(logits.shape)
         each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=1)
         of_branches = branch_losses(branches, label, has, weight)
-        named = {"fused": (each * weight).mean()} | {f"branch_{n}": loss for n, loss in of_branches.items()}
+        losses = {"fused": (each * weight).mean()} | {f"branch_{n}": loss for n, loss in of_branches.items()}
         # times 0 too, so that every weight has a gradient
-        named["loss"] = named["fused"] + self.chosen.model.branch_loss * sum(of_branches.values())
-        if self.chosen.model.modulation:
+        losses["loss"] = losses["fused"] + self.settings.model.branch_loss * sum(of_branches.values())
+        if self.settings.model.modulation:
             ahead = modulation_coefficients(
-                branch_confidences(branches, label, has), self.chosen.model.modulation
+                branch_confidences(branches, label, has), self.settings.model.modulation
             )
-            named |= {DAMPED + name: logits.new_tensor(value) for name, value in ahead.items()}
-        return named
+            losses |= {DAMPED + name: logits.new_tensor(value) for name, value in ahead.items()}
+        return losses
 
-    def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
+    def after_backward(self, model: nn.Module, losses: Mapping[str, Tensor]) -> None:
         """Damp the gradients of the view that is ahead, if that is asked for."""
         network = as_network(model)
-        if self.chosen.model.modulation:
-            coefficients = {name: float(named[DAMPED + name]) for name in network.modalities}
+        if self.settings.model.modulation:
+            coefficients = {name: float(losses[DAMPED + name]) for name in network.modalities}
             modulate_gradients(dict(network.branches.items()), coefficients)
 
     def score(self, samples: Patients, rows: Tensor, predictions: Tensor) -> dict[str, float]:
@@ -173,13 +160,12 @@ class EcgMultimodal(BinaryTask):
         """Return the best threshold of two classes on validation patients; of several classes 0.5."""
         return super().threshold(samples, rows, predictions) if predictions.ndim == 1 else 0.5
 
-    def hide(self, samples: Patients, modality: str, settings: MultimodalTrainingSettings) -> Patients:
-        """Return the samples without one view."""
-        if modality not in settings.model.views:
-            raise UserError(
-                f"This network reads {', '.join(settings.model.views)}: {modality} cannot be hidden."
-            )
-        if not settings.model.modality_dropout:
+    def without(self, samples: Patients, modality: str) -> Patients:
+        """Return the samples without one modality."""
+        model = self.settings.model
+        if modality not in model.views:
+            raise UserError(f"This network reads {', '.join(model.views)}: {modality} cannot be hidden.")
+        if not model.modality_dropout:
             raise UserError(
                 "This network was trained with all views and cannot do without one: "
                 "train it with --modality-dropout 0.3."
@@ -190,24 +176,20 @@ class EcgMultimodal(BinaryTask):
         """Return the table of predictions, one row a recording; who has none of the views is left out."""
         table = samples.table.iloc[rows].reset_index(drop=True)
         if probability.ndim == 1:
-            made = table[list(CARRIED)].assign(probability=probability.numpy().astype(np.float64))
+            made = table[list(BINARY_CARRIED)].assign(probability=probability.numpy().astype(np.float64))
             return made[made["probability"].notna()].reset_index(drop=True)
-        columns = [name for name in CARRIED if name != "label"]
+        columns = [name for name in BINARY_CARRIED if name != "label"]
         made = table[[*columns, *SUPERCLASSES]]
         named = {f"probability_{name}": probability[:, k].numpy() for k, name in enumerate(SUPERCLASSES)}
         return made.assign(**named)[~probability.isnan().any(dim=1).numpy()].reset_index(drop=True)
 
     def figures(
-        self,
-        model: nn.Module,
-        samples: Patients,
-        rows: Tensor,
-        probability: Tensor,
-        settings: MultimodalTrainingSettings,
+        self, model: nn.Module, samples: Patients, rows: Tensor, probability: Tensor
     ) -> dict[str, Figure]:
         """Return figures of the test part for TensorBoard: ROC and confusion, of two classes."""
         if probability.ndim > 1:
             return {}
+        settings = self.settings
         table = self.predictions(samples, rows.numpy(), probability).assign(threshold=0.5)
         figures = {
             "test/roc": roc_figure(table, unit="recordings", protocol=settings.protocol),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,10 +12,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import UserError
-from datasets.cache import Cache
+from common.files import write_table
+from config import EvaluationSettings
+from datasets.cache import Cache, find_cache
 from datasets.splits import BEAT_PROTOCOLS, make_folds
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.linear.fit import out_of_fold_log_odds
+from systems.ecg_pcg.settings import TrainingSettings
 from systems.ecg_pcg.signal_free import (
     PREDICTORS,
     auroc,
@@ -312,3 +316,16 @@ def audit_data(cache: Cache, fold_count: int, validation_share: float, seed: int
         for protocol in BEAT_PROTOCOLS
     }
     return audit(samples, with_probe(cache.table("recordings"), cache), parts)
+
+
+def audit_newest(settings: EvaluationSettings) -> None:
+    """Print and write the audit of a cache; leave with status 1 if a promise is broken."""
+    cache = find_cache(settings.cache, settings.cache_dir)
+    default = TrainingSettings()
+    report = audit_data(cache, default.fold_count, default.validation_share, default.seed)
+    print(format_audit(report))
+    path = settings.results_dir / f"audit-{cache.path.name}.csv"
+    write_table(path, report.table())
+    print(f"Written to {path}.")
+    if audit_failed(report):
+        sys.exit(1)

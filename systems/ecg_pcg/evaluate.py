@@ -1,4 +1,4 @@
-"""Judging a run of task ``ecg-pcg``: scores, subgroups, calibration, chance, other prevalences."""
+"""Evaluation of a run of task ``ecg-pcg``: scores, subgroups, calibration, chance, other prevalences."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from common.files import write_table
 from datasets.cache import Cache
 from evaluation.calibration import calibration_table
 from evaluation.prevalence import prevalence_table
@@ -17,11 +18,14 @@ from systems.base.evaluation_run import EvaluationRun, predict_run, score_run
 from systems.base.predictor import BALANCED
 from systems.ecg_pcg.audit import with_probe
 from systems.ecg_pcg.permutation import permutation_test
+from systems.ecg_pcg.robustness.evaluate import stress_run
 from systems.ecg_pcg.subgroups import subgroup_table
 
 
-def judge(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
-    """Judge a run, write its results, and return its metrics and the files written."""
+def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
+    """Evaluate a run, write its results, and return its metrics and the files written."""
+    if run.settings.stress:
+        return {}, [_stress(run)]
     predictions = predict_run(run)
     metrics = score_run(run, predictions)
     settings = run.settings
@@ -32,6 +36,14 @@ def judge(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         print(f"{name} (recordings)\n{table.to_string(index=False, float_format='{:.3f}'.format)}\n")
     written = write_results(run.folder, predictions, metrics, compact=settings.compact, tables=tables)
     return metrics, written
+
+
+def _stress(run: EvaluationRun) -> Path:
+    """Evaluate a run on corrupted recordings; print and write the table."""
+    table = stress_run(run.checkpoints, run.cache, run.settings)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+    write_table(run.folder / "stress.csv", table)
+    return run.folder / "stress.csv"
 
 
 def recording_tables(

@@ -10,17 +10,15 @@ from torch import Tensor, nn
 
 from common.command_line import from_plain, to_plain
 from common.errors import UserError
-from config import EvaluationSettings
 from datasets.splits import ALL
 from evaluation.figure_text import DISCLAIMER
-from learning.checkpoint import provenance
+from learning.checkpoint import Checkpoint, provenance
 from models import FITTED_MODELS, SINGLE_MODALITY
 from models.layers.blocks import MODALITIES
-from systems.base.evaluation_run import Checkpoint, trained_model
 from systems.base.exporting import Exportable
 from systems.ecg_pcg.predict import assumed_prevalence_of
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
-from systems.registry import find_task
+from systems.ecg_pcg.task import EcgPcg
 
 OUTPUTS = ("logits", "probability")
 HARMONICS = 12
@@ -79,8 +77,7 @@ def exportable(checkpoint: Checkpoint, digest: str) -> Exportable:
             f"{model.model} judges features that only this code computes from a recording, so a file of it "
             "would be of no use alone: use it by predict.py, or export a run of a network of beats."
         )
-    on_the_cpu = EvaluationSettings(device="cpu")
-    network = trained_model(find_task("ecg-pcg", trained), trained, checkpoint, on_the_cpu)
+    network = EcgPcg(trained).load_model(checkpoint, torch.device("cpu"))
     names = input_names(model)
 
     def draw(rows: int, generator: torch.Generator) -> dict[str, Tensor]:

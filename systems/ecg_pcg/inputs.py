@@ -26,7 +26,6 @@ from datasets.signal_quality import NAMES, SignalWarning
 from datasets.signals import fill_gaps, shorten_beats
 from datasets.sources import DataError
 from systems.base.evaluation_run import Checkpoint
-from systems.ecg_pcg.beats import Beats
 from systems.ecg_pcg.explain.attribution import signals_read
 from systems.ecg_pcg.features.spectral import (
     ECG_BAND,
@@ -39,6 +38,7 @@ from systems.ecg_pcg.features.spectral import (
 )
 from systems.ecg_pcg.linear.task import Recordings
 from systems.ecg_pcg.robustness.corruptions import prepare_beats
+from systems.ecg_pcg.samples import Beats
 from systems.ecg_pcg.segmentation.segment import Segmentation, segment
 from systems.ecg_pcg.settings import PreparationSettings, TrainingSettings
 from systems.ecg_pcg.sources.beats_of_recording import read_states

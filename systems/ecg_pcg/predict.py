@@ -17,16 +17,14 @@ from torch import Tensor, nn
 
 from common.command_line import from_plain
 from common.errors import UserError
-from config import EvaluationSettings
 from datasets.beats import PLAUSIBLE_CYCLE
 from datasets.recording_paths import Place
 from datasets.signal_quality import NAMES, SHORTEST, SignalWarning, examine
 from datasets.sources import DataError
 from evaluation.calibration import SMALLEST_PROBABILITY
-from learning.checkpoint import file_digest
+from learning.checkpoint import Checkpoint, file_digest
 from learning.devices import choose_device, rows_at_once
 from learning.loop import predict
-from systems.base.evaluation_run import Checkpoint, trained_model
 from systems.base.prediction_settings import PredictionSettings
 from systems.base.predictor import assumed_prevalence
 from systems.ecg_pcg.inputs import InputPreparer, PreparedInput, Segment, automatic_states
@@ -39,10 +37,10 @@ from systems.ecg_pcg.sources.user_recording import (
     read_user_recording,
     sound_digest,
 )
-from systems.registry import find_task
+from systems.ecg_pcg.task import EcgPcg
 
 
-class EcgPcgPredictor:
+class Predictor:
     """Trained models of one run, ready for recordings.
 
     Parameters
@@ -64,11 +62,10 @@ class EcgPcgPredictor:
         self.paths, self.checkpoints = list(checkpoints), list(checkpoints.values())
         first = self.checkpoints[0]
         self.trained = from_plain(TrainingSettings, first["settings"])
-        self.task = find_task("ecg-pcg", self.trained)
+        self.task = EcgPcg.create(self.trained)
         self.device = choose_device(settings.device)
         self.preparer = InputPreparer(first, self.device, segment)
-        at = EvaluationSettings(device=settings.device)
-        self.models = [trained_model(self.task, self.trained, content, at) for content in self.checkpoints]
+        self.models = [self.task.load_model(content, self.device) for content in self.checkpoints]
         self.options = ReadingOptions(
             settings.ecg,
             settings.ecg_rate,

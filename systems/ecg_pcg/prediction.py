@@ -16,7 +16,6 @@ from datasets.signal_quality import NAMES, Quality, SignalWarning
 from evaluation.figure_text import rounded_probability
 from evaluation.prevalence import shift_prior
 from systems.base.evaluation_run import Checkpoint
-from systems.ecg_pcg.beats import Beats
 from systems.ecg_pcg.explain.attribution import attention
 from systems.ecg_pcg.features.spectral import (
     BAND_EDGES,
@@ -28,6 +27,7 @@ from systems.ecg_pcg.features.spectral import (
 from systems.ecg_pcg.figure import Contributions, Looked, Trace, recording_figure
 from systems.ecg_pcg.inputs import ANNOTATION, AUTOMATIC, PreparedInput
 from systems.ecg_pcg.linear.task import Recordings
+from systems.ecg_pcg.samples import Beats
 from systems.ecg_pcg.sources.user_recording import (
     UserRecording,
 )

@@ -27,7 +27,7 @@ SECONDS_PER_RECORDING = 0.009
 """Measured on training-a (35 s a recording), one core."""
 
 
-def prepare(settings: LoadDataSettings) -> Path:
+def prepare(settings: LoadDataSettings, task: str = "ecg-pcg") -> Path:
     """Prepare what the settings name; return the folder of the cache."""
     if settings.simulate and settings.download:
         raise DataError("--simulate and --download exclude each other: choose one.")
@@ -55,7 +55,7 @@ def prepare(settings: LoadDataSettings) -> Path:
         find_channels=find,
         simulated=(raw_dir / "simulation.json").exists(),
     )
-    remember_latest(path, "ecg-pcg")
+    remember_latest(path, task)
     print(summary(Cache(path), time.perf_counter() - started))
     return path
 

@@ -9,7 +9,7 @@ Scores   accuracy, AUROC, sensitivity, specificity a beat, for the curves; evalu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +28,10 @@ from models import MODELS, SINGLE_MODALITY, TAKES_ABSENCE, build_model
 from models.layers.blocks import MODALITIES
 from models.pacfnet import PACFNet
 from systems.base.task import BinaryTask
-from systems.ecg_pcg.beats import Beats
-from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, preset_defaults
+from systems.ecg_pcg.linear.task import EcgPcgLinear
+from systems.ecg_pcg.phase_fusion.task import EcgPcgPhaseFusion
+from systems.ecg_pcg.samples import Beats
+from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
 
 SHORTEST_BFLOAT16 = 250
 """Points of a beat from which bfloat16 gradients on a CPU were found right (torch 2.13)."""
@@ -39,14 +41,21 @@ class EcgPcg(BinaryTask):
     """What is particular to beats: samples, network, loss, figures."""
 
     name = "ecg-pcg"
-    settings = TrainingSettings
+    settings_class = TrainingSettings
+    settings: TrainingSettings
 
-    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> TrainingSettings:
-        """Return the settings that a preset and a protocol stand for."""
-        return preset_defaults(preset, protocol)
+    @classmethod
+    def create(cls, settings: TrainingSettings) -> BinaryTask:
+        """Return the task for the model of the settings: a network of beats, or of whole recordings."""
+        if settings.model.model == "linear":
+            return EcgPcgLinear(settings)
+        if settings.model.model == "phase-fusion":
+            return EcgPcgPhaseFusion(settings)
+        return cls(settings)
 
-    def samples(self, cache: Cache, settings: TrainingSettings, device: torch.device) -> Beats:
-        """Return the beats of a cache at the number of points the model sees."""
+    def samples(self, cache: Cache, device: torch.device) -> Beats:
+        """Return the beats of a cache at the number of points that the model takes."""
+        settings = self.settings
         check_precision(settings, device)
         table = cache.table("samples")
         signals = {
@@ -69,14 +78,14 @@ class EcgPcg(BinaryTask):
             settings.model.zeroed,
         )
 
-    def for_fold(self, samples: Beats, fold: Fold, settings: TrainingSettings) -> Beats:
+    def for_fold(self, samples: Beats, fold: Fold) -> Beats:
         """Return the samples with what is fitted on the fold's training part: the class weights."""
-        check_signals(samples, fold.train, settings.model)
-        return samples.weighted(fold.train) if settings.optimization.class_weights else samples
+        check_signals(samples, fold.train, self.settings.model)
+        return samples.weighted(fold.train) if self.settings.optimization.class_weights else samples
 
-    def build(self, settings: TrainingSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the network of the settings, with absence tokens where a signal may be missing."""
-        model = settings.model
+        model = self.settings.model
         check_modalities(model)
         absence = {"absence_tokens": True} if needs_tokens(model) else {}
         try:
@@ -97,22 +106,22 @@ class EcgPcg(BinaryTask):
         losses = functional.cross_entropy(logits, batch["label"], reduction="none")
         return {"loss": (losses * batch["weight"]).mean()}, logits.softmax(dim=1)[:, 1]
 
-    def hide(self, samples: Beats, modality: str, settings: TrainingSettings) -> Beats:
+    def without(self, samples: Beats, modality: str) -> Beats:
         """Return the samples without one signal, for a network that can do without."""
-        if not needs_tokens(settings.model):
+        if not needs_tokens(self.settings.model):
             raise UserError(
-                f"{settings.model.model} was trained with both signals and cannot do without one: "
+                f"{self.settings.model.model} was trained with both signals and cannot do without one: "
                 "train it with --modality-dropout 0.5."
             )
         return samples.without(modality)
 
     def figures(
-        self, model: nn.Module, samples: Beats, rows: Tensor, probability: Tensor, settings: TrainingSettings
+        self, model: nn.Module, samples: Beats, rows: Tensor, probability: Tensor
     ) -> dict[str, Figure]:
         """Return figures of the test part for TensorBoard: ROC, confusion, attention over one beat."""
         table = self.predictions(samples, rows.numpy(), probability).assign(threshold=0.5)
-        watermark = "selected on test" if settings.protocol == "paper" else ""
-        protocol = settings.protocol
+        protocol = self.settings.protocol
+        watermark = "selected on test" if protocol == "paper" else ""
         drawn = {
             "test/roc": roc_figure(table, protocol=protocol, watermark=watermark),
             "test/confusion": confusion_figure(table, threshold=0.5, protocol=protocol, watermark=watermark),

@@ -39,7 +39,7 @@ class Attack:
 def test_reads_what_was_written(tmp_path):
     path = tmp_path / "deeper" / "best.pt"
     save_checkpoint(path, CONTENT)
-    content = load_checkpoint(path)
+    content: Any = load_checkpoint(path)
     assert torch.equal(content.pop("model")["weight"], CONTENT["model"]["weight"])
     assert content == {"format": 1, "progress": CONTENT["progress"], "settings": CONTENT["settings"]}
     assert torch.load(path, weights_only=True)["progress"]["epoch"] == 3

@@ -20,9 +20,9 @@ from learning.checkpoint import load_checkpoint
 from learning.distributed import (
     Processes,
     is_lost_connection,
+    process_group,
     start_processes,
     stop_processes,
-    together,
     unwrap,
 )
 
@@ -191,7 +191,7 @@ def test_a_killed_process_ends_the_run_in_a_sentence_and_it_goes_on(simulated_ca
 
 def test_only_what_waited_in_vain_is_called_a_loss(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(RuntimeError, match="shapes"), together("cpu"):
+    with pytest.raises(RuntimeError, match="shapes"), process_group("cpu"):
         raise RuntimeError("shapes differ")
     assert not is_lost_connection(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert is_lost_connection(dist.DistBackendError("NCCL error"))

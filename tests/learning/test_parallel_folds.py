@@ -6,44 +6,48 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from common.command_line import read_preset_settings
 from common.errors import UserError
 from learning.parallel_folds import (
     check_at_once,
     devices_at_once,
-    fold_words,
+    fold_command,
     last_lines,
     stop,
     threads_each,
     train_at_once,
 )
-from systems import TASKS
+from systems.registry import TASKS
+from training import read_training_settings
 
 ROOT = Path(__file__).parents[2]
 
 
-def command(code: str, place: int) -> list[str]:
-    return [sys.executable, "-S", "-c", f"place = {place}\n{code}"]
+@pytest.fixture
+def run(capsys):
+    """Return what runs a piece of Python for each fold and returns the messages, without what varies."""
+
+    def run(folder: Path, codes: dict[str, str]) -> list[str]:
+        python = [sys.executable, "-S", "-c"]
+        commands = {
+            name: [*python, f"import sys; place = sys.argv[-1]\n{code}"] for name, code in codes.items()
+        }
+        errors = []
+        try:
+            train_at_once(commands, ("0", "1"), folder)
+        except UserError as error:
+            errors.append(str(error))
+        said = re.split(r"\n(?=fold_)", capsys.readouterr().out.strip())
+        return [re.sub(r"process \d+|\d+ s", "-", text) for text in [*said, *errors]]
+
+    return run
 
 
-def run(folder: Path, codes: dict[str, str], count: int = 2) -> list[str]:
-    """Run a piece of Python for each fold; return what is said, without times and process numbers."""
-    said: list[str] = []
-    commands = {name: partial(command, code) for name, code in codes.items()}
-    try:
-        train_at_once(commands, count, folder, said.append)
-    except UserError as error:
-        said.append(str(error))
-    return [re.sub(r"process \d+|\d+ s", "-", text) for text in said]
-
-
-def test_each_fold_writes_its_log_and_is_reported_of_in_a_line(tmp_path):
+def test_each_fold_writes_its_log_and_is_reported_of_in_a_line(tmp_path, run):
     said = run(tmp_path, {"fold_0": "print('one')", "fold_1": "print('two')"})
     assert said[:2] == [f"fold_{k} begins, as -: {tmp_path / f'fold_{k}.log'}" for k in (0, 1)]
     assert sorted(said[2:]) == ["fold_0 is trained, after -.", "fold_1 is trained, after -."]
@@ -61,7 +65,7 @@ while not other.exists():
 """
 
 
-def test_two_run_at_the_same_time_and_no_third(tmp_path):
+def test_two_run_at_the_same_time_and_no_third(tmp_path, run):
     """The first two wait for each other; the third finds that one of them is through."""
     a, b, through = (tmp_path / name for name in ("a", "b", "through"))
     codes = {
@@ -74,7 +78,7 @@ def test_two_run_at_the_same_time_and_no_third(tmp_path):
     assert (tmp_path / "fold_2.log").read_text() in ("place 0\n", "place 1\n")
 
 
-def test_one_that_fails_is_shown_and_the_others_finish(tmp_path):
+def test_one_that_fails_is_shown_and_the_others_finish(tmp_path, run):
     said = run(tmp_path, {"fold_0": "print('the cause'); raise SystemExit(3)", "fold_1": "", "fold_2": ""})
     failed = next(text for text in said if "failed (exit" in text)
     assert "fold_0 failed (exit status 3)" in failed and failed.endswith("fold_0.log:\n    the cause")
@@ -82,20 +86,19 @@ def test_one_that_fails_is_shown_and_the_others_finish(tmp_path):
     assert said[-1].startswith("fold_0 failed, as said above;") and "--resume" in said[-1]
 
 
-def test_one_that_is_killed_is_a_failure(tmp_path):
+def test_one_that_is_killed_is_a_failure(tmp_path, run):
     said = run(tmp_path, {"fold_0": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"})
     assert "fold_0 was killed by SIGKILL" in said[1] and "(nothing)" in said[1]
 
 
 TRAINER = """
 import sys
-from functools import partial
 from pathlib import Path
 from common.script import run_script
 from learning.parallel_folds import train_at_once
 code = "import time\\ntry:\\n    print('up', flush=True)\\n    time.sleep(60)\\nfinally:\\n    print('tidy')"
-commands = {f"fold_{k}": lambda place: [sys.executable, "-S", "-c", code] for k in range(2)}
-run_script(lambda: train_at_once(commands, 2, Path(sys.argv[1]), partial(print, flush=True)))
+commands = {f"fold_{k}": [sys.executable, "-S", "-c", code] for k in range(2)}
+run_script(lambda: train_at_once(commands, ("0", "1"), Path(sys.argv[1])))
 """
 
 
@@ -194,16 +197,13 @@ def test_gpus_are_taken_in_turn(monkeypatch, name, gpus, devices):
     assert devices_at_once(name, 5) == devices
 
 
-@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("task", TASKS)
 def test_the_last_words_win_in_every_task(task, tmp_path):
-    words = ["--folds", "0", "1", "--at-once", "2", "--overwrite", "--threads", "4", "--seed", "3"]
-    settings = read_preset_settings(
-        [*words, *fold_words("1", 2, "cpu", tmp_path)], "", TASKS[task].defaults, lambda *_: "small"
-    )
+    given = ["--folds", "0", "1", "--at-once", "2", "--overwrite", "--threads", "4", "--seed", "3"]
+    _, _, *words = fold_command(Path("training.py"), given, "1", 2, tmp_path)
+    settings = read_training_settings(task, [*words, "--device", "cpu"])
     assert (settings.folds, settings.at_once, settings.threads, settings.seed) == ((1,), 1, 2, 3)
     assert settings.resume and not settings.overwrite
     assert (settings.device, settings.cache) == ("cpu", tmp_path)
-    whole = read_preset_settings(
-        [*words, *fold_words("none", 2, "cpu", tmp_path)], "", TASKS[task].defaults, lambda *_: "small"
-    )
-    assert whole.folds == "none"
+    _, _, *words = fold_command(Path("training.py"), given, "none", 2, tmp_path)
+    assert read_training_settings(task, [*words, "--device", "cpu"]).folds == "none"

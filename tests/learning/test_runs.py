@@ -21,9 +21,9 @@ from learning.runs import (
     open_run,
     run_name,
 )
-from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, preset_defaults
+from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, defaults
 
-SETTINGS = preset_defaults("small", "session")
+SETTINGS = defaults("small", "session")
 
 
 def run(root: Path, *folds: str, identity: str = "abc", settings: TrainingSettings = SETTINGS) -> None:

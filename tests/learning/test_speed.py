@@ -18,9 +18,7 @@ from common.errors import UserError
 from datasets.cache import Cache
 from learning.checkpoint import load_checkpoint
 from learning.distributed import unwrap
-from learning.fold import FoldContext
-from learning.loop import fit
-from learning.speed import COMPILERS, compiled
+from learning.loop import COMPILERS, FoldContext, compiled, fit
 from learning.tracking import Tracker
 from models.layers.layout import Convolution, choose_layout
 from models.pacfnet import PACFNet

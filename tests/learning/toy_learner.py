@@ -20,8 +20,7 @@ from torch.nn import functional
 
 from config import OptimizationSettings
 from learning.distributed import Processes, start_processes, stop_processes
-from learning.fold import FoldContext, Progress
-from learning.loop import fit
+from learning.loop import FoldContext, Learner, Progress, fit
 from learning.tracking import Tracker
 
 FEATURES = 6
@@ -55,7 +54,7 @@ def points(count: int = 48, seed: int = 0) -> Points:
 
 
 @dataclass
-class ToyLearner:
+class ToyLearner(Learner):
     """Cross-entropy and accuracy; what happens at a step can be changed by ``meddle``.
 
     ``validation_losses``, if given, are what the loop sees in place of the true ones, one an epoch.
@@ -66,12 +65,6 @@ class ToyLearner:
     steps: int = 0
     epochs: int = 0
     at_validation: list[dict[str, Tensor]] = field(default_factory=list)
-
-    def parameter_groups(self, model: nn.Module) -> None:
-        return None
-
-    def after_backward(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
-        pass
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         logits = model(batch["features"])

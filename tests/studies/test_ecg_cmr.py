@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import UserError
 from studies.ecg_cmr import PRIMARY, PairsStudySettings, comparisons, waves, write_tables
-from systems import TASKS
+from systems.registry import TASKS
 
 SETTINGS = PairsStudySettings(fractions=True)
 

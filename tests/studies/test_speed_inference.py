@@ -17,7 +17,7 @@ def forms(tmp_path_factory):
     """Return all forms of a tiny network that there are here."""
     torch.manual_seed(0)
     settings = TrainingSettings(model=TINY["small"])
-    network = EcgPcg().build(settings).eval()
+    network = EcgPcg(settings).build().eval()
     folder = tmp_path_factory.mktemp("forms")
     return speed_inference.open_forms(network, settings.model.points, torch.device("cpu"), folder)
 

@@ -31,15 +31,17 @@ class EcgCmrContrast(Stage):
     """What is particular to pairs that are compared."""
 
     name = "ecg-cmr-contrast"
-    settings = ContrastSettings
+    settings_class = ContrastSettings
+    settings: ContrastSettings
     needs = ("ecg", "cmr")
 
-    def for_fold(self, samples: Pairs, fold: Fold, settings: ContrastSettings) -> Pairs:
+    def for_fold(self, samples: Pairs, fold: Fold) -> Pairs:
         """Return the samples; with ``--shuffle-pairs`` each training ECG beside another patient's cine."""
-        return shuffled_pairs(samples, fold) if settings.shuffle_pairs else samples
+        return shuffled_pairs(samples, fold) if self.settings.shuffle_pairs else samples
 
-    def build(self, settings: ContrastSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model for inputs as `inputs` describes them."""
+        settings = self.settings
         assert inputs is not None
         try:
             return ContrastiveModel(
@@ -56,7 +58,7 @@ class EcgCmrContrast(Stage):
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the losses of a batch of pairs, and both embeddings side by side, (B, 2 * dimension)."""
-        augment = self.chosen.augment and model.training
+        augment = self.settings.augment and model.training
         ecg, cmr = (varied(batch, kind, augment) for kind in ("ecg", "cmr"))
         found = model(ecg, cmr, batch["lead_present"], patient=batch["patient"])
         embeddings = torch.cat([found["ecg_embedding"], found["cmr_embedding"]], dim=1)
@@ -71,7 +73,7 @@ class EcgCmrContrast(Stage):
 
     def predicted(self, samples: Pairs) -> list[str]:
         """Return the names of the columns: both embeddings."""
-        return [f"{kind}_{number}" for kind in ("ecg", "cmr") for number in range(self.chosen.dimension)]
+        return [f"{kind}_{number}" for kind in ("ecg", "cmr") for number in range(self.settings.dimension)]
 
 
 def shuffled_pairs(samples: Pairs, fold: Fold) -> Pairs:

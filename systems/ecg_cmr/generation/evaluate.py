@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from systems.base.evaluation_run import EvaluationRun
+from systems.base.task import CARRIED
 from systems.ecg_cmr.cine.measures import MEASURED
 from systems.ecg_cmr.evaluate import Tables, write_stage
 from systems.ecg_cmr.generation.ground_truth import (
@@ -40,7 +41,6 @@ from systems.ecg_cmr.generation.sampling import (
     to_bytes,
 )
 from systems.ecg_cmr.phenotypes.scores import compare_indicator, indicator_table
-from systems.ecg_cmr.stage import CARRIED
 
 GUIDANCES = (1.0, 1.5, 2.0, 3.0)
 """Scales to choose from; 1 is plain conditional."""
@@ -49,8 +49,8 @@ TRUE, GENERATED = "true_", "generated_mean_of_samples_"
 SAMPLES_TO_CHOOSE = 4
 
 
-def judge(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
-    """Judge a run of ecg-to-cmr, write its results, and return its metrics and the files written."""
+def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
+    """Evaluate a run of ecg-to-cmr, write its results, and return its metrics and the files written."""
     court = open_court(run)
     test = court.fold.test
     truth = truth_of(court.samples, test, court)

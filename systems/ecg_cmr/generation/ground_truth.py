@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from datasets.splits import Fold, assert_separated, fold_from_parts
 from models.ecg_cmr.cine_generator import CineGenerator
-from systems.base.evaluation_run import EvaluationRun, open_run, trained_model
+from systems.base.evaluation_run import EvaluationRun
 from systems.ecg_cmr.cine.measures import MEASURED, measure_cines
 from systems.ecg_cmr.evaluate import Tables
 from systems.ecg_cmr.generation.sampling import Bytes, SamplingConfig
@@ -66,8 +66,7 @@ def open_court(run: EvaluationRun) -> Court:
             "a checkpoint, as in --checkpoint checkpoints/<run>/fold_0/best.pt."
         )
     content, settings = run.checkpoints[0], run.settings
-    task, trained, samples = open_run(content, run.cache, settings)
-    network = trained_model(task, trained, content, settings)
+    samples, network = run.samples, run.model(content)
     assert isinstance(network, CineGenerator)
     fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
     assert_separated(fold, samples.table, content["protocol"])

@@ -15,15 +15,15 @@ from common.command_line import from_plain
 from common.errors import UserError
 from common.files import write_json
 from datasets.ecg import LEADS, flat_leads, prepare_signal
-from learning.checkpoint import load_checkpoint
+from learning.checkpoint import Checkpoint, load_checkpoint
 from learning.devices import choose_device
 from models.ecg_cmr.cine_generator import CineGenerator
 from systems.base.prediction_settings import PredictionSettings
 from systems.ecg_cmr.cine.files import NOTICE, write_gif, write_nifti, write_strip
 from systems.ecg_cmr.cine.measures import MEASURED, UNITS, measure_cines
 from systems.ecg_cmr.generation.sampling import Bytes, SamplingConfig, sample_cines
-from systems.ecg_cmr.generation.settings import EcgToCmrSettings
 from systems.ecg_cmr.generation.task import EcgToCmr
+from systems.ecg_cmr.settings import EcgToCmrSettings
 from systems.ecg_cmr.sources.cmr_files import display_affine
 from systems.ecg_cmr.sources.user_ecg import open_ecg
 from systems.ecg_cmr.stage import find_parent
@@ -171,10 +171,10 @@ def draw_user(
     return DrawnCines(ecg.name.removesuffix(".hea").removesuffix(".npy"), cines, measured, spacing, metadata)
 
 
-def open_network(content: dict[str, Any]) -> CineGenerator:
+def open_network(content: Checkpoint) -> CineGenerator:
     """Return the network of a checkpoint with its weights."""
     settings = from_plain(EcgToCmrSettings, content["settings"])
-    network = EcgToCmr(settings).build(settings, content["inputs"])
+    network = EcgToCmr(settings).build(content["inputs"])
     network.load_state_dict(content["model"])
     assert isinstance(network, CineGenerator)
     return network

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +24,15 @@ from common.errors import UserError
 from datasets.splits import Fold
 from learning.checkpoint import LAST, load_checkpoint
 from learning.distributed import unwrap
-from learning.fold import FoldContext, Progress
-from learning.loop import fit
+from learning.loop import FoldContext, Progress, fit
 from learning.tracking import Tracker
 from models.ecg_cmr.cine_generator import EARLIEST, CineGenerator, noise_for
 from models.ecg_cmr.cmr_encoder import CMREncoder
 from models.ecg_cmr.transformer import TokenEncoder
+from systems.ecg_cmr.autoencoder.task import build_autoencoder
 from systems.ecg_cmr.contrast.task import shuffled_pairs
-from systems.ecg_cmr.generation.autoencoder_task import build_autoencoder
-from systems.ecg_cmr.generation.settings import EcgToCmrSettings, cine_defaults
 from systems.ecg_cmr.samples import Pairs
-from systems.ecg_cmr.settings import StageSettings
+from systems.ecg_cmr.settings import EcgToCmrSettings
 from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, find_parent, refuse_known, take_encoder
 
 AT_ONCE = 64
@@ -72,28 +70,26 @@ class EcgToCmr(Stage):
     """What is particular to drawing cines."""
 
     name = "ecg-to-cmr"
-    settings = EcgToCmrSettings
+    settings_class = EcgToCmrSettings
+    settings: EcgToCmrSettings
     needs = ("ecg", "cmr")
     columns = ("error",)
 
-    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> StageSettings:
-        """Return the settings that a preset stands for."""
-        return cine_defaults(self.settings, preset)
-
-    def for_fold(self, samples: Pairs, fold: Fold, settings: EcgToCmrSettings) -> Pairs:
+    def for_fold(self, samples: Pairs, fold: Fold) -> Pairs:
         """Return the samples; with ``--shuffle-pairs`` each training ECG beside another patient's cine."""
-        return shuffled_pairs(samples, fold) if settings.shuffle_pairs else samples
+        return shuffled_pairs(samples, fold) if self.settings.shuffle_pairs else samples
 
     def parents(self) -> dict[str, Path]:
         """Return the runs that this one stands on."""
-        given = {kind: getattr(self.chosen, f"init_{kind}") for kind in ("ecg", "autoencoder", "cmr")}
+        given = {kind: getattr(self.settings, f"init_{kind}") for kind in ("ecg", "autoencoder", "cmr")}
         lacking = [kind for kind in NEEDED if given[kind] is None]
         if lacking:
             raise UserError(f"ecg-to-cmr needs --init-{lacking[0]} PATH: {NEEDED[lacking[0]]}.")
         return {kind: path for kind, path in given.items() if path is not None}
 
-    def build(self, settings: Any, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model for inputs as `inputs` describes them."""
+        settings = self.settings
         assert inputs is not None
         size = settings.generator
         try:

@@ -30,11 +30,24 @@ MASK_SEED = 20_000
 """Seed of the masks in evaluation: the same patients are asked the same, whoever is asked."""
 
 
+ENCODERS = {"ecg": ecg_encoder, "cmr": cmr_encoder}
+
+
 class MaskedStage(Stage):
     """What both masked autoencoders have in common."""
 
     columns = ("ncc", "error", "error_of_mean")
     kind: str
+
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the model for inputs as `inputs` describes them."""
+        assert inputs is not None
+        size = self.settings.masking
+        try:
+            encoder = ENCODERS[self.kind](self.settings, inputs)
+            return MaskedAutoencoder(encoder, size.mask_ratio, size.decoder_width, size.decoder_depth)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the loss of a batch, and for each patient correlation, error, and error of the mean."""
@@ -81,19 +94,9 @@ class EcgMae(MaskedStage):
     """Masked autoencoder of ECGs."""
 
     name = "ecg-mae"
-    settings = EcgMaeSettings
+    settings_class = EcgMaeSettings
     needs = ("ecg",)
     kind = "ecg"
-
-    def build(self, settings: EcgMaeSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
-        """Return the model for inputs as `inputs` describes them."""
-        assert inputs is not None
-        size = settings.masking
-        try:
-            encoder = ecg_encoder(settings, inputs)
-            return MaskedAutoencoder(encoder, size.mask_ratio, size.decoder_width, size.decoder_depth)
-        except ValueError as error:
-            raise UserError(str(error)) from None
 
     def signal(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the ECG and which leads there are."""
@@ -104,7 +107,7 @@ class EcgMae(MaskedStage):
         return truth.mean(dim=-1, keepdim=True)
 
     def figures(
-        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor
     ) -> dict[str, Figure]:
         """Return the first ECG of the test part with its hidden stretches put back."""
         parts = self.reconstructed(model, samples, int(rows[0]))
@@ -116,19 +119,9 @@ class CmrMae(MaskedStage):
     """Masked autoencoder of cines."""
 
     name = "cmr-mae"
-    settings = CmrMaeSettings
+    settings_class = CmrMaeSettings
     needs = ("cmr",)
     kind = "cmr"
-
-    def build(self, settings: CmrMaeSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
-        """Return the model for inputs as `inputs` describes them."""
-        assert inputs is not None
-        size = settings.masking
-        try:
-            encoder = cmr_encoder(settings, inputs)
-            return MaskedAutoencoder(encoder, size.mask_ratio, size.decoder_width, size.decoder_depth)
-        except ValueError as error:
-            raise UserError(str(error)) from None
 
     def signal(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the cine."""
@@ -139,7 +132,7 @@ class CmrMae(MaskedStage):
         return truth.mean(dim=(1, 2, 3), keepdim=True)
 
     def figures(
-        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor, settings: Any
+        self, model: nn.Module, samples: Pairs, rows: Tensor, probability: Tensor
     ) -> dict[str, Figure]:
         """Return the first cine of the test part: as it is, what was seen of it, and put back."""
         parts = self.reconstructed(model, samples, int(rows[0]))

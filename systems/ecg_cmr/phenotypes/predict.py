@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 
 from common.command_line import from_plain
 from common.errors import UserError
-from config import EvaluationSettings
 from datasets.ecg import Ecg, flat_leads, prepare_signal
 from datasets.recording_paths import Place
 from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError
-from learning.checkpoint import file_digest
+from learning.checkpoint import Checkpoint, file_digest
 from learning.devices import choose_device
 from models.ecg_cmr.phenotypes import PhenotypeModel
-from systems.base.evaluation_run import Checkpoint, trained_model
 from systems.base.prediction_settings import PredictionSettings
 from systems.ecg_cmr.phenotypes.conformal import choice_key
 from systems.ecg_cmr.phenotypes.prediction import EcgPhenotypesPrediction, warnings_of_errors
@@ -42,7 +40,7 @@ WITHOUT_MEANING = ("ecg", "ecg_channel", "pcg_channel", "annotations", "prevalen
 """Options of predict.py that say nothing to these models."""
 
 
-class EcgPhenotypesPredictor:
+class Predictor:
     """Trained models of one run, ready for ECGs.
 
     Parameters
@@ -80,8 +78,7 @@ class EcgPhenotypesPredictor:
         }
 
     def _model(self, content: Checkpoint, device: str) -> PhenotypeModel:
-        at = EvaluationSettings(device=device)
-        model = trained_model(EcgPhenotypes(self.trained), self.trained, content, at)
+        model = EcgPhenotypes(self.trained).load_model(content, choose_device(device))
         assert isinstance(model, PhenotypeModel)
         return model.eval()
 

@@ -23,7 +23,7 @@ from common.errors import UserError
 from datasets.splits import Fold
 from evaluation.scores import macro_auroc
 from learning.distributed import unwrap
-from learning.fold import FoldContext
+from learning.loop import FoldContext
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from models.ecg_cmr.transformer import TokenEncoder
 from systems.ecg_cmr.phenotypes.conformal import measure_errors
@@ -40,15 +40,17 @@ class EcgPhenotypes(Stage):
     """What is particular to indicators and diseases."""
 
     name = "ecg-phenotypes"
-    settings = PhenotypeSettings
+    settings_class = PhenotypeSettings
+    settings: PhenotypeSettings
     needs = ()
 
-    def reads(self, settings: PhenotypeSettings) -> tuple[str, ...]:
+    def reads(self) -> tuple[str, ...]:
         """Return what a patient must have: what the encoder reads."""
-        return (settings.reads,)
+        return (self.settings.reads,)
 
-    def limited(self, samples: Pairs, fold: Fold, settings: PhenotypeSettings) -> Fold:
+    def limited(self, samples: Pairs, fold: Fold) -> Fold:
         """Return the fold with that share of its training patients whose labels are known."""
+        settings = self.settings
         if not 0 < settings.label_fraction <= 1:
             raise UserError(
                 f"--label-fraction must be above 0 and at most 1, and is {settings.label_fraction}."
@@ -59,8 +61,9 @@ class EcgPhenotypes(Stage):
         rows = fold.train[np.isin(samples.table["session"].to_numpy()[fold.train], kept)]
         return dataclasses.replace(fold, train=rows)
 
-    def build(self, settings: PhenotypeSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model for inputs as `inputs` describes them."""
+        settings = self.settings
         assert inputs is not None
         if not inputs["indicators"] and not inputs["diseases"]:
             raise UserError("These data name neither indicators nor diseases: there is nothing to learn.")
@@ -82,7 +85,7 @@ class EcgPhenotypes(Stage):
         super().initialize(model, run)
         assert isinstance(model, PhenotypeModel)
         targets = {name: values[run.train.to(values.device)] for name, values in run.samples.targets.items()}
-        covariates = targets["covariates"] if self.chosen.covariates else None
+        covariates = targets["covariates"] if self.settings.covariates else None
         indicators = targets["indicators"] if targets["indicators"].shape[1] else None
         try:
             model.fit_targets(indicators, covariates if covariates is None or covariates.shape[1] else None)
@@ -92,17 +95,17 @@ class EcgPhenotypes(Stage):
     def encoder_of(self, model: nn.Module, kind: str) -> TokenEncoder | None:
         """Return the encoder, if that is what it reads."""
         assert isinstance(model, PhenotypeModel)
-        return model.encoder if kind == self.chosen.reads else None
+        return model.encoder if kind == self.settings.reads else None
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]] | None:
         """Return the parameters with a learning rate that falls from the heads to the patches."""
-        if not self.parents() or self.chosen.freeze_encoder:
+        if not self.parents() or self.settings.freeze_encoder:
             return None
-        optimization = self.chosen.optimization
+        optimization = self.settings.optimization
         return layer_decay_groups(
             model,
             optimization.learning_rate,
-            decay=self.chosen.layer_decay,
+            decay=self.settings.layer_decay,
             weight_decay=optimization.weight_decay,
         )
 
@@ -110,16 +113,16 @@ class EcgPhenotypes(Stage):
         """Return the losses of a batch, and its indicators in their units and probabilities of diseases."""
         network = unwrap(model)
         assert isinstance(network, PhenotypeModel)
-        signal = varied(batch, self.chosen.reads, self.chosen.augment and model.training)
-        given = (signal, batch["lead_present"] if self.chosen.reads == "ecg" else None)
+        signal = varied(batch, self.settings.reads, self.settings.augment and model.training)
+        given = (signal, batch["lead_present"] if self.settings.reads == "ecg" else None)
         outputs = model(*given, batch["covariates"] if network.covariates else None)
         indicators, diseases = (
             batch[name] if name in outputs else None for name in ("indicators", "diseases")
         )
-        named = network.losses(outputs, indicators, diseases)
+        losses = network.losses(outputs, indicators, diseases)
         found = [network.in_units(outputs["indicators"].detach())] if "indicators" in outputs else []
         found += [outputs["diseases"].detach().float().sigmoid()] if "diseases" in outputs else []
-        return named, torch.cat(found, dim=1)
+        return losses, torch.cat(found, dim=1)
 
     def score(self, samples: Pairs, rows: Tensor, predictions: Tensor) -> dict[str, float]:
         """Return the mean correlation over indicators and the mean AUROC over diseases, of what is known."""
@@ -132,11 +135,11 @@ class EcgPhenotypes(Stage):
             scores["auroc"] = macro_auroc(diseases, predictions[:, count:].numpy())
         return scores
 
-    def remember(self, model: nn.Module, run: FoldContext) -> dict[str, Any]:
-        """Return how far off the model is on the validation part, for who asks it about one patient."""
+    def extras(self, model: nn.Module, run: FoldContext) -> dict[str, Any]:
+        """Return the errors of the model on the validation part, for the intervals of one patient."""
         assert isinstance(model, PhenotypeModel)
         parts = (run.train, run.validation)
-        return {"validation": measure_errors(model, run.samples, *parts, reads=self.chosen.reads)}
+        return {"validation": measure_errors(model, run.samples, *parts, reads=self.settings.reads)}
 
     def predicted(self, samples: Pairs) -> list[str]:
         """Return the names of the indicators and diseases."""

@@ -41,7 +41,7 @@ from datasets.ecg import LEADS
 from datasets.patient_copies import keep_together, leave_out_copies
 from datasets.problems import skipped_rows
 from datasets.sources import DataError, Problem
-from systems.ecg_cmr.source_settings import PairSettings
+from systems.ecg_cmr.settings import PairSettings
 from systems.ecg_cmr.sources.pair_modalities import NOT_GIVEN, MissingView, PreparedPair, prepare_pair
 from systems.ecg_cmr.sources.pairs import PairIndex
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from datasets.ecg import LEADS, PLAUSIBLE_RATE, Ecg, flat_leads, prepare_signal, read_ecg
 from datasets.recordings import MINIMUM_DURATION
 from datasets.sources import DataError, Problem
-from systems.ecg_cmr.source_settings import PairSettings
+from systems.ecg_cmr.settings import PairSettings
 from systems.ecg_cmr.sources.cmr_files import ENDINGS, read_cine
 from systems.ecg_cmr.sources.cmr_frames import prepare_cine
 

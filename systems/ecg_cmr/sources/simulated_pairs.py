@@ -23,7 +23,7 @@ from simulation.heart_population import IMPLIED_CEILINGS, draw_heart
 from simulation.patient import stream
 from simulation.physiology import CEILINGS, CONDITIONS
 from simulation.vectorcardiogram import render_ecg
-from systems.ecg_cmr.source_settings import PairSettings, PairSimulationSettings
+from systems.ecg_cmr.settings import PairSettings, PairSimulationSettings
 from systems.ecg_cmr.sources.cache import check_pair_settings, fill_pairs_cache
 from systems.ecg_cmr.sources.cmr_frames import to_bytes
 from systems.ecg_cmr.sources.pair_modalities import PreparedPair

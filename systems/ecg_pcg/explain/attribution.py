@@ -25,13 +25,14 @@ from common.errors import UserError
 from config import EvaluationSettings
 from datasets.cache import Cache
 from datasets.splits import ALL, assert_separated, fold_from_parts
+from learning.checkpoint import Checkpoint
 from models import SINGLE_MODALITY
 from models.layers.blocks import MODALITIES
 from models.pacfnet import PACFNet
-from systems.base.evaluation_run import Checkpoint, open_run, trained_model
-from systems.ecg_pcg.beats import Beats
+from systems.base.evaluation_run import EvaluationRun
 from systems.ecg_pcg.explain.cycle import BeatMaps, beat_onsets
 from systems.ecg_pcg.features.spectral import GRID_SHAPE
+from systems.ecg_pcg.samples import Beats
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
 from systems.ecg_pcg.task import inputs
 
@@ -78,15 +79,15 @@ def explain_folds(
         If the model has no attributions, a checkpoint no test part in this cache, or no beat can be used.
     """
     check_checkpoints(checkpoints, cache)
-    judging = EvaluationSettings(device=device)
-    task, settings, samples = open_run(checkpoints[0], cache, judging)
+    run = EvaluationRun(list(checkpoints), cache, EvaluationSettings(device=device))
+    settings, samples = run.task.settings, run.samples
     assert isinstance(settings, TrainingSettings)  # else the checks above had refused
     read = signals_read(settings.model)
     onsets = beat_onsets(samples.table, cache.table("events"))
     chosen = choose_beats(checkpoints, samples, explainable(samples, onsets, read), beats)
     parts = []
     for content in checkpoints:
-        model = trained_model(task, settings, content, judging)
+        model = run.model(content)
         rows = chosen.loc[chosen["fold"] == content["fold"], "row"].to_numpy(copy=True)
         parts.append(explain_rows(model, samples, rows, read, steps, batch_size, f"fold {content['fold']}"))
     values = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,22 +23,21 @@ from common.errors import UserError
 from datasets.cache import Cache
 from datasets.splits import Fold
 from evaluation.scores import best_threshold
-from learning.fold import FoldContext, Progress
-from learning.loop import save_finished
-from learning.samples import class_weights, describe_recordings
+from learning.loop import FoldContext, Progress, save_finished
+from learning.samples import Samples, class_weights
 from learning.tracking import Tracker
 from models import build_model
 from systems.base.task import BinaryTask
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.linear.fit import fit_linear, out_of_fold_log_odds
-from systems.ecg_pcg.settings import TrainingSettings, preset_defaults
+from systems.ecg_pcg.settings import TrainingSettings
 
 INNER_FOLDS = 5
 TENSORS = ("pcg_grid", "ecg_bands", "has_pcg", "has_ecg", "label", "weight")
 
 
 @dataclasses.dataclass(frozen=True)
-class Recordings:
+class Recordings(Samples):
     """All recordings of a cache that have features, on a device.
 
     Attributes
@@ -53,17 +50,12 @@ class Recordings:
     label, weight : torch.Tensor, shape (N,)
     """
 
-    table: pd.DataFrame
     pcg_grid: Tensor
     ecg_bands: Tensor
     has_pcg: Tensor
     has_ecg: Tensor
     label: Tensor
     weight: Tensor
-
-    def __len__(self) -> int:
-        """Return the number of recordings."""
-        return len(self.label)
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the recordings of these rows: the tensors above."""
@@ -75,10 +67,6 @@ class Recordings:
         absent = torch.zeros_like(getattr(self, f"has_{modality}"))
         changed: dict[str, Any] = {f"has_{modality}": absent}
         return dataclasses.replace(self, **changed)
-
-    def describe(self, rows: Tensor) -> str:
-        """Name the recordings of these rows."""
-        return describe_recordings(self.table, rows)
 
     def weighted(self, rows: np.ndarray) -> Recordings:
         """Return the same recordings with class weights counted on these rows only."""
@@ -93,20 +81,18 @@ class EcgPcgLinear(BinaryTask):
     """The task's answers for the linear model."""
 
     name = "ecg-pcg"
-    settings = TrainingSettings
+    settings_class = TrainingSettings
+    settings: TrainingSettings
     selects = False
     has_epochs = False
     fit_time = "about a second each"
 
-    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> TrainingSettings:
-        """Return the settings that a preset and a protocol stand for."""
-        return preset_defaults(preset, protocol)
-
-    def samples(self, cache: Cache, settings: TrainingSettings, device: torch.device) -> Recordings:
+    def samples(self, cache: Cache, device: torch.device) -> Recordings:
         """Return the recordings that have features."""
+        settings = self.settings
         if settings.protocol in ("paper", "beat"):
             raise UserError(
-                f"Model {settings.model.model} sees whole recordings, so protocol {settings.protocol}, "
+                f"Model {settings.model.model} takes whole recordings, so protocol {settings.protocol}, "
                 "which splits beats, has no meaning for it: choose --protocol recording or session."
             )
         grid = phase_grid(cache)
@@ -125,11 +111,11 @@ class EcgPcgLinear(BinaryTask):
             weight=torch.ones(len(table), device=device),
         )
 
-    def for_fold(self, samples: Recordings, fold: Fold, settings: TrainingSettings) -> Recordings:
+    def for_fold(self, samples: Recordings, fold: Fold) -> Recordings:
         """Return the samples with the class weights of the fold's training part."""
         return samples.weighted(fold.train)
 
-    def build(self, settings: TrainingSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model, not fitted yet."""
         return build_model("linear")
 
@@ -159,10 +145,6 @@ class EcgPcgLinear(BinaryTask):
         known = np.isfinite(log_odds)
         return best_threshold(labels[known], 1 / (1 + np.exp(-log_odds[known])))
 
-    def hide(self, samples: Recordings, modality: str, settings: TrainingSettings) -> Recordings:
+    def without(self, samples: Recordings, modality: str) -> Recordings:
         """Return the samples without one signal."""
         return samples.without(modality)
-
-    def figures(self, *_: object) -> dict[str, Figure]:
-        """Return nothing: the model has no curves and no attention."""
-        return {}

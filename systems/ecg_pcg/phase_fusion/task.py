@@ -22,8 +22,7 @@ from torch.nn import functional
 
 from datasets.cache import Cache
 from evaluation.scores import best_threshold
-from learning.fold import FoldContext, Progress
-from learning.loop import save_finished
+from learning.loop import FoldContext, Progress, save_finished
 from learning.tracking import Tracker
 from models import build_model
 from systems.ecg_pcg.features.ecg_cycle_grid import cycle_grids
@@ -72,12 +71,13 @@ class EcgPcgPhaseFusion(EcgPcgLinear):
 
     fit_time = "under a minute each"
 
-    def __init__(self) -> None:
+    def __init__(self, settings: TrainingSettings | None = None) -> None:
+        super().__init__(settings)
         self._out_of_fold: NDArray[np.float64] | None = None
 
-    def samples(self, cache: Cache, settings: TrainingSettings, device: torch.device) -> GridRecordings:
+    def samples(self, cache: Cache, device: torch.device) -> GridRecordings:
         """Return the recordings that have features."""
-        found = super().samples(cache, settings, device)
+        found = super().samples(cache, device)
         names = cache.table("recordings")["recording"].to_numpy(str)
         place = {name: row for row, name in enumerate(names)}
         rows = [place[str(name)] for name in found.table["recording"]]
@@ -85,7 +85,7 @@ class EcgPcgPhaseFusion(EcgPcgLinear):
         known = {field.name: getattr(found, field.name) for field in dataclasses.fields(Recordings)}
         return GridRecordings(**known, ecg_grid=grids)
 
-    def build(self, settings: TrainingSettings, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model, not fitted yet."""
         return build_model("phase-fusion")
 

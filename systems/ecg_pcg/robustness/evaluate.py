@@ -30,7 +30,8 @@ from datasets.signals import Floats
 from datasets.splits import ALL
 from evaluation.scores import aggregate
 from evaluation.statistics import cluster_bootstrap, paired_cluster_bootstrap
-from systems.base.evaluation_run import Checkpoint, predict_folds
+from learning.checkpoint import Checkpoint
+from systems.base.evaluation_run import EvaluationRun, predict_folds
 from systems.ecg_pcg.robustness.corruptions import KINDS, Corruption, corrupt, corruptions, prepare_beats
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import MODALITIES
@@ -239,7 +240,7 @@ def judge_recordings(
                 f"Run {checkpoint['run']} is a final fit on everything and has no test part: "
                 "train its folds, without --folds none."
             )
-    return aggregate(predict_folds(checkpoints, cache, settings), "recording")
+    return aggregate(predict_folds(EvaluationRun(list(checkpoints), cache, settings)), "recording")
 
 
 def stress_row(

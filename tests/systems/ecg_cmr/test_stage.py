@@ -13,7 +13,7 @@ import torch
 from common.errors import UserError
 from datasets.cache import Cache
 from datasets.splits import Fold
-from systems import TASKS, find_task
+from systems import registry
 from systems.ecg_cmr.contrast.task import EcgCmrContrast
 from systems.ecg_cmr.mae.task import CmrMae, EcgMae
 from systems.ecg_cmr.phenotypes.task import EcgPhenotypes, correlation
@@ -81,9 +81,9 @@ def fold(train=range(8), validation=(8, 9), test=(10, 11)) -> Fold:
 def new(name: str, samples: Pairs, settings: Any = None) -> tuple[Any, Any]:
     """Return a task and a network of it, the same each time."""
     settings = settings or SETTINGS[name]
-    task = find_task(name, settings)
+    task = registry.make_task(name, settings)
     torch.manual_seed(1)
-    return task, task.build(settings, task.inputs(samples))
+    return task, task.build(task.inputs(samples))
 
 
 class FakeCache(Cache):
@@ -116,7 +116,7 @@ class FakeCache(Cache):
 def test_each_stage_takes_the_patients_who_have_what_it_reads():
     cache = FakeCache(has_ecg=[0] * 3 + [1] * 9, has_cmr=[1] * 9 + [0] * 3)
     found = {
-        name: find_task(name, settings).samples(cache, settings, CPU).table["recording"].tolist()
+        name: registry.make_task(name, settings).samples(cache, CPU).table["recording"].tolist()
         for name, settings in SETTINGS.items()
     }
     everyone = [f"r{row}" for row in range(COUNT)]
@@ -147,11 +147,11 @@ def test_nobody_with_a_cine_is_said():
 def test_another_cache_is_brought_to_the_columns_that_a_network_knows():
     samples = pairs()
     inputs = samples.describe_inputs() | {"indicators": ["mass", "strain"]}
-    found = samples.like(inputs)
+    found = samples.with_inputs(inputs)
     assert torch.equal(found.targets["indicators"][:, 0], samples.targets["indicators"][:, 1])
     assert found.targets["indicators"][:, 1].isnan().all()
     with pytest.raises(UserError, match="trained with 500 samples, and these data have 200"):
-        samples.like(inputs | {"samples": 500})
+        samples.with_inputs(inputs | {"samples": 500})
 
 
 # Steps ------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_shuffled_pairs_leave_no_training_pair_and_do_not_touch_the_test_part():
     samples, parts = pairs(), fold()
     settings: Any = dataclasses.replace(SETTINGS["ecg-cmr-contrast"], shuffle_pairs=True)
     task = EcgCmrContrast(settings)
-    shuffled = task.for_fold(samples, parts, settings)
+    shuffled = task.for_fold(samples, parts)
     same = (shuffled.cmr == samples.cmr).flatten(1).all(dim=1)
     assert not same[:10].any() and same[10:].all()
     both = [values.cmr[:10].sum(dim=(1, 2, 3)).sort().values for values in (shuffled, samples)]
@@ -252,14 +252,14 @@ def test_a_label_fraction_keeps_whole_patients_of_the_training_part_only():
     samples = pairs(table=table(session=[f"p{row // 2}" for row in range(COUNT)]))
     settings = dataclasses.replace(SETTINGS["ecg-phenotypes"], label_fraction=0.5)
     task = EcgPhenotypes(settings)
-    less = task.limited(samples, fold(), settings)
+    less = task.limited(samples, fold())
     assert len(less.train) == 4 and set(less.train) < set(range(8))
     assert samples.table["session"].iloc[less.train].nunique() == 2
     assert less.test.tolist() == [10, 11] and less.validation.tolist() == [8, 9]
-    again = task.limited(samples, fold(), settings)
+    again = task.limited(samples, fold())
     assert again.train.tolist() == less.train.tolist()
     with pytest.raises(UserError, match="--label-fraction must be above 0"):
-        task.limited(samples, fold(), dataclasses.replace(settings, label_fraction=0.0))
+        EcgPhenotypes(dataclasses.replace(settings, label_fraction=0.0)).limited(samples, fold())
 
 
 def test_the_patients_of_a_smaller_fraction_are_among_those_of_a_larger_one():
@@ -267,7 +267,7 @@ def test_the_patients_of_a_smaller_fraction_are_among_those_of_a_larger_one():
     kept = []
     for share in (0.25, 0.5, 1.0):
         settings = dataclasses.replace(SETTINGS["ecg-phenotypes"], label_fraction=share)
-        kept.append(set(EcgPhenotypes(settings).limited(samples, fold(), settings).train.tolist()))
+        kept.append(set(EcgPhenotypes(settings).limited(samples, fold()).train.tolist()))
     assert kept[0] < kept[1] < kept[2]
 
 
@@ -282,7 +282,7 @@ def test_layers_learn_slower_the_deeper_they_lie_only_when_they_start_from_a_par
     task, model = new("ecg-phenotypes", samples)
     assert task.parameter_groups(model) is None
     settings = dataclasses.replace(SETTINGS["ecg-phenotypes"], init_ecg=tmp_path)
-    groups = find_task("ecg-phenotypes", settings).parameter_groups(model)
+    groups = registry.make_task("ecg-phenotypes", settings).parameter_groups(model)
     assert groups is not None
     rates = sorted({group["lr"] for group in groups})
     assert len(rates) > 1 and rates[-1] == pytest.approx(settings.optimization.learning_rate)
@@ -385,7 +385,7 @@ def test_patches_must_divide_a_lead():
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("preset", ["paper", "small"])
 def test_every_stage_has_both_presets(name, preset):
-    settings: Any = TASKS[name].defaults(preset, "")
+    settings: Any = registry.training_defaults(name, preset)
     assert settings.preset == preset and settings.folds == (0,)
     assert (settings.encoder.width < 384) == (preset == "small")
 
@@ -394,4 +394,4 @@ def test_stages_do_not_ask_for_labels_and_refuse_to_hide_what_they_read():
     for stage in (EcgMae, CmrMae, EcgCmrContrast, EcgPhenotypes):
         assert not stage.labelled
         with pytest.raises(UserError, match="cannot do without"):
-            stage().hide(pairs(), "ecg", None)
+            stage().without(pairs(), "ecg")

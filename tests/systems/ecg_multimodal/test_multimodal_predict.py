@@ -23,7 +23,7 @@ from common.errors import UserError
 from datasets.cache import Cache
 from datasets.patients import SUPERCLASSES
 from evaluation.figure_text import DISCLAIMER
-from learning.checkpoint import load_checkpoint, save_checkpoint
+from learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from systems.ecg_multimodal.settings import MultimodalModelSettings, MultimodalTrainingSettings, ViewSettings
 from systems.ecg_multimodal.sources.simulated import write_patient_folders
 from systems.ecg_multimodal.task import EcgMultimodal, as_network
@@ -113,7 +113,7 @@ def checkpoint(fold: int, target: Any, leads: int, **model: Any) -> dict[str, An
     settings = MultimodalTrainingSettings(target=target, model=chosen)
     inputs = {"leads": leads, "image_size": [WIDTH // 10, WIDTH], "clinical": list(NAMES)}
     torch.manual_seed(fold)
-    network = as_network(EcgMultimodal(settings).build(settings, inputs))
+    network = as_network(EcgMultimodal(settings).build(inputs))
     rng = np.random.default_rng(fold)
     table = np.stack([rng.normal(60, 10, 50), rng.integers(0, 2, 50), *rng.normal(100, 30, (3, 50))], axis=1)
     signal = torch.tensor(rng.normal(size=(4, leads, 100)), dtype=torch.float32)
@@ -204,7 +204,7 @@ def test_a_patient_is_predicted_as_evaluate_predicts_it(workspace, tmp_path):
         assert (found[name]["models"], found[name]["models_trained_on_it"]) == (2, 0)
 
 
-def checkpoints(run: Path) -> list[dict[str, Any]]:
+def checkpoints(run: Path) -> list[Checkpoint]:
     return [load_checkpoint(run / f"fold_{fold}" / "best.pt") for fold in range(2)]
 
 
@@ -262,7 +262,7 @@ def test_what_is_absent_counts_as_absent(workspace, tmp_path, views):
     said, gates = [], []
     for content in checkpoints(workspace.run):
         settings = MultimodalTrainingSettings(model=MultimodalModelSettings(width=8))
-        network = as_network(EcgMultimodal(settings).build(settings, content["inputs"])).eval()
+        network = as_network(EcgMultimodal(settings).build(content["inputs"])).eval()
         network.load_state_dict(content["model"])
         with torch.no_grad():
             logits, _, gate = network(**{view: arrays[view] for view in views}, with_branches=True)

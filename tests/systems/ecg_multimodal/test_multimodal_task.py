@@ -17,7 +17,7 @@ from systems.ecg_multimodal.samples import Patients, read_patients
 from systems.ecg_multimodal.settings import (
     MultimodalModelSettings,
     MultimodalTrainingSettings,
-    multimodal_defaults,
+    defaults,
 )
 from systems.ecg_multimodal.task import EcgMultimodal, as_network
 
@@ -68,7 +68,7 @@ def task_of(**changed) -> EcgMultimodal:
 
 
 def samples_of(cache: Any = None, task: Any = None, target: str = "normal") -> Patients:
-    chosen = (task or task_of()).chosen
+    chosen = (task or task_of()).settings
     place: Any = cache or FakeCache()
     return read_patients(place, target, chosen.model.views, CPU)
 
@@ -81,7 +81,7 @@ def run_of(samples: Patients, count: int) -> Any:
 def network_of(task: EcgMultimodal, samples: Patients, seed: int = 0) -> Any:
     """Return a network with its scalers fitted on all samples."""
     torch.manual_seed(seed)
-    model = task.build(task.chosen, task.inputs(samples))
+    model = task.build(task.inputs(samples))
     task.initialize(model, run_of(samples, len(samples)))
     return model
 
@@ -140,13 +140,13 @@ def test_superclasses_are_learned_where_there_are_any():
 
 def test_another_cohort_is_aligned_by_the_names_of_its_clinical_values():
     samples = samples_of()
-    aligned = samples.like({"leads": 2, "image_size": [64, 160], "clinical": ["sex", "weight", "age"]})
+    aligned = samples.with_inputs({"leads": 2, "image_size": [64, 160], "clinical": ["sex", "weight", "age"]})
     clinical = samples.views["clinical"]
     assert torch.equal(aligned.views["clinical"][:, 0], clinical[:, 1])
     assert aligned.views["clinical"][:, 1].isnan().all()
     assert torch.equal(aligned.views["clinical"][:, 2], clinical[:, 0])
     with pytest.raises(UserError, match="trained with leads 12, and these data have 2"):
-        samples.like({"leads": 12, "image_size": [64, 160], "clinical": []})
+        samples.with_inputs({"leads": 12, "image_size": [64, 160], "clinical": []})
 
 
 # Training -------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_scalers_are_fitted_on_the_training_part_alone():
     models = []
     for each in (samples, changed):
         torch.manual_seed(0)
-        model = task.build(task.chosen, task.inputs(each))
+        model = task.build(task.inputs(each))
         task.initialize(model, run_of(each, 4))
         models.append(model.state_dict())
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
@@ -168,7 +168,7 @@ def test_scalers_are_fitted_on_the_training_part_alone():
 def test_class_weights_count_the_training_part():
     samples = samples_of()
     fold = Fold(0, np.array([0, 1, 2, 4]), np.zeros(0, dtype=np.int64), np.array([3, 5, 6, 7]))
-    weighted = task_of().for_fold(samples, fold, SETTINGS)
+    weighted = task_of().for_fold(samples, fold)
     assert weighted.weight.tolist() == pytest.approx([2 / 3, 2 / 3, 2, 2, 2 / 3, 2 / 3, 2, 2])
 
 
@@ -228,7 +228,7 @@ def test_ahead_is_measured_where_it_is_asked_for():
 def test_what_a_hidden_view_holds_reaches_nothing():
     task, samples = task_of(), samples_of()
     model = network_of(task, samples).eval()
-    hidden = task.hide(samples, "signal", task.chosen)
+    hidden = task.without(samples, "signal")
     _, before = task.step(model, hidden.batch(torch.arange(COUNT)))
     hidden.views["signal"][:] = torch.nan
     _, after = task.step(model, hidden.batch(torch.arange(COUNT)))
@@ -239,7 +239,7 @@ def test_what_a_hidden_view_holds_reaches_nothing():
 def test_who_has_nothing_left_gets_no_probability_and_no_row():
     task = task_of(views=("image", "signal"))
     samples = samples_of(FakeCache(has_image=[0, 1, 1, 1, 1, 1, 1, 1]), task)
-    hidden = task.hide(samples, "signal", task.chosen)
+    hidden = task.without(samples, "signal")
     _, probability = task.step(network_of(task, samples).eval(), hidden.batch(torch.arange(COUNT)))
     assert probability.isnan().tolist() == [True] + [False] * 7
     table = task.predictions(hidden, np.arange(COUNT), probability)
@@ -256,7 +256,7 @@ def test_who_has_nothing_left_gets_no_probability_and_no_row():
 def test_a_view_that_cannot_be_hidden_is_refused(changed, view, message):
     task = task_of(**changed)
     with pytest.raises(UserError, match=message):
-        task.hide(samples_of(), view, task.chosen)
+        task.without(samples_of(), view)
 
 
 def test_superclasses_have_a_probability_each():
@@ -276,13 +276,13 @@ def test_superclasses_have_a_probability_each():
 
 
 def test_presets():
-    paper, small = (multimodal_defaults(preset) for preset in ("paper", "small"))
+    paper, small = (defaults(preset) for preset in ("paper", "small"))
     assert (paper.model.width, small.model.width) == (64, 16)
     assert (paper.optimization.learning_rate, paper.optimization.epochs) == (1e-4, 30)
     assert (paper.optimization.batch_size, paper.optimization.early_stop) == (16, 5)
     assert (small.optimization.epochs, small.optimization.schedule) == (15, "one-cycle")
-    assert multimodal_defaults("small", "official").protocol == "official"
-    assert multimodal_defaults("small", "beat").protocol == "patient"
+    assert defaults("small", "official").protocol == "official"
+    assert defaults("small", "beat").protocol == "patient"
 
 
 def test_a_run_is_named_after_what_matters():
@@ -295,6 +295,4 @@ def test_a_run_is_named_after_what_matters():
 
 def test_a_network_that_cannot_be_is_refused_in_one_sentence():
     with pytest.raises(UserError, match="width must be a multiple of 8"):
-        task_of(width=12).build(
-            task_of(width=12).chosen, {"leads": 2, "image_size": [64, 160], "clinical": []}
-        )
+        task_of(width=12).build({"leads": 2, "image_size": [64, 160], "clinical": []})

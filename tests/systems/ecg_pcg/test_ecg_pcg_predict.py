@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,16 +22,16 @@ from datasets.splits import make_folds
 from evaluation.scores import aggregate
 from models import NETWORKS
 from models.linear import PhaseGridLinear
-from systems.base.evaluation_run import predict_folds
+from systems.base.evaluation_run import EvaluationRun, predict_folds
 from systems.base.prediction_settings import PredictionSettings
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.inputs import automatic_states
-from systems.ecg_pcg.predict import EcgPcgPredictor, assumed_prevalence_of, check_heart_rate
+from systems.ecg_pcg.predict import Predictor, assumed_prevalence_of, check_heart_rate
 from systems.ecg_pcg.segmentation.segment import Segmentation
 from systems.ecg_pcg.settings import ModelSettings, PreparationSettings, TrainingSettings
 from systems.ecg_pcg.sources.simulated_layout import write_record
 from systems.ecg_pcg.sources.user_recording import sound_digest
-from systems.registry import find_task
+from systems.ecg_pcg.task import EcgPcg
 
 NETWORK = TrainingSettings(model=ModelSettings(width=8, points=100), precision="float32", device="cpu")
 EITHER = dataclasses.replace(NETWORK, model=dataclasses.replace(NETWORK.model, modality_dropout=0.5))
@@ -48,7 +49,7 @@ def cache(simulated_cache):
 def made_model(settings: TrainingSettings, seed: int):
     """Return a model with random weights whose answers differ between recordings, without training."""
     torch.manual_seed(seed)
-    model = find_task("ecg-pcg", settings).build(settings).eval()
+    model = EcgPcg.create(settings).build().eval()
     if isinstance(model, PhaseGridLinear):
         for part, weight in ((model.pcg, 0.02), (model.ecg, 0.2)):
             part.fitted.fill_(True)
@@ -57,10 +58,10 @@ def made_model(settings: TrainingSettings, seed: int):
     return model
 
 
-def checkpoint(cache, settings: TrainingSettings, fold: int = 0, **changes) -> dict:
+def checkpoint(cache, settings: TrainingSettings, fold: int = 0, **changes) -> Any:
     """Return what training would leave of one fold, with weights that were never trained."""
-    task = find_task("ecg-pcg", settings)
-    table = task.samples(cache, settings, torch.device("cpu")).table
+    task = EcgPcg.create(settings)
+    table = task.samples(cache, torch.device("cpu")).table
     parts = make_folds(table, "session", FOLDS, 0.0, 1)[fold]
     recordings = cache.table("recordings")
     learned = recordings["recording"].isin(table.iloc[parts.train]["recording"])
@@ -78,10 +79,10 @@ def checkpoint(cache, settings: TrainingSettings, fold: int = 0, **changes) -> d
     } | changes
 
 
-def predictor(checkpoints: list[dict], raw: Path | None = None, segment=None, **options) -> EcgPcgPredictor:
+def predictor(checkpoints: list[Any], raw: Path | None = None, segment=None, **options) -> Predictor:
     settings = PredictionSettings(annotations=raw / ONSETS if raw else None, **options)
     named = {Path(f"fold_{number}.pt"): content for number, content in enumerate(checkpoints)}
-    return EcgPcgPredictor(named, settings, segment or refuse_to_segment)
+    return Predictor(named, settings, segment or refuse_to_segment)
 
 
 def refuse_to_segment(recording):
@@ -93,7 +94,9 @@ def place(raw: Path, name: str) -> Place:
 
 
 def evaluated(checkpoints, cache, **options):
-    predictions = predict_folds(checkpoints, cache, EvaluationSettings(device="cpu", **options))
+    predictions = predict_folds(
+        EvaluationRun(checkpoints, cache, EvaluationSettings(device="cpu", **options))
+    )
     return aggregate(predictions, "recording").set_index("recording")["probability"]
 
 
@@ -398,7 +401,7 @@ def test_recordings_far_from_those_of_the_training_are_named(cache, simulated_ra
     ids=["weighted", "linear", "unweighted", "unknown"],
 )
 def test_the_prevalence_a_model_assumes(settings, shares, expected):
-    checkpoints = [{"label_share": share} if share is not None else {} for share in shares]
+    checkpoints: list[Any] = [{"label_share": share} if share is not None else {} for share in shares]
     assert assumed_prevalence_of(checkpoints, settings) == (
         None if expected is None else pytest.approx(expected)
     )

@@ -14,8 +14,8 @@ from common.errors import UserError
 from config import OptimizationSettings
 from datasets.splits import Fold
 from models.pacfnet import FusionLevel
-from systems import TASKS
-from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, preset_defaults
+from systems import registry
+from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, defaults
 from systems.ecg_pcg.task import Beats, EcgPcg
 
 CPU = torch.device("cpu")
@@ -71,12 +71,12 @@ def fold_of(train: list[int], test: list[int]) -> Fold:
 
 @pytest.fixture(scope="module")
 def samples(simulated_cache):
-    return TASK.samples(simulated_cache, SETTINGS, CPU)
+    return EcgPcg(SETTINGS).samples(simulated_cache, CPU)
 
 
 def test_task_is_listed_under_its_name():
-    assert isinstance(TASKS["ecg-pcg"], EcgPcg)
-    assert all(task.name == name for name, task in TASKS.items())
+    assert isinstance(registry.make_task("ecg-pcg"), EcgPcg)
+    assert all(registry.make_task(name).name == name for name in registry.TASKS)
 
 
 def test_samples_are_the_beats_of_the_cache(simulated_cache, samples):
@@ -97,8 +97,8 @@ def test_samples_are_the_beats_of_the_cache(simulated_cache, samples):
 
 def test_all_cached_points_are_the_cached_beats(simulated_cache):
     points = simulated_cache.beats("ecg").shape[1]
-    whole = TASK.samples(
-        simulated_cache, dataclasses.replace(SETTINGS, model=ModelSettings(width=8, points=points)), CPU
+    whole = EcgPcg(dataclasses.replace(SETTINGS, model=ModelSettings(width=8, points=points))).samples(
+        simulated_cache, CPU
     )
     assert np.array_equal(whole.ecg[:, 0].numpy(), simulated_cache.beats("ecg"))
     assert np.array_equal(whole.pcg[:, 0].numpy(), simulated_cache.beats("pcg"))
@@ -117,7 +117,7 @@ def test_batch_has_the_contract_of_the_layout():
 def test_class_weights_by_hand():
     """One normal and three abnormal to learn from: 4 / (2 * 1) and 4 / (2 * 3); the test part counts not."""
     beats = toy_beats([0, 1, 1, 1, 0, 0, 0])
-    weighted = TASK.for_fold(beats, fold_of([0, 1, 2, 3], [4, 5, 6]), SETTINGS)
+    weighted = EcgPcg(SETTINGS).for_fold(beats, fold_of([0, 1, 2, 3], [4, 5, 6]))
     normal, abnormal = 2.0, 2 / 3
     assert weighted.weight.tolist() == pytest.approx([normal, *[abnormal] * 3, *[normal] * 3])
     assert beats.weight.tolist() == [1.0] * 7
@@ -126,24 +126,24 @@ def test_class_weights_by_hand():
 
 def test_balanced_classes_have_weight_one():
     beats = toy_beats([0, 1, 0, 1])
-    assert TASK.for_fold(beats, fold_of([0, 1, 2, 3], []), SETTINGS).weight.tolist() == [1.0] * 4
+    assert EcgPcg(SETTINGS).for_fold(beats, fold_of([0, 1, 2, 3], [])).weight.tolist() == [1.0] * 4
 
 
 def test_class_weights_can_be_left_away():
     settings = dataclasses.replace(SETTINGS, optimization=OptimizationSettings(class_weights=False))
     beats = toy_beats([0, 1, 1, 1])
-    assert TASK.for_fold(beats, fold_of([0, 1, 2, 3], []), settings).weight.tolist() == [1.0] * 4
+    assert EcgPcg(settings).for_fold(beats, fold_of([0, 1, 2, 3], [])).weight.tolist() == [1.0] * 4
 
 
 def test_a_part_without_one_class_has_finite_weights():
-    weights = TASK.for_fold(toy_beats([1, 1, 0]), fold_of([0, 1], [2]), SETTINGS).weight
+    weights = EcgPcg(SETTINGS).for_fold(toy_beats([1, 1, 0]), fold_of([0, 1], [2])).weight
     assert torch.isfinite(weights).all()
 
 
 def test_loss_and_probability_by_hand():
     """Logits (0, ln 3): probability 3/4 of abnormal."""
     model = Fixed(torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]]))
-    beats = TASK.for_fold(toy_beats([0, 1, 1, 1]), fold_of([0, 1, 2, 3], []), SETTINGS)
+    beats = EcgPcg(SETTINGS).for_fold(toy_beats([0, 1, 1, 1]), fold_of([0, 1, 2, 3], []))
     losses, probability = TASK.step(model, beats.batch(torch.tensor([0, 1])))
     assert probability.tolist() == pytest.approx([0.75, 0.75])
     expected = (2.0 * -math.log(0.25) + 2 / 3 * -math.log(0.75)) / 2
@@ -167,12 +167,12 @@ def test_network_reads_the_signals_in_their_places():
 def test_network_is_that_of_the_settings():
     sizes = {}
     for preset in ("paper", "small"):
-        model = TASK.build(preset_defaults(preset, "session"))
+        model = EcgPcg(defaults(preset, "session")).build()
         sizes[preset] = sum(weight.numel() for weight in model.parameters())
     assert sizes["paper"] == 11_723_898
     assert sizes["small"] < sizes["paper"] / 12
     options = ModelSettings(width=16, kernel_size=5, dropout=0.25, attention="parallel")
-    model = TASK.build(TrainingSettings(model=options))
+    model = EcgPcg(TrainingSettings(model=options)).build()
     assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.25}
     assert next(layer for layer in model.modules() if isinstance(layer, nn.Conv1d)).weight.shape == (16, 1, 5)
     fusions = [module for module in model.modules() if isinstance(module, FusionLevel)]
@@ -211,11 +211,11 @@ def test_predictions_have_a_row_a_beat():
 
 
 def test_figures(samples):
-    model = TASK.build(SETTINGS).eval()
+    model = EcgPcg(SETTINGS).build().eval()
     rows = torch.arange(0, len(samples), 5)
     probability = torch.linspace(0, 1, len(rows))
     for settings, watermarked in ((dataclasses.replace(SETTINGS, protocol="paper"), True), (SETTINGS, False)):
-        figures = TASK.figures(model, samples, rows, probability, settings)
+        figures = EcgPcg(settings).figures(model, samples, rows, probability)
         assert set(figures) == {"test/roc", "test/confusion", "test/attention"}
         for tag, figure in figures.items():
             written = " ".join(text.get_text() for text in figure.findobj(Text) if isinstance(text, Text))
@@ -232,4 +232,4 @@ def test_networks_without_attention_have_no_attention_figure(samples):
 def test_bfloat16_is_refused_on_a_cpu_for_beats_too_short_for_it(simulated_cache):
     settings = TrainingSettings(model=ModelSettings(width=8, points=100), precision="bfloat16")
     with pytest.raises(UserError, match=r"100 points.*--precision float32"):
-        TASK.samples(simulated_cache, settings, torch.device("cpu"))
+        EcgPcg(settings).samples(simulated_cache, torch.device("cpu"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from datasets.sources import DataError
-from systems.ecg_cmr.source_settings import PairSettings
+from systems.ecg_cmr.settings import PairSettings
 from systems.ecg_cmr.sources.acdc import DISEASES, INDICATORS, index_acdc
 from systems.ecg_cmr.sources.pair_modalities import prepare_pair
 

@@ -12,7 +12,7 @@ from datasets.problems import problems_table
 from datasets.ptbxl import index_ptbxl
 from datasets.sources import DataError, Problem
 from simulation.physiology import CEILINGS
-from systems.ecg_cmr.source_settings import PairSettings
+from systems.ecg_cmr.settings import PairSettings
 from systems.ecg_cmr.sources.cache import check_pairs
 from systems.ecg_cmr.sources.cmr_files import read_cine
 from systems.ecg_cmr.sources.pair_modalities import MissingView, prepare_pair, read_leads

@@ -12,7 +12,7 @@ import pytest
 from datasets.cache import Cache
 from datasets.ptbxl import index_ptbxl
 from datasets.sources import DataError
-from systems.ecg_cmr.source_settings import PairSettings
+from systems.ecg_cmr.settings import PairSettings
 from systems.ecg_cmr.sources import cache as cache_module
 from systems.ecg_cmr.sources.cache import build_pairs_cache, identify_pairs
 from systems.ecg_cmr.sources.pair_modalities import prepare_pair

@@ -11,7 +11,7 @@ from datasets.cache import Cache
 from datasets.sources import DataError
 from simulation.heart_population import IMPLIED_CEILINGS, draw_heart
 from simulation.physiology import CEILINGS
-from systems.ecg_cmr.source_settings import PairSettings, PairSimulationSettings
+from systems.ecg_cmr.settings import PairSettings, PairSimulationSettings
 from systems.ecg_cmr.sources import simulated_pairs as pairs_module
 from systems.ecg_cmr.sources.pairs import index_pairs
 from systems.ecg_cmr.sources.simulated_files import write_pairs

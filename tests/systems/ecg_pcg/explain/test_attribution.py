@@ -1,6 +1,7 @@
 """Explanations whose truth is known: linear networks, networks that read one place, hand-made checkpoints."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,13 @@ from matplotlib.text import Text
 from torch import nn
 
 import studies.physionet2016_explanation as benchmark
-import systems.base.evaluation_run as judging
 import systems.ecg_pcg.explain.attribution as explanation
 from common.command_line import to_plain
 from common.errors import UserError
 from datasets.splits import LeakageError, make_folds
 from learning.checkpoint import save_checkpoint
 from models import NETWORKS, SINGLE_MODALITY, build_model
+from systems import registry
 from systems.ecg_pcg.explain.cycle import STATES, beat_onsets, over_cycle, share_table
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
 from systems.ecg_pcg.task import EcgPcg
@@ -32,7 +33,7 @@ def settings(protocol: str = "session", **options) -> TrainingSettings:
     return TrainingSettings(protocol=protocol, model=model, precision="float32")  # type: ignore[arg-type]
 
 
-def checkpoint_of(cache, model: nn.Module, fold, chosen: TrainingSettings, run: str = "toy") -> dict:
+def checkpoint_of(cache, model: nn.Module, fold, chosen: TrainingSettings, run: str = "toy") -> Any:
     """Return what training leaves of a fold, as far as explanations read it."""
     return {
         "run": run,
@@ -90,10 +91,10 @@ def systole_task(monkeypatch):
     """Let every checkpoint be of a network that reads systole of the heart sound alone."""
 
     class Task(EcgPcg):
-        def build(self, settings, inputs=None):
+        def build(self, inputs=None):
             return SystoleOnly()
 
-    monkeypatch.setattr(judging, "find_task", lambda *_: Task())
+    monkeypatch.setattr(registry, "task_of", lambda _: Task(settings()))
 
 
 def test_gradients_of_a_linear_network_are_exact():
@@ -188,7 +189,7 @@ def test_each_beat_is_explained_by_the_fold_that_did_not_see_it(simulated_cache,
     counts = beats.table["recording"].value_counts()
     there = simulated_cache.table("samples")["recording"].value_counts()
     assert counts.to_dict() == there.clip(upper=3).to_dict()
-    samples = TASK.samples(simulated_cache, settings(), CPU)
+    samples = EcgPcg(settings()).samples(simulated_cache, CPU)
     assert np.array_equal(beats.signals["pcg"], samples.pcg[beats.table["sample"].tolist(), 0])
     assert np.array_equal(beats.looks["amplitude"]["ecg"], np.abs(beats.signals["ecg"]))
     assert "attention" not in beats.looks
@@ -198,10 +199,10 @@ def test_each_fold_has_weights_of_its_own(simulated_cache, monkeypatch):
     """Fold k adds up the ECG k + 1 times, so the log-odds of its beats change by that."""
 
     class Task(EcgPcg):
-        def build(self, settings, inputs=None):
+        def build(self, inputs=None):
             return Weighted(torch.zeros(POINTS), torch.zeros(POINTS))
 
-    monkeypatch.setattr(judging, "find_task", lambda *_: Task())
+    monkeypatch.setattr(registry, "task_of", lambda _: Task(settings()))
     content = [
         checkpoint_of(
             simulated_cache,
@@ -219,7 +220,7 @@ def test_each_fold_has_weights_of_its_own(simulated_cache, monkeypatch):
 
 def test_a_network_is_explained_as_it_evaluates(simulated_cache):
     """Fixed statistics, no dropout: the same again, for a beat alone as among others, nothing learned."""
-    samples = TASK.samples(simulated_cache, settings(), CPU)
+    samples = EcgPcg(settings()).samples(simulated_cache, CPU)
     torch.manual_seed(0)
     model = build_model("pacfnet", width=8, kernel_size=7, dropout=0.5).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -243,13 +244,13 @@ def test_a_fold_that_leaks_is_refused(simulated_cache):
     fold = folds_of(simulated_cache)[0]
     leaking = dataclasses.replace(fold, train=fold.train[:-1], test=np.append(fold.test, fold.train[-1]))
     content = checkpoint_of(simulated_cache, SystoleOnly(), leaking, settings())
-    samples = TASK.samples(simulated_cache, settings(), CPU)
+    samples = EcgPcg(settings()).samples(simulated_cache, CPU)
     with pytest.raises(LeakageError, match="in both train and test"):
         explanation.choose_beats([content], samples, np.ones(len(samples), dtype=bool), 3)
 
 
 def test_only_beats_with_known_states_and_all_signals_are_explained(simulated_cache):
-    samples = TASK.samples(simulated_cache, settings(), CPU)
+    samples = EcgPcg(settings()).samples(simulated_cache, CPU)
     onsets = np.ones((len(samples), 5))
     onsets[2, 3] = np.nan
     has_ecg = torch.ones(len(samples), dtype=torch.bool)
@@ -306,7 +307,7 @@ def test_networks_without_spatial_attention_have_none(name):
     )
 
 
-def linear_content(scale: float, fitted: tuple[bool, bool] = (True, True)) -> dict:
+def linear_content(scale: float, fitted: tuple[bool, bool] = (True, True)) -> Any:
     model = build_model("linear")
     state = model.state_dict()
     state["pcg.weight"] = scale * torch.arange(2244, dtype=torch.float64)
@@ -322,7 +323,7 @@ def test_coefficients_of_the_linear_model_are_means_over_folds():
     assert found["ecg"].tolist() == (2.0 * np.arange(13)).tolist()
     assert set(explanation.linear_coefficients([linear_content(1.0, (True, False))])) == {"pcg"}
     with pytest.raises(UserError, match="no linear model"):
-        explanation.linear_coefficients([{"run": "toy", "model": SystoleOnly().state_dict()}])
+        explanation.linear_coefficients([linear_content(1.0) | {"model": SystoleOnly().state_dict()}])
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +337,7 @@ def runs(simulated_cache, tmp_path_factory):
     ):
         chosen = settings(protocol, model=model)
         for fold in folds_of(simulated_cache, protocol)[: 1 if protocol == "paper" else 2]:
-            content = checkpoint_of(simulated_cache, TASK.build(chosen), fold, chosen, run)
+            content = checkpoint_of(simulated_cache, EcgPcg(chosen).build(), fold, chosen, run)
             save_checkpoint(folder / run / fold.name / "best.pt", content)
     content = linear_content(1.0) | {"protocol": "session"}
     save_checkpoint(folder / "toy-linear" / "fold_0" / "best.pt", content)

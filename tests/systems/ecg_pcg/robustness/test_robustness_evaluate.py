@@ -1,6 +1,7 @@
 """A cache made worse, and trained runs judged on it."""
 
 import dataclasses
+from typing import Any
 
 import joblib
 import numpy as np
@@ -180,7 +181,7 @@ def test_every_recording_is_evaluated_once_by_the_fold_that_did_not_train_on_it(
 
 def test_a_session_in_train_and_test_is_refused(heard):
     cache, _, checkpoints = heard
-    leaky = dict(checkpoints[0])
+    leaky: Any = dict(checkpoints[0])
     leaky["parts"] = leaky["parts"].clone()
     sessions = cache.table("recordings")["session"]
     first = np.flatnonzero(sessions == sessions.iloc[0])

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
 from models.ecg_cmr.cine_autoencoder import CineAutoencoder
-from systems.ecg_cmr.generation.settings import AutoencoderSettings, CineAutoencoderSettings, cine_defaults
 from systems.ecg_cmr.samples import Pairs
-from systems.ecg_cmr.settings import StageSettings
+from systems.ecg_cmr.settings import AutoencoderSettings, CineAutoencoderSettings
 from systems.ecg_cmr.stage import Stage
 
-FRAMES_FOLLOWED = 4
+_VALIDATED_FRAMES = 4
 """Frames of a cine, spread evenly, that validation and test see."""
 
 
@@ -30,18 +29,15 @@ class CineAutoencoderTask(Stage):
     """What is particular to the autoencoder of frames."""
 
     name = "cine-autoencoder"
-    settings = CineAutoencoderSettings
+    settings_class = CineAutoencoderSettings
+    settings: CineAutoencoderSettings
     needs = ("cmr",)
     columns = ("error",)
 
-    def defaults(self, preset: Literal["paper", "small"], protocol: str) -> StageSettings:
-        """Return the settings that a preset stands for."""
-        return cine_defaults(self.settings, preset)
-
-    def build(self, settings: Any, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model for inputs as `inputs` describes them."""
         assert inputs is not None
-        return build_autoencoder(settings.autoencoder, inputs)
+        return build_autoencoder(self.settings.autoencoder, inputs)
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the losses of some frames of each cine, and each patient's error, brightness 0 to 1."""
@@ -53,12 +49,12 @@ class CineAutoencoderTask(Stage):
         return {name: found[name] for name in ("loss", "error", "divergence")}, error
 
     def _chosen(self, cines: Tensor, training: bool) -> Tensor:
-        """Return the frames to see of each cine, shape (B, n): at random, or always the same."""
+        """Return the frames to take of each cine, shape (B, n): at random, or always the same."""
         count = cines.shape[1]
         if training:
-            wanted = min(self.chosen.autoencoder.frames_a_step, count)
-            return torch.rand(cines.shape[:2], device=cines.device).argsort(dim=1)[:, :wanted]
-        spread = torch.linspace(0, count, min(FRAMES_FOLLOWED, count) + 1, device=cines.device)[:-1].long()
+            chosen = min(self.settings.autoencoder.frames_a_step, count)
+            return torch.rand(cines.shape[:2], device=cines.device).argsort(dim=1)[:, :chosen]
+        spread = torch.linspace(0, count, min(_VALIDATED_FRAMES, count) + 1, device=cines.device)[:-1].long()
         return spread.expand(len(cines), -1)
 
     def score(self, samples: Pairs, rows: Tensor, predictions: Tensor) -> dict[str, float]:

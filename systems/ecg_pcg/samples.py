@@ -6,17 +6,16 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from learning.samples import class_weights, describe_recordings
+from learning.samples import Samples, class_weights
 
 BATCH = ("ecg", "pcg", "label", "weight", "has_ecg", "has_pcg")
 
 
 @dataclasses.dataclass(frozen=True)
-class Beats:
+class Beats(Samples):
     """All beats of a cache, on a device.
 
     Attributes
@@ -28,14 +27,13 @@ class Beats:
     label, weight : torch.Tensor, shape (N,)
         Class, and its weight in the loss.
     has_ecg, has_pcg : torch.Tensor of bool, shape (N,)
-        Whether the recording has the signal. Models with absence tokens are told; others get the zeros.
+        Whether the recording has the signal. Models with absence tokens read it; others get the zeros.
     modality_dropout : float
         Chance that training hides one signal of a beat that has both.
     zeroed : {"none", "ecg", "pcg"}
         Signal that is zeros and absent in every batch, whatever is stored.
     """
 
-    table: pd.DataFrame
     ecg: Tensor
     pcg: Tensor
     label: Tensor
@@ -44,10 +42,6 @@ class Beats:
     has_pcg: Tensor
     modality_dropout: float = 0.0
     zeroed: str = "none"
-
-    def __len__(self) -> int:
-        """Return the number of beats."""
-        return len(self.label)
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the beats of these rows: the tensors above, and ``hide`` (B,), the modality dropout."""
@@ -66,10 +60,6 @@ class Beats:
             f"has_{modality}": torch.zeros_like(has),
         }
         return dataclasses.replace(self, **absent)
-
-    def describe(self, rows: Tensor) -> str:
-        """Name the recordings of these rows."""
-        return describe_recordings(self.table, rows)
 
     def weighted(self, rows: np.ndarray) -> Beats:
         """Return the same beats with class weights n / (2 n_class), counted on these rows only."""

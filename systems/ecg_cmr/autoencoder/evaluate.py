@@ -11,22 +11,21 @@ import torch
 
 from datasets.splits import fold_from_parts
 from models.ecg_cmr.cine_autoencoder import CineAutoencoder
-from systems.base.evaluation_run import EvaluationRun, open_run, trained_model
+from systems.base.evaluation_run import EvaluationRun
+from systems.base.task import CARRIED
 from systems.ecg_cmr.cine.measures import MEASURED, measure_cines
 from systems.ecg_cmr.evaluate import Tables, write_stage
 from systems.ecg_cmr.generation.ground_truth import cines_of, filled, print_tables, truth_of
 from systems.ecg_cmr.generation.image_quality import image_scores
 from systems.ecg_cmr.phenotypes.scores import indicator_table
-from systems.ecg_cmr.stage import CARRIED
 
 
-def judge(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
-    """Judge a run of cine-autoencoder: what is lost in its latents, as seen and as measured."""
+def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
+    """Evaluate a run of cine-autoencoder: what is lost in its latents, as seen and as measured."""
     frames, through, parts = [], [], []
     spacing = float(run.cache.manifest["settings"]["pixel_spacing"])
     for content in run.checkpoints:
-        task, trained, samples = open_run(content, run.cache, run.settings)
-        network = trained_model(task, trained, content, run.settings).eval()
+        samples, network = run.samples, run.model(content).eval()
         assert isinstance(network, CineAutoencoder)
         fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
         rows = np.arange(len(samples)) if run.external else fold.test

@@ -1,0 +1,1 @@
+"""An autoencoder of the frames of a cine: the latents that ecg-to-cmr generates."""
