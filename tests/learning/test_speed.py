@@ -19,7 +19,7 @@ from datasets.cache import Cache
 from learning.checkpoint import load_checkpoint
 from learning.loop import COMPILERS, FoldContext, compiled, fit, unwrap
 from learning.tracking import Tracker
-from models.layers.layers import Convolution, choose_layout
+from models.layers.layout import Convolution, choose_layout
 from models.pacfnet import PACFNet
 
 CPU = torch.device("cpu")

@@ -26,7 +26,8 @@ from learning.checkpoint import LAST, load_checkpoint
 from learning.loop import FoldContext, Progress, fit, unwrap
 from learning.tracking import Tracker
 from models.ecg_cmr.cine_generator import EARLIEST, CineGenerator, noise_for
-from models.ecg_cmr.cmr_mae import CMREncoder
+from models.ecg_cmr.cmr_encoder import CMREncoder
+from models.ecg_cmr.transformer import TokenEncoder
 from systems.ecg_cmr.autoencoder.task import build_autoencoder
 from systems.ecg_cmr.contrast.task import shuffled_pairs
 from systems.ecg_cmr.samples import Pairs
@@ -106,7 +107,7 @@ class EcgToCmr(Stage):
         except ValueError as error:
             raise UserError(str(error)) from None
         if settings.init_cmr is not None:
-            model.judge = cmr_encoder(settings, inputs).requires_grad_(False)
+            model.add_feature_encoder(cmr_encoder(settings, inputs))
         return model
 
     def initialize(self, model: nn.Module, run: FoldContext) -> None:
@@ -119,8 +120,8 @@ class EcgToCmr(Stage):
             if part == "autoencoder":
                 take_autoencoder(network.autoencoder, content, file)
             else:
-                encoder = network.encoder if part == "ecg" else network.judge
-                assert encoder is not None
+                encoder = network.encoder if part == "ecg" else network.feature_encoder
+                assert isinstance(encoder, TokenEncoder)
                 take_encoder(encoder, content, part, file)
         network.eval()
         rows = run.train[torch.linspace(0, len(run.train) - 1, min(_FITTED_ON, len(run.train))).long()]
@@ -146,7 +147,7 @@ class EcgToCmr(Stage):
             batch = batch | encoded(network, batch)
         data = batch["data"]
         if model.training:
-            network.follow()
+            network.update_ema()
             time = torch.rand(len(data), device=data.device).clamp(min=EARLIEST)
             noise = torch.randn_like(data)
         else:
@@ -210,4 +211,5 @@ def take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: P
 
 def judging_encoder(network: CineGenerator) -> CMREncoder | None:
     """Return the CMR encoder whose features the Frechet distance compares, if the run has one."""
-    return network.judge if isinstance(network.judge, CMREncoder) else None
+    encoder = network.feature_encoder
+    return encoder if isinstance(encoder, CMREncoder) else None
