@@ -13,6 +13,8 @@ from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
 from systems.ecg_pcg.sources.simulated import write_cohort
 
+THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))  # subprocesses inherit it
+COHORT = SimulationSettings(sessions=8, persons=2, recordings=2, duration=6.0)
 """32 recordings; one without ECG and one of poor quality are left out of a cache."""
 
 
