@@ -28,10 +28,10 @@ import load_data
 from common.errors import UserError
 from common.files import replacing, write_table, write_text
 from common.script import run_script
+from evaluation.report import frame_to_markdown
 from evaluation.statistics import holm
-from evaluation.tables import frame_to_markdown
 from studies.runner import Part, choose_parts, list_parts, run_parts
-from systems.ecg_cmr.phenotypes.scores import compare_indicator
+from systems.ecg_cmr.phenotypes.evaluate import compare_indicator
 from systems.ecg_cmr.phenotypes.task import TRUE
 
 FRACTIONS = (0.1, 0.25, 0.5, 1.0)

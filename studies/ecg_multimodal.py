@@ -24,7 +24,7 @@ import load_data
 from common.files import write_table, write_text
 from common.script import run_script
 from evaluation.comparison import compare
-from evaluation.tables import frame_to_markdown
+from evaluation.report import frame_to_markdown
 from studies.runner import Part, choose_parts, list_parts, run_parts
 
 MODALITIES = ("image", "signal", "clinical")

@@ -24,11 +24,11 @@ import tyro
 
 from common.files import replacing, write_table, write_text
 from common.script import run_script
-from evaluation.tables import frame_to_markdown
+from evaluation.report import frame_to_markdown
 from studies import ecg_cmr
 from studies.runner import Part, choose_parts, list_parts, run_parts
 from systems.ecg_cmr.generation.evaluate import GENERATED, TRUE
-from systems.ecg_cmr.phenotypes.scores import compare_indicator
+from systems.ecg_cmr.phenotypes.evaluate import compare_indicator
 
 PARENTS = ("ecg-mae", "cmr-mae", "contrast")
 FINE_TUNED = "aligned"

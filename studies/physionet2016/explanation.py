@@ -30,7 +30,7 @@ from common.files import write_table
 from common.script import run_script
 from datasets.cache import Cache, find_cache
 from evaluation.figures import BLUE, GREY, INK, VERMILLION, new_figure, save_figure, set_text_sizes
-from evaluation.tables import watermarked
+from evaluation.report import watermarked
 from learning.checkpoint import Checkpoint, load_checkpoint
 from learning.devices import set_threads
 from learning.runs import find_checkpoints

@@ -3,8 +3,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from evaluation.comparison import COLUMNS, compare, compare_with, format_comparison
-from evaluation.delong import delong_test
+from evaluation.comparison import COLUMNS, compare, compare_with, delong_test, format_comparison
 from evaluation.scores import aggregate
 from evaluation.statistics import holm, paired_cluster_bootstrap
 

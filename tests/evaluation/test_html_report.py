@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from evaluation.html_report import LONGEST_TABLE, write_html_report
+from evaluation.report import LONGEST_TABLE, write_html_report
 
 EVIL = '<script>alert("x")</script>&"\''
 VOID = {"meta", "img", "br", "link", "input"}

@@ -11,8 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from evaluation.html_report import write_html_report
-from evaluation.tables import ROWS
+from evaluation.report import ROWS, write_html_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

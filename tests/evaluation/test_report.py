@@ -4,9 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.report import evaluate_predictions, json_safe, write_results
+from evaluation.report import (
+    PROTOCOLS,
+    evaluate_predictions,
+    format_table,
+    json_safe,
+    markdown_table,
+    watermarked,
+    write_results,
+)
 from evaluation.scores import SCORE_NAMES, binary_scores
-from evaluation.tables import PROTOCOLS, format_table, markdown_table, watermarked
 
 
 def simulated(split: str = "session") -> pd.DataFrame:

@@ -10,11 +10,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from evaluation.scores import binary_scores
 from evaluation.statistics import (
+    STATISTICS,
     cluster_bootstrap,
     holm,
     paired_cluster_bootstrap,
+    weighted_auroc,
+    weighted_average_precision,
 )
-from evaluation.weighted import STATISTICS, weighted_auroc, weighted_average_precision
 
 SEPARATION, SPREAD = 1.5, 1.0
 TRUE_AUROC = NormalDist().cdf(SEPARATION / np.sqrt(2 * (1 + SPREAD**2)))
