@@ -132,7 +132,8 @@ def score_microphones(
             rows.append({"kind": kind, "level": level, "draw": draw, "run": name, "auroc": auroc})
         write_table(path, pd.DataFrame(rows))
         if set(tables) == {"phase-fusion", "linear"}:
-            found = compare(pd.concat(tables["phase-fusion"]), pd.concat(tables["linear"])).iloc[0]
+            both = (pd.concat(tables[model]) for model in ("phase-fusion", "linear"))
+            found = compare(*both, draws=EvaluationSettings.bootstrap_draws).iloc[0]
             shown = {name: found[name] for name in ("first", "second", "difference", "low", "high", "p")}
             compared.append({"kind": kind, "level": level, "draw": draw} | shown)
             write_table(path.with_name(f"{path.stem}_comparisons.csv"), pd.DataFrame(compared))

@@ -75,7 +75,7 @@ class CorruptionStudySettings:
     """Folder in which caches lie."""
     results_dir: Path = Path("results/physionet2016")
     """Folder of table and figure."""
-    bootstrap_draws: int = 2000
+    bootstrap_draws: int = EvaluationSettings.bootstrap_draws
     """Draws of the session-clustered bootstrap behind the 95 % intervals."""
     seed: int = 0
     """Seed of noise and draws."""

@@ -165,9 +165,9 @@ def test_a_statistic_may_be_a_function_or_a_known_name():
     with pytest.raises(ValueError, match="choose one of auroc"):
         cluster_bootstrap(units, "roc", draws=0)
     with pytest.raises(ValueError, match="have no session"):
-        cluster_bootstrap(units.assign(session=None))
+        cluster_bootstrap(units.assign(session=None), draws=0)
     with pytest.raises(ValueError, match="level"):
-        cluster_bootstrap(units, level=95)
+        cluster_bootstrap(units, draws=0, level=95)
 
 
 def test_two_thousand_draws_of_the_real_size_are_few_calls():
