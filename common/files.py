@@ -80,10 +80,10 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_table(path: Path, table: pd.DataFrame, digits: int = 6) -> None:
-    """Write a table as CSV, numbers with so many significant digits."""
+def write_table(path: Path, table: pd.DataFrame, digits: int | None = 6) -> None:
+    """Write a table as CSV, numbers with so many significant digits; None: all that they have."""
     with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format=f"%.{digits}g")
+        table.to_csv(temporary, index=False, float_format=f"%.{digits}g" if digits else None)
 
 
 class NpyWriter:

@@ -17,6 +17,6 @@ column          type    meaning
 
 ``diagnosis`` and ``site`` may be there too and are carried along. ``seed`` and ``input`` (the signals that
 the model was given) tell several runs in one table apart (`evaluation.comparison`); ``probe``, a score of the
-recording conditions, is joined to the table of recordings (`systems.ecg_pcg.subgroups`,
+recording conditions, is joined to the table of recordings (`systems.ecg_pcg.evaluate`,
 `systems.ecg_pcg.audit`).
 """

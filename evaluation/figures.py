@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from common.files import replacing
-from evaluation.calibration import calibration_bins, expected_calibration_error
+from evaluation.calibration import calibration_bins, decision_curve, expected_calibration_error
 from evaluation.scores import SEVERAL_FOLDS, binary_scores
 from evaluation.statistics import Interval
 
@@ -297,3 +297,39 @@ def _draw_levels(axes: Axes, time: NDArray[Any], levels: NDArray[Any], scale: di
     axes.imshow(levels, extent=extent, aspect="auto", interpolation="nearest", **scale)
     axes.set(yticks=range(1, len(levels) + 1), ylabel="level")
     axes.tick_params(length=0)
+
+
+def decision_curve_figure(
+    units: pd.DataFrame,
+    *,
+    unit: str = "recordings",
+    protocol: str = "",
+    watermark: str = "",
+    prevalence: float | None = None,
+) -> Figure:
+    """Draw the net benefit over the threshold beside that of treating all and none.
+
+    Parameters
+    ----------
+    units : pandas.DataFrame
+        Columns ``label`` and ``probability`` (shifted, where `prevalence` is given).
+    unit, protocol, watermark : str
+        As for `evaluation.figures.roc_figure`.
+    prevalence : float, optional
+        As for `decision_curve`.
+    """
+    curve = decision_curve(units["label"], units["probability"], prevalence=prevalence)
+    share = float(units["label"].mean()) if prevalence is None else prevalence
+    figure = new_figure(f"Decision curve · {share:.0%} abnormal", unit, protocol, watermark)
+    axes = figure.subplots()
+    axes.plot(curve["threshold"], curve["treat_all"], color=BLUE, linewidth=1.6, label="treat all")
+    axes.plot(curve["threshold"], curve["treat_none"], color=GREY, linewidth=1.6, label="treat none")
+    axes.plot(curve["threshold"], curve["model"], color=INK, linewidth=2.6, label="act on the model")
+    set_text_sizes(axes)
+    axes.set(xlabel="probability from which one acts", ylabel=f"net benefit, right alarms among all {unit}")
+    axes.set(xlim=(0, 1), ylim=(-0.15 * share, 1.1 * share))
+    axes.grid(color="#E4E4E4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper right", **LEGEND)
+    return figure

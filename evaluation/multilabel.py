@@ -17,8 +17,7 @@ from numpy.typing import ArrayLike
 from evaluation.calibration import expected_calibration_error
 from evaluation.report import json_safe
 from evaluation.scores import binary_scores
-from evaluation.statistics import cluster_bootstrap
-from evaluation.weighted import STATISTICS, Array, Statistic
+from evaluation.statistics import STATISTICS, Array, Statistic, cluster_bootstrap
 
 RANKED = ("auroc", "auprc")
 SCORES = (*RANKED, "brier", "expected_calibration_error")
@@ -33,7 +32,7 @@ def multilabel_scores(
     probabilities: ArrayLike,
     groups: ArrayLike,
     names: Sequence[str],
-    draws: int = 2000,
+    draws: int,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score the probabilities of several classes.

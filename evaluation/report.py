@@ -1,38 +1,75 @@
-"""From a table of predictions to the results of a run: scores, tables for people, and files."""
+"""The scores of predictions that are normal or abnormal, and results as text, Markdown and one HTML page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import base64
+import csv
+import io
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from common import files
 from evaluation.figures import (
     calibration_figure,
     confusion_figure,
+    decision_curve_figure,
     precision_recall_figure,
     roc_figure,
-    save_figure,
 )
-from evaluation.prevalence import decision_curve_figure
 from evaluation.scores import aggregate, check_predictions, fold_scores
 from evaluation.statistics import Interval, cluster_bootstrap
-from evaluation.tables import CLUSTER, PROTOCOLS, frame_to_markdown, markdown_table, watermarked
 
-THRESHOLDS = {"at_half": 0.5, "at_validation_threshold": None}
-UNITS: dict[str, str | None] = {"beats": None, "recordings": "recording", "persons": "person"}
+PROTOCOLS = {
+    "paper": "beats of one recording are in train and test, and the model was selected on the test fold: "
+    "reproduces the published figure, measures recognition of persons, not diagnosis",
+    "beat": "beats of one recording are in train and test: measures recognition of persons, not diagnosis",
+    "recording": "recordings are kept apart, but others of the same session and person may be in train",
+    "session": "sessions are kept apart: no session of the test part was in train or validation",
+    "patient": "patients are kept apart: nobody of the test part was in train or validation",
+    "official": "the one split that the source assigns: nobody of the test part was in train or validation",
+    "external": "another set of recordings, none of which the model was trained on",
+}
+ROWS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "macc": "MAcc",
+    "precision": "precision",
+    "f1": "F1",
+    "brier": "Brier",
+}
+LONGEST_TABLE = 60
+"""Rows up to which a table is shown on the page; longer ones are named."""
+_UNITS: dict[str, str | None] = {"beats": None, "recordings": "recording", "persons": "person"}
+_CLUSTER = {"patient": "patient", "official": "patient"}
+"""What the column ``session`` holds under some protocols: a patient counts as one session."""
+_THRESHOLD = {"half": "0.5", "validation": "from the validation part of each fold"}
+_WIDTH = 100
+_MISSING = "n/a"
+
+
+def watermarked(protocol: str, *watermarks: str) -> str:
+    """Join watermarks with semicolons, each once, and add the one that protocol ``paper`` always has."""
+    parts = [part.strip() for watermark in watermarks for part in watermark.split(";") if part.strip()]
+    return "; ".join(dict.fromkeys([*parts, *(["selected on test"] if protocol == "paper" else [])]))
 
 
 def evaluate_predictions(
     predictions: pd.DataFrame,
     *,
     protocol: str,
+    draws: int,
     threshold: str = "half",
-    draws: int = 2000,
     seed: int = 0,
     watermark: str = "",
 ) -> dict[str, Any]:
@@ -42,27 +79,27 @@ def evaluate_predictions(
     ----------
     predictions : pandas.DataFrame
         One row a beat, columns as described in the text of this package. Where every recording has
-        one row there are no beats to speak of, and ``beats`` is None.
-    protocol : {"paper", "beat", "recording", "session", "external"}
+        one row, ``beats`` is None.
+    protocol : {"paper", "beat", "recording", "session", "patient", "official", "external"}
         Who was kept apart. Under ``paper`` everything is watermarked ``selected on test``.
-    threshold : {"half", "validation"}
-        Threshold of the tables; both are computed.
     draws, seed : int
         Of the session-clustered bootstrap behind the 95 % intervals; no draws, no intervals.
+    threshold : {"half", "validation"}
+        Threshold of the tables; both are computed.
     watermark : str
         Warning that goes with every output, such as ``simulated data``.
 
     Returns
     -------
     dict
-        JSON-safe (undefined scores are None): protocol, meaning, watermark, threshold, bootstrap, counts,
-        notes, and for each of beats, recordings and persons, ``at_half`` and
+        JSON-safe (undefined scores are None): protocol, meaning, stamp (the watermark), threshold, bootstrap,
+        counts, notes, and for each of beats, recordings and persons, ``at_half`` and
         ``at_validation_threshold``: what `evaluation.scores.fold_scores` returns, and ``intervals`` of
         the pooled auroc and macc. Persons are None, with a note, where one is unknown.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"Unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}.")
-    if threshold not in ("half", "validation"):
+    if threshold not in _THRESHOLD:
         raise ValueError(f"Unknown threshold {threshold!r}: choose half or validation.")
     check_predictions(predictions)
     notes: list[str] = []
@@ -71,11 +108,11 @@ def evaluate_predictions(
         "meaning": PROTOCOLS[protocol],
         "stamp": watermarked(protocol, watermark),
         "threshold": threshold,
-        "bootstrap": {"draws": draws, "seed": seed, "cluster": CLUSTER.get(protocol, "session")},
+        "bootstrap": {"draws": draws, "seed": seed, "cluster": _CLUSTER.get(protocol, "session")},
         "counts": _counts(predictions),
         "notes": notes,
     }
-    for name, by in UNITS.items():
+    for name, by in _UNITS.items():
         reason = _unscorable(predictions, name)
         if reason:
             notes.append(reason)
@@ -83,68 +120,37 @@ def evaluate_predictions(
     return json_safe(metrics)
 
 
-def write_results(
-    directory: str | Path,
-    predictions: pd.DataFrame,
-    metrics: dict[str, Any],
-    watermark: str = "",
-    *,
-    compact: bool = False,
-    tables: Mapping[str, pd.DataFrame] | None = None,
-) -> list[Path]:
-    """Write predictions, scores, tables and figures of a run, each file as a whole.
+def result_files(
+    predictions: pd.DataFrame, metrics: Mapping[str, Any], *, compact: bool = False
+) -> dict[str, pd.DataFrame | Figure]:
+    """Return the tables and figures of evaluated predictions, by the path in the folder of results.
 
     Parameters
     ----------
-    directory : path
-        Folder of the run, made where missing: predictions.csv, recordings.csv, persons.csv (where known),
-        figures/<kind>_<unit>.png, report.md and, last, metrics.json: where it is, all is.
     predictions : pandas.DataFrame
-        What was evaluated.
-    metrics : dict
-        What `evaluate_predictions` made of it.
-    watermark : str
-        Another warning, beside the one in the metrics.
+    metrics : mapping
+        What `evaluate_predictions` made of them.
     compact : bool
         Leave out figures, and tables of more or other rows than one a recording.
-    tables : mapping of str to pandas.DataFrame, optional
-        Further tables, each written to <name>.csv and shown in report.md.
 
     Returns
     -------
-    list of pathlib.Path
-        The files written.
+    dict of str to pandas.DataFrame or matplotlib.figure.Figure
+        figures/<name>_<unit>.png, recordings.csv, persons.csv (where known) and predictions.csv.
     """
-    folder = Path(directory)
-    metrics = {
-        **metrics,
-        "stamp": watermarked(metrics["protocol"], watermarked("", metrics["stamp"], watermark)),
-    }
-    written: list[Path] = []
-    for name, by in UNITS.items():
+    found: dict[str, pd.DataFrame | Figure] = {}
+    for name, by in _UNITS.items():
         if metrics[name] is None:
             continue
         units = predictions if by is None else aggregate(predictions, by)
-        shown = name != "persons" and not compact
-        for kind, figure in _figures(units, name, metrics).items() if shown else ():
-            written.append(folder / "figures" / f"{kind}_{name}.png")
-            save_figure(figure, written[-1])
+        if name != "persons" and not compact:
+            found |= {
+                f"figures/{kind}_{name}.png": figure
+                for kind, figure in _figures(units, name, metrics).items()
+            }
         if by == "recording" or (by is not None and not compact):
-            written.append(_write_table(folder / f"{name}.csv", units, metrics["stamp"]))
-    if not compact:
-        written.append(_write_table(folder / "predictions.csv", predictions, metrics["stamp"]))
-    sections = [markdown_table(metrics)]
-    for name, table in (tables or {}).items():
-        written.append(_write_table(folder / f"{name}.csv", table, metrics["stamp"]))
-        sections.append(f"## {name.replace('_', ' ').capitalize()}\n\n{frame_to_markdown(table)}")
-    files.write_text(folder / "report.md", "\n\n".join(sections) + "\n")
-    write_json(folder / "metrics.json", metrics)
-    return [*written, folder / "report.md", folder / "metrics.json"]
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON that strict readers take: NaN and infinity become null."""
-    files.write_json(Path(path), json_safe(content))
+            found[f"{name}.csv"] = units
+    return found if compact else found | {"predictions.csv": predictions}
 
 
 def json_safe(value: Any) -> Any:
@@ -176,7 +182,7 @@ def _known(names: pd.Series) -> pd.Series:
 
 
 def _unscorable(predictions: pd.DataFrame, unit: str) -> str:
-    """Say why the predictions cannot be scored by this unit; empty where they can."""
+    """Return why the predictions cannot be scored by this unit; empty where they can."""
     if unit == "beats" and len(predictions) == predictions["recording"].nunique():
         return "One prediction a recording: no scores per beat."
     if unit != "persons":
@@ -192,7 +198,10 @@ def _unscorable(predictions: pd.DataFrame, unit: str) -> str:
 
 def _evaluate_units(predictions: pd.DataFrame, by: str | None, draws: int, seed: int) -> dict[str, Any]:
     units = predictions if by is None else aggregate(predictions, by)
-    scores = {name: fold_scores(predictions, by, limit) for name, limit in THRESHOLDS.items()}
+    scores = {
+        "at_half": fold_scores(predictions, by, 0.5),
+        "at_validation_threshold": fold_scores(predictions, by),
+    }
 
     def interval(frame: pd.DataFrame, statistic: str) -> dict[str, Any]:
         return asdict(cluster_bootstrap(frame, statistic, draws=draws, seed=seed))
@@ -205,12 +214,12 @@ def _evaluate_units(predictions: pd.DataFrame, by: str | None, draws: int, seed:
     return scores
 
 
-def _figures(units: pd.DataFrame, unit: str, metrics: dict[str, Any]) -> dict[str, Any]:
+def _figures(units: pd.DataFrame, unit: str, metrics: Mapping[str, Any]) -> dict[str, Figure]:
     said = {"unit": unit, "protocol": metrics["protocol"], "watermark": metrics["stamp"]}
     limit = 0.5 if metrics["threshold"] == "half" else None
     auroc = metrics[unit]["at_half"]["intervals"]["auroc"]
     interval = Interval(**auroc) if auroc["low"] is not None else None
-    draw: dict[str, Callable[[], Any]] = {
+    draw: dict[str, Callable[[], Figure]] = {
         "roc": lambda: roc_figure(units, interval=interval, **said),
         "precision_recall": lambda: precision_recall_figure(units, **said),
         "confusion": lambda: confusion_figure(units, threshold=limit, **said),
@@ -221,7 +230,226 @@ def _figures(units: pd.DataFrame, unit: str, metrics: dict[str, Any]) -> dict[st
     return {kind: make() for kind, make in draw.items()}
 
 
-def _write_table(path: Path, table: pd.DataFrame, watermark: str) -> Path:
-    with files.replacing(path) as temporary:
-        (table.assign(watermark=watermark) if watermark else table).to_csv(temporary, index=False)
-    return path
+# Text and Markdown ---------------------------------------------------------------------------------------
+
+
+def format_table(metrics: dict[str, Any]) -> str:
+    """Return the scores as plain text of at most 100 columns.
+
+    Parameters
+    ----------
+    metrics : dict
+        From `evaluation.report.evaluate_predictions`.
+
+    Returns
+    -------
+    str
+        Beats, where there are any, and recordings side by side: pooled over folds, with the 95 % interval
+        where there is one, and mean ± standard deviation over folds. Persons have a line below.
+    """
+    rule, thin = "═" * _WIDTH, "─" * _WIDTH
+    meaning = textwrap.wrap(f"protocol {metrics['protocol']}: {metrics['meaning']}", _WIDTH - 2)
+    lines = [rule, *(f" {line}" for line in meaning), f" {_counts_line(metrics)}"]
+    lines += [f" threshold {_THRESHOLD[metrics['threshold']]}", thin]
+    units = ("beats", "recordings") if metrics["beats"] else ("recordings",)
+    lines.append(f" {'':<14}{''.join(f'{unit:<42}' for unit in units)}".rstrip())
+    heads = f"{'pooled':<8}{'95 % interval':<18}{'mean ± sd':<16}" * len(units)
+    lines += [f" {'':<14}{heads}".rstrip(), thin]
+    for name, title in ROWS.items():
+        cells = [_text_cell(_part(metrics, unit), name) for unit in units]
+        lines.append(f" {title:<14}{''.join(cells)}".rstrip())
+    counts = [f"{_confusion(_part(metrics, unit)):<42}" for unit in units]
+    lines += [f" {'TN·FP·FN·TP':<14}{''.join(counts)}".rstrip(), thin, f" {_persons_line(metrics)}"]
+    lines += [f" {line}" for note in metrics["notes"] for line in textwrap.wrap(f"note: {note}", _WIDTH - 2)]
+    lines += [f" {line}" for line in textwrap.wrap(_interval_line(metrics), _WIDTH - 2)]
+    if metrics["stamp"]:
+        lines.append(f" !! {metrics['stamp']} !!")
+    return "\n".join([*lines, rule])
+
+
+def markdown_table(metrics: dict[str, Any]) -> str:
+    """Return the scores as a Markdown table with what was kept apart above it and any warning."""
+    units = [unit for unit in ("beats", "recordings", "persons") if metrics.get(unit)]
+    lines = [f"Protocol `{metrics['protocol']}`: {metrics['meaning']}.", ""]
+    if metrics["stamp"]:
+        lines += [f"**{metrics['stamp']}**", ""]
+    lines += [f"{_counts_line(metrics)}; threshold {_THRESHOLD[metrics['threshold']]}.", ""]
+    lines.append("| score | " + " | ".join(f"{unit}, pooled | {unit}, mean ± sd" for unit in units) + " |")
+    lines.append("|---|" + "---|---|" * len(units))
+    for name, title in ROWS.items():
+        cells = [cell for unit in units for cell in _markdown_cells(_part(metrics, unit), name)]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    counts = [cell for unit in units for cell in (_confusion(_part(metrics, unit)), "")]
+    lines.append("| TN · FP · FN · TP | " + " | ".join(counts) + " |")
+    lines += ["", _interval_line(metrics)]
+    lines += [line for note in metrics["notes"] for line in ("", note)]
+    return "\n".join(lines)
+
+
+def frame_to_markdown(table: pd.DataFrame, digits: int = 3) -> str:
+    """Return any table as Markdown: numbers with so many decimals, counts as they are."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return _MISSING if math.isnan(value) else f"{value:.{digits}f}"
+        return str(value).replace("|", "\\|")
+
+    def line(cells: Iterable[Any]) -> str:
+        return "| " + " | ".join(cell(value) for value in cells) + " |"
+
+    heads = [str(name).replace("_", " ") for name in table]
+    rows = table.astype(object).itertuples(index=False)
+    return "\n".join([line(heads), "|---" * len(heads) + "|", *(line(row) for row in rows)])
+
+
+def _part(metrics: Mapping[str, Any], unit: str) -> dict[str, Any] | None:
+    """Return the scores of a unit at the threshold of the table."""
+    at = "at_validation_threshold" if metrics.get("threshold") == "validation" else "at_half"
+    return metrics[unit][at] if metrics.get(unit) else None
+
+
+def _number(value: float | None) -> str:
+    return _MISSING if value is None else f"{value:.3f}"
+
+
+def _spread(part: dict[str, Any], name: str) -> str:
+    mean, deviation = part["mean"][name], part["standard_deviation"][name]
+    return _number(mean) if deviation is None else f"{_number(mean)} ± {_number(deviation)}"
+
+
+def _interval(part: dict[str, Any], name: str) -> str:
+    found = part["intervals"].get(name)
+    return "" if found is None or found["low"] is None else f"[{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def _text_cell(part: dict[str, Any] | None, name: str) -> str:
+    if part is None:
+        return f"{_MISSING:<42}"
+    return f"{_number(part['pooled'][name]):<8}{_interval(part, name):<18}{_spread(part, name):<16}"
+
+
+def _pooled(part: dict[str, Any], name: str) -> str:
+    return f"{_number(part['pooled'].get(name))} {_interval(part, name)}".strip()
+
+
+def _markdown_cells(part: dict[str, Any] | None, name: str) -> tuple[str, str]:
+    if part is None:
+        return _MISSING, _MISSING
+    return _pooled(part, name), _spread(part, name)
+
+
+def _confusion(part: dict[str, Any] | None) -> str:
+    if part is None:
+        return _MISSING
+    return " · ".join(f"{part['pooled'][name]:,}" for name in ("tn", "fp", "fn", "tp"))
+
+
+def _counts_line(metrics: dict[str, Any]) -> str:
+    return " · ".join(
+        f"{count:,} {unit if count != 1 else unit.removesuffix('s')}"
+        for unit, count in metrics["counts"].items()
+        if count and (unit != "beats" or metrics["beats"])
+    )
+
+
+def _persons_line(metrics: dict[str, Any]) -> str:
+    part = _part(metrics, "persons")
+    if part is None:
+        return f"persons: {_MISSING}"
+    scores = [f"{ROWS[name]} {_pooled(part, name)}" for name in ("auroc", "macc", "accuracy")]
+    return f"persons, pooled: {', '.join(scores)}"
+
+
+def _interval_line(metrics: dict[str, Any]) -> str:
+    bootstrap = metrics["bootstrap"]
+    draws = f"from {bootstrap['draws']:,} draws of whole {bootstrap['cluster']}s, seed {bootstrap['seed']}"
+    said = f"Intervals: 95 %, {draws}" if bootstrap["draws"] else "Intervals: not computed"
+    return f"{said}. Mean and standard deviation: over folds. MAcc = (sensitivity + specificity) / 2."
+
+
+# One HTML page -------------------------------------------------------------------------------------------
+
+
+def html_page(
+    title: str,
+    metrics: Mapping[str, Any],
+    files: Mapping[str, pd.DataFrame | bytes],
+    digits: int | None = 6,
+) -> str:
+    """Return results as one self-contained HTML page that needs no network.
+
+    Parameters
+    ----------
+    title : str
+        Title where the metrics name no run.
+    metrics : mapping
+        What is in ``metrics.json``: protocol, meaning, stamp, counts, notes, ``run`` with settings and
+        versions; of binary tasks the scores of beats, recordings and persons.
+    files : mapping of str to pandas.DataFrame or bytes
+        Tables and figures (PNG) by the path of their file.
+    digits : int, optional
+        Significant digits of numbers in tables before they are rounded to three decimals; None: all.
+    """
+    run = metrics.get("run", {})
+    details = {
+        "Data": {"counts": metrics.get("counts", {}), "cache": run.get("cache", {})},
+        "Settings": run.get("settings", {}),
+        "Versions": run.get("provenance", {}),
+        "Checkpoints (SHA-256)": run.get("checkpoints", {}),
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    tables = [(Path(name), item) for name, item in files.items() if isinstance(item, pd.DataFrame)]
+    return environment.get_template("report.html.jinja").render(
+        title=run.get("run", title),
+        metrics=metrics,
+        changed=run.get("changed", []),
+        scores=_score_rows(metrics),
+        tables=[(path, len(table), *_shown(table, digits)) for path, table in tables],
+        figures=[
+            (Path(name).stem.replace("_", " "), base64.b64encode(item).decode("ascii"))
+            for name, item in files.items()
+            if isinstance(item, bytes)
+        ],
+        details={name: _flat(content) for name, content in details.items()},
+    )
+
+
+def _score_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+    """Return head and rows of the scores of beats, recordings and persons; nothing for other tasks."""
+    parts = {name: part for name in _UNITS if (part := _part(metrics, name))}
+    rows = [
+        [title, *(_pooled(part, name).replace(", ", ",\u00a0") for part in parts.values())]
+        for name, title in ROWS.items()
+    ]
+    return [["score", *parts], *rows] if parts else []
+
+
+def _shown(table: pd.DataFrame, digits: int | None) -> tuple[list[str], list[list[str]] | None]:
+    """Return the heads of a table, and its rows as text; None where there are too many to be shown."""
+    text = table.head(LONGEST_TABLE).to_csv(index=False, float_format=f"%.{digits}g" if digits else None)
+    heads, *rows = csv.reader(io.StringIO(text))
+    shown = [[_rounded(cell) for cell in row] for row in rows] if len(table) <= LONGEST_TABLE else None
+    return [head.replace("_", " ") for head in heads], shown
+
+
+def _rounded(cell: str) -> str:
+    """Return a number with three decimals, a count or a word as it is, n/a for nothing."""
+    if not cell:
+        return _MISSING
+    try:
+        return f"{float(cell):.3f}" if "." in cell or "e" in cell.lower() else cell
+    except ValueError:
+        return cell
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested metadata as one level, names joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -28,10 +28,11 @@ import load_data
 from common.errors import UserError
 from common.files import replacing, write_table, write_text
 from common.script import run_script
+from config import EvaluationSettings
+from evaluation.report import frame_to_markdown
 from evaluation.statistics import holm
-from evaluation.tables import frame_to_markdown
 from studies.runner import Part, choose_parts, list_parts, run_parts
-from systems.ecg_cmr.phenotypes.scores import compare_indicator
+from systems.ecg_cmr.phenotypes.evaluate import compare_indicator
 from systems.ecg_cmr.phenotypes.task import TRUE
 
 FRACTIONS = (0.1, 0.25, 0.5, 1.0)
@@ -252,9 +253,8 @@ def compared(
     rows: list[dict[str, object]] = []
     for name in names:
         about = (first[TRUE + name], first[name], second[name], first["session"].tolist())
-        rows.append(
-            {**dict(zip(KEYS, (name, fraction, *variants), strict=True)), **compare_indicator(*about)}
-        )
+        difference = compare_indicator(*about, draws=EvaluationSettings.bootstrap_draws)
+        rows.append({**dict(zip(KEYS, (name, fraction, *variants), strict=True)), **difference})
     return rows
 
 

@@ -23,8 +23,9 @@ import tyro
 import load_data
 from common.files import write_table, write_text
 from common.script import run_script
+from config import EvaluationSettings
 from evaluation.comparison import compare
-from evaluation.tables import frame_to_markdown
+from evaluation.report import frame_to_markdown
 from studies.runner import Part, choose_parts, list_parts, run_parts
 
 MODALITIES = ("image", "signal", "clinical")
@@ -151,7 +152,7 @@ def comparisons_table(runs: dict[str, Path]) -> pd.DataFrame:
     rows = []
     for name, table in tables.items():
         if name != "all" and table is not None and tables["all"] is not None:
-            found = compare(tables["all"], table).iloc[0]
+            found = compare(tables["all"], table, draws=EvaluationSettings.bootstrap_draws).iloc[0]
             rows.append(
                 (name, *(found[key] for key in ("first", "second", "difference", "low", "high", "p")))
             )

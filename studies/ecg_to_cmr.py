@@ -24,11 +24,12 @@ import tyro
 
 from common.files import replacing, write_table, write_text
 from common.script import run_script
-from evaluation.tables import frame_to_markdown
+from config import EvaluationSettings
+from evaluation.report import frame_to_markdown
 from studies import ecg_cmr
 from studies.runner import Part, choose_parts, list_parts, run_parts
 from systems.ecg_cmr.generation.evaluate import GENERATED, TRUE
-from systems.ecg_cmr.phenotypes.scores import compare_indicator
+from systems.ecg_cmr.phenotypes.evaluate import compare_indicator
 
 PARENTS = ("ecg-mae", "cmr-mae", "contrast")
 FINE_TUNED = "aligned"
@@ -162,7 +163,8 @@ def against_fine_tuned(settings: GenerationStudySettings, folder: Path) -> pd.Da
         if indicator in other:
             truth, found, line = generated[TRUE + indicator], generated[column], other[indicator]
             r = [float(np.corrcoef(truth, values)[0, 1]) for values in (found, line)]
-            difference = compare_indicator(truth, found, line, generated["session"].tolist())
+            patient, draws = generated["session"].tolist(), EvaluationSettings.bootstrap_draws
+            difference = compare_indicator(truth, found, line, patient, draws=draws)
             row = {"indicator": indicator, "generated": r[0], "fine_tuned": r[1], "ratio": r[0] / r[1]}
             rows.append(row | difference)
     return pd.DataFrame(rows)

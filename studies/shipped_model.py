@@ -29,6 +29,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.files import write_table
 from common.script import run_script
+from config import EvaluationSettings
 from datasets.cache import Cache, find_cache
 from datasets.splits import make_folds
 from evaluation.calibration import weighted_calibration_line
@@ -65,7 +66,7 @@ class ShippedModelSettings:
     """Folds over sessions."""
     seeds: int = 5
     """Seeds of the folds, from 0 on."""
-    draws: int = 2000
+    draws: int = EvaluationSettings.bootstrap_draws
     """Draws of the bootstrap of sessions."""
     output: Path = Path("results/benchmarks/shipped_model.csv")
     """Table to write."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datasets.cache import Cache, remember_latest
+from simulation.settings import SimulationSettings
 from systems.ecg_pcg.prepare import RecordingCache
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016

@@ -29,7 +29,7 @@ from learning.checkpoint import load_checkpoint
 from learning.runs import find_checkpoints
 from systems.ecg_pcg.features.ecg_cycle_grid import cycle_grids
 from systems.ecg_pcg.robustness.corruptions import Corruption
-from systems.ecg_pcg.robustness.evaluate import ChangedCache, StressedCache, judge_recordings
+from systems.ecg_pcg.robustness.evaluate import ChangedCache, CorruptedCache, predict_recordings
 
 KNOTS = np.geomspace(20.0, 1000.0, 8)
 """Frequencies at which a gain is sampled, hertz."""
@@ -125,14 +125,15 @@ def score_microphones(
             shutil.copy(kept, worse.path / kept.name)
         tables: dict[str, list[pd.DataFrame]] = {}
         for name, contents in checkpoints.items():
-            predicted = judge_recordings(contents, worse, settings)
+            predicted = predict_recordings(contents, worse, settings)
             model, seed = name.split("-session-seed")
             tables.setdefault(model, []).append(predicted.assign(seed=int(seed)))
             auroc = float(roc_auc_score(predicted["label"], predicted["probability"]))
             rows.append({"kind": kind, "level": level, "draw": draw, "run": name, "auroc": auroc})
         write_table(path, pd.DataFrame(rows))
         if set(tables) == {"phase-fusion", "linear"}:
-            found = compare(pd.concat(tables["phase-fusion"]), pd.concat(tables["linear"])).iloc[0]
+            both = (pd.concat(tables[model]) for model in ("phase-fusion", "linear"))
+            found = compare(*both, draws=EvaluationSettings.bootstrap_draws).iloc[0]
             shown = {name: found[name] for name in ("first", "second", "difference", "low", "high", "p")}
             compared.append({"kind": kind, "level": level, "draw": draw} | shown)
             write_table(path.with_name(f"{path.stem}_comparisons.csv"), pd.DataFrame(compared))
@@ -143,6 +144,6 @@ def score_microphones(
             with FilteredCache(cache, level, seed=draw) as filtered:
                 evaluate("microphone", level, draw, filtered)
     for corruption in tqdm(WORSE, desc="Worse signals", unit="corruption"):
-        with StressedCache(cache, corruption) as worse:
+        with CorruptedCache(cache, corruption) as worse:
             evaluate(f"{corruption.kind} on {corruption.signal}", corruption.level, 0, worse)
     return pd.DataFrame(rows)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from common.files import write_table, write_text
+from config import EvaluationSettings
 from evaluation.calibration import calibration_line, expected_calibration_error
 from evaluation.comparison import compare
 
@@ -112,7 +113,7 @@ def calibration(recordings: pd.DataFrame, score: str) -> list[float]:
     return [expected_calibration_error(*part) for part in parts]
 
 
-def comparisons(results_dir: Path, draws: int = 2000) -> pd.DataFrame:
+def comparisons(results_dir: Path, draws: int = EvaluationSettings.bootstrap_draws) -> pd.DataFrame:
     """Compare phase fusion (first) with the linear model (second), all seeds, whole sessions resampled."""
     tables = []
     for name, hidden in COMPARED.items():

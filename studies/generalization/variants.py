@@ -30,13 +30,13 @@ from tqdm import tqdm
 
 from common.files import write_table
 from datasets.cache import Cache
+from systems.ecg_pcg.evaluate import DISEASES, probe_fifths, within_column, within_sessions
 from systems.ecg_pcg.features.ecg_cycle_grid import SHAPE as ECG_SHAPE
 from systems.ecg_pcg.features.ecg_cycle_grid import cycle_grids
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.features.spectral import GRID_SHAPE
 from systems.ecg_pcg.linear.fit import fit_logistic, out_of_fold_log_odds
 from systems.ecg_pcg.phase_fusion.fit import KNOTS, equalized_copies, fit_in_span
-from systems.ecg_pcg.subgroups import DISEASES, probe_fifths, within_column, within_sessions
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float64]

@@ -39,7 +39,7 @@ from learning.runs import find_checkpoints
 from studies.physionet2016.tables import PART_NAME
 from systems.base.evaluation_run import Checkpoint
 from systems.ecg_pcg.robustness.corruptions import KINDS, Corruption, corruptions
-from systems.ecg_pcg.robustness.evaluate import CLEAN, StressedCache, judge_recordings, stress_row
+from systems.ecg_pcg.robustness.evaluate import CLEAN, CorruptedCache, predict_recordings, robustness_row
 
 KEY = ["kind", "signal", "level"]
 SCORES = ["auroc", "low", "high", "change", "change_low", "change_high"]
@@ -75,7 +75,7 @@ class CorruptionStudySettings:
     """Folder in which caches lie."""
     results_dir: Path = Path("results/physionet2016")
     """Folder of table and figure."""
-    bootstrap_draws: int = 2000
+    bootstrap_draws: int = EvaluationSettings.bootstrap_draws
     """Draws of the session-clustered bootstrap behind the 95 % intervals."""
     seed: int = 0
     """Seed of noise and draws."""
@@ -141,9 +141,9 @@ def evaluate_all(
     clean: dict[str, pd.DataFrame] = {}
 
     def evaluate(run: Run, corruption: Corruption | None, cache: Cache) -> None:
-        worse = judge_recordings(run.checkpoints, cache, evaluation)
+        worse = predict_recordings(run.checkpoints, cache, evaluation)
         before = clean.setdefault(run.name, worse)
-        row = stress_row(corruption, worse, before, settings.bootstrap_draws, settings.seed)
+        row = robustness_row(corruption, worse, before, settings.bootstrap_draws, settings.seed)
         rows.append({"run": run.name} | row | run.marks)
         write_table(path, pd.DataFrame(rows))
 
@@ -155,7 +155,7 @@ def evaluate_all(
     for corruption in tqdm(chosen, desc="Stress", unit="corruption"):
         still_open = [run for run in runs if key_of(run.name, vars(corruption)) not in done]
         if still_open:
-            with StressedCache(cache, corruption, seed=settings.seed, jobs=settings.jobs) as stressed:
+            with CorruptedCache(cache, corruption, seed=settings.seed, jobs=settings.jobs) as stressed:
                 for run in still_open:
                     evaluate(run, corruption, stressed)
 

@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from common.files import write_table
 from common.script import run_script
+from config import EvaluationSettings
 from datasets.cache import Cache, find_cache
 from evaluation.figures import BLUE, GREY, INK, VERMILLION, new_figure, save_figure, set_text_sizes
-from evaluation.tables import watermarked
+from evaluation.report import watermarked
 from learning.checkpoint import Checkpoint, load_checkpoint
 from learning.devices import set_threads
 from learning.runs import find_checkpoints
@@ -265,7 +266,7 @@ class ExplanationSettings:
     """Steps of integrated gradients."""
     batch_size: int = 128
     """Inputs of one forward pass: beats times steps."""
-    bootstrap_draws: int = 2000
+    bootstrap_draws: int = EvaluationSettings.bootstrap_draws
     """Draws of whole sessions behind the 95 % intervals; 0: no intervals."""
     checkpoint_dir: Path = Path("checkpoints")
     """Folder of checkpoints."""

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.files import write_table, write_text
+from config import EvaluationSettings
 from evaluation.comparison import compare_with
 from evaluation.figures import save_figure
 from models import FITTED_MODELS
@@ -143,7 +144,7 @@ def session_recordings(results_dir: Path) -> dict[str, pd.DataFrame]:
     return {name: pd.concat(tables, ignore_index=True) for name, tables in found.items()}
 
 
-def comparisons(results_dir: Path, draws: int = 2000) -> pd.DataFrame:
+def comparisons(results_dir: Path, draws: int = EvaluationSettings.bootstrap_draws) -> pd.DataFrame:
     """Return each reference against every other model under ``session``: paired, whole sessions resampled.
 
     Holm's correction is over the comparisons of one reference.

@@ -18,9 +18,7 @@ from config import EvaluationSettings
 from datasets.cache import Cache, find_cache
 from datasets.splits import ALL, assert_separated, fold_from_parts
 from evaluation.comparison import compare, format_comparison
-from evaluation.html_report import write_html_report
-from evaluation.report import evaluate_predictions
-from evaluation.tables import format_table
+from evaluation.report import evaluate_predictions, format_table
 from learning.checkpoint import Checkpoint, changed_data, changed_since, file_digest, load_checkpoint
 from learning.devices import choose_device, rows_at_once
 from learning.loop import predict
@@ -121,8 +119,6 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         print(line)
     run = EvaluationRun(list(checkpoints.values()), cache, settings, external, folder, metadata)
     metrics, written = registry.evaluation(first["task"])(run)
-    if metrics and not settings.compact:
-        written.append(write_html_report(folder, metrics, written))
     names = dict.fromkeys("figures" if path.suffix == ".png" else path.name for path in written)
     print(f"Written to {folder}: {', '.join(names)}.")
     return metrics

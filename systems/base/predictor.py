@@ -23,8 +23,8 @@ from common.errors import UserError
 from common.files import write_json
 from config import PredictionSettings
 from datasets.signal_quality import NAMES, SignalWarning
+from evaluation.calibration import shift_prior
 from evaluation.figures import new_figure, save_figure
-from evaluation.prevalence import shift_prior
 from learning.checkpoint import Checkpoint, file_digest, load_checkpoint, must_fit
 from learning.devices import choose_device
 from learning.runs import find_checkpoints

@@ -1,119 +1,150 @@
-"""Judging a run of task ``ecg-multimodal``: every subset of views, what each adds, and the shortcuts."""
+"""Evaluation of a run of ``ecg-multimodal``: every subset of modalities, what each adds, and the shortcuts.
+
+Shortcuts are baselines that do not depend on the heart. The sick are older, and which clinical values are
+measured depends on the ward. A model that is given the clinical table can score by that alone, so its score
+means something only beside these.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from common.files import write_table, write_text
+from common.files import write_table
 from datasets.patients import SUPERCLASSES
 from datasets.splits import fold_from_parts
 from evaluation.calibration import calibration_table, log_odds
-from evaluation.figures import save_figure
 from evaluation.multilabel import format_multilabel, multilabel_scores, multilabel_table
-from evaluation.report import write_json, write_results
+from evaluation.report import PROTOCOLS, frame_to_markdown
 from evaluation.scores import aggregate
-from evaluation.statistics import cluster_bootstrap
-from evaluation.tables import PROTOCOLS, frame_to_markdown
+from evaluation.statistics import Array, cluster_bootstrap
 from systems.base.evaluation_run import EvaluationRun, predict_run, score_run
+from systems.base.predictor import BALANCED
+from systems.base.results import print_tables, write_binary_results, write_results
 from systems.ecg_multimodal.explain import explain_patient
-from systems.ecg_multimodal.modality_figures import contributions_figure, subsets_figure
+from systems.ecg_multimodal.figures import contributions_figure, subsets_figure
 from systems.ecg_multimodal.shapley import (
     Coalition,
+    attribution,
     coalitions,
-    score_contributions,
-    shapley_shares,
+    shapley_auroc,
     shapley_values,
     subset_scores,
 )
-from systems.ecg_multimodal.shortcuts import SHORTCUTS, shortcut_predictions
 from systems.ecg_multimodal.task import as_network
 
-EXPLAINED = {"surest_abnormal": 1.0, "surest_normal": 0.0, "least_sure": 0.5}
+SHORTCUTS = MappingProxyType(
+    {"missingness": "which clinical values are missing", "age_sex": "age and sex alone"}
+)
+_EXPLAINED = {"surest_abnormal": 1.0, "surest_normal": 0.0, "least_sure": 0.5}
 """Patients who are drawn: those whose probability is nearest."""
+_ITERATIONS = 2000
+_Fold = tuple[NDArray[np.integer], NDArray[np.integer]]
+"""Rows of train, and rows of test."""
 
 
 def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Evaluate a run, write its results, and return its metrics and the files written."""
-    settings = run.checkpoints[0]["settings"]
+    settings, draws, compact = (
+        run.checkpoints[0]["settings"],
+        run.settings.bootstrap_draws,
+        run.settings.compact,
+    )
     predictions = predict_run(run)
     if settings["target"] == "superclasses":
-        return judge_superclasses(run, predictions)
+        return _evaluate_superclasses(run, predictions)
     metrics = score_run(run, predictions)
     tables: dict[str, pd.DataFrame] = {}
     figures: dict[str, Figure] = {}
-    draws = run.settings.bootstrap_draws
     if draws and predictions["label"].nunique() == 2:
         tables["calibration"] = calibration_table(aggregate(predictions, "recording"), draws=draws)
         if not run.external:
-            tables["shortcuts"] = shortcuts_table(run, predictions)
-        views = settings["model"]["views"]
+            tables["shortcuts"] = _shortcuts_table(run, predictions)
         takes_any = settings["model"]["modality_dropout"] > 0
-        if len(views) > 1 and takes_any and run.settings.without == "nothing":
-            more_tables, figures = judge_views(run, predictions, tables.get("shortcuts"))
+        if len(settings["model"]["views"]) > 1 and takes_any and run.settings.without == "nothing":
+            more_tables, figures = _evaluate_subsets(run, predictions, tables.get("shortcuts"))
             tables |= more_tables
-    if not run.settings.compact:
-        figures |= patient_figures(run, predictions)
-    for name, table in tables.items():
-        print(f"{name.replace('_', ' ')}\n{table.to_string(index=False, float_format='{:.3f}'.format)}\n")
-    written = write_results(run.folder, predictions, metrics, compact=run.settings.compact, tables=tables)
-    for name, figure in figures.items():
-        written.append(run.folder / "figures" / f"{name}.png")
-        save_figure(figure, written[-1])
-    return metrics, written
+    if not compact:
+        figures |= _patient_figures(run, predictions)
+    print_tables({name.replace("_", " "): table for name, table in tables.items()})
+    return metrics, write_binary_results(run.folder, predictions, metrics, tables, figures, compact=compact)
 
 
-def judge_views(
+def _evaluate_superclasses(
+    run: EvaluationRun, predictions: pd.DataFrame
+) -> tuple[dict[str, Any], list[Path]]:
+    """Score five classes at once, write the results, and return metrics and the files written."""
+    scores = multilabel_scores(
+        predictions[list(SUPERCLASSES)].to_numpy(),
+        predictions[[f"probability_{name}" for name in SUPERCLASSES]].to_numpy(),
+        predictions["session"],
+        SUPERCLASSES,
+        run.settings.bootstrap_draws,
+    )
+    meaning = PROTOCOLS[run.protocol]
+    print(f"\nprotocol {run.protocol}: {meaning}\n\n{format_multilabel(scores)}\n")
+    metrics = scores | {"protocol": run.protocol, "meaning": meaning, "run": run.metadata}
+    table = multilabel_table(scores)
+    sections = [f"Protocol `{run.protocol}`: {meaning}.", frame_to_markdown(table)]
+    files = {"classes.csv": table, "predictions.csv": predictions}
+    return metrics, write_results(run.folder, metrics, files, sections, page=not run.settings.compact)
+
+
+def _evaluate_subsets(
     run: EvaluationRun, predictions: pd.DataFrame, shortcuts: pd.DataFrame | None
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Figure]]:
-    """Return scores of every subset of views from the same checkpoints, and what each view adds to them."""
-    content = run.checkpoints[0]["settings"]
-    values = subset_log_odds(run, predictions, content["model"]["views"])
-    samples = run.cache.table("samples").set_index("recording")
-    present = {
-        view: samples.loc[predictions["recording"], f"has_{view}"].to_numpy(bool)
-        for view in content["model"]["views"]
-    }
-    empty = float(log_odds(assumed_prevalence_given(run)))
-    draws = run.settings.bootstrap_draws
+    """Return scores of every subset of modalities from the same checkpoints, and what each adds to them."""
+    settings, draws = run.checkpoints[0]["settings"], run.settings.bootstrap_draws
+    modalities = settings["model"]["views"]
+    values = _subset_log_odds(run, predictions, modalities)
+    samples = run.cache.table("samples").set_index("recording").loc[predictions["recording"]]
+    present = {name: samples[f"has_{name}"].to_numpy(bool) for name in modalities}
+    prevalence = BALANCED
+    if not settings["optimization"]["class_weights"]:
+        prevalence = float(np.mean([content["label_share"] for content in run.checkpoints]))
+    empty = float(log_odds(prevalence))
     about = (predictions["label"], values, predictions["session"], empty, present)
-    subsets, credits = subset_scores(*about, draws=draws), score_contributions(*about, draws=draws)
     contributions = shapley_values(values, empty, present)
-    watermark = "simulated data" if run.cache.simulated else ""
-    references = None if shortcuts is None else shortcuts.rename(columns={"shortcut": "views"})
-    protocol = "external" if run.external else run.checkpoints[0]["protocol"]
+    tables = {
+        "subsets": subset_scores(*about, draws=draws),
+        "credits": shapley_auroc(*about, draws=draws),
+        "shares": attribution(contributions),
+    }
     figures = {
         "subsets": subsets_figure(
-            subsets, references=references, credits=credits, protocol=protocol, watermark=watermark
+            tables["subsets"],
+            references=None if shortcuts is None else shortcuts.rename(columns={"shortcut": "views"}),
+            shapley=tables["credits"],
+            protocol=run.protocol,
+            watermark=run.watermark,
         ),
-        "contributions": contributions_figure(contributions, predictions["label"], watermark=watermark),
+        "contributions": contributions_figure(contributions, predictions["label"], watermark=run.watermark),
     }
-    of_patients = predictions[["recording", "person", "label", "probability"]].assign(**contributions)
-    tables = {"subsets": subsets, "credits": credits, "shares": shapley_shares(contributions)}
     if not run.settings.compact:
+        of_patients = predictions[["recording", "person", "label", "probability"]].assign(**contributions)
         write_table(run.folder / "contributions.csv", of_patients)
     return tables, figures
 
 
-def assumed_prevalence_given(run: EvaluationRun) -> float:
-    """Return the share of abnormal that the networks believe in before they know anything of a patient."""
-    if run.checkpoints[0]["settings"]["optimization"]["class_weights"]:
-        return 0.5
-    return float(np.mean([content["label_share"] for content in run.checkpoints]))
-
-
-def subset_log_odds(
-    run: EvaluationRun, predictions: pd.DataFrame, views: list[str]
-) -> dict[Coalition, np.ndarray]:
-    """Return the log-odds of each recording from every subset of views; NaN where it has none of them."""
+def _subset_log_odds(
+    run: EvaluationRun, predictions: pd.DataFrame, modalities: Sequence[str]
+) -> dict[Coalition, Array]:
+    """Return the log-odds of each recording from every subset of modalities; NaN where it has none."""
     values = {}
-    for part in coalitions(views):
-        hidden = "+".join(view for view in views if view not in part)
+    for part in coalitions(modalities):
+        hidden = "+".join(name for name in modalities if name not in part)
         settings = dataclasses.replace(run.settings, without=hidden or "nothing")
         table = predict_run(dataclasses.replace(run, settings=settings)).set_index("recording")
         found = table["probability"].reindex(predictions["recording"]).to_numpy(dtype=float)
@@ -121,66 +152,133 @@ def subset_log_odds(
     return values
 
 
-def shortcuts_table(run: EvaluationRun, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the AUROC of what can be said without looking at the heart, out of the same folds."""
+def _patient_figures(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Figure]:
+    """Return figures of the patients with the highest, the lowest, and the least certain probability."""
     samples = run.samples
-    clinical = pd.DataFrame(samples.views["clinical"].cpu().numpy(), columns=list(samples.clinical_names))
-    count = len(samples)
-    folds = []
-    for content in run.checkpoints:
-        fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
-        folds.append((np.setdiff1d(np.arange(count), fold.test), fold.test))
-    if not {"age", "sex"} <= set(clinical):
-        return pd.DataFrame(columns=["shortcut", "value", "low", "high"])
-    found = shortcut_predictions(clinical, samples.table["label"].to_numpy(float), folds)
-    rows = []
-    for name, probability in found.items():
-        units = samples.table.assign(probability=probability)
-        units = units[units["recording"].isin(predictions["recording"]) & units["probability"].notna()]
-        interval = cluster_bootstrap(units, "auroc", draws=run.settings.bootstrap_draws)
-        rows.append((SHORTCUTS[name], interval.estimate, interval.low, interval.high))
-    return pd.DataFrame(rows, columns=["shortcut", "value", "low", "high"])
-
-
-def patient_figures(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Figure]:
-    """Return one figure each of the patients of whom the network is surest, and least sure."""
-    samples = run.samples
-    rate = float(run.cache.manifest["settings"].get("signal_rate", 100.0))
-    place = {name: row for row, name in enumerate(samples.table["recording"])}
+    row = {name: number for number, name in enumerate(samples.table["recording"])}
     figures = {}
-    for kind, value in EXPLAINED.items():
+    for name, value in _EXPLAINED.items():
         chosen = predictions.iloc[int((predictions["probability"] - value).abs().argmin())]
         content = run.checkpoints[0]
         if not run.external:
             content = next(item for item in run.checkpoints if item["fold"] == chosen["fold"])
-        network = run.model(content)
-        figures[f"patient_{kind}"] = explain_patient(
-            as_network(network),
+        figures[f"patient_{name}"] = explain_patient(
+            as_network(run.model(content)),
             samples,
-            place[chosen["recording"]],
-            sampling_rate=rate,
-            watermark="simulated data" if run.cache.simulated else "",
+            row[chosen["recording"]],
+            sampling_rate=float(run.cache.manifest["settings"].get("signal_rate", 100.0)),
+            watermark=run.watermark,
         )
     return figures
 
 
-def judge_superclasses(run: EvaluationRun, predictions: pd.DataFrame) -> tuple[dict[str, Any], list[Path]]:
-    """Score five classes at once, write the results, and return metrics and the files written."""
-    probabilities = predictions[[f"probability_{name}" for name in SUPERCLASSES]].to_numpy()
-    scores = multilabel_scores(
-        predictions[list(SUPERCLASSES)].to_numpy(),
-        probabilities,
-        predictions["session"],
-        SUPERCLASSES,
-        draws=run.settings.bootstrap_draws,
-    )
-    protocol = "external" if run.external else run.checkpoints[0]["protocol"]
-    metrics = scores | {"protocol": protocol, "meaning": PROTOCOLS[protocol], "run": run.metadata}
-    print(f"\nprotocol {protocol}: {PROTOCOLS[protocol]}\n\n{format_multilabel(scores)}\n")
-    table = multilabel_table(scores)
-    written = [run.folder / name for name in ("classes.csv", "predictions.csv", "report.md", "metrics.json")]
-    write_table(written[0], table)
-    write_table(written[1], predictions)
-    write_text(written[2], f"Protocol `{protocol}`: {PROTOCOLS[protocol]}.\n\n{frame_to_markdown(table)}\n")
-    write_json(written[3], metrics)
-    return metrics, written
+# Shortcuts -------------------------------------------------------------------------------------------
+
+
+def _shortcuts_table(run: EvaluationRun, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the AUROC of each shortcut, fitted and tested on the same folds."""
+    samples = run.samples
+    clinical = pd.DataFrame(samples.views["clinical"].cpu().numpy(), columns=list(samples.clinical_names))
+    folds = []
+    for content in run.checkpoints:
+        fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
+        folds.append((np.setdiff1d(np.arange(len(samples)), fold.test), fold.test))
+    rows = []
+    if {"age", "sex"} <= set(clinical):
+        found = shortcut_predictions(clinical, samples.table["label"].to_numpy(float), folds)
+        for name, probability in found.items():
+            units = samples.table.assign(probability=probability)
+            units = units[units["recording"].isin(predictions["recording"]) & units["probability"].notna()]
+            interval = cluster_bootstrap(units, "auroc", draws=run.settings.bootstrap_draws)
+            rows.append((SHORTCUTS[name], interval.estimate, interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["shortcut", "value", "low", "high"])
+
+
+def shortcut_predictions(
+    clinical: pd.DataFrame, label: ArrayLike, folds: Sequence[_Fold], age: str = "age", sex: str = "sex"
+) -> dict[str, Array]:
+    """Out-of-fold probabilities of label 1 from each shortcut, by logistic regression.
+
+    Medians of what is missing, scales and weights are fitted on the train rows of the fold alone.
+
+    Parameters
+    ----------
+    clinical : pandas.DataFrame
+        One row a sample, one column a clinical value, NaN where missing. Give every column that the
+        model is given.
+    label : array_like, shape (N,) or (N, classes)
+        1, 0, or NaN where not known; a row whose label is not known is not learned from.
+    folds : sequence of (train, test)
+        Row numbers of both parts of each fold; keep the patients apart. No row is tested twice.
+    age, sex : str
+        Columns of the second shortcut, in numbers.
+
+    Returns
+    -------
+    dict of str to ndarray, of the shape of `label`
+        For each of `SHORTCUTS`; NaN in rows that no fold tests, and where a train part knows no label.
+
+    Raises
+    ------
+    ValueError
+        Where a fold tests what it trains on, a row is tested twice, or a column is not there or not numbers.
+    """
+    truth = np.asarray(label, dtype=float)
+    if len(truth) != len(clinical) or truth.ndim not in (1, 2):
+        raise ValueError(f"Labels of shape {truth.shape} do not fit a table of {len(clinical)} patients.")
+    if not np.isin(truth[~np.isnan(truth)], (0, 1)).all():
+        raise ValueError("Labels must be 0, 1, or NaN where not known.")
+    _check_folds(folds, len(clinical))
+    features = {
+        "missingness": clinical.isna().to_numpy(dtype=float),
+        "age_sex": _numbers(clinical, (age, sex)),
+    }
+    return {name: _out_of_fold(features[name], truth, folds) for name in SHORTCUTS}
+
+
+def _check_folds(folds: Sequence[_Fold], count: int) -> None:
+    if not len(folds):
+        raise ValueError("There are no folds to predict in.")
+    for number, (train, test) in enumerate(folds):
+        both = np.intersect1d(train, test)
+        if len(both):
+            raise ValueError(
+                f"Fold {number} trains on {len(both)} of its own test rows, such as row {both[0]}."
+            )
+    rows = np.concatenate([np.concatenate([train, test]) for train, test in folds])
+    if len(rows) and (rows.min() < 0 or rows.max() >= count):
+        raise ValueError(f"Folds name rows {rows.min()} to {rows.max()} of a table of {count}.")
+    times = np.bincount(np.concatenate([test for _, test in folds]), minlength=count)
+    if (times > 1).any():
+        raise ValueError(f"{int((times > 1).sum())} rows are tested more than once: give one set of folds.")
+
+
+def _numbers(clinical: pd.DataFrame, columns: Sequence[str]) -> Array:
+    missing = [name for name in columns if name not in clinical]
+    if missing:
+        raise ValueError(f"The clinical table has no column {', '.join(missing)}; it has {list(clinical)}.")
+    try:
+        return clinical[list(columns)].to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Columns {', '.join(columns)} must hold numbers: {error}.") from error
+
+
+def _out_of_fold(features: Array, truth: Array, folds: Sequence[_Fold]) -> Array:
+    columns = truth[:, None] if truth.ndim == 1 else truth
+    found = np.full(columns.shape, np.nan)
+    for train, test in folds:
+        for number, label in enumerate(columns.T):
+            learned = train[~np.isnan(label[train])]
+            if len(learned) and len(test):
+                found[test, number] = _fitted(features, label, learned, test)
+    return found.reshape(truth.shape)
+
+
+def _fitted(features: Array, label: Array, train: Array, test: Array) -> Array:
+    """Return the probabilities of the test rows; the share of label 1 where train knows one label only."""
+    if len(np.unique(label[train])) < 2:
+        return np.full(len(test), label[train].mean())
+    # A column that is missing throughout train stays, as zeros, so that train and test keep their columns.
+    imputer = SimpleImputer(strategy="median", keep_empty_features=True)
+    model = make_pipeline(imputer, StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
+    return model.fit(features[train], label[train]).predict_proba(features[test])[:, 1]

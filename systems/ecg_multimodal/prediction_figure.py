@@ -62,7 +62,7 @@ def patient_prediction_figure(
     title, subtitle : str
         Name of the patient, and the probability.
     image, image_map, signal, signal_map, sampling_rate, leads
-        As for `systems.ecg_multimodal.modality_figures.patient_figure`.
+        As for `systems.ecg_multimodal.explain.patient_figure`.
     clinical : mapping of str to float or None, optional
         Clinical values; None: missing.
     weights : mapping of str to float, optional

@@ -1,4 +1,8 @@
-"""The leakage audit: what a split shares between train and test, and what is known without any signal."""
+"""The leakage audit: what a split shares between train and test, and what is known without any signal.
+
+A figure on a split means something only beside baselines without signals: the labels of the neighbours in the
+same session, and metadata of the recording such as its length.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +14,18 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import roc_auc_score
 
-from common.errors import UserError
 from common.files import write_table
 from config import EvaluationSettings
 from datasets.cache import Cache, find_cache
 from datasets.splits import BEAT_PROTOCOLS, make_folds
-from systems.ecg_pcg.features.phase_grid import phase_grid
-from systems.ecg_pcg.linear.fit import out_of_fold_log_odds
+from evaluation.statistics import Array, divided
+from systems.ecg_pcg.evaluate import with_probe, within_sessions
 from systems.ecg_pcg.settings import TrainingSettings
-from systems.ecg_pcg.signal_free import (
-    PREDICTORS,
-    auroc,
-    nearest_label,
-    numbers,
-    out_of_fold,
-    overall_means,
-    session_mean,
-    site_score,
-)
-from systems.ecg_pcg.subgroups import within_sessions
 
-TRAIN, VALIDATION, TEST = range(3)
-UNITS = ("sample", "recording", "content", "person", "session")
+_TRAIN, _VALIDATION, _TEST = range(3)
+_UNITS = ("sample", "recording", "content", "person", "session")
 """What may be shared, from the least to the most; content is that of the files of a recording."""
 PROMISES = {
     "paper": ("sample",),
@@ -41,7 +34,7 @@ PROMISES = {
     "session": ("sample", "recording", "content", "person", "session"),
 }
 """What a protocol promises to keep apart; ``paper`` selects on its test part, and promises train only."""
-WIDTH = 100
+_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ def audit(
     parts: Mapping[str, Sequence[NDArray[np.integer]]],
     more: Sequence[AuditRow] = (),
 ) -> AuditReport:
-    """Look for what a model could know of the test part without hearing a heart.
+    """Audit recordings and splits: what the test part shares with train, and baselines without signals.
 
     Parameters
     ----------
@@ -92,7 +85,7 @@ def audit(
         For each protocol and each of its folds the part of each sample: 0 train, 1 validation, 2 test.
         Protocols not in `PROMISES` promise nothing.
     more : sequence of AuditRow
-        Lines of other checks, such as `fitted_on_train_only`, to be judged with these.
+        Lines of other checks, such as `fitted_on_train_only`, to be reported with these.
 
     Returns
     -------
@@ -106,7 +99,7 @@ def audit(
                 raise ValueError(
                     f"A fold of {protocol} has parts {np.shape(part)} for {len(samples)} samples."
                 )
-        rows += [_shared_row(units, name, protocol, folds) for name in UNITS if name in units]
+        rows += [_shared_row(units, name, protocol, folds) for name in _UNITS if name in units]
         rows += _protocol_baselines(samples, recordings, protocol, folds)
     return AuditReport((*rows, *more))
 
@@ -118,15 +111,15 @@ def audit_failed(report: AuditReport) -> bool:
 
 def format_audit(report: AuditReport) -> str:
     """Return the audit as plain text: first the recordings, then each protocol, then what was broken."""
-    lines = ["═" * WIDTH]
+    lines = ["═" * _WIDTH]
     for protocol in dict.fromkeys(row.protocol for row in report.rows):
         title = f"protocol {protocol}" if protocol else "recordings, whatever the split"
-        lines += [f" {title}", "─" * WIDTH]
+        lines += [f" {title}", "─" * _WIDTH]
         for row in (row for row in report.rows if row.protocol == protocol):
             found = f"{row.value:,.0f}" if row.check.startswith("number of") else f"{row.value:.3f}"
             said = f"{row.promise}: {_answer(row.kept)}" if row.promise else ""
             lines.append(f" {row.check:<68}{found:>8}  {said}".rstrip())
-        lines.append("─" * WIDTH)
+        lines.append("─" * _WIDTH)
     broken = [row for row in report.rows if row.kept is False]
     verdict = (
         "Every promise is kept."
@@ -137,7 +130,7 @@ def format_audit(report: AuditReport) -> str:
             for row in broken
         )
     )
-    return "\n".join([*lines[:-1], "═" * WIDTH, *textwrap.wrap(verdict, WIDTH)])
+    return "\n".join([*lines[:-1], "═" * _WIDTH, *textwrap.wrap(verdict, _WIDTH)])
 
 
 def fitted_on_train_only(
@@ -197,7 +190,7 @@ def _cohort_rows(recordings: pd.DataFrame) -> list[AuditRow]:
         check = "share of the normal recordings that lie in one session"
         rows.append(AuditRow(check, "", float(normal.max() / normal.sum())))
     if "sha256" in recordings:
-        repeated = recordings["sha256"][_named(recordings["sha256"])].duplicated().sum()
+        repeated = recordings["sha256"][_is_known(recordings["sha256"])].duplicated().sum()
         rows.append(AuditRow("number of recordings whose content occurred before", "", float(repeated)))
     return rows
 
@@ -206,11 +199,11 @@ def _baseline_rows(recordings: pd.DataFrame) -> list[AuditRow]:
     """Predict each recording from the labels of its neighbours, itself left out."""
     labels = recordings["label"].to_numpy()
     answers = {"AUROC of the mean label of the session's other recordings": session_mean}
-    if np.isfinite(numbers(recordings, "position")).any():
+    if np.isfinite(_numbers(recordings, "position")).any():
         answers["AUROC of the label of the nearest index in the session"] = nearest_label
     means = overall_means(recordings)
     return [
-        AuditRow(check, "", auroc(labels, answer(recordings, recordings, means, leave_out=True)))
+        AuditRow(check, "", _auroc(labels, answer(recordings, recordings, means, leave_out=True)))
         for check, answer in answers.items()
     ]
 
@@ -223,17 +216,17 @@ def _predictor_rows(samples: pd.DataFrame, recordings: pd.DataFrame) -> list[Aud
         rate = samples.groupby("recording")["heart_rate"].median()
         table = recordings.assign(heart_rate=recordings["recording"].map(rate))
     rows = []
-    for column, name in PREDICTORS.items():
-        values = numbers(table, column)
+    for column, name in _PREDICTORS.items():
+        values = _numbers(table, column)
         if np.isfinite(values).all():
-            rows.append(AuditRow(f"AUROC of the {name}", "", auroc(labels, values)))
+            rows.append(AuditRow(f"AUROC of the {name}", "", _auroc(labels, values)))
     if "site" in table and table["site"].nunique() > 1:
         check = "AUROC of the mean label of the site in other sessions"
-        rows.append(AuditRow(check, "", auroc(labels, site_score(table))))
+        rows.append(AuditRow(check, "", _auroc(labels, site_score(table))))
     if "probe" in table:
         inside = within_sessions(table.assign(probability=table["probe"]), np.ones((1, len(table))))
         check = "AUROC of the probe of the recording conditions"
-        rows.append(AuditRow(check, "", auroc(labels, table["probe"].to_numpy())))
+        rows.append(AuditRow(check, "", _auroc(labels, table["probe"].to_numpy())))
         rows.append(AuditRow(f"{check}, pairs within sessions", "", float(inside[0])))
     return rows
 
@@ -247,11 +240,11 @@ def _units(samples: pd.DataFrame, recordings: pd.DataFrame) -> dict[str, NDArray
     }
     names |= {"sample": samples["sample"], "recording": samples["recording"]}
     return {
-        name: values.where(_named(values), "").astype(object).to_numpy() for name, values in names.items()
+        name: values.where(_is_known(values), "").astype(object).to_numpy() for name, values in names.items()
     }
 
 
-def _named(values: pd.Series) -> pd.Series:
+def _is_known(values: pd.Series) -> pd.Series:
     return values.notna() & (values.astype(str) != "")
 
 
@@ -265,8 +258,10 @@ def _shared_row(
     names = units[unit]
     shared = total = 0
     for part in folds:
-        learned = {*names[part == TRAIN], *(names[part == VALIDATION] if protocol != "paper" else ())} - {""}
-        tested = names[part == TEST]
+        learned = {*names[part == _TRAIN], *(names[part == _VALIDATION] if protocol != "paper" else ())} - {
+            ""
+        }
+        tested = names[part == _TEST]
         shared, total = shared + sum(name in learned for name in tested), total + len(tested)
     value = shared / total if total else np.nan
     check = f"share of test samples whose {unit} was learned from"
@@ -283,26 +278,12 @@ def _protocol_baselines(
 ) -> list[AuditRow]:
     """Score what the labels of the training part alone tell of the test part."""
     kinds = {"AUROC of the mean label of the session's recordings in train": False}
-    if np.isfinite(numbers(recordings, "position")).any():
+    if np.isfinite(_numbers(recordings, "position")).any():
         kinds["AUROC of the label of the nearest index of the session in train"] = True
     return [
-        AuditRow(check, protocol, auroc(*out_of_fold(samples, recordings, folds, nearest)))
+        AuditRow(check, protocol, _auroc(*_out_of_fold(samples, recordings, folds, nearest)))
         for check, nearest in kinds.items()
     ]
-
-
-def with_probe(recordings: pd.DataFrame, cache: Cache) -> pd.DataFrame:
-    """Return recordings with the out-of-fold score of the recording-condition probe, where it can be had."""
-    grid = phase_grid(cache)
-    metadata = cache.table("recordings").set_index("recording").loc[grid.recording]
-    if not grid.has_pcg.all():
-        return recordings
-    features = {"pcg": grid.probe_pcg} | ({"ecg": grid.probe_ecg} if grid.has_ecg.all() else {})
-    try:
-        probe = out_of_fold_log_odds(features, metadata["label"].to_numpy(), metadata["session"].to_numpy())
-    except (UserError, ValueError):  # too few sessions, or of one class, to be split
-        return recordings
-    return recordings.assign(probe=recordings["recording"].map(dict(zip(grid.recording, probe, strict=True))))
 
 
 def audit_data(cache: Cache, fold_count: int, validation_share: float, seed: int) -> AuditReport:
@@ -318,8 +299,132 @@ def audit_data(cache: Cache, fold_count: int, validation_share: float, seed: int
     return audit(samples, with_probe(cache.table("recordings"), cache), parts)
 
 
+_PREDICTORS = {
+    "duration": "duration of the recording",
+    "beats": "number of beats",
+    "heart_rate": "heart rate",
+    "position": "index within the session",
+    "ecg_saturated": "saturated share of the ECG",
+    "pcg_saturated": "saturated share of the heart sound",
+}
+"""Columns of the recording table that say nothing of how a signal looks, and their names in the audit."""
+
+
+def session_mean(
+    known: pd.DataFrame, queries: pd.DataFrame, overall: float | Array, leave_out: bool = False
+) -> Array:
+    """Mean label of the known recordings of the same session.
+
+    Parameters
+    ----------
+    known, queries : pandas.DataFrame
+        Recordings whose labels are known, and those to predict: ``recording``, ``session``, ``label``.
+    overall : float or ndarray, shape (queries,)
+        Answer where none of the session is known.
+    leave_out : bool
+        Whether a recording is left out of its own prediction.
+
+    Returns
+    -------
+    ndarray, shape (queries,)
+    """
+    return _neighbours(known, queries, overall, leave_out, nearest=False)
+
+
+def nearest_label(
+    known: pd.DataFrame, queries: pd.DataFrame, overall: float | Array, leave_out: bool = False
+) -> Array:
+    """Mean label of the known recordings nearest by index (``position``) in the same session.
+
+    Several at the same distance are averaged; arguments as for `session_mean`.
+    """
+    return _neighbours(known, queries, overall, leave_out, nearest=True)
+
+
+def overall_means(recordings: pd.DataFrame) -> Array:
+    """Return for each recording the mean label of all others."""
+    labels = recordings["label"].to_numpy(dtype=float)
+    return divided(labels.sum() - labels, np.full(len(labels), len(labels) - 1))
+
+
+def _out_of_fold(
+    samples: pd.DataFrame, recordings: pd.DataFrame, parts: Sequence[NDArray[np.integer]], nearest: bool
+) -> tuple[Array, Array]:
+    """Predict the test recordings of each fold from the labels of the recordings in its training part.
+
+    A recording with beats in train counts as known, as it is to a model: under ``beat`` that holds for most
+    recordings. One without known neighbours gets the mean label of all, the same in all folds.
+
+    Parameters
+    ----------
+    samples, recordings : pandas.DataFrame
+        As for `systems.ecg_pcg.audit.audit`.
+    parts : sequence of ndarray
+        Part of each sample in each fold: 0 train, 1 validation, 2 test.
+    nearest : bool
+        Whether by `nearest_label`; otherwise by `session_mean`.
+
+    Returns
+    -------
+    label, prediction : ndarray
+        Of the test recordings of all folds.
+    """
+    overall = float(recordings["label"].mean())
+    labels, answers = [], []
+    for part in parts:
+        trained, tested = (set(samples["recording"].to_numpy()[part == code]) for code in (0, 2))
+        known = recordings[recordings["recording"].isin(trained)]
+        queries = recordings[recordings["recording"].isin(tested)]
+        answers.append((nearest_label if nearest else session_mean)(known, queries, overall))
+        labels.append(queries["label"].to_numpy())
+    return np.concatenate(labels), np.concatenate(answers)
+
+
+def site_score(recordings: pd.DataFrame) -> Array:
+    """Mean label of the recordings at the same auscultation site in all other sessions."""
+    others = recordings[["label", "site", "session"]]
+    site = others.groupby("site")["label"].agg(["sum", "size"]).loc[others["site"]].to_numpy()
+    own = others.groupby(["site", "session"])["label"].agg(["sum", "size"])
+    inside = own.loc[list(zip(others["site"], others["session"], strict=True))].to_numpy()
+    found = divided(site[:, 0] - inside[:, 0], site[:, 1] - inside[:, 1])
+    return np.where(np.isnan(found), others["label"].mean(), found)
+
+
+def _numbers(table: pd.DataFrame, column: str) -> Array:
+    """Return a column as numbers, nan where it has none; all nan where there is no such column."""
+    if column not in table:
+        return np.full(len(table), np.nan)
+    return pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=float)
+
+
+def _auroc(label: Array, score: Array) -> float:
+    """Return the area under the ROC curve, nan where there is one class."""
+    return float(roc_auc_score(label, score)) if len(np.unique(label)) == 2 else np.nan
+
+
+def _neighbours(
+    known: pd.DataFrame, queries: pd.DataFrame, overall: float | Array, leave_out: bool, nearest: bool
+) -> Array:
+    names, labels = known["recording"].to_numpy(), known["label"].to_numpy(dtype=float)
+    sessions = known["session"].to_numpy()
+    places = _numbers(known, "position") if nearest else np.zeros(len(known))
+    positions = _numbers(queries, "position") if nearest else np.zeros(len(queries))
+    answers = np.broadcast_to(np.asarray(overall, dtype=float), len(queries)).copy()
+    for row, item in enumerate(queries.to_dict("records")):
+        usable = sessions == item["session"]
+        if leave_out:
+            usable = usable & (names != item["recording"])
+        if nearest:
+            distance = np.abs(places - positions[row])
+            usable = usable & np.isfinite(distance)
+            usable = usable & (distance == distance[usable].min()) if usable.any() else usable
+        if usable.any():
+            answers[row] = labels[usable].mean()
+    return answers
+
+
 def audit_newest(settings: EvaluationSettings) -> None:
-    """Print and write the audit of a cache; leave with status 1 if a promise is broken."""
+    """Print and write the audit of a cache; exit with status 1 if a promise is broken."""
     cache = find_cache(settings.cache, settings.cache_dir)
     default = TrainingSettings()
     report = audit_data(cache, default.fold_count, default.validation_share, default.seed)

@@ -1,4 +1,10 @@
-"""Evaluation of a run of task ``ecg-pcg``: scores, subgroups, calibration, chance, other prevalences."""
+"""Evaluation of a run of ``ecg-pcg``: scores, subgroups, calibration, chance, other prevalences.
+
+A model may tell sessions apart instead of hearts. So pairs of an abnormal and a normal recording are also
+compared within sessions, among recordings made under like conditions (fifths of a probe of the recording
+conditions), without the session that holds most normal recordings, per diagnosis, and for disease, to which
+an innocent murmur does not count.
+"""
 
 from __future__ import annotations
 
@@ -6,47 +12,51 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
-from common.files import write_table
+from common.errors import UserError
 from datasets.cache import Cache
-from evaluation.calibration import calibration_table
-from evaluation.prevalence import prevalence_table
-from evaluation.report import write_results
-from evaluation.scores import aggregate
+from evaluation.calibration import calibration_table, prevalence_table
+from evaluation.scores import aggregate, one_label_a_person
+from evaluation.statistics import STATISTICS, Array, Statistic, cluster_bootstrap, divided, weighted_auroc
 from systems.base.evaluation_run import EvaluationRun, predict_run, score_run
 from systems.base.predictor import BALANCED
-from systems.ecg_pcg.audit import with_probe
-from systems.ecg_pcg.permutation import permutation_test
-from systems.ecg_pcg.robustness.evaluate import stress_run
-from systems.ecg_pcg.subgroups import subgroup_table
+from systems.base.results import print_tables, write_binary_results
+from systems.ecg_pcg.features.phase_grid import phase_grid
+from systems.ecg_pcg.linear.fit import out_of_fold_log_odds
+
+_NORMAL = "Normal"
+_INNOCENT = ("Normal", "Benign")
+DISEASES = ("MVP", "AD", "MPC")
+_DIAGNOSES = {
+    "Benign": "innocent murmur",
+    "MVP": "mitral valve prolapse",
+    "AD": "aortic disease",
+    "MPC": "miscellaneous",
+}
+"""Diagnoses of training-a in its own words, and in ours."""
+SUBGROUP_COLUMNS = ["group", "n_abnormal", "n_normal", "sessions", "value", "low", "high"]
 
 
 def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Evaluate a run, write its results, and return its metrics and the files written."""
-    if run.settings.stress:
-        return {}, [_stress(run)]
+    settings = run.settings
+    if settings.stress:
+        from systems.ecg_pcg.robustness import evaluate as robustness  # imported only where it is needed
+
+        return robustness.evaluate(run)
     predictions = predict_run(run)
     metrics = score_run(run, predictions)
-    settings = run.settings
-    tables = recording_tables(
+    tables = _recording_tables(
         aggregate(predictions, "recording"), run.cache, settings.bootstrap_draws, settings.prevalence
     )
-    for name, table in tables.items():
-        print(f"{name} (recordings)\n{table.to_string(index=False, float_format='{:.3f}'.format)}\n")
-    written = write_results(run.folder, predictions, metrics, compact=settings.compact, tables=tables)
-    return metrics, written
+    print_tables(tables, " (recordings)")
+    return metrics, write_binary_results(run.folder, predictions, metrics, tables, compact=settings.compact)
 
 
-def _stress(run: EvaluationRun) -> Path:
-    """Evaluate a run on corrupted recordings; print and write the table."""
-    table = stress_run(run.checkpoints, run.cache, run.settings)
-    print(table.to_string(index=False, float_format="{:.3f}".format))
-    write_table(run.folder / "stress.csv", table)
-    return run.folder / "stress.csv"
-
-
-def recording_tables(
+def _recording_tables(
     recordings: pd.DataFrame, cache: Cache, draws: int, prevalence: float | None = None
 ) -> dict[str, pd.DataFrame]:
     """Return further tables of a run, by name; none without draws, or where there is but one class.
@@ -74,3 +84,253 @@ def recording_tables(
     if prevalence is not None:
         tables["prevalence"] = prevalence_table(recordings, prevalence, source=BALANCED, draws=draws)
     return tables
+
+
+def with_probe(recordings: pd.DataFrame, cache: Cache) -> pd.DataFrame:
+    """Return recordings with the out-of-fold score of the recording-condition probe, where it can be had."""
+    grid = phase_grid(cache)
+    metadata = cache.table("recordings").set_index("recording").loc[grid.recording]
+    if not grid.has_pcg.all():
+        return recordings
+    features = {"pcg": grid.probe_pcg} | ({"ecg": grid.probe_ecg} if grid.has_ecg.all() else {})
+    try:
+        probe = out_of_fold_log_odds(features, metadata["label"].to_numpy(), metadata["session"].to_numpy())
+    except (UserError, ValueError):  # too few sessions, or of one class, to be split
+        return recordings
+    return recordings.assign(probe=recordings["recording"].map(dict(zip(grid.recording, probe, strict=True))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Permutation:
+    """An AUROC beside those of permuted labels."""
+
+    estimate: float
+    """With the labels as they are."""
+    null_mean: float
+    """Mean over permutations."""
+    null_deviation: float
+    """Standard deviation over permutations."""
+    p_value: float
+    """Share of permutations with an AUROC at least as high, the labels as they are counted as one of them."""
+    permutations: int
+    """Permutations made."""
+    persons: int
+    """Persons whose labels were permuted."""
+
+
+def permutation_test(recordings: pd.DataFrame, *, permutations: int, seed: int = 0) -> Permutation:
+    """Test an AUROC per recording against chance by permuting the labels among persons.
+
+    All recordings of a person get the same label, as they have in truth. The scores stay as they are: the
+    test asks whether they go with the labels, not what a model trained on permuted labels would reach.
+    It takes persons as exchangeable; where sessions differ, only intervals over sessions allow for it.
+
+    Parameters
+    ----------
+    recordings : pandas.DataFrame
+        One row a recording: ``person``, ``label``, ``probability``. A person with recordings of both
+        labels counts as two.
+    permutations : int
+        Number of permutations; all there are, where these are fewer.
+    seed : int
+        Seed of the permutations.
+
+    Returns
+    -------
+    Permutation
+
+    Raises
+    ------
+    ValueError
+        Where a person is not known, or there is only one class.
+    """
+    if recordings["person"].isna().any() or (recordings["person"] == "").any():
+        raise ValueError("Labels are permuted among persons, and not every recording names one.")
+    if recordings["label"].nunique() < 2:
+        raise ValueError("There is one class only: nothing to test against chance.")
+    codes, names = pd.factorize(one_label_a_person(recordings)["person"])
+    first = np.unique(codes, return_index=True)[1]
+    ranks = stats.rankdata(recordings["probability"])
+
+    def auroc(labels: Array, axis: int = -1) -> Array:
+        positive = np.moveaxis(labels, axis, -1)[..., codes]
+        count = positive.sum(axis=-1)
+        return (positive @ ranks - count * (count + 1) / 2) / (count * (len(ranks) - count))
+
+    of_person = recordings["label"].to_numpy()[first].astype(float)
+    test = stats.permutation_test(
+        (of_person,),
+        auroc,
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=permutations,
+        alternative="greater",
+        rng=seed,
+    )
+    null = test.null_distribution
+    return Permutation(
+        estimate=float(test.statistic),
+        null_mean=float(null.mean()),
+        null_deviation=float(null.std(ddof=1)),
+        p_value=float(test.pvalue),
+        permutations=len(null),
+        persons=len(names),
+    )
+
+
+def subgroup_table(
+    recordings: pd.DataFrame, draws: int, seed: int = 0, session: str | None = None
+) -> pd.DataFrame:
+    """AUROC in parts of the recordings, with session-clustered 95 % intervals.
+
+    Parameters
+    ----------
+    recordings : pandas.DataFrame
+        One row a recording: ``recording``, ``session``, ``label``, ``probability``, and where known
+        ``person``, ``diagnosis`` (names of training-a) and ``probe`` (a score of the recording conditions).
+    draws, seed : int
+        As for `evaluation.statistics.cluster_bootstrap`.
+    session : str, optional
+        Session to leave out in one row; default: the one with the most normal recordings (C115 in
+        training-a).
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns group, n_abnormal, n_normal, sessions, value, low, high. Rows: all; per person; each
+        diagnosis against normal; disease against normal and innocent murmur; without a session; within
+        sessions and within fifths of the probe (share of the pairs of an abnormal and a normal recording
+        in the same session or fifth that are ordered right, ties half). What the table does not
+        know has no row; what cannot be computed is nan.
+    """
+    parts: dict[str, pd.DataFrame] = {"all": recordings}
+    persons = _persons(recordings)
+    if persons is not None:
+        parts["per person"] = persons
+    parts |= diagnosis_parts(recordings)
+    left_out = session if session is not None else largest_normal_session(recordings)
+    if left_out:
+        parts[f"without session {left_out}"] = recordings[recordings["session"] != left_out]
+    rows = [_row(name, part, STATISTICS["auroc"], draws, seed) for name, part in parts.items()]
+    rows.append(_row("within sessions", recordings, within_sessions, draws, seed))
+    if "probe" in recordings:
+        fifths = recordings.assign(fifth=probe_fifths(recordings["probe"]))
+        rows.append(_row("within fifths of the probe", fifths, within_column("fifth"), draws, seed))
+    return pd.DataFrame(rows, columns=SUBGROUP_COLUMNS)
+
+
+def diagnosis_parts(recordings: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the recordings of each diagnosis with the normal ones, and all of them labelled by disease.
+
+    Parameters
+    ----------
+    recordings : pandas.DataFrame
+        Columns ``label`` and ``diagnosis``; rows without a diagnosis are in none of the parts.
+
+    Returns
+    -------
+    dict of str to pandas.DataFrame
+        By name of the comparison; empty where diagnoses, or normal recordings, are not known.
+    """
+    if "diagnosis" not in recordings:
+        return {}
+    diagnosis = recordings["diagnosis"].fillna("").astype(str)
+    found = [name for name in dict.fromkeys([*_DIAGNOSES, *sorted(diagnosis)]) if name in set(diagnosis)]
+    found = [name for name in found if name not in ("", _NORMAL)]
+    if not (diagnosis == _NORMAL).any():
+        return {}
+    parts = {
+        f"{_DIAGNOSES.get(name, name)} against normal": recordings[diagnosis.isin([name, _NORMAL])]
+        for name in found
+    }
+    known = recordings[diagnosis.isin([*_INNOCENT, *DISEASES])]
+    if set(found) & set(DISEASES):
+        disease = diagnosis[known.index].isin(DISEASES).astype(int)
+        parts["disease against normal and innocent murmur"] = known.assign(label=disease)
+    return parts
+
+
+def largest_normal_session(recordings: pd.DataFrame) -> str:
+    """Return the session with the most normal recordings (the first by name of equals), or nothing."""
+    counts = recordings.loc[recordings["label"] == 0, "session"].value_counts().sort_index()
+    return str(counts.idxmax()) if len(counts) else ""
+
+
+def probe_fifths(probe: pd.Series) -> pd.Series:
+    """Return the fifth, 0 to 4, that each probe score lies in; equal scores in the same one."""
+    if probe.isna().any():
+        raise ValueError(f"{int(probe.isna().sum())} recordings have no probe score.")
+    return (np.ceil(5 * probe.rank() / len(probe)) - 1).astype(int)
+
+
+def within_sessions(units: pd.DataFrame, weights: Array) -> Array:
+    """Share of the pairs of both classes within a session that are ordered right, ties half.
+
+    A `evaluation.statistics.Statistic` for draws of whole sessions: pairs of all sessions are pooled, and a
+    session drawn twice counts twice (its two copies are not paired with each other).
+
+    Parameters
+    ----------
+    units : pandas.DataFrame
+        ``session``, ``label``, ``probability``.
+    weights : ndarray, shape (draws, N)
+        The same for all rows of a session.
+
+    Returns
+    -------
+    ndarray, shape (draws,)
+        nan where no session has both classes.
+    """
+    codes, names = pd.factorize(units["session"])
+    labels, scores = units["label"].to_numpy(), units["probability"].to_numpy(dtype=float)
+    right, pairs, first = (np.zeros(len(names)) for _ in range(3))
+    for code in range(len(names)):
+        rows = codes == code
+        first[code] = np.argmax(rows)
+        one, other = scores[rows & (labels == 1)], scores[rows & (labels == 0)]
+        pairs[code] = len(one) * len(other)
+        right[code] = ((one[:, None] > other).sum() + (one[:, None] == other).sum() / 2) if pairs[code] else 0
+    times = np.atleast_2d(weights)[:, first.astype(int)]
+    return divided(times @ right, times @ pairs)
+
+
+def within_column(column: str) -> Statistic:
+    """Return the share of pairs of both classes with the same value of a column that are ordered right."""
+
+    def share(units: pd.DataFrame, weights: Array) -> Array:
+        labels = units["label"].to_numpy(dtype=float)
+        right, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+        for value in units[column].unique():
+            rows = (units[column] == value).to_numpy()
+            positive = labels[rows]
+            part = weights[:, rows]
+            count = (part @ positive) * (part @ (1 - positive))
+            area = weighted_auroc(positive, units["probability"].to_numpy()[rows], part)
+            right += np.nan_to_num(area) * count
+            pairs += count
+        return divided(right, pairs)
+
+    return share
+
+
+def _row(
+    name: str, units: pd.DataFrame, statistic: Statistic, draws: int, seed: int
+) -> tuple[str, int, int, int, float, float, float]:
+    """Return one row of the table: counts, value and interval."""
+    abnormal = int((units["label"] == 1).sum())
+    counts = (name, abnormal, len(units) - abnormal, units["session"].nunique())
+    if not 0 < abnormal < len(units):
+        return (*counts, np.nan, np.nan, np.nan)
+    interval = cluster_bootstrap(units, statistic, draws=draws, seed=seed)
+    return (*counts, interval.estimate, interval.low, interval.high)
+
+
+def _persons(recordings: pd.DataFrame) -> pd.DataFrame | None:
+    """Return one row a person, or None where one is not known."""
+    if "person" not in recordings:
+        return None
+    names = recordings["person"].fillna("").astype(str)
+    if (names == "").any():
+        return None
+    filled = {name: value for name, value in {"fold": 0, "threshold": 0.5}.items() if name not in recordings}
+    return aggregate(recordings.assign(**filled), "person")

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from evaluation.delong import delong_covariance, delong_test
+from evaluation.comparison import delong_covariance, delong_test
 
 LABEL = [1, 1, 1, 0, 0]
 FIRST = [0.8, 0.6, 0.4, 0.5, 0.3]

@@ -1,6 +1,7 @@
 """The HTML report: complete, self-contained, and safe whatever names the data bring."""
 
 import base64
+import io
 import re
 from html.parser import HTMLParser
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from evaluation.html_report import LONGEST_TABLE, write_html_report
+from evaluation.report import LONGEST_TABLE, html_page
 
 EVIL = '<script>alert("x")</script>&"\''
 VOID = {"meta", "img", "br", "link", "input"}
@@ -56,22 +57,20 @@ def metrics(**changed):
     } | changed
 
 
-@pytest.fixture
-def results(tmp_path):
-    """Leave a short table, a long one and a figure."""
-    pd.DataFrame({"group": ["all", EVIL], "value": [0.81234, None]}).to_csv(
-        tmp_path / "subgroups.csv", index=False
-    )
-    pd.DataFrame({"row": range(LONGEST_TABLE + 1)}).to_csv(tmp_path / "recordings.csv", index=False)
-    figure = Figure(figsize=(1, 1))
-    figure.savefig(tmp_path / "roc_recordings.png")
-    return [
-        tmp_path / name for name in ("subgroups.csv", "recordings.csv", "roc_recordings.png", "metrics.json")
-    ]
+@pytest.fixture(scope="module")
+def results():
+    """Return a short table, a long one and a figure."""
+    figure = io.BytesIO()
+    Figure(figsize=(1, 1)).savefig(figure)
+    return {
+        "subgroups.csv": pd.DataFrame({"group": ["all", EVIL], "value": [0.81234, None]}),
+        "recordings.csv": pd.DataFrame({"row": range(LONGEST_TABLE + 1)}),
+        "figures/roc_recordings.png": figure.getvalue(),
+    }
 
 
-def read(folder, content, written):
-    page = write_html_report(folder, content, written).read_text(encoding="utf-8")
+def read(content, files):
+    page = html_page("folder", content, files)
     reader = Reader()
     reader.feed(page)
     reader.close()
@@ -79,8 +78,8 @@ def read(folder, content, written):
     return page, reader, " ".join(" ".join(reader.text).split())
 
 
-def test_report_says_all_there_is(tmp_path, results):
-    _, _, text = read(tmp_path, metrics(), results)
+def test_report_says_all_there_is(results):
+    _, _, text = read(metrics(), results)
     for expected in ("a run", "Protocol session: sessions are kept apart.", "simulated data", "one note"):
         assert expected in text
     assert "0.812 [0.700, 0.900]" in text
@@ -91,29 +90,29 @@ def test_report_says_all_there_is(tmp_path, results):
         assert fact in text
 
 
-def test_report_needs_nothing_from_elsewhere(tmp_path, results):
-    page, reader, _ = read(tmp_path, metrics(), results)
+def test_report_needs_nothing_from_elsewhere(results):
+    page, reader, _ = read(metrics(), results)
     assert len(reader.sources) == 1
     kind, content = str(reader.sources[0]).split(",")
     assert kind == "data:image/png;base64"
-    assert base64.b64decode(content) == (tmp_path / "roc_recordings.png").read_bytes()
+    assert base64.b64decode(content) == results["figures/roc_recordings.png"]
     assert not re.search(r"(https?:)?//", re.sub(r"base64,[^\"]+", "", page))
     assert {"script", "link", "iframe"}.isdisjoint(reader.tags)
 
 
-def test_what_data_bring_is_text_and_nothing_else(tmp_path, results):
+def test_what_data_bring_is_text_and_nothing_else(results):
     content = metrics(
-        watermark=EVIL,
+        stamp=EVIL,
         meaning=EVIL,
         notes=[EVIL],
         run={"run": EVIL, "settings": {EVIL: EVIL}, "cache": {"source": EVIL}},
     )
-    _, reader, text = read(tmp_path, content, results)
+    _, reader, text = read(content, results)
     assert "script" not in reader.tags
     assert text.count(" ".join(EVIL.split())) >= 6
 
 
-def test_other_tasks_have_a_report_without_scores_of_beats(tmp_path, results):
-    _, _, text = read(tmp_path, {"protocol": "patient", "meaning": "x", "run": {}}, results)
+def test_other_tasks_have_a_report_without_scores_of_beats(results):
+    _, _, text = read({"protocol": "patient", "meaning": "x", "run": {}}, results)
     assert "Scores" not in text
     assert "Subgroups" in text

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from matplotlib.legend import Legend
 
-from evaluation.prevalence import decision_curve, decision_curve_figure, prevalence_table, shift_prior
+from evaluation.calibration import decision_curve, prevalence_table, shift_prior
+from evaluation.figures import decision_curve_figure
 
 
 def pixels(figure) -> np.ndarray:

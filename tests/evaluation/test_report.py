@@ -3,10 +3,18 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from evaluation.report import evaluate_predictions, json_safe, write_results
+from evaluation.report import (
+    PROTOCOLS,
+    evaluate_predictions,
+    format_table,
+    json_safe,
+    markdown_table,
+    watermarked,
+)
 from evaluation.scores import SCORE_NAMES, binary_scores
-from evaluation.tables import PROTOCOLS, format_table, markdown_table, watermarked
+from systems.base.results import write_binary_results
 
 
 def simulated(split: str = "session") -> pd.DataFrame:
@@ -97,14 +105,16 @@ def test_one_prediction_a_recording_has_no_beats(tmp_path):
     assert metrics["recordings"]["at_half"]["pooled"]["n"] == 48
     assert "beats" not in format_table(metrics)
     assert "beats" not in markdown_table(metrics)
-    assert not [path for path in write_results(tmp_path, predictions, metrics) if "beats" in path.name]
+    assert not [
+        path for path in write_binary_results(tmp_path, predictions, metrics, {}) if "beats" in path.name
+    ]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"protocol": "leave-one-out"}, "choose one of paper"),
-        ({"protocol": "beat", "threshold": 0.5}, "half or"),
+        ({"protocol": "leave-one-out", "draws": 0}, "choose one of paper"),
+        ({"protocol": "beat", "threshold": 0.5, "draws": 0}, "half or"),
     ],
 )
 def test_unknown_settings_are_refused(settings, message):
@@ -116,7 +126,7 @@ def test_json_is_strict_even_with_undefined_scores(tmp_path):
     predictions = simulated()
     predictions = predictions[predictions["label"] == 1].assign(fold=0)
     metrics = evaluate_predictions(predictions, protocol="session", draws=20)
-    write_results(tmp_path, predictions, metrics)
+    write_binary_results(tmp_path, predictions, metrics, {})
     read = strict((tmp_path / "metrics.json").read_text())
     assert read == metrics
     assert read["beats"]["at_half"]["pooled"]["auroc"] is None
@@ -128,10 +138,10 @@ def test_json_is_strict_even_with_undefined_scores(tmp_path):
 
 def test_paper_is_watermarked_in_every_output(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("evaluation.report.save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     predictions = simulated("beat")
     metrics = evaluate_predictions(predictions, protocol="paper", draws=20, watermark="simulated data")
-    write_results(tmp_path, predictions, metrics, tables={"more": pd.DataFrame({"score": [0.5]})})
+    write_binary_results(tmp_path, predictions, metrics, {"more": pd.DataFrame({"score": [0.5]})})
     expected = "simulated data; selected on test"
     assert len(drawn) == 9
     assert all(expected in [text.get_text() for text in figure.texts] for figure in drawn)
@@ -154,7 +164,7 @@ def test_watermarks_are_joined_once_each():
 def test_written_tables_read_back_as_they_were(tmp_path):
     predictions = simulated()
     metrics = evaluate_predictions(predictions, protocol="session", draws=20)
-    written = write_results(tmp_path / "run", predictions, metrics)
+    written = write_binary_results(tmp_path / "run", predictions, metrics, {})
     assert sorted(path for path in (tmp_path / "run").rglob("*.*")) == sorted(written)
     read = pd.read_csv(tmp_path / "run" / "predictions.csv")
     pd.testing.assert_frame_equal(read, predictions, check_dtype=False, check_exact=True)
@@ -171,7 +181,7 @@ def test_a_failing_write_leaves_no_partial_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_results(tmp_path, predictions, metrics)
+        write_binary_results(tmp_path, predictions, metrics, {})
     assert not [path for path in tmp_path.rglob("*") if path.suffix != ".png" and path.is_file()]
     assert not (tmp_path / "metrics.json").exists()
 

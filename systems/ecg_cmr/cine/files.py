@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from common.files import replacing
-from systems.ecg_cmr.cine.figures import strip_of
+from systems.ecg_cmr.figures import strip_of
 
 NOTICE = "GENERATED from an ECG by a model. Not measured, no medical image, nothing to diagnose from."
 SHORT_NOTICE = "GENERATED from an ECG, not measured"

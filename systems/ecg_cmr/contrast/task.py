@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from common.errors import UserError
 from datasets.splits import Fold
+from evaluation.statistics import Array
 from models.ecg_cmr.contrast import ContrastiveModel
-from systems.ecg_cmr.contrast.retrieval import true_ranks
 from systems.ecg_cmr.samples import Pairs
 from systems.ecg_cmr.settings import ContrastSettings
 from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, varied
@@ -84,3 +85,25 @@ def shuffled_pairs(samples: Pairs, fold: Fold) -> Pairs:
     cmr = samples.cmr.clone()
     cmr[torch.from_numpy(rows)] = samples.cmr[torch.from_numpy(np.roll(rows, len(rows) // 2))]
     return dataclasses.replace(samples, cmr=cmr)
+
+
+def true_ranks(queries: ArrayLike, gallery: ArrayLike, patient: ArrayLike | None = None) -> Array:
+    """Rank of each query's partner among the gallery, 1 the best.
+
+    Parameters
+    ----------
+    queries, gallery : array_like, shape (N, D)
+        Embeddings of length one; row by row of one pair.
+    patient : array_like, shape (N,), optional
+        The best rank of any pair of the same patient counts.
+
+    Returns
+    -------
+    ndarray, shape (N,)
+        Of ties the worst rank counts, so that embeddings that are all alike find nothing.
+    """
+    similarity = np.asarray(queries, dtype=float) @ np.asarray(gallery, dtype=float).T
+    names = np.arange(len(similarity)) if patient is None else np.asarray(patient)
+    same = names[:, None] == names[None, :]
+    best = np.where(same, similarity, -np.inf).max(axis=1, keepdims=True)
+    return 1 + ((similarity >= best) & ~same).sum(axis=1).astype(float)

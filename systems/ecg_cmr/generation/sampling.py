@@ -1,8 +1,8 @@
-"""SamplingConfig cines from ECGs with a trained generator, and what they are held against.
+"""Cines generated from ECGs with a trained generator, and the baselines that they are compared with.
 
-The baselines know the same training patients, and are asked for the same unseen ones: the mean training cine,
-the cine of the training patient whose ECG is most alike, and regression from the ECG, of the indicators and
-of the cine itself.
+The baselines are fitted on the same training patients, and predict the same unseen ones: the mean training
+cine, the cine of the training patient whose ECG is most similar, and regression from the ECG, of the
+indicators and of the cine itself.
 """
 
 from __future__ import annotations
@@ -13,33 +13,39 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 from learning.devices import choose_precision
 from models.ecg_cmr.cine_generator import CineGenerator
-from systems.ecg_cmr.generation.ridge import fit_ridge, predict_each
 from systems.ecg_cmr.generation.task import EncodedPairs
 
 Bytes = NDArray[np.uint8]
-SEED_STRIDE = 100_003
+_SEED_STRIDE = 100_003
 """Samples that one patient can have before its seeds meet those of the next."""
+_PENALTIES = np.logspace(0, 6, 13)
+"""Penalties of ridge regression to choose from, for standardized features."""
+_FEWEST = 10
+"""Samples that a regression is fitted to at least."""
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How cines are drawn.
+    """How cines are generated.
 
     Attributes
     ----------
     steps, samples : int
         Predictions a cine; cines an ECG.
     guidance : float
-        1: as learned.
+        1: as trained.
     batch_size : int
-        Cines drawn together.
+        Cines generated together.
     seed : int
     precision : str
         Of the U-Net: auto (bfloat16 where the device computes it natively), float32 or bfloat16.
@@ -53,9 +59,9 @@ class SamplingConfig:
     precision: str = "auto"
 
 
-def seeds_of(number: int, how: SamplingConfig) -> list[int]:
+def _seeds(number: int, sampling: SamplingConfig) -> list[int]:
     """Return the seeds of the samples of a patient of this number."""
-    return [(how.seed * 7919 + number) * SEED_STRIDE + sample for sample in range(how.samples)]
+    return [(sampling.seed * 7919 + number) * _SEED_STRIDE + sample for sample in range(sampling.samples)]
 
 
 def to_bytes(cines: Tensor) -> Bytes:
@@ -64,9 +70,13 @@ def to_bytes(cines: Tensor) -> Bytes:
 
 
 def sample_cines(
-    network: CineGenerator, condition: Tensor, numbers: Sequence[int], how: SamplingConfig, label: str = ""
+    network: CineGenerator,
+    condition: Tensor,
+    numbers: Sequence[int],
+    sampling: SamplingConfig,
+    label: str = "",
 ) -> Bytes:
-    """Draw several cines for each ECG.
+    """Generate several cines for each ECG.
 
     Parameters
     ----------
@@ -74,7 +84,7 @@ def sample_cines(
     condition : torch.Tensor, shape (N, tokens, width)
     numbers : sequence of int
         One a patient: the same number, ECG and seed give the same cines.
-    how : SamplingConfig
+    sampling : SamplingConfig
     label : str
         Of the progress bar; empty: none.
 
@@ -83,25 +93,27 @@ def sample_cines(
     numpy.ndarray of uint8, shape (N, samples, frames, H, W)
     """
     network.eval()
-    precision = choose_precision(how.precision, condition.device)
-    seeds = torch.tensor([seed for number in numbers for seed in seeds_of(number, how)])
-    rows = torch.arange(len(numbers)).repeat_interleave(how.samples)
+    precision = choose_precision(sampling.precision, condition.device)
+    seeds = torch.tensor([seed for number in numbers for seed in _seeds(number, sampling)])
+    rows = torch.arange(len(numbers)).repeat_interleave(sampling.samples)
     found = []
-    chunks = torch.arange(len(rows)).split(how.batch_size)
+    chunks = torch.arange(len(rows)).split(sampling.batch_size)
     for chunk in tqdm(chunks, desc=label, unit="batch", leave=False, disable=not label):
         tokens = condition[rows[chunk].to(condition.device)]
         found.append(
-            to_bytes(network.sample(tokens, seeds[chunk].tolist(), how.steps, how.guidance, precision))
+            to_bytes(
+                network.sample(tokens, seeds[chunk].tolist(), sampling.steps, sampling.guidance, precision)
+            )
         )
     cines = np.concatenate(found)
-    return cines.reshape(len(numbers), how.samples, *cines.shape[1:])
+    return cines.reshape(len(numbers), sampling.samples, *cines.shape[1:])
 
 
 # Baselines ---------------------------------------------------------------------------------------------
 
 
 def nearest_neighbours(condition: Tensor, train: Tensor, rows: Tensor) -> Tensor:
-    """Return for each row the training row whose ECG is most alike: cosine of the mean tokens."""
+    """Return for each row the training row whose ECG is most similar: cosine of the mean tokens."""
     embedding = condition.mean(dim=1)
     embedding = functional.normalize(embedding - embedding[train].mean(dim=0), dim=1)
     return train[(embedding[rows] @ embedding[train].T).argmax(dim=1).cpu()]
@@ -110,7 +122,7 @@ def nearest_neighbours(condition: Tensor, train: Tensor, rows: Tensor) -> Tensor
 def regressed_indicators(
     condition: Tensor, known: pd.DataFrame, train: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> pd.DataFrame:
-    """Return indicators as linear regression from the tokens of the ECG predicts them.
+    """Return indicators predicted by linear regression from the tokens of the ECG.
 
     Parameters
     ----------
@@ -128,9 +140,51 @@ def regressed_indicators(
 def regressed_cines(
     network: CineGenerator, samples: EncodedPairs, train: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> Bytes:
-    """Return cines, decoded from latents as linear regression from the tokens of the ECG predicts them."""
+    """Return cines decoded from latents that linear regression from the tokens of the ECG predicts."""
     features = samples.condition.flatten(1).double().cpu().numpy()
     latents = samples.data[torch.from_numpy(train)].flatten(1).double().cpu().numpy()
     found = fit_ridge(features[train], latents).predict(features[rows])
     data = torch.from_numpy(found).to(samples.data).unflatten(1, network.shape)
     return to_bytes(network.cines_of(data))
+
+
+def fit_ridge(features: ArrayLike, targets: ArrayLike) -> Pipeline:
+    """Fit ridge regression; the penalty is the best of `_PENALTIES` by generalized cross-validation.
+
+    Parameters
+    ----------
+    features : array_like, shape (N, F)
+    targets : array_like, shape (N,) or (N, K)
+        All known.
+
+    Returns
+    -------
+    sklearn.pipeline.Pipeline
+        Its ``predict`` maps (M, F) to (M,) or (M, K).
+
+    Raises
+    ------
+    ValueError
+        If there are too few samples.
+    """
+    known = np.asarray(targets, np.float64)
+    if len(known) < _FEWEST:
+        raise ValueError(f"{len(known)} samples are too few for a regression; {_FEWEST} are needed.")
+    model = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES))
+    return model.fit(np.asarray(features, np.float64), known)
+
+
+def predict_each(features: NDArray[np.float64], targets: NDArray[np.float64], others: ArrayLike) -> NDArray:
+    """Return each column of targets (N, K; NaN where not known) as its own regression predicts it, (M, K).
+
+    A column that is known of too few is predicted as its mean.
+    """
+    found = []
+    for column in targets.T:
+        known = np.isfinite(column)
+        if known.sum() >= _FEWEST:
+            found.append(fit_ridge(features[known], column[known]).predict(np.asarray(others, np.float64)))
+        else:
+            mean = column[known].mean() if known.any() else np.nan
+            found.append(np.full(len(np.asarray(others)), mean))
+    return np.stack(found, axis=1)

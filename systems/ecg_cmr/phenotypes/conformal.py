@@ -20,7 +20,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from evaluation.delong import delong_covariance
+from evaluation.comparison import delong_covariance
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from systems.ecg_cmr.samples import Pairs
 

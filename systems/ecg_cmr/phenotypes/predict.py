@@ -27,8 +27,8 @@ from models.ecg_cmr.phenotypes import PhenotypeModel
 from systems.base import predictor as base
 from systems.base.predictor import Metadata, RecordingPath, rounded_probability
 from systems.ecg_cmr.phenotypes.conformal import COVERAGE, choice_key
+from systems.ecg_cmr.phenotypes.evaluate import INDICATOR_UNITS
 from systems.ecg_cmr.phenotypes.figure import Row, phenotypes_figure
-from systems.ecg_cmr.phenotypes.scores import INDICATOR_UNITS
 from systems.ecg_cmr.settings import PhenotypePredictionSettings, PhenotypeSettings
 from systems.ecg_cmr.sources.pair_modalities import ecg_digest
 from systems.ecg_cmr.sources.user_ecg import examine_leads, find_ecgs, open_ecg, require_whole

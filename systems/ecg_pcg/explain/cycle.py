@@ -237,7 +237,7 @@ def _as_shares(maps: Maps) -> dict[str, Array]:
     return {name: values / np.where(total > 0, total, np.nan) for name, values in maps.items()}
 
 
-def share_table(means: CycleMeans, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def share_table(means: CycleMeans, draws: int, seed: int = 0) -> pd.DataFrame:
     """Return the share of each signal and heart state in each quantity, with session-clustered intervals.
 
     Parameters

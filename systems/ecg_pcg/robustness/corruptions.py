@@ -1,7 +1,7 @@
-"""Signals in, worse signals out: noise, clipping, delay and lower sampling rates, each by name and level.
+"""Corruptions of signals: noise, clipping, delay and lower sampling rates, each by name and level.
 
 What is random comes from the seed, the recording and the noise alone, not from the order of work. The level
-only scales it: a curve over levels shows the level, not the luck of another draw.
+only scales it, so a curve over levels does not depend on other random numbers.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def white(count: int, sampling_rate: float, random: np.random.Generator) -> NDAr
 
 
 def ambient(count: int, sampling_rate: float, random: np.random.Generator) -> NDArray[np.float64]:
-    """Return a room as a microphone hears it: pinkish below 800 Hz, swelling and fading within seconds."""
+    """Return the noise of a room: pinkish below 800 Hz, swelling and fading within seconds."""
     slow = _shaped(count, sampling_rate, ((0.2, 0.0), (1.0, -3.0), (4.0, SILENT)), random)
     return np.exp(0.5 * slow / slow.std()) * _shaped(count, sampling_rate, AMBIENT_GAINS, random)
 
@@ -243,7 +243,7 @@ put on one. A shift moves the ECG, as the onsets belong to the heart sound."""
 
 @dataclass(frozen=True)
 class Corruption:
-    """One way to make signals worse.
+    """One corruption of signals.
 
     Attributes
     ----------
@@ -319,8 +319,8 @@ def corrupt(
         return signal, sampling_rate
     precise = signal.astype(np.float64)
     if change in CHANGES:
-        worse, sampling_rate = CHANGES[change](precise, sampling_rate, corruption.level)
-        return worse.astype(np.float32), sampling_rate
+        changed, sampling_rate = CHANGES[change](precise, sampling_rate, corruption.level)
+        return changed.astype(np.float32), sampling_rate
     noise = NOISES[change](len(signal), sampling_rate, _stream(seed, recording, modality, change))
     try:
         return add_noise(precise, noise, corruption.level).astype(np.float32), sampling_rate

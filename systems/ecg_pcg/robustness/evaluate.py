@@ -1,11 +1,10 @@
-"""Stress tests of task ``ecg-pcg``: a trained run judged on the same recordings, made worse.
+"""Robustness of a trained run of ``ecg-pcg``: its scores on the same recordings, corrupted.
 
-Each fold's model judges its own test part only, as without stress. It is given signals that were made worse
-before preparation: the continuous waveforms of the cache are changed
-(`systems.ecg_pcg.robustness.corruptions`), conditioned and cut again as
-`systems.ecg_pcg.sources.beats_of_recording` does it, and for the linear model turned into features again. The
-heart-state onsets stay those of the clean recordings: what is measured is how a model bears bad signals, not
-how a segmentation does. Nothing of the cache on disk is changed.
+Each fold's model predicts its own test part only, as without corruption. Signals are corrupted before
+preparation: the continuous waveforms of the cache are changed (`systems.ecg_pcg.robustness.corruptions`),
+conditioned and cut again as `systems.ecg_pcg.sources.beats_of_recording` does it, and for the linear model
+turned into features again. The heart-state onsets stay those of the clean recordings, so the robustness of a
+model is measured, not that of a segmentation. Nothing of the cache on disk is changed.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from common.command_line import from_plain
 from common.errors import UserError
+from common.files import write_table
 from config import EvaluationSettings
 from datasets.cache import Cache
 from datasets.signals import Floats
@@ -44,7 +44,7 @@ class ChangedCache(Cache):
 
     Its identity and its samples are those of the clean cache. Its ``path`` is a temporary folder, so that
     features derived from it are kept apart from those of the clean one, and are gone with it. A subclass
-    says which signals it changes, and makes them; everything else is made from them when it is asked for.
+    defines which signals it changes, and makes them; everything else is made from them on demand.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class ChangedCache(Cache):
     def __init__(self, cache: Cache, *, seed: int = 0, jobs: int = 1) -> None:
         self.clean, self.seed, self.jobs = cache, seed, jobs
         self.manifest = cache.manifest
-        self._folder = tempfile.TemporaryDirectory(prefix="stressed-cache-")
+        self._folder = tempfile.TemporaryDirectory(prefix="corrupted-cache-")
         self.path = Path(self._folder.name)
         self._signals: dict[str, list[tuple[Floats, float]]] = {}
         self._beats: dict[str, NDArray[np.float32]] = {}
@@ -140,8 +140,8 @@ class ChangedCache(Cache):
         return beats
 
 
-class StressedCache(ChangedCache):
-    """A cache whose signals were made worse.
+class CorruptedCache(ChangedCache):
+    """A cache whose signals are corrupted.
 
     Parameters
     ----------
@@ -158,11 +158,11 @@ class StressedCache(ChangedCache):
         self.corruption = corruption
 
     def changes(self, modality: str) -> bool:
-        """Whether the signals of "ecg" or "pcg" are made worse."""
+        """Whether the signals of "ecg" or "pcg" are corrupted."""
         return self.corruption.change(modality) is not None
 
     def make(self, modality: str) -> list[tuple[Floats, float]]:
-        """Return the worse signal of each recording, and its sampling rate."""
+        """Return the corrupted signal of each recording, and its sampling rate."""
         waveforms = self.clean.waveforms(modality)
         metadata = ["recording", f"{modality}_offset", f"{modality}_length", f"{modality}_rate"]
         rows = self.clean.table("recordings")[metadata].itertuples(index=False, name=None)
@@ -179,7 +179,15 @@ class StressedCache(ChangedCache):
         )
 
 
-def stress_run(
+def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
+    """Evaluate a run on corrupted recordings; print and write the table. There are no metrics."""
+    table, path = robustness_table(run.checkpoints, run.cache, run.settings), run.folder / "stress.csv"
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+    write_table(path, table)
+    return {}, [path]
+
+
+def robustness_table(
     checkpoints: Sequence[Checkpoint],
     cache: Cache,
     settings: EvaluationSettings,
@@ -188,12 +196,12 @@ def stress_run(
     seed: int = 0,
     jobs: int = 1,
 ) -> pd.DataFrame:
-    """Judge a trained run on its clean test parts, then on them under each corruption.
+    """Score a trained run on its clean test parts, then on them under each corruption.
 
     Parameters
     ----------
     checkpoints : sequence of dict
-        The folds of one run; each model judges its own test part.
+        The folds of one run; each model predicts its own test part.
     cache : Cache
         The one the run was trained from.
     settings : EvaluationSettings
@@ -208,18 +216,18 @@ def stress_run(
     Returns
     -------
     pandas.DataFrame
-        One row a corruption as `stress_row` makes it, the first one ``clean``.
+        One row a corruption as `robustness_row` makes it, the first one ``clean``.
     """
-    clean = judge_recordings(checkpoints, cache, settings)
-    rows = [stress_row(None, clean, clean, settings.bootstrap_draws, seed)]
+    clean = predict_recordings(checkpoints, cache, settings)
+    rows = [robustness_row(None, clean, clean, settings.bootstrap_draws, seed)]
     for corruption in tqdm(corruptions() if chosen is None else chosen, desc="Stress", unit="corruption"):
-        with StressedCache(cache, corruption, seed=seed, jobs=jobs) as stressed:
-            worse = judge_recordings(checkpoints, stressed, settings)
-        rows.append(stress_row(corruption, worse, clean, settings.bootstrap_draws, seed))
+        with CorruptedCache(cache, corruption, seed=seed, jobs=jobs) as corrupted:
+            found = predict_recordings(checkpoints, corrupted, settings)
+        rows.append(robustness_row(corruption, found, clean, settings.bootstrap_draws, seed))
     return pd.DataFrame(rows)
 
 
-def judge_recordings(
+def predict_recordings(
     checkpoints: Sequence[Checkpoint], cache: Cache, settings: EvaluationSettings
 ) -> pd.DataFrame:
     """Return the predictions of each fold's model on its own test part, one row a recording.
@@ -233,7 +241,7 @@ def judge_recordings(
         if checkpoint["cache"]["identity"] != cache.identity:
             raise UserError(
                 f"Run {checkpoint['run']} was not trained from this cache (identity {cache.identity[:8]}): "
-                "stress tests need the one it was trained from."
+                "robustness is tested on the one it was trained from."
             )
         if checkpoint["fold"] == ALL:
             raise UserError(
@@ -243,8 +251,8 @@ def judge_recordings(
     return aggregate(predict_folds(EvaluationRun(list(checkpoints), cache, settings)), "recording")
 
 
-def stress_row(
-    corruption: Corruption | None, worse: pd.DataFrame, clean: pd.DataFrame, draws: int, seed: int = 0
+def robustness_row(
+    corruption: Corruption | None, corrupted: pd.DataFrame, clean: pd.DataFrame, draws: int, seed: int = 0
 ) -> dict[str, Any]:
     """Return the scores of a run under one corruption.
 
@@ -252,8 +260,8 @@ def stress_row(
     ----------
     corruption : Corruption or None
         None: clean.
-    worse, clean : pandas.DataFrame
-        From `judge_recordings`, of the same recordings.
+    corrupted, clean : pandas.DataFrame
+        From `predict_recordings`, of the same recordings.
     draws, seed : int
         Of the session-clustered bootstrap; 0 draws: no intervals.
 
@@ -264,14 +272,14 @@ def stress_row(
         with its 95 % interval ``low``, ``high``; ``change`` from clean with its paired 95 % interval
         ``change_low``, ``change_high``.
     """
-    named: dict[str, Any] = {"kind": CLEAN, "signal": "", "level": np.nan, "unit": ""}
+    row: dict[str, Any] = {"kind": CLEAN, "signal": "", "level": np.nan, "unit": ""}
     if corruption is not None:
-        named = dataclasses.asdict(corruption) | {"unit": KINDS[corruption.kind].unit}
-    auroc = cluster_bootstrap(worse, draws=draws, seed=seed)
-    change = paired_cluster_bootstrap(worse, clean, draws=draws, seed=seed)
-    return named | {
-        "recordings": len(worse),
-        "sessions": worse["session"].nunique(),
+        row = dataclasses.asdict(corruption) | {"unit": KINDS[corruption.kind].unit}
+    auroc = cluster_bootstrap(corrupted, draws=draws, seed=seed)
+    change = paired_cluster_bootstrap(corrupted, clean, draws=draws, seed=seed)
+    return row | {
+        "recordings": len(corrupted),
+        "sessions": corrupted["session"].nunique(),
         "auroc": auroc.estimate,
         "low": auroc.low,
         "high": auroc.high,

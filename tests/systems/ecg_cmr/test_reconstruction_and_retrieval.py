@@ -7,9 +7,9 @@ import torch
 from scipy import stats
 from sklearn.metrics import r2_score
 
-from systems.ecg_cmr.contrast.retrieval import retrieval_table, true_ranks
-from systems.ecg_cmr.mae.reconstruction import masked_correlation, masked_error
-from systems.ecg_cmr.phenotypes.scores import compare_indicator, indicator_table
+from systems.ecg_cmr.contrast.evaluate import retrieval_table, true_ranks
+from systems.ecg_cmr.mae.task import masked_correlation, masked_error
+from systems.ecg_cmr.phenotypes.evaluate import compare_indicator, indicator_table
 
 GENERATOR = np.random.default_rng(0)
 

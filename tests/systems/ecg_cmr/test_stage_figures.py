@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from evaluation.figures import save_figure
-from systems.ecg_cmr.contrast.retrieval import retrieval_table
+from systems.ecg_cmr.contrast.evaluate import retrieval_table
 from systems.ecg_cmr.figures import (
     cines_figure,
     indicators_figure,
@@ -15,7 +15,7 @@ from systems.ecg_cmr.figures import (
     relevance_figure,
     retrieval_figure,
 )
-from systems.ecg_cmr.phenotypes.scores import indicator_table
+from systems.ecg_cmr.phenotypes.evaluate import indicator_table
 
 LEADS = ("I", "II", "V1")
 RANDOM = np.random.default_rng(0)

@@ -7,8 +7,9 @@ import pytest
 from matplotlib.collections import LineCollection
 from scipy.special import expit
 
-from systems.ecg_multimodal.modality_figures import contributions_figure, patient_figure, subsets_figure
-from systems.ecg_multimodal.shapley import coalitions, score_contributions, shapley_values, subset_scores
+from systems.ecg_multimodal.explain import patient_figure
+from systems.ecg_multimodal.figures import contributions_figure, subsets_figure
+from systems.ecg_multimodal.shapley import coalitions, shapley_auroc, shapley_values, subset_scores
 
 PHI = {"image": 0.4, "signal": 1.9, "clinical": -0.7}
 EMPTY = -0.4
@@ -175,17 +176,17 @@ def test_the_score_of_every_set_of_views_has_a_row_with_its_interval():
     label, values = cohort()
     group = np.arange(len(label)) // 2
     table = subset_scores(label, values, group, 0.0, draws=60)
-    credits = score_contributions(label, values, group, 0.0, draws=60)
+    parts = shapley_auroc(label, values, group, 0.0, draws=60)
     shortcut = pd.DataFrame([{"views": "age and sex", "value": 0.79, "low": np.nan, "high": np.nan}])
     figure = subsets_figure(
-        table, references=shortcut, credits=credits, protocol="patient", watermark="simulated data"
+        table, references=shortcut, shapley=parts, protocol="patient", watermark="simulated data"
     )
     assert pixels(figure).shape[1] == 900
     text = words(figure)
     assert all(row["views"] in text for row in table.to_dict("records"))
     last = table.iloc[-1]
     assert f"{last['value']:.3f} [{last['low']:.3f}, {last['high']:.3f}]" in text
-    assert f"{credits['value'][1]:+.3f} [" in text
+    assert f"{parts['value'][1]:+.3f} [" in text
     assert all(word in text for word in ("age and sex", "0.790", "protocol patient", "simulated data", "sum"))
     lines = [np.asarray(line.get_xdata()).tolist() for line in figure.axes[0].lines]
     assert [last["low"], last["high"]] in lines

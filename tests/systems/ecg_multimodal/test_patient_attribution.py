@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from systems.ecg_multimodal.attribution import grad_cam, integrated_gradients_signal
+from systems.ecg_multimodal.explain import grad_cam, integrated_gradients_signal
 
 UP = torch.tensor([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
 """Bilinear interpolation from two points to four."""

@@ -9,11 +9,11 @@ from sklearn.metrics import roc_auc_score
 
 from evaluation.statistics import cluster_bootstrap
 from systems.ecg_multimodal.shapley import (
+    attribution,
     coalition_name,
     coalitions,
     patient_shares,
-    score_contributions,
-    shapley_shares,
+    shapley_auroc,
     shapley_values,
     subset_scores,
 )
@@ -151,7 +151,7 @@ def test_a_patient_who_lacks_views_plays_the_game_of_those_that_are_there(drawn,
     [
         (lambda v: {k: x for k, x in v.items() if k != frozenset("ab")}, 0.0, None, "no predictions from: a"),
         (lambda v: {**v, frozenset(): np.zeros(1)}, 0.0, None, "argument `empty`"),
-        (lambda v: {}, 0.0, None, "1 to 6 views, not 0"),
+        (lambda v: {}, 0.0, None, "1 to 6 modalities, not 0"),
         (lambda v: {part: np.zeros(1) for part in coalitions("abcdefg")}, 0.0, None, "not 7"),
         (lambda v: {**v, frozenset("a"): np.zeros(2)}, 0.0, None, "one value a patient"),
         (
@@ -161,7 +161,7 @@ def test_a_patient_who_lacks_views_plays_the_game_of_those_that_are_there(drawn,
             "1 predictions from b are not finite",
         ),
         (lambda v: {**v, frozenset("b"): np.array([np.inf])}, 0.0, None, "from b are not finite"),
-        (lambda v: v, np.nan, None, "no view are not finite"),
+        (lambda v: v, np.nan, None, "no modality are not finite"),
         (lambda v: v, 0.0, {"d": [True]}, "Presence is given of d"),
         (lambda v: v, 0.0, {"a": [True, False]}, "shape"),
     ],
@@ -188,18 +188,18 @@ def test_shares_count_what_moved_the_prediction_either_way():
     each = patient_shares(contributions)
     np.testing.assert_allclose(each["image"], [0.25, 0.5, np.nan, np.nan, np.nan])
     np.testing.assert_allclose(each["signal"], [0.75, 0.5, 1, np.nan, np.nan])
-    table = shapley_shares(contributions).set_index("view")
+    table = attribution(contributions).set_index("view")
     assert table["patients"].to_dict() == {"image": 3, "signal": 4}
     assert table["mean_absolute"].tolist() == pytest.approx([2 / 5, 6 / 5])
     assert table["share"].tolist() == pytest.approx([0.25, 0.75])
-    assert shapley_shares({"image": [0.0]})["share"].isna().all()
+    assert attribution({"image": [0.0]})["share"].isna().all()
     with pytest.raises(ValueError, match="no patients"):
-        shapley_shares({"image": []})
+        attribution({"image": []})
 
 
 def test_credits_sum_to_the_auroc_above_chance_and_an_idle_view_has_none():
     label, values, group = evidence()
-    table = score_contributions(label, values, group, -0.2, draws=200).set_index("view")
+    table = shapley_auroc(label, values, group, -0.2, draws=200).set_index("view")
     assert table.index.tolist() == [*VIEWS, "sum"]
     area = roc_auc_score(label, values[frozenset(VIEWS)])
     assert table["value"][:3].sum() == pytest.approx(area - 0.5)
@@ -219,7 +219,7 @@ def test_credits_of_two_views_worked_by_hand():
     both = [0.0, 1, 2, 3]
     values = {frozenset("a"): a, frozenset("b"): b, frozenset("ab"): both}
     assert [roc_auc_score(label, score) for score in (a, b, both)] == [0.75, 0.5, 1]
-    table = score_contributions(label, values, [0, 1, 2, 3], 0.0, draws=0)
+    table = shapley_auroc(label, values, [0, 1, 2, 3], 0.0, draws=0)
     # what a adds to nothing is .25, and to b .5; the mean counts
     assert table["value"].tolist() == pytest.approx([0.375, 0.125, 0.5])
     assert table[["low", "high"]].isna().all(axis=None)
@@ -228,7 +228,7 @@ def test_credits_of_two_views_worked_by_hand():
 def test_two_views_that_say_the_same_share_the_credit():
     label, values, group = evidence()
     echo = {part: values[frozenset(["signal"])] for part in coalitions("ab")}
-    table = score_contributions(label, echo, group, 0.0, draws=100).set_index("view")
+    table = shapley_auroc(label, echo, group, 0.0, draws=100).set_index("view")
     assert table.loc["a"].tolist() == table.loc["b"].tolist()
 
 
@@ -245,11 +245,11 @@ def test_who_lacks_all_views_of_a_set_is_predicted_as_the_prevalence():
     together = np.where(there, values[frozenset(["image", "signal"])], image)
     assert table.loc["image + signal", "value"] == pytest.approx(roc_auc_score(label, together))
     assert table.loc["image + signal", "patients"] == len(label)
-    credits = score_contributions(label, holed, group, -0.4, {"signal": there}, draws=0).set_index("view")
+    credits = shapley_auroc(label, holed, group, -0.4, {"signal": there}, draws=0).set_index("view")
     assert credits.loc["sum", "value"] == pytest.approx(table["value"].iloc[-1] - 0.5)
 
 
-@pytest.mark.parametrize("scores", [subset_scores, score_contributions])
+@pytest.mark.parametrize("scores", [subset_scores, shapley_auroc])
 def test_intervals_are_of_patients_and_seeded(scores):
     label, values, group = evidence(patients=60, rows=4)
     first, again = (scores(label, values, group, 0.0, draws=200, seed=1) for _ in range(2))
@@ -263,11 +263,11 @@ def test_intervals_are_of_patients_and_seeded(scores):
 
 def test_intervals_of_credits_cover_the_truth():
     label, values, group = evidence(seed=10**6, patients=100_000, rows=1)
-    truth = score_contributions(label, values, group, 0.0, draws=0).set_index("view")["value"]
+    truth = shapley_auroc(label, values, group, 0.0, draws=0).set_index("view")["value"]
     hits = []
     for seed in range(60):
         label, values, group = evidence(seed=seed, patients=80, rows=2)
-        table = score_contributions(label, values, group, 0.0, draws=100, seed=seed).set_index("view")
+        table = shapley_auroc(label, values, group, 0.0, draws=100, seed=seed).set_index("view")
         hits.append(
             [table["low"][view] <= truth[view] <= table["high"][view] for view in ("image", "signal")]
         )
@@ -279,4 +279,4 @@ def test_intervals_of_credits_cover_the_truth():
 def test_credits_need_labels_of_both_classes(label):
     values = {frozenset("a"): [0.0, 1.0]}
     with pytest.raises(ValueError, match="label"):
-        score_contributions(label, values, list(range(len(label))), 0.0, draws=0)
+        shapley_auroc(label, values, list(range(len(label))), 0.0, draws=0)

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold, StratifiedGroupKFold
 
-from systems.ecg_multimodal.shortcuts import SHORTCUTS, shortcut_predictions
+from systems.ecg_multimodal.evaluate import SHORTCUTS, shortcut_predictions
 
 
 def cohort(seed: int = 0, count: int = 400) -> tuple[pd.DataFrame, np.ndarray]:

@@ -10,8 +10,11 @@ from systems.ecg_pcg.audit import (
     audit_failed,
     fitted_on_train_only,
     format_audit,
+    nearest_label,
+    overall_means,
+    session_mean,
+    site_score,
 )
-from systems.ecg_pcg.signal_free import nearest_label, overall_means, session_mean, site_score
 
 TRAIN, VALIDATION, TEST = range(3)
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from systems.ecg_pcg.permutation import permutation_test
+from systems.ecg_pcg.evaluate import permutation_test
 
 
 def cohort(separation: float, persons: int = 40, recordings: int = 4, seed: int = 0) -> pd.DataFrame:
@@ -73,6 +73,6 @@ def test_a_person_of_both_labels_counts_as_two_and_unknown_persons_are_refused()
     mixed = units.assign(person=units["person"].replace("P1", "P0"))
     assert permutation_test(mixed, permutations=20).persons == 40
     with pytest.raises(ValueError, match="not every recording names one"):
-        permutation_test(units.assign(person=""))
+        permutation_test(units.assign(person=""), permutations=20)
     with pytest.raises(ValueError, match="one class"):
-        permutation_test(units[units["label"] == 1])
+        permutation_test(units[units["label"] == 1], permutations=20)

@@ -4,10 +4,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from evaluation.statistics import cluster_bootstrap
-from systems.ecg_pcg.subgroups import (
-    COLUMNS,
+from systems.ecg_pcg.evaluate import (
+    SUBGROUP_COLUMNS,
     diagnosis_parts,
-    largest_session_of_normals,
+    largest_normal_session,
     probe_fifths,
     subgroup_table,
     within_column,
@@ -16,7 +16,7 @@ from systems.ecg_pcg.subgroups import (
 
 
 def small() -> pd.DataFrame:
-    """Two mixed sessions, one of normals alone and one of disease alone."""
+    """Two mixed sessions, one of normal recordings alone and one of disease alone."""
     return pd.DataFrame(
         {
             "recording": list("abcdefghi"),
@@ -52,7 +52,7 @@ def cohort(seed: int = 0, sessions: int = 40) -> pd.DataFrame:
 
 def test_the_table_of_an_example_worked_by_hand():
     table = subgroup_table(small(), draws=0).set_index("group")
-    assert list(table.reset_index()) == COLUMNS
+    assert list(table.reset_index()) == SUBGROUP_COLUMNS
     counts = table[["n_abnormal", "n_normal", "sessions"]].apply(tuple, axis=1)
     values = table["value"]
     # Abnormal .7 .2 .5 .9 .8 against normal .4 .5 .3 .1: 4 + 1 + 3.5 + 4 + 4 of 20.
@@ -66,7 +66,7 @@ def test_the_table_of_an_example_worked_by_hand():
     assert values["aortic disease against normal"] == 1
     assert counts["disease against normal and innocent murmur"] == (4, 5, 4)
     assert values["disease against normal and innocent murmur"] == pytest.approx((5 + 1 + 5 + 5) / 20)
-    # C3 holds two of four normals: .4 and .5 are left.
+    # C3 holds two of four normal recordings: .4 and .5 are left.
     assert counts["without session C3"] == (5, 2, 3)
     assert values["without session C3"] == pytest.approx((2 + 0 + 1.5 + 2 + 2) / 10)
     # C1: one pair right, one wrong; C2: a tie.
@@ -159,5 +159,5 @@ def test_a_session_may_be_named_and_equals_are_decided_by_name():
     groups = set(subgroup_table(small(), draws=0, session="C1")["group"])
     assert "without session C1" in groups
     assert "without session C3" not in groups
-    assert largest_session_of_normals(pd.DataFrame({"label": [0, 0], "session": ["C9", "C2"]})) == "C2"
-    assert largest_session_of_normals(pd.DataFrame({"label": [1], "session": ["C9"]})) == ""
+    assert largest_normal_session(pd.DataFrame({"label": [0, 0], "session": ["C9", "C2"]})) == "C2"
+    assert largest_normal_session(pd.DataFrame({"label": [1], "session": ["C9"]})) == ""

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from systems.ecg_cmr.cine.figures import agreement, bland_altman_figure, story_figure, strip_of
 from systems.ecg_cmr.cine.files import LETTER, NOTICE, marked, write_gif, write_nifti, write_strip
+from systems.ecg_cmr.figures import agreement, bland_altman_figure, story_figure, strip_of
 from systems.ecg_cmr.sources.cmr_files import display_affine, read_cine
 
 CINE = np.random.default_rng(0).random((6, 20, 24))

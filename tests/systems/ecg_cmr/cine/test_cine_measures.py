@@ -7,13 +7,16 @@ import pytest
 
 from simulation.cine import SHORT_AXIS_SPACING, render_cine, render_masks
 from simulation.heart_population import draw_heart
-from systems.ecg_cmr.cine.contours import ANGLES, Contours, find_contours, otsu
 from systems.ecg_cmr.cine.measures import (
+    ANGLES,
     MEASURED,
+    Contours,
     ejected,
+    find_contours,
     indicators_of,
     measure_cine,
     measure_cines,
+    otsu,
     shell_mass,
 )
 from systems.ecg_cmr.sources.cmr_files import to_bytes

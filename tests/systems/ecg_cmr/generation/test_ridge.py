@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from systems.ecg_cmr.generation.ridge import fit_ridge, predict_each
+from systems.ecg_cmr.generation.sampling import fit_ridge, predict_each
 
 rng = np.random.default_rng(0)
 

@@ -13,7 +13,7 @@ from common.errors import UserError
 from config import EvaluationSettings
 from learning.checkpoint import load_checkpoint
 from systems.ecg_pcg.robustness.corruptions import Corruption
-from systems.ecg_pcg.robustness.evaluate import stress_run
+from systems.ecg_pcg.robustness.evaluate import robustness_table
 
 
 def train(cache, folder, *options):
@@ -121,7 +121,7 @@ def test_it_is_evaluated_under_stress_like_any_other_model(run, simulated_cache)
     _, checkpoints = run
     contents = [load_checkpoint(checkpoints / f"fold_{fold}" / "best.pt") for fold in (0, 1)]
     settings = EvaluationSettings(device="cpu", bootstrap_draws=0)
-    table = stress_run(contents, simulated_cache, settings, [Corruption("white", "both", -5.0)])
+    table = robustness_table(contents, simulated_cache, settings, [Corruption("white", "both", -5.0)])
     assert table["kind"].tolist() == ["clean", "white"]
     assert table["change"].iloc[1] != 0
 

@@ -25,7 +25,12 @@ from systems.ecg_pcg.features.spectral import ecg_band_powers, pcg_grid
 from systems.ecg_pcg.prepare import RecordingCache
 from systems.ecg_pcg.robustness import evaluate as stress
 from systems.ecg_pcg.robustness.corruptions import Corruption, corrupt
-from systems.ecg_pcg.robustness.evaluate import StressedCache, judge_recordings, stress_row, stress_run
+from systems.ecg_pcg.robustness.evaluate import (
+    CorruptedCache,
+    predict_recordings,
+    robustness_row,
+    robustness_table,
+)
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
 from systems.ecg_pcg.sources.simulated import write_cohort
@@ -51,7 +56,7 @@ def waveform(cache: Cache, modality: str, row: pd.Series) -> np.ndarray:
     ],
 )
 def test_a_corruption_that_changes_nothing_gives_the_beats_of_the_cache(simulated_cache, nothing, modality):
-    with StressedCache(simulated_cache, nothing) as stressed:
+    with CorruptedCache(simulated_cache, nothing) as stressed:
         beats = stressed.beats(modality)
         assert beats is not simulated_cache.beats(modality), "made anew"
         assert np.array_equal(beats, simulated_cache.beats(modality)), "bit for bit"
@@ -65,7 +70,7 @@ def test_gaps_are_filled_and_bands_passed_as_preparation_did(simulated_raw, tmp_
     settings = PreparationSettings(bandpass=True, beat_points=200)
     index = index_physionet2016(simulated_raw, ["a"], settings)
     path = RecordingCache(index, settings).build(tmp_path, jobs=1, progress=False)
-    with StressedCache(Cache(path), Corruption("rate", "both", 2000.0)) as stressed:
+    with CorruptedCache(Cache(path), Corruption("rate", "both", 2000.0)) as stressed:
         assert np.array_equal(stressed.beats("pcg"), Cache(path).beats("pcg"))
 
 
@@ -75,7 +80,7 @@ def test_beats_are_cut_from_the_corrupted_signal_at_the_clean_spans(simulated_ca
     samples = samples[samples["recording"] == row["recording"]]
     lower = resample(waveform(simulated_cache, "ecg", row).astype(float), 2000.0, 250.0)
     expected = cut_beats(standardize(lower), 250.0, samples[["start", "end"]].to_numpy(), 2000)
-    with StressedCache(simulated_cache, Corruption("rate", "ecg", 250.0)) as stressed:
+    with CorruptedCache(simulated_cache, Corruption("rate", "ecg", 250.0)) as stressed:
         assert stressed.beats("ecg")[samples.index] == pytest.approx(expected, abs=1e-5)
         found = stressed.table("recordings").iloc[3]
         assert (found["ecg_rate"], found["ecg_length"]) == (250, len(lower))
@@ -88,11 +93,11 @@ def test_beats_are_cut_from_the_corrupted_signal_at_the_clean_spans(simulated_ca
 def test_what_is_made_comes_from_the_seed_and_not_from_the_number_of_workers(simulated_cache):
     with (
         joblib.parallel_config(backend="threading"),  # processes would take seconds to start
-        StressedCache(simulated_cache, LOUD) as one,
-        StressedCache(simulated_cache, LOUD, jobs=2) as two,
+        CorruptedCache(simulated_cache, LOUD) as one,
+        CorruptedCache(simulated_cache, LOUD, jobs=2) as two,
     ):
         assert np.array_equal(one.beats("pcg"), two.beats("pcg"))
-    with StressedCache(simulated_cache, LOUD, seed=1) as other:
+    with CorruptedCache(simulated_cache, LOUD, seed=1) as other:
         assert not np.array_equal(one.beats("pcg"), other.beats("pcg"))
 
 
@@ -103,7 +108,7 @@ def test_features_are_those_of_the_corrupted_signals_and_leave_the_cache_alone(s
     events = simulated_cache.table("events").query("recording == @row.recording")
     states = HeartStates(events["time"].to_numpy(float), events["state"].to_numpy(str))
     both = Corruption("movement", "both", 0.0)
-    with StressedCache(simulated_cache, both) as stressed:
+    with CorruptedCache(simulated_cache, both) as stressed:
         grid = phase_grid(stressed, 1, progress=False)
         folder = stressed.path
         assert folder.is_dir()
@@ -156,7 +161,7 @@ def heard(tmp_path_factory):
 def test_drowning_the_signal_that_carries_the_label_costs_auroc_and_drowning_the_other_does_not(heard):
     cache, _, checkpoints = heard
     chosen = [LOUD, Corruption("white", "ecg", -5.0)]
-    table = stress_run(checkpoints, cache, SETTINGS, chosen)
+    table = robustness_table(checkpoints, cache, SETTINGS, chosen)
     clean, pcg, ecg = table["auroc"]
     assert clean > 0.85
     assert pcg < clean - 0.15
@@ -165,13 +170,13 @@ def test_drowning_the_signal_that_carries_the_label_costs_auroc_and_drowning_the
     assert table["signal"].tolist() == ["", "pcg", "ecg"]
     assert table["change"].tolist() == pytest.approx([0, pcg - clean, ecg - clean])
     assert table.loc[1, "change_high"] < table.loc[2, "change_low"] + 0.15
-    pd.testing.assert_frame_equal(stress_run(checkpoints, cache, SETTINGS, chosen[:1]), table[:2])
+    pd.testing.assert_frame_equal(robustness_table(checkpoints, cache, SETTINGS, chosen[:1]), table[:2])
 
 
 def test_every_recording_is_evaluated_once_by_the_fold_that_did_not_train_on_it(heard):
     cache, _, checkpoints = heard
-    with StressedCache(cache, LOUD) as stressed:
-        judged = judge_recordings(checkpoints, stressed, SETTINGS)
+    with CorruptedCache(cache, LOUD) as stressed:
+        judged = predict_recordings(checkpoints, stressed, SETTINGS)
     assert sorted(judged["recording"]) == sorted(cache.table("recordings")["recording"])
     for checkpoint in checkpoints:
         tested = judged.loc[judged["fold"] == checkpoint["fold"], "recording"]
@@ -188,16 +193,16 @@ def test_a_session_in_train_and_test_is_refused(heard):
     leaky["parts"][torch.from_numpy(first)] = (
         checkpoints[0]["parts"].unique()[: len(first)].repeat(9)[: len(first)]
     )
-    with pytest.raises(Exception, match="session"), StressedCache(cache, LOUD) as stressed:
-        judge_recordings([leaky], stressed, SETTINGS)
+    with pytest.raises(Exception, match="session"), CorruptedCache(cache, LOUD) as stressed:
+        predict_recordings([leaky], stressed, SETTINGS)
 
 
 def test_a_run_of_other_data_and_a_final_fit_are_refused(heard, simulated_cache):
     cache, _, checkpoints = heard
     with pytest.raises(UserError, match="was not trained from this cache"):
-        stress_run(checkpoints, simulated_cache, SETTINGS, [])
+        robustness_table(checkpoints, simulated_cache, SETTINGS, [])
     with pytest.raises(UserError, match="has no test part"):
-        stress_run([checkpoints[0] | {"fold": ALL}], cache, SETTINGS, [])
+        robustness_table([checkpoints[0] | {"fold": ALL}], cache, SETTINGS, [])
 
 
 def test_the_row_of_a_corruption_holds_the_change_from_clean():
@@ -205,11 +210,11 @@ def test_the_row_of_a_corruption_holds_the_change_from_clean():
     clean = pd.DataFrame({"recording": [f"a{row:02}" for row in range(40)], "label": label})
     clean = clean.assign(session=[f"C{row // 4}" for row in range(40)], probability=0.2 + 0.6 * label)
     reversed_ = clean.assign(probability=0.8 - 0.6 * label).sample(frac=1, random_state=0)
-    row = stress_row(LOUD, reversed_, clean, draws=50)
+    row = robustness_row(LOUD, reversed_, clean, draws=50)
     assert (row["kind"], row["signal"], row["level"], row["unit"]) == ("white", "pcg", -5, "dB")
     assert (row["recordings"], row["sessions"]) == (40, 10)
     assert (row["auroc"], row["change"], row["change_low"], row["change_high"]) == (0, -1, -1, -1)
-    assert stress_row(None, clean, clean, draws=50)["change"] == 0
+    assert robustness_row(None, clean, clean, draws=50)["change"] == 0
 
 
 # The study -----------------------------------------------------------------------------------------------
@@ -226,7 +231,7 @@ def command(heard, tmp_path, monkeypatch):
         judged.append(getattr(cache, "corruption", "clean"))
         return metadata.assign(probability=np.random.default_rng(len(judged)).uniform(size=len(metadata)))
 
-    monkeypatch.setattr(study, "judge_recordings", judge)
+    monkeypatch.setattr(study, "predict_recordings", judge)
 
     def start(*options: str) -> pd.DataFrame:
         judged.clear()
@@ -276,7 +281,7 @@ def test_seeds_of_a_model_are_shown_as_their_mean():
 
 
 def test_settings_of_a_stressed_cache_are_those_of_the_clean_one(simulated_cache):
-    with StressedCache(simulated_cache, LOUD) as stressed:
+    with CorruptedCache(simulated_cache, LOUD) as stressed:
         assert stressed.identity == simulated_cache.identity
         assert stressed.simulated
         assert stressed.manifest["settings"] == dataclasses.asdict(PreparationSettings()) | {

@@ -1,44 +1,39 @@
-"""Whether the other half of a pair is found among all."""
+"""Evaluation of a run of ``ecg-cmr-contrast``: whether the other half of a pair is found among all."""
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from evaluation.statistics import cluster_bootstrap
-from evaluation.weighted import Array
+from evaluation.statistics import Array, cluster_bootstrap
+from systems.base.evaluation_run import EvaluationRun, predict_run
+from systems.ecg_cmr.contrast.task import true_ranks
+from systems.ecg_cmr.evaluate import write_stage
+from systems.ecg_cmr.figures import retrieval_figure
 
-RANKS = (1, 5, 10)
+_RANKS = (1, 5, 10)
 
 
-def true_ranks(queries: ArrayLike, gallery: ArrayLike, patient: ArrayLike | None = None) -> Array:
-    """Rank of each query's partner among the gallery, 1 the best.
-
-    Parameters
-    ----------
-    queries, gallery : array_like, shape (N, D)
-        Embeddings of length one; row by row of one pair.
-    patient : array_like, shape (N,), optional
-        The best rank of any pair of the same patient counts.
-
-    Returns
-    -------
-    ndarray, shape (N,)
-        Of ties the worst rank counts, so that embeddings that are all alike find nothing.
-    """
-    similarity = np.asarray(queries, dtype=float) @ np.asarray(gallery, dtype=float).T
-    names = np.arange(len(similarity)) if patient is None else np.asarray(patient)
-    same = names[:, None] == names[None, :]
-    best = np.where(same, similarity, -np.inf).max(axis=1, keepdims=True)
-    return 1 + ((similarity >= best) & ~same).sum(axis=1).astype(float)
+def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
+    """Evaluate a run, write its results, and return its metrics and the files written."""
+    predictions, draws = predict_run(run), run.settings.bootstrap_draws
+    tables = []
+    for number, fold in predictions.groupby("fold", sort=True):  # each fold has a space of its own
+        ecg, cmr = (fold.filter(regex=f"^{name}_").to_numpy() for name in ("ecg", "cmr"))
+        table = retrieval_table(ecg, cmr, fold["session"].to_numpy(), draws=draws)
+        tables.append(table.assign(fold=number) if predictions["fold"].nunique() > 1 else table)
+    figures = {"retrieval": retrieval_figure(tables[0], watermark=run.watermark)}
+    return write_stage(run, predictions, {"retrieval": pd.concat(tables, ignore_index=True)}, figures)
 
 
 def retrieval_table(
     ecg: ArrayLike,
     cmr: ArrayLike,
     patient: ArrayLike,
-    draws: int = 2000,
+    draws: int,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Recall among the first 1, 5 and 10 both ways, beside chance.
@@ -60,7 +55,7 @@ def retrieval_table(
     rows = []
     for direction, queries, gallery in (("ECG to CMR", ecg, cmr), ("CMR to ECG", cmr, ecg)):
         ranks = true_ranks(queries, gallery, patient)
-        for rank in RANKS:
+        for rank in _RANKS:
             units = pd.DataFrame({"found": (ranks <= rank).astype(float), "patient": patient})
             interval = cluster_bootstrap(units, _mean_found, "patient", draws=draws, seed=seed)
             chance = min(1.0, rank / len(ranks))

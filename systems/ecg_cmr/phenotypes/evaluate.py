@@ -1,15 +1,26 @@
-"""Indicators (numbers) and diseases (yes or no) of a patient, predicted: scores a column, with intervals."""
+"""Evaluation of a run of ``ecg-phenotypes``: scores of indicators (numbers) and of diseases (yes or no)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from models.ecg_cmr.ecg_encoder import ECGEncoder
 from numpy.typing import ArrayLike
 
-from evaluation.statistics import Interval, cluster_bootstrap, paired_cluster_bootstrap
-from evaluation.weighted import Array, divided
+from evaluation.multilabel import multilabel_scores, multilabel_table
+from evaluation.statistics import Array, Interval, cluster_bootstrap, divided, paired_cluster_bootstrap
+from models.ecg_cmr.phenotypes import PhenotypeModel
+from models.ecg_cmr.rollout import lead_relevance
+from systems.base.evaluation_run import EvaluationRun, predict_run
+from systems.ecg_cmr.evaluate import write_stage
+from systems.ecg_cmr.figures import indicators_figure, relevance_figure
+from systems.ecg_cmr.phenotypes.task import TRUE
 
 INDICATOR_SCORES = ("r", "r2", "mae")
 INDICATOR_UNITS = {
@@ -21,6 +32,58 @@ INDICATOR_UNITS = {
     "blood_contrast": "",
 }
 """Units of the indicators of simulated patients and of ACDC; one's own tables have units of their own."""
+
+
+def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
+    """Evaluate a run, write its results, and return its metrics and the files written."""
+    predictions, draws = predict_run(run), run.settings.bootstrap_draws
+    patient = predictions["session"].to_numpy()
+    indicators, diseases = (list(run.checkpoints[0]["inputs"][name]) for name in ("indicators", "diseases"))
+    reads_ecg = run.checkpoints[0]["settings"]["reads"] == "ecg"
+    tables: dict[str, pd.DataFrame] = {}
+    figures: dict[str, Figure] = {}
+    if indicators:
+        truth = predictions[[TRUE + name for name in indicators]].set_axis(indicators, axis=1)
+        ceilings = run.cache.manifest.get("ceilings", {}) if reads_ecg else {}  # an ECG's, not a cine's
+        table = indicator_table(truth, predictions[indicators], patient.tolist(), ceilings, draws=draws)
+        tables["indicators"] = table
+        figures["indicators"] = indicators_figure(
+            truth, predictions[indicators], table, watermark=run.watermark
+        )
+    if diseases:
+        truth = predictions[[TRUE + name for name in diseases]]
+        scores = multilabel_scores(truth, predictions[diseases], patient, diseases, draws)
+        tables["diseases"] = multilabel_table(scores)
+    if reads_ecg and not run.settings.compact:
+        figures |= _rollout_figures(run, predictions, diseases)
+    return write_stage(run, predictions, tables, figures)
+
+
+def _rollout_figures(
+    run: EvaluationRun, predictions: pd.DataFrame, diseases: Sequence[str]
+) -> dict[str, Figure]:
+    """Return, for each disease, the ECG with its highest probability, and which parts counted."""
+    samples = run.samples
+    row = {name: number for number, name in enumerate(samples.table["recording"])}
+    figures = {}
+    for name in diseases:
+        chosen = predictions.loc[predictions[name].idxmax()]
+        content = run.checkpoints[0]
+        if not run.external:
+            content = next(item for item in run.checkpoints if item["fold"] == chosen["fold"])
+        network = run.model(content)
+        assert isinstance(network, PhenotypeModel) and isinstance(network.encoder, ECGEncoder)
+        batch = samples.batch(torch.tensor([row[chosen["recording"]]]))
+        relevance = lead_relevance(network.encoder, batch["ecg"], batch["lead_present"], network.pooling)
+        figures[f"rollout_{name}"] = relevance_figure(
+            batch["ecg"][0].cpu().numpy(),
+            relevance[0].cpu().numpy(),
+            tuple(run.cache.manifest["leads"]),
+            samples.ecg_rate,
+            title=f"{chosen['recording']}: {name.replace('_', ' ')} {chosen[name]:.2f}",
+            watermark=run.watermark,
+        )
+    return figures
 
 
 def weighted_correlation(units: pd.DataFrame, weights: Array) -> Array:
@@ -58,7 +121,7 @@ def indicator_table(
     patient: Sequence[object],
     ceilings: Mapping[str, float] | None = None,
     *,
-    draws: int = 2000,
+    draws: int,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Score each indicator on the patients of whom it is known.
@@ -99,7 +162,7 @@ def compare_indicator(
     patient: Sequence[object],
     score: str = "r",
     *,
-    draws: int = 2000,
+    draws: int,
     seed: int = 0,
 ) -> dict[str, float]:
     """Return the difference (first - second) of a score of one indicator, paired by patient."""

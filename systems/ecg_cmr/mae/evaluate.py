@@ -1,47 +1,27 @@
-"""How well what was hidden is reconstructed, sample by sample."""
+"""Evaluation of a run of ``ecg-mae`` or ``cmr-mae``: how well hidden parts are reconstructed."""
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from evaluation.statistics import cluster_bootstrap
-from evaluation.weighted import Array, Statistic, divided
-
-
-def masked_correlation(truth: Tensor, found: Tensor, mask: Tensor) -> Tensor:
-    """Correlate truth and reconstruction over the hidden part (normalized cross-correlation).
-
-    Parameters
-    ----------
-    truth, found : torch.Tensor, shape (B, ...)
-    mask : torch.Tensor of bool, shape (B, ...)
-        What was hidden, and is compared.
-
-    Returns
-    -------
-    torch.Tensor, shape (B,)
-        -1 to 1; 0 where either is constant, NaN where nothing was hidden.
-    """
-    count = mask.flatten(1).sum(dim=1)
-    one, two = (_centred(values, mask, count) for values in (truth, found))
-    together = (one * two).sum(dim=1)
-    scale = (one.square().sum(dim=1) * two.square().sum(dim=1)).sqrt()
-    value = torch.where(scale > 0, together / scale.clamp(min=torch.finfo(scale.dtype).tiny), 0.0)
-    return torch.where(count > 0, value, torch.nan)
+from evaluation.statistics import Array, Statistic, cluster_bootstrap, divided
+from systems.base.evaluation_run import EvaluationRun, predict_run
+from systems.ecg_cmr.evaluate import write_stage
 
 
-def masked_error(truth: Tensor, found: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean squared error over the hidden part, shape (B,); NaN where nothing was hidden."""
-    squared = ((truth - found).square() * mask).flatten(1).sum(dim=1)
-    return squared / mask.flatten(1).sum(dim=1)
+def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
+    """Evaluate a run, write its results, and return its metrics and the files written."""
+    predictions = predict_run(run)
+    table = reconstruction_table(predictions, draws=run.settings.bootstrap_draws)
+    return write_stage(run, predictions, {"reconstruction": table})
 
 
-def reconstruction_table(scores: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def reconstruction_table(scores: pd.DataFrame, *, draws: int, seed: int = 0) -> pd.DataFrame:
     """Summarize how well hidden parts were reconstructed, over patients, with intervals.
 
     Parameters
@@ -81,10 +61,3 @@ _STATISTICS: dict[str, Statistic] = {
     "relative_error": _relative_error,
     "better_than_mean": functools.partial(_mean_of, "better_than_mean"),
 }
-
-
-def _centred(values: Tensor, mask: Tensor, count: Tensor) -> Tensor:
-    """Return values (B, N) less their mean over the mask, 0 outside of it."""
-    flat, known = values.double().flatten(1), mask.flatten(1)
-    mean = (flat * known).sum(dim=1) / count.clamp(min=1)
-    return (flat - mean.unsqueeze(1)) * known
