@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.io import loadmat, whosmat
 
-from datasets.heart_states import HeartStates, complete_cycles
 from datasets.signals import Floats, bandpass, resample
+from datasets.sources import DataError
 
-R_PEAK_RATE = 250.0
+_R_PEAK_RATE = 250.0
 """Rate at which R-peaks are sought, hertz; the detector finds none at 2000 Hz."""
-R_PEAK_BAND = (5.0, 40.0)
+_R_PEAK_BAND = (5.0, 40.0)
 """Band of the QRS complex, hertz."""
-ARTEFACT = 4.0
+_ARTEFACT = 4.0
 """Values beyond so many times the usual peak of two seconds are cut off: one settling electrode at the
 start of a recording would otherwise set the detector's threshold above every QRS complex."""
-DETECTOR = {"ref_period": 0.3, "t_inspect_period": 0.6}
+_DETECTOR = {"ref_period": 0.3, "t_inspect_period": 0.6}
 """Longer than wfdb's defaults, so that tall T waves (as in training-a) are not taken for beats, seconds."""
 PLAUSIBLE_CYCLE = (0.3, 2.5)
 """Shortest and longest R-to-R interval taken for one beat, seconds."""
@@ -38,23 +44,23 @@ def r_peaks(ecg: Floats, sampling_rate: float) -> NDArray[np.float64]:
     """Return the times of R-peaks, seconds, found by wfdb's XQRS on the ECG (NaN-free), shape (peaks,)."""
     from wfdb.processing import XQRS  # takes half a second, and annotated recordings need none of it
 
-    slow = resample(ecg, sampling_rate, R_PEAK_RATE)
-    slow = _without_artefacts(bandpass(slow, R_PEAK_RATE, R_PEAK_BAND))
-    detector = XQRS(sig=slow, fs=R_PEAK_RATE, conf=XQRS.Conf(**DETECTOR))
+    slow = resample(ecg, sampling_rate, _R_PEAK_RATE)
+    slow = _without_artefacts(bandpass(slow, _R_PEAK_RATE, _R_PEAK_BAND))
+    detector = XQRS(sig=slow, fs=_R_PEAK_RATE, conf=XQRS.Conf(**_DETECTOR))
     detector.detect(verbose=False)
     near = np.asarray(detector.qrs_inds, dtype=int)
-    reach = int(0.05 * R_PEAK_RATE)
+    reach = int(0.05 * _R_PEAK_RATE)
     refined = []
     for peak in near:
         start = max(peak - reach, 0)
         refined.append(start + int(np.argmax(np.abs(slow[start : peak + reach + 1]))))
-    return np.unique(refined) / R_PEAK_RATE
+    return np.unique(refined) / _R_PEAK_RATE
 
 
 def _without_artefacts(ecg: Floats) -> Floats:
     """Return the filtered ECG with what towers over its usual peaks cut off, shape (n,)."""
-    stretches = np.array_split(np.abs(ecg), max(1, int(len(ecg) / (2 * R_PEAK_RATE))))
-    limit = ARTEFACT * np.median([np.percentile(stretch, 98) for stretch in stretches])
+    stretches = np.array_split(np.abs(ecg), max(1, int(len(ecg) / (2 * _R_PEAK_RATE))))
+    limit = _ARTEFACT * np.median([np.percentile(stretch, 98) for stretch in stretches])
     return np.clip(ecg, -limit, limit)
 
 
@@ -64,3 +70,95 @@ def r_peak_spans(ecg: Floats, sampling_rate: float) -> NDArray[np.float64]:
     spans = np.stack([peaks[:-1], peaks[1:]], axis=1) if len(peaks) > 1 else np.zeros((0, 2))
     interval = spans[:, 1] - spans[:, 0]
     return spans[(interval >= PLAUSIBLE_CYCLE[0]) & (interval <= PLAUSIBLE_CYCLE[1])]
+
+
+STATES = ("S1", "systole", "S2", "diastole", "(N", "N)")
+NOISE_MARKS = ("(N", "N)")
+LONGEST_TABLE = 1_000_000
+"""Onsets in one file beyond which its declared size is not believed, nor allocated."""
+
+
+@dataclass(frozen=True)
+class HeartStates:
+    """Onsets of heart states in one recording.
+
+    Attributes
+    ----------
+    time : numpy.ndarray, shape (n,)
+        Onsets in seconds from the start of the recording, increasing.
+    state : numpy.ndarray of str, shape (n,)
+        One of `STATES`; ``(N`` and ``N)`` open and close a noisy span.
+    """
+
+    time: NDArray[np.float64]
+    state: NDArray[np.str_]
+
+
+def read_heart_states(path: Path, sampling_rate: float) -> HeartStates:
+    """Read the onsets that belong to one recording.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A ``_StateAns.mat`` file: one n x 2 cell array, first sample (counted from 1) and state name.
+    sampling_rate : float
+        Rate at which the file counts samples, hertz.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, a state is unknown, or the onsets do not increase.
+    """
+    table = _cells(path)
+    samples = np.array([_plain(cell) for cell in table[:, 0]], dtype=object)
+    names = [str(_plain(cell)).strip() for cell in table[:, 1]]
+    unknown = sorted(set(names) - set(STATES))
+    if unknown:
+        words = ", ".join(name[:40] for name in unknown)
+        raise DataError(f"{path.name} names heart states that are not known: {words}.")
+    try:
+        if any(isinstance(value, complex) for value in samples):
+            raise TypeError
+        first = samples.astype(np.float64) - 1
+    except (TypeError, ValueError):
+        raise DataError(f"{path.name} holds an onset that is not a number.") from None
+    if not np.isfinite(first).all() or (first < 0).any():
+        raise DataError(f"{path.name} holds a negative or missing onset.")
+    if (np.diff(first) < 0).any():
+        raise DataError(f"{path.name} holds onsets that are not in order.")
+    return HeartStates(time=first / sampling_rate, state=np.array(names))
+
+
+def _cells(path: Path) -> NDArray[np.object_]:
+    """Return the n x 2 cell array of the file, under whatever variable name it stands."""
+    if not path.is_file():
+        raise DataError(f"The annotation file {path.name} does not exist.")
+    try:
+        for name, shape, kind in whosmat(path, appendmat=False):
+            if kind == "cell" and len(shape) == 2 and shape[1] == 2 and shape[0] <= LONGEST_TABLE:
+                return np.asarray(loadmat(path, appendmat=False, variable_names=[name])[name], dtype=object)
+    except Exception as error:  # scipy raises many kinds for a damaged file
+        raise DataError(f"The annotation file {path.name} cannot be read: {error}") from error
+    raise DataError(f"{path.name} holds no table of two columns (onset and heart state).")
+
+
+def _plain(cell: object) -> object:
+    """Unwrap a value from arrays nested to any depth."""
+    while isinstance(cell, np.ndarray):
+        if cell.size != 1:
+            return None
+        cell = cell.reshape(-1)[0]
+    return cell
+
+
+def complete_cycles(states: HeartStates) -> Iterator[tuple[int, int]]:
+    """Yield (row of an S1, row of the next S1) for cycles without a noise mark between them.
+
+    A state that occurs twice in a cycle tells that an S1 is missing in it: that is no cycle.
+    """
+    onsets = np.flatnonzero(states.state == "S1")
+    noisy = np.isin(states.state, NOISE_MARKS)
+    for first, following in itertools.pairwise(onsets):
+        within = states.state[first:following]
+        if not noisy[first:following].any() and len(set(within)) == len(within):
+            yield int(first), int(following)

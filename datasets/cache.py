@@ -2,29 +2,39 @@
 
 ``data/cache/<source>-<8 hex digits>/`` holds arrays (``.npy``, memory-mapped), tables (``.csv``) and
 ``manifest.json``. The digits name the preparation settings and the content of the source, so the same of
-both is never computed again, and others get another folder. It appears whole or not at all
-(`datasets.cache_filling`). What lies in it: `systems.ecg_pcg.sources.cache`, `patients_cache`, `pairs_cache`.
+both is never computed again, and others get another folder. It appears whole or not at all. What is in it
+stands in ``systems/<system>/prepare.py``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Sequence
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
+import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from common.files import content_digest, write_text
-from datasets.sources import DataError
+from common.files import NpyWriter, content_digest, replacing_folder, write_json, write_text
+from datasets.sources import DataError, MissingModality, Problem, SourceIndex, first_reasons
 
 FORMAT = 1
 LATEST = "latest-{task}.txt"
-COUNTED = {"recordings": "recordings", "samples": "beats", "skipped": "skipped"}
+_COUNTED = {"recordings": "recordings", "samples": "beats", "skipped": "skipped"}
 """Tables whose number of rows stands in the manifest, and its name there."""
 TEXT = ("recording", "set", "session", "person", "diagnosis", "site", "state", "reason", "remedy")
 """Columns that are text, whatever they look like."""
@@ -99,7 +109,7 @@ class Cache:
             table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=list(missing))
         except (ValueError, OSError) as error:  # those of pandas are ValueErrors
             raise self._damaged(path, error) from error
-        rows = self.manifest.get("counts", {}).get(COUNTED.get(name), len(table))
+        rows = self.manifest.get("counts", {}).get(_COUNTED.get(name), len(table))
         if len(table) != rows:
             raise self._damaged(path, f"it has {len(table)} rows of {rows}")
         return table
@@ -172,3 +182,297 @@ def find_cache(cache: Path | None, cache_dir: Path, identity: str = "", task: st
             f"or {command} --simulate to try it on simulated patients."
         )
     return Cache(cache_dir / latest.read_text(encoding="utf-8").strip())
+
+
+# Writing --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What one recording gives to the cache; a system adds its arrays.
+
+    Attributes
+    ----------
+    row : dict
+        Metadata, for ``recordings.csv``.
+    problems : list of Problem
+        Parts that the recording is used without, and warnings.
+    """
+
+    row: dict[str, Any]
+    problems: list[Problem] = field(default_factory=list, kw_only=True)
+
+
+Index = TypeVar("Index", bound=SourceIndex)
+Item = TypeVar("Item", bound=Prepared)
+Result = TypeVar("Result")
+
+ArraySpec = tuple[tuple[int, ...], str]
+"""Shape of one row, and numpy's name of the type."""
+
+
+@dataclass
+class Kept:
+    """What is in the arrays: a row a recording, and what was found while preparing."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+
+class CacheWriter(Generic[Index, Item]):
+    """Writes the cache of an index, whole or not at all; a system says what is in it.
+
+    Parameters
+    ----------
+    index : SourceIndex
+    settings : dataclass
+        What is done to each recording; part of the name of the cache.
+    """
+
+    libraries: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "wfdb", "pandas")
+    """Libraries whose versions the manifest names."""
+    unit: ClassVar[str] = "patient"
+    optional_remedy: ClassVar[str | None] = None
+    """Remedy of what may be absent, so that ``strict`` accepts it."""
+    event_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns of ``events.csv``; none: there is no such table."""
+
+    def __init__(self, index: Index, settings: Any) -> None:
+        self.index, self.settings = index, settings
+
+    # What a system says
+
+    def _check(self) -> None:
+        """Refuse settings with which no recording can be prepared."""
+
+    def _files(self) -> Iterable[str]:
+        """Return the files that the cache is made from, relative to the root of the index."""
+        raise NotImplementedError
+
+    def _leave_out(self, checksums: Mapping[str, str]) -> Index:
+        """Return the index without recordings that must not be used."""
+        return self.index
+
+    def function(self) -> Callable[[dict[str, Any]], Item | Problem]:
+        """Return what prepares one row of the index; it can be pickled."""
+        raise NotImplementedError
+
+    def _arrays(self) -> dict[str, ArraySpec]:
+        """Return the arrays of the cache by name."""
+        raise NotImplementedError
+
+    def _metadata(self, item: Item) -> dict[str, Any] | Problem:
+        """Return the row of a recording for the tables, or why it is left out after all."""
+        return item.row
+
+    def _parts(self, item: Item) -> dict[str, NDArray[Any] | int]:
+        """Return the rows that a recording adds to each array, or how many rows of zeros."""
+        raise NotImplementedError
+
+    def _events(self, item: Item) -> Iterable[tuple[Any, ...]]:
+        """Return the rows that a recording adds to ``events.csv``."""
+        return ()
+
+    def _tables(self, kept: Kept) -> tuple[dict[str, Iterable[pd.DataFrame]], dict[str, int]]:
+        """Return the pieces of each table but ``skipped.csv``, and the counts of the manifest."""
+        raise NotImplementedError
+
+    def _contents(self) -> dict[str, Any]:
+        """Return what the manifest says of arrays and tables."""
+        return {}
+
+    # What all systems share
+
+    @functools.cached_property
+    def identified(self) -> tuple[str, dict[str, str]]:
+        """Digest of settings, choices and files, and the checksum of each file.
+
+        The files are named relative to the root of the index, so where they lie does not count.
+        """
+        unique = sorted(dict.fromkeys(self._files()))
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(lambda name: content_digest(self.index.root / name), unique)
+            checksums = dict(zip(unique, found, strict=True))
+        settings = dataclasses.asdict(self.settings)
+        content = {"format": FORMAT, "settings": settings, "files": checksums, **self.index.choices}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(), checksums
+
+    def path(self, cache_dir: Path) -> Path:
+        """Return the folder that the cache gets."""
+        return cache_dir / f"{self.index.name}-{self.identified[0][:8]}"
+
+    def build(self, cache_dir: Path, *, jobs: int = -1, strict: bool = False, progress: bool = True) -> Path:
+        """Prepare every recording of the index, in parallel, and write the cache; return its folder.
+
+        Nothing is done when a cache of the same settings and source is there already.
+
+        Parameters
+        ----------
+        cache_dir : pathlib.Path
+        jobs : int
+            Processes; -1: one a core.
+        strict : bool
+            Stop at the first recording that is left out.
+        progress : bool
+            Show a bar.
+
+        Raises
+        ------
+        DataError
+            If the settings do not fit, nothing usable is left, or under ``strict``.
+        """
+        self._check()
+        path = self.path(cache_dir)
+        self.index = self._leave_out(self.identified[1])
+        if self._is_there(path, strict):
+            return path
+        rows = self.index.recordings.to_dict("records")
+        prepared = in_parallel(self.function(), rows, jobs)
+        with replacing_folder(path) as folder:
+            bar = tqdm(prepared, total=len(rows), desc="Preparing", unit="recording", disable=not progress)
+            write_json(folder / "manifest.json", self.write(folder, bar, strict))
+        return path
+
+    def _is_there(self, path: Path, strict: bool) -> bool:
+        """Tell whether a cache is there; under ``strict`` refuse one, or an index, that leaves out."""
+        if path.is_dir():
+            skipped = Cache(path).table("skipped")
+            faults = skipped[skipped["remedy"] != self.optional_remedy]
+            if strict and len(faults):
+                raise _stopped(Problem(*faults.iloc[0]))
+            return True
+        for problem in self.index.problems:
+            if strict and problem.left_out:
+                raise _stopped(problem)
+        return False
+
+    def write(self, folder: Path, prepared: Iterable[Item | Problem], strict: bool = False) -> dict[str, Any]:
+        """Write arrays as the recordings come, then the tables; return the manifest."""
+        kept = self._write_arrays(folder, prepared, strict)
+        tables, counts = self._tables(kept)
+        skipped = [(problem.where, problem.what, problem.remedy) for problem in kept.skipped]
+        tables["skipped"] = [pd.DataFrame(skipped, columns=["recording", "reason", "remedy"])]
+        for name, pieces in tables.items():
+            for number, piece in enumerate(pieces):
+                mode: Any = "a" if number else "w"
+                piece.to_csv(
+                    folder / f"{name}.csv", mode=mode, header=not number, index=False, lineterminator="\n"
+                )
+        return self._manifest(kept) | self._contents() | {"counts": counts}
+
+    def _write_arrays(self, folder: Path, prepared: Iterable[Item | Problem], strict: bool) -> Kept:
+        """Write the arrays, and the table of events, as the recordings come."""
+        listed = [item for item in self.index.problems if item.left_out or isinstance(item, MissingModality)]
+        kept = Kept(skipped=listed)
+        with contextlib.ExitStack() as files:
+            writers = {
+                name: NpyWriter(folder / f"{name}.npy", *spec) for name, spec in self._arrays().items()
+            }
+            for writer in writers.values():
+                files.callback(writer.close)
+            if self.event_columns:
+                file = files.enter_context((folder / "events.csv").open("w", encoding="utf-8", newline=""))
+                events = csv.writer(file, lineterminator="\n")
+                events.writerow(self.event_columns)
+            for item in prepared:
+                if not self._keep(item, kept, strict) or isinstance(item, Problem):
+                    continue
+                for name, part in self._parts(item).items():
+                    if isinstance(part, int):
+                        writers[name].append_zeros(part)
+                    else:
+                        writers[name].append(part)
+                if self.event_columns:
+                    events.writerows(self._events(item))
+        used = {row["recording"] for row in kept.rows}
+        kept.skipped = [
+            item for item in kept.skipped if not isinstance(item, MissingModality) or item.where in used
+        ]
+        if not kept.rows:
+            reasons = first_reasons(kept.skipped)
+            raise DataError(f"No {self.unit} of {self.index.root} can be used. {reasons}")
+        return kept
+
+    def _keep(self, item: Item | Problem, kept: Kept, strict: bool) -> bool:
+        """Take the metadata and problems of a recording; tell whether it is kept."""
+        found = item if isinstance(item, Problem) else self._metadata(item)
+        problems = [item] if isinstance(item, Problem) else item.problems
+        problems = [found] if isinstance(found, Problem) else problems
+        faults = [problem for problem in problems if problem.left_out]
+        if strict and faults:
+            raise _stopped(faults[0])
+        kept.skipped += faults
+        if isinstance(found, Problem):
+            return False
+        kept.rows.append(found)
+        kept.warnings += [problem for problem in problems if not problem.left_out]
+        return True
+
+    def _manifest(self, kept: Kept) -> dict[str, Any]:
+        """Return what the cache was made from, and with what: its manifest, without the counts."""
+        index, (identity, checksums) = self.index, self.identified
+        warnings = [*(problem for problem in index.problems if not problem.left_out), *kept.warnings]
+        return {
+            "format": FORMAT,
+            "identity": identity,
+            "source": index.name,
+            "simulated": index.simulated,
+            "session_unit": index.session_unit,
+            "warnings": [f"{problem.where}: {problem.what}" for problem in warnings],
+            "settings": dataclasses.asdict(self.settings),
+            "choices": index.choices,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in self.libraries},
+            "source_files": checksums,
+        }
+
+
+def count_rows(recordings: pd.DataFrame) -> dict[str, int]:
+    """Return how many recordings, sessions and persons there are, as the manifest names them."""
+    counts = {f"{unit}s": int(recordings[unit].nunique()) for unit in ("session", "person")}
+    return {"recordings": len(recordings)} | counts
+
+
+def _stopped(problem: Problem) -> DataError:
+    """Return the error with which ``strict`` stops at something left out."""
+    return DataError(f"{problem.where}: {problem.what} {problem.remedy} (stopped by --strict)")
+
+
+_BATCH = 4
+"""Recordings a process is handed at a time: few, so that all processes end together."""
+AHEAD = 128
+"""Recordings that are under way, or wait to be written, at most; joblib itself would let any number wait."""
+_AHEAD_A_PROCESS = 8
+"""The same for each process, where these are more."""
+
+
+def in_parallel(
+    prepare: Callable[[dict[str, Any]], Result], rows: Sequence[dict[str, Any]], jobs: int
+) -> Iterator[Result]:
+    """Yield what ``prepare`` makes of each row, in their order.
+
+    Parameters
+    ----------
+    prepare : callable
+        Can be pickled; makes of one row of an index what the cache keeps of it.
+    rows : sequence of dict
+    jobs : int
+        Processes; -1: one a core, or all that a cluster has.
+
+    Raises
+    ------
+    DataError
+        If a process was killed.
+    """
+    ahead = max(AHEAD, _AHEAD_A_PROCESS * joblib.effective_n_jobs(jobs))
+    try:
+        with joblib.Parallel(n_jobs=jobs, return_as="generator", batch_size=_BATCH) as parallel:
+            for first in range(0, len(rows), ahead):
+                yield from parallel(joblib.delayed(prepare)(row) for row in rows[first : first + ahead])
+    except BrokenExecutor as error:
+        raise DataError(
+            "A process that prepared recordings was killed, as happens where memory runs out: try fewer of "
+            f"them with --jobs (there were {joblib.effective_n_jobs(jobs)})."
+        ) from error

@@ -9,10 +9,9 @@ import numpy as np
 import wfdb
 from numpy.typing import NDArray
 
-from datasets.record_checks import check_checksums
-from datasets.recordings import MILLIVOLTS, signal_files
 from datasets.signals import fill_gaps, resample
 from datasets.sources import DataError
+from datasets.wfdb_files import MILLIVOLTS, check_checksums, signal_files
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 

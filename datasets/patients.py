@@ -1,20 +1,32 @@
-"""The index of patients who have up to three views: an ECG image, an ECG signal, clinical values.
+"""Patients: the index of a source, tables with a row a patient, possible values, the same recording twice.
 
-Sources are PTB-XL (`datasets.ptbxl`) and one's own folders (`datasets.patient_folders`). A missing view or
-value is no reason to leave a patient out; what cannot be believed counts as missing and is named.
+Sources are PTB-XL (`datasets.ptbxl`) and those of the systems. A missing modality or value is no reason to
+leave a patient out; an impossible value counts as missing and is named. The same signal of two patients is
+most likely one person with two numbers, so the two are kept together; where the source's own folds separate
+them, one copy is left out.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
+import unicodedata
+import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar
 
+import openpyxl
 import pandas as pd
+from openpyxl.utils.exceptions import InvalidFileException
 
-from datasets.sources import DataError, Problem, SourceIndex
+from datasets.sources import DataError, Problem, SourceIndex, csv_cells, first_reasons
 
+Index = TypeVar("Index", bound=SourceIndex)
 PATIENT_COLUMNS = {
     "recording": str,  # unique name
     "person": str,  # who was recorded; never shared between train and test
@@ -28,9 +40,9 @@ PATIENT_COLUMNS = {
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 """Diagnostic superclasses of PTB-XL: normal, myocardial infarction, ST/T change, conduction disturbance,
 hypertrophy."""
-VIEWS = ("image", "signal", "clinical")
+MODALITIES = ("image", "signal", "clinical")
 UNLABELLED = -1
-"""Label of a patient who is to be judged, not learned from."""
+"""Label of a patient to predict, not to learn from."""
 PLAUSIBLE = {
     "age": (0.0, 120.0, "years"),
     "sex": (0.0, 1.0, "0 male, 1 female"),
@@ -41,7 +53,7 @@ PLAUSIBLE = {
     "diastolic": (20.0, 200.0, "mmHg"),
     "heart_rate": (20.0, 300.0, "1/min"),
 }
-"""Lowest and highest value that is believed, and its unit."""
+"""Lowest and highest value that is possible, and its unit."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +66,18 @@ class PatientIndex(SourceIndex):
         One row a recording, columns `PATIENT_COLUMNS` (and of PTB-XL 0 or 1 for each of `SUPERCLASSES`, and
         ``superclasses``, their number), sorted by recording.
     clinical : pandas.DataFrame
-        ``recording``, in the same order, and numbers, NaN where missing. No other column: the patient has
-        no clinical view.
+        ``recording``, in the same order, and numbers, NaN where missing. No other column: there are no
+        clinical values.
     leads : tuple of str
         Leads of every signal.
     signal_rate : float
         Sampling rate of signals that do not state their own, hertz.
     drawn : bool
         Whether pictures are drawn from the signals; a recording without a readable signal is then left out.
-    simulated : bool
-        Whether the patients are virtual.
     unusable : mapping of str to mapping of str to str
-        By view and recording, why what was given cannot be used; of sources that can be judged.
-    doubts : mapping of str to mapping of str to list of str
-        By view and recording, what is doubtful about what is used.
+        By modality and recording, why what was given cannot be used; of sources without labels.
+    warnings : mapping of str to mapping of str to list of str
+        By modality and recording, what is doubtful about what is used.
 
     The other attributes are those of `datasets.sources.SourceIndex`.
     """
@@ -76,32 +86,36 @@ class PatientIndex(SourceIndex):
     leads: tuple[str, ...] = ("II",)
     signal_rate: float = 0.0
     drawn: bool = False
-    simulated: bool = False
     unusable: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    doubts: Mapping[str, Mapping[str, list[str]]] = field(default_factory=dict)
+    warnings: Mapping[str, Mapping[str, list[str]]] = field(default_factory=dict)
 
 
-def patient_tables(
-    rows: list[dict[str, object]], clinical: dict[str, dict[str, float]], columns: list[str]
+def index_tables(
+    types: Mapping[str, type],
+    rows: list[dict[str, Any]],
+    values: Mapping[str, Mapping[str, float]],
+    columns: Sequence[str],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the index table and the clinical table of the same recordings, sorted by recording.
+    """Return the index table and the table of values of the same recordings, sorted by recording.
 
     Parameters
     ----------
+    types : mapping of str to type
+        Columns of the index table.
     rows : list of dict
-        `PATIENT_COLUMNS`, and columns of the source's own.
-    clinical : dict of str to dict of str to float
+        These columns, and others of the source's own.
+    values : mapping of str to mapping of str to float
         By recording, the values that are known.
-    columns : list of str
-        Names of the clinical values.
+    columns : sequence of str
+        Names of the values.
     """
-    own = [name for name in (rows[0] if rows else {}) if name not in PATIENT_COLUMNS]
-    table = pd.DataFrame(rows, columns=[*PATIENT_COLUMNS, *own]).astype(PATIENT_COLUMNS)
+    own = [name for name in (rows[0] if rows else {}) if name not in types]
+    table = pd.DataFrame(rows, columns=[*types, *own]).astype(dict(types))
     table = table.sort_values("recording", ignore_index=True)
-    known = [clinical.get(name, {}) for name in table["recording"]]
-    values = {column: [row.get(column, math.nan) for row in known] for column in columns}
+    known = [values.get(name, {}) for name in table["recording"]]
+    found = {column: [row.get(column, math.nan) for row in known] for column in columns}
     names = pd.DataFrame({"recording": table["recording"]})
-    return table, names.join(pd.DataFrame(values, dtype=float))
+    return table, names.join(pd.DataFrame(found, dtype=float))
 
 
 def plausible_values(values: dict[str, float], where: str, problems: list[Problem]) -> dict[str, float]:
@@ -136,15 +150,272 @@ def plausible_values(values: dict[str, float], where: str, problems: list[Proble
 
 
 def by_patient(problems: Iterable[Problem]) -> dict[str, list[str]]:
-    """Return what was said of each patient."""
+    """Return what is wrong with each patient."""
     found: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
         found[problem.where].append(problem.what)
     return dict(found)
 
 
-def require_some(rows: list[dict[str, object]], problems: list[Problem], root: object) -> None:
+def require_some(rows: Sequence[object], problems: list[Problem], root: object) -> None:
     """Refuse a source of which nothing can be used."""
     if not rows:
-        reasons = "; ".join(f"{problem.where}: {problem.what}" for problem in problems[:3])
-        raise DataError(f"No patient of {root} can be used. The first reasons: {reasons}")
+        raise DataError(f"No patient of {root} can be used. {first_reasons(problems)}")
+
+
+_CONTENT = {"signal_sha256": "signal", "image_sha256": "picture"}
+"""Columns of digests, and what they are of."""
+_OFFICIAL_PARTS = {9: 1, 10: 2}
+"""Folds of PTB-XL meant for validation and test; the others, 0, are for training."""
+
+
+def leave_out_copies(index: Index, checksums: Mapping[str, str], files: str, values: str) -> Index:
+    """Return the index without recordings whose copy is in another part of the official folds.
+
+    PTB-XL has such pairs. The copy for test stays, then that for validation.
+
+    Parameters
+    ----------
+    index : SourceIndex
+    checksums : mapping of str to str
+        By file, its digest; a WFDB record is known by the ``.dat`` beside its header.
+    files : str
+        Column of the index that names the file of the signal.
+    values : str
+        Attribute of the index that has a table of the same rows.
+    """
+    table = index.recordings
+    content = table[files].str.replace(r"\.hea$", ".dat", regex=True).map(checksums)
+    part = table["official_fold"].map(_OFFICIAL_PARTS).fillna(0)
+    lost = content.notna() & (part < part.groupby(content).transform("max"))
+    if not lost.any():
+        return index
+    problems = []
+    for row in table.index[lost]:
+        same = table.index[(content == content[row]) & (part > part[row])]
+        what = f"Its signal is that of {table['recording'][same[0]]}, in official fold "
+        what += f"{table['official_fold'][same[0]]}, and its own is {table['official_fold'][row]}."
+        problems.append(Problem(table["recording"][row], what, "Nothing: the copy for test is kept."))
+    kept = {values: getattr(index, values)[~lost].reset_index(drop=True)}
+    return dataclasses.replace(
+        index,
+        recordings=table[~lost].reset_index(drop=True),
+        problems=[*index.problems, *problems],
+        **kept,
+    )
+
+
+def keep_together(recordings: pd.DataFrame, warnings: list[Problem]) -> pd.Series:
+    """Return the session of each recording: its person, joined with those who have the same content.
+
+    Parameters
+    ----------
+    recordings : pandas.DataFrame
+        ``recording``, ``person``, and digests of signal and picture, empty where there is none.
+    warnings : list of Problem
+        Gets a warning for each content that occurs twice.
+
+    Returns
+    -------
+    pandas.Series of str
+    """
+    grouped = {person: {person} for person in recordings["person"]}
+    for column, what in _CONTENT.items():
+        for _, same in recordings[recordings[column] != ""].groupby(column, sort=False):
+            if len(same) < 2:
+                continue
+            first, *others = same["recording"]
+            merged = set[str]().union(*(grouped[person] for person in same["person"]))
+            grouped |= dict.fromkeys(merged, merged)
+            patients = "another patient" if same["person"].nunique() > 1 else "the same patient"
+            text = f"Its {what} is the same as that of {', '.join(others)} ({patients})."
+            remedy = "Keep one; until then they are in the same part of every split."
+            warnings.append(Problem(first, text, remedy, left_out=False))
+    names = {person: "+".join(sorted(persons)) for person, persons in grouped.items()}
+    return recordings["person"].map(names)
+
+
+ENDINGS = (".xlsx", ".csv")
+ID_COLUMNS = ("idx", "id", "patient_id", "patientid", "patient", "index", "number", "no", "nr", "recording")
+"""Names of the column that holds the number of a patient, the likeliest first."""
+UNNAMED = ("", "unnamed: 0")
+MISSING = ("", "-", "--", "?", "na", "n/a", "#n/a", "nan", "none", "null", "unknown", "missing", "nd")
+"""Cells, in lower case, that say that a value is not known."""
+WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "y": 1.0, "n": 0.0}
+SEXES = {"m": 0.0, "male": 0.0, "man": 0.0, "f": 1.0, "female": 1.0, "woman": 1.0, "w": 1.0}
+
+
+@dataclass(frozen=True)
+class PatientTable:
+    """What a table says of each patient.
+
+    Attributes
+    ----------
+    name : str
+        Name of the file; empty where there is none.
+    columns : list of str
+        As the file names them, without that of the patient's number.
+    rows : dict of str to dict of str to str
+        By patient: the cells, and ``row``, its number in the file counted from 1. Patients that occur once.
+    listed : set of str
+        Every patient that occurs.
+    """
+
+    name: str
+    columns: list[str]
+    rows: dict[str, dict[str, str]]
+    listed: set[str]
+
+
+def find_table(root: Path, stem: str, problems: list[Problem]) -> Path | None:
+    """Return ``stem``.xlsx or ``stem``.csv, in upper or lower case; where both are there, the first."""
+    found = {path.name.casefold(): path for path in root.iterdir() if path.is_file()}
+    paths = [found[stem + ending] for ending in ENDINGS if stem + ending in found]
+    if len(paths) > 1:
+        what = f"There is also {paths[1].name}; {paths[0].name} is read."
+        problems.append(Problem(paths[1].name, what, "Remove one of the two.", left_out=False))
+    return paths[0] if paths else None
+
+
+def read_patients(path: Path, problems: list[Problem], left_out: bool = False) -> PatientTable:
+    """Read a table with a row a patient.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        ``.xlsx`` (its first sheet) or ``.csv`` (commas, semicolons or tabs; UTF-8 or UTF-16).
+    problems : list of Problem
+        Gets each row that cannot be used.
+    left_out : bool
+        Whether a patient without a usable row is left out.
+
+    Raises
+    ------
+    DataError
+        If the file is unreadable, empty, or no column holds the number of a patient.
+    """
+    lines = _excel_cells(path) if path.suffix.lower() == ".xlsx" else csv_cells(path)
+    if not lines:
+        raise DataError(f"{path} is empty: a first row with the names of the columns is needed.")
+    columns = [" ".join(cell.split()) for cell in lines[0][1]]
+    key = _id_column(path, columns)
+    by_name: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
+    for number, cells in lines[1:]:
+        name = patient_id(cells[key]) if key < len(cells) else ""
+        if name:
+            by_name[name].append((number, cells))
+        else:
+            where = f"{path.name}, row {number}"
+            problems.append(Problem(where, "The row names no patient.", "Fill in the cell, or remove it."))
+    rows = {}
+    for name, same in by_name.items():
+        number, cells = same[0]
+        if len(same) > 1:
+            numbers = ", ".join(str(number) for number, _ in same)
+            what = f"The patient occurs {len(same)} times in {path.name} (rows {numbers}); none is used."
+            problems.append(Problem(name, what, "Keep one row.", left_out))
+        elif any(cells[len(columns) :]):
+            what = (
+                f"Row {number} of {path.name} has {len(cells)} cells, but there are {len(columns)} columns."
+            )
+            problems.append(Problem(name, what, "Put text that holds a comma between quotes.", left_out))
+        else:
+            row = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
+            rows[name] = row | {"row": str(number)}
+    return PatientTable(path.name, columns[:key] + columns[key + 1 :], rows, set(by_name))
+
+
+def patient_id(cell: str) -> str:
+    """Return the name of a patient: 7, 007 and 7.0 are the same; text in one form, without spaces around."""
+    text = " ".join(unicodedata.normalize("NFC", cell.replace("\ufeff", "")).split())
+    matched = re.fullmatch(r"0*(\d+)(\.0*)?", text, re.ASCII)
+    return matched[1] if matched else text
+
+
+def clinical_number(cell: str, sex: bool = False) -> float:
+    """Return a cell as a number, NaN where it says that nothing is known.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    text = cell.strip().replace("\N{MINUS SIGN}", "-").casefold()
+    if text in MISSING:
+        return math.nan
+    words = WORDS | (SEXES if sex else {})
+    if text in words:
+        return words[text]
+    if not re.fullmatch(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", text, re.ASCII):
+        raise ValueError(f"{cell!r} is no number")
+    value = float(text.replace(",", "."))
+    if not math.isfinite(value):
+        raise ValueError(f"{cell!r} is too large")
+    return value
+
+
+def _id_column(path: Path, columns: list[str]) -> int:
+    """Return the place of the column that holds the number of a patient."""
+    folded = [re.sub(r"[ _-]+", "_", column.casefold()) for column in columns]
+    plain = [column.casefold() for column in columns]
+    named = [folded.index(name) for name in ID_COLUMNS if name in folded]
+    named += [plain.index(name) for name in UNNAMED if name in plain]
+    twice = sorted({column for column, name in zip(columns, folded, strict=True) if folded.count(name) > 1})
+    if not named:
+        raise DataError(
+            f"{path} has no column with the number of the patient: name one IDX or id. "
+            f"Its columns are: {', '.join(columns)}."
+        )
+    if [column for column in twice if column]:
+        raise DataError(f"{path} has the column {twice[-1]} twice: rename or remove one.")
+    return named[0]
+
+
+def _excel_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """Return number and cells, as text, of each row of the first sheet that is not empty."""
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        try:
+            sheet = book.worksheets[0]
+            table = [[_text(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
+        finally:
+            book.close()
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, IndexError, ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be read as an Excel table ({error}): save it again.") from error
+    width = max((number for row in table for number, cell in enumerate(row, start=1) if cell), default=0)
+    rows = [(number, row[:width]) for number, row in enumerate(table, start=1)]
+    return [(number, cells) for number, cells in rows if any(cells)]
+
+
+def _text(cell: object) -> str:
+    """Return what Excel keeps in a cell as one would type it: 7.0 is 7."""
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return str(int(cell))
+    if isinstance(cell, float):
+        return str(int(cell)) if cell.is_integer() and abs(cell) < 1e15 else repr(cell)
+    return cell.isoformat() if isinstance(cell, date) else unicodedata.normalize("NFC", str(cell)).strip()
+
+
+SYNONYMS = {
+    "age": ("age", "age_years"),
+    "sex": ("sex", "gender"),
+    "height": ("height", "height_cm", "body_height"),
+    "weight": ("weight", "weight_kg", "body_weight"),
+    "systolic": ("systolic", "sbp", "sys", "systolic_bp", "systolic_pressure", "systolic_blood_pressure"),
+    "diastolic": (
+        "diastolic",
+        "dbp",
+        "dia",
+        "diastolic_bp",
+        "diastolic_pressure",
+        "diastolic_blood_pressure",
+    ),
+    "bmi": ("bmi", "body_mass_index"),
+    "smoking": ("smoking", "smoker", "smoke"),
+    "alcohol": ("alcohol", "drinking", "drinker"),
+    "activity": ("activity", "physical_activity", "exercise", "sport"),
+    "heart_rate": ("heart_rate", "hr", "pulse"),
+}
+"""Names of columns, in lower case and joined by ``_``, that mean the same. Others keep their own name."""

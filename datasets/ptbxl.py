@@ -25,24 +25,25 @@ import pandas as pd
 
 from datasets.ecg import LEADS
 from datasets.patients import (
+    PATIENT_COLUMNS,
     SUPERCLASSES,
     UNLABELLED,
     PatientIndex,
     by_patient,
-    patient_tables,
+    index_tables,
     plausible_values,
     require_some,
 )
 from datasets.sources import DataError, Problem
 
 DATABASE = "ptbxl_database.csv"
-STATEMENTS = "scp_statements.csv"
+_STATEMENTS = "scp_statements.csv"
 CLINICAL = ("age", "sex", "height", "weight")
-FOUND_BY = ("ecg_id", *CLINICAL, "filename_lr", "filename_hr")
-COLUMNS = (*FOUND_BY, "patient_id", "scp_codes", "strat_fold")
+_FOUND_BY = ("ecg_id", *CLINICAL, "filename_lr", "filename_hr")
+COLUMNS = (*_FOUND_BY, "patient_id", "scp_codes", "strat_fold")
 FILES = {100: "filename_lr", 500: "filename_hr"}
 """Column that names the record at each rate, hertz."""
-OVER_89, COUNTS_AS = 300.0, 90.0
+_OVER_89, _COUNTS_AS = 300.0, 90.0
 NO_SUPERCLASS = "It has no diagnostic superclass: neither normal nor abnormal."
 CONTRADICTORY = "It is normal (NORM) and has another superclass: contradictory."
 
@@ -80,7 +81,7 @@ def index_ptbxl(
     if rate not in FILES or mixed not in ("leave-out", "abnormal"):
         raise ValueError(f"rate is {rate} (100 or 500), mixed {mixed!r} (leave-out or abnormal).")
     classes = _superclass_of(root) if labelled else {}
-    database = _read(root, DATABASE, COLUMNS if labelled else FOUND_BY)
+    database = _read(root, DATABASE, COLUMNS if labelled else _FOUND_BY)
     rows: list[dict[str, object]] = []
     clinical: dict[str, dict[str, float]] = {}
     problems: list[Problem] = []
@@ -102,9 +103,9 @@ def index_ptbxl(
         clinical[record["ecg_id"]] = _clinical(record, problems)
     require_some(rows, problems, root)
     notes = _notes(database, fallback, rate)
-    table, values = patient_tables(rows, clinical, list(CLINICAL))
+    table, values = index_tables(PATIENT_COLUMNS, rows, clinical, list(CLINICAL))
     choices = {"rate": str(rate), "mixed": mixed}
-    files = [DATABASE, STATEMENTS]
+    files = [DATABASE, _STATEMENTS]
     units = {"ptbxl": "person"}
     return PatientIndex(
         "ptbxl",
@@ -117,7 +118,7 @@ def index_ptbxl(
         values,
         LEADS,
         drawn=True,
-        doubts={"clinical": by_patient(problem for problem in problems if not problem.left_out)},
+        warnings={"clinical": by_patient(problem for problem in problems if not problem.left_out)},
     )
 
 
@@ -139,7 +140,7 @@ def _read(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
 
 def _superclass_of(root: Path) -> dict[str, str]:
     """Return the superclass of each statement that has one."""
-    table = _read(root, STATEMENTS, ("diagnostic_class",))
+    table = _read(root, _STATEMENTS, ("diagnostic_class",))
     pairs = zip(table[table.columns[0]], table["diagnostic_class"], strict=True)
     return {statement: name for statement, name in pairs if name in SUPERCLASSES}
 
@@ -235,8 +236,8 @@ def _clinical(record: dict[str, str], problems: list[Problem]) -> dict[str, floa
         if record[name] and math.isnan(value):
             what = f"The {name} {record[name]!r} is no number; it counts as missing."
             problems.append(Problem(record["ecg_id"], what, f"Correct {DATABASE}.", left_out=False))
-    if values["age"] == OVER_89:
-        values["age"] = COUNTS_AS
+    if values["age"] == _OVER_89:
+        values["age"] = _COUNTS_AS
     return plausible_values(values, record["ecg_id"], problems)
 
 
@@ -252,7 +253,7 @@ def _number(text: str) -> float:
 def _notes(database: pd.DataFrame, found_at: Counter[int], rate: int) -> list[Problem]:
     """Return what holds for many records at once."""
     notes = []
-    old = sum(_number(age) == OVER_89 for age in database["age"])
+    old = sum(_number(age) == _OVER_89 for age in database["age"])
     if old:
         what = f"{old} ages are coded 300, which stands for over 89; they count as 90."
         notes.append(Problem(DATABASE, what, "Nothing.", left_out=False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,16 @@ import wfdb
 from numpy.typing import NDArray
 from wfdb.io._signal import INVALID_SAMPLE_VALUE
 
-from datasets.record_checks import check_checksums, check_declared, check_sound_file, is_inside, read_header
-from datasets.signals import Floats, tell_saturation_from_gaps
+from datasets.signals import MINIMUM_DURATION, Floats, tell_saturation_from_gaps
 from datasets.sources import DataError
+from datasets.wfdb_files import (
+    MILLIVOLTS,
+    check_checksums,
+    check_sound_file,
+    signal_files,
+)
 
-MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
-MINIMUM_DURATION = 1.0
-"""Shortest recording that is read, seconds."""
-COARSEST = 0.01
+_COARSEST = 0.01
 """Largest error of storing a signal in single precision that is let pass, in its standard deviations."""
 
 
@@ -66,35 +67,6 @@ class Recording:
     pcg: Signal | None
     header_rate: float
     sha256: str
-
-
-def signal_files(header: Path, root: Path) -> list[Path]:
-    """Return the signal files a header names, refusing any outside the folder of raw data.
-
-    Raises
-    ------
-    DataError
-        If the header is unreadable, lies outside ``root``, names a file that is absent or lies outside, or
-        declares more than its files hold.
-    """
-    if not is_inside(header, root):
-        raise DataError(f"The header {header.name} is a link that leads outside the data folder.")
-    content = read_header(header)
-    names = dict.fromkeys(getattr(content, "file_name", None) or [])
-    if not names:
-        raise DataError(f"The header {header.name} names no signal file.")
-    files = []
-    for name in names:
-        if re.search(r"(^[/\\~]|^[A-Za-z]:|://)", name) or ".." in Path(name.replace("\\", "/")).parts:
-            raise DataError(f"The header {header.name} names {name!r}, a path outside the data folder.")
-        file = header.parent / name
-        if not is_inside(file, root):
-            raise DataError(f"The header {header.name} names {name!r}, which leads outside the data folder.")
-        if not file.is_file():
-            raise DataError(f"The signal file {name} named by {header.name} is absent.")
-        files.append(file)
-    check_declared(content, header)
-    return files
 
 
 ChannelFinder = Callable[[wfdb.Record], tuple[int | None, int | None]]
@@ -173,7 +145,7 @@ def _single_precision(samples: Floats, record: wfdb.Record, number: int) -> NDAr
     """Return a channel as it is stored; refuse a gain or baseline with which nothing of it would be left."""
     with np.errstate(over="ignore", invalid="ignore"):
         stored = samples.astype(np.float32)
-        near = np.abs(stored - samples).max() <= COARSEST * samples.std()
+        near = np.abs(stored - samples).max() <= _COARSEST * samples.std()
     varies = stored.min() < stored.max()  # as the samples do; an endless gain makes nothing of them
     if not (near and varies and np.isfinite(stored).all()):
         raise DataError(

@@ -13,13 +13,13 @@ from datasets.sources import DataError
 
 Floats = NDArray[np.floating]
 
-SHORT_SATURATION = 0.005
+_SHORT_SATURATION = 0.005
 """Longest run of the lowest code, seconds, that is taken for saturation whatever surrounds it."""
-NEAR_RAIL = 0.75
+_NEAR_RAIL = 0.75
 """Share of the negative range from which a neighbour counts as near the rail."""
-SHORTEST_SPLINE = 4
+_SHORTEST_SPLINE = 4
 """Samples from which a cubic spline takes its usual form."""
-POINTS_AT_ONCE = 8192
+_POINTS_AT_ONCE = 8192
 """Points of beats that are cut together: few enough that what is computed on the way stays near the core."""
 
 
@@ -51,8 +51,8 @@ def tell_saturation_from_gaps(
     edges = np.flatnonzero(np.diff(np.concatenate(([0], lowest.astype(np.int8), [0]))))
     for start, stop in edges.reshape(-1, 2):
         around = digital[max(start - 1, 0) : stop + 1]
-        near_rail = (around[around != invalid] < NEAR_RAIL * invalid).any()
-        if near_rail or stop - start <= SHORT_SATURATION * sampling_rate:
+        near_rail = (around[around != invalid] < _NEAR_RAIL * invalid).any()
+        if near_rail or stop - start <= _SHORT_SATURATION * sampling_rate:
             saturated[start:stop] = True
     return saturated, lowest & ~saturated
 
@@ -130,20 +130,20 @@ def cut_beats(signal: Floats, sampling_rate: float, spans: Floats, points: int) 
     samples: NDArray[np.float64] = np.asarray(signal, dtype=np.float64)
     starts, ends = spans[:, :1] * sampling_rate, spans[:, 1:] * sampling_rate
     phase = np.arange(points) / points
-    if len(samples) < SHORTEST_SPLINE:
+    if len(samples) < _SHORTEST_SPLINE:
         return scipy.interpolate.CubicSpline(np.arange(len(samples)), samples)(
             starts + (ends - starts) * phase
         ).astype(np.float32)
-    slopes = spline_slopes(samples)
+    slopes = _spline_slopes(samples)
     beats = np.empty((len(spans), points), dtype=np.float32)
-    together = max(1, POINTS_AT_ONCE // points)
+    together = max(1, _POINTS_AT_ONCE // points)
     for first in range(0, len(spans), together):
         rows = slice(first, first + together)
         beats[rows] = _on_spline(samples, slopes, starts[rows] + (ends[rows] - starts[rows]) * phase)
     return beats
 
 
-def spline_slopes(signal: Floats) -> NDArray[np.float64]:
+def _spline_slopes(signal: Floats) -> NDArray[np.float64]:
     """Return the slope of the not-a-knot cubic spline at each sample of a signal, one sample apart.
 
     The third derivative is continuous at the second sample and at the last but one; between them the slopes
@@ -228,3 +228,7 @@ def shorten_beats(beats: NDArray[np.float32], points: int, chunk: int = 4096) ->
             part, 1, cached // points, axis=1, padtype="line"
         )
     return short
+
+
+MINIMUM_DURATION = 1.0
+"""Shortest recording that is read, seconds."""

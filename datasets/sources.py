@@ -1,33 +1,25 @@
 """What every source of recordings hands over: an index, and a list of what is wrong with it.
 
 A source (PhysioNet 2016, one's own cohort) is first *indexed*: tables are read, files are looked
-up, nothing is decoded. The index has one row a recording (`INDEX_COLUMNS`); what cannot be used is a
-`Problem`, so that one faulty file never stops the rest.
+up, nothing is decoded. The index has one row a recording; what cannot be used is a `Problem`, so that one
+faulty file never stops the rest.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+import textwrap
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
 
 from common.errors import UserError
-
-INDEX_COLUMNS = {
-    "recording": str,  # unique name
-    "set": str,  # training-a ... training-f, or cohort
-    "header": str,  # WFDB header, path relative to the root, with forward slashes
-    "annotation": str,  # heart-state onsets (.mat), path relative to the root; empty: none
-    "session": str,  # session; the unit that the session protocol keeps apart
-    "position": float,  # place in the order of the session; NaN: unknown
-    "person": str,  # for reporting only; empty: to be inferred from the sites in order of position
-    "label": int,  # 0 normal, 1 abnormal
-    "diagnosis": str,  # as the source names it; empty: unknown
-    "site": str,  # auscultation site; empty: unknown
-    "quality": int,  # 1 good, 0 unsure
-    "needs": str,  # signals the set was published with: "ecg+pcg", "pcg", or "any"
-}
 
 
 class DataError(UserError):
@@ -57,6 +49,11 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class MissingModality(Problem):
+    """A modality that a recording is used without; ``skipped.csv`` has a row for it."""
+
+
+@dataclass(frozen=True)
 class SourceIndex:
     """The recordings of a source, before any of them is decoded.
 
@@ -67,7 +64,7 @@ class SourceIndex:
     root : pathlib.Path
         Folder that the paths of the index are relative to.
     recordings : pandas.DataFrame
-        One row a recording, columns `INDEX_COLUMNS`, sorted by recording.
+        One row a recording, sorted by recording.
     problems : list of Problem
         What was left out, or is doubtful.
     session_unit : dict of str to str
@@ -75,7 +72,9 @@ class SourceIndex:
     files : list of str
         Tables that the index was made from, relative to the root (their content names the cache).
     choices : dict of str to str
-        What the user chose beyond `PreparationSettings` that changes what is read; names the cache too.
+        What the user chose beyond the settings of preparation that changes what is read; names the cache too.
+    simulated : bool
+        Whether the recordings are of simulated patients.
     """
 
     name: str
@@ -85,12 +84,13 @@ class SourceIndex:
     session_unit: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
+    simulated: bool = field(default=False, kw_only=True)
 
 
-def index_table(rows: list[dict[str, object]]) -> pd.DataFrame:
-    """Return rows as an index table: the columns of `INDEX_COLUMNS`, their types, sorted by recording."""
-    table = pd.DataFrame(rows, columns=list(INDEX_COLUMNS)).astype(INDEX_COLUMNS)
-    return table.sort_values("recording", ignore_index=True)
+def first_reasons(problems: Sequence[Problem]) -> str:
+    """Return why nothing can be used, for the end of an error."""
+    reasons = "; ".join(f"{problem.where}: {problem.what}" for problem in problems[:3])
+    return f"The first reasons: {reasons}"
 
 
 def readable(name: str) -> str:
@@ -98,32 +98,89 @@ def readable(name: str) -> str:
     return name.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def infer_persons(recordings: pd.DataFrame) -> pd.Series:
-    """Return the person of each recording, inferring those that the source does not name.
+_COLUMNS = ("where", "what", "remedy")
+_WIDTH = 100
+"""Characters of a line in the terminal."""
+_WHERE_WIDTH = 26
+_GAP = "  "
 
-    Within a session, in order of position, a repeated auscultation site starts a new person. Over the
-    388 usable recordings of training-a this finds 122 persons, where 121 are published for all 409. It is
-    a guess, good for reporting and never for splitting.
+
+def format_problems(
+    problems: Sequence[Problem], limit: int = 20, full_table: str | Path = "skipped.csv of the cache"
+) -> str:
+    """Return the problems as a table for the terminal, at most 100 characters wide.
 
     Parameters
     ----------
-    recordings : pandas.DataFrame
-        Columns ``recording``, ``session``, ``position``, ``site`` and ``person``.
+    problems : sequence of Problem
+        Shown in the order given.
+    limit : int
+        Problems shown; the last line says how many more there are.
+    full_table : str or pathlib.Path
+        Where all of them can be read.
 
     Returns
     -------
-    pandas.Series of str
-        Aligned with the table.
+    str
+        Lines without a final newline; "No problems." if there are none.
     """
-    persons = recordings["person"].copy()
-    unnamed = recordings[(persons == "") & recordings["position"].notna() & (recordings["site"] != "")]
-    for session, rows in unnamed.sort_values(["session", "position"]).groupby("session"):
-        sites: set[str] = set()
-        number = 1
-        for row, site in rows["site"].items():
-            if site in sites:
-                sites = set()
-                number += 1
-            sites.add(site)
-            persons.loc[row] = f"{session}P{number}"
-    return persons.where(persons != "", recordings["session"])
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; at least one problem has to be shown.")
+    if not problems:
+        return "No problems."
+    shown = [(problem.where, problem.what, problem.remedy) for problem in problems[:limit]]
+    widths = _widths(shown)
+    lines = [*_row(_COLUMNS, widths), _GAP.join("-" * width for width in widths)]
+    for cells in shown:
+        lines += _row(cells, widths)
+    if len(problems) > limit:
+        lines += textwrap.wrap(f"... and {len(problems) - limit} more: see {full_table}", _WIDTH)
+    return "\n".join(lines)
+
+
+def _widths(rows: Sequence[tuple[str, ...]]) -> tuple[int, int, int]:
+    """Share the line among the three columns: names as short as they are, the rest by need."""
+    needs = [max(len(cell) for cell in column) for column in zip(_COLUMNS, *rows, strict=True)]
+    where = min(needs[0], _WHERE_WIDTH)
+    free = _WIDTH - where - 2 * len(_GAP)
+    what = min(needs[1], max(free // 2, free - needs[2]))
+    return where, what, min(needs[2], free - what)
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Return the lines of one row, its cells wrapped to their columns."""
+    columns = [textwrap.wrap(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    return [
+        _GAP.join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+        for parts in zip_longest(*columns, fillvalue="")
+    ]
+
+
+LABELS = {"normal": 0, "abnormal": 1, "-1": 0, "0": 0, "1": 1}
+
+
+def plain_number(text: str) -> str:
+    """Return a cell in lower case, and 1.0 or +1 as 1."""
+    matched = re.fullmatch(r"\+?(-?\d)(\.0*)?", text.replace("\N{MINUS SIGN}", "-"))
+    return matched[1] if matched else text.lower()
+
+
+def csv_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """Return number and cells of each row that is not empty."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}): save it as CSV UTF-8.") from error
+    text = unicodedata.normalize("NFC", text)  # accents in one form, whatever system wrote them
+    delimiter = max(",;\t", key=text.lstrip().split("\n", 1)[0].count)
+    try:
+        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as a table: {error}.") from error
+    rows = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(table, start=1)]
+    return [(number, cells) for number, cells in rows if any(cells)]

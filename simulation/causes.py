@@ -30,15 +30,15 @@ SIGNS: tuple[Sign, ...] = get_args(Sign)
 
 COHORT = 11
 """First word of the key of a patient's random streams (that of the heart is 10)."""
-CAUSE, TABLE, SIGNAL, PAPER = range(4)
-LEAD = 1
+_CAUSE, TABLE, _SIGNAL, PAPER = range(4)
+_LEAD = 1
 """Lead II."""
-SIGNAL_RATE, PAPER_RATE = 250, 500
+_SIGNAL_RATE, PAPER_RATE = 250, 500
 """Hertz."""
-SIGNAL_SAMPLES = (2460, 2501)
+_SIGNAL_SAMPLES = (2460, 2501)
 """Shortest row of ecg_signals.csv, and the first length that does not occur."""
 PAPER_SECONDS = 10.0
-DAY_TO_DAY = 0.05
+_DAY_TO_DAY = 0.05
 """Standard deviation of the logarithm of the heart rate between the days of two recordings."""
 
 
@@ -138,7 +138,7 @@ def simulate_views(settings: CauseSettings, patient: int) -> PatientViews:
         Number from 0; the id in the files is one more.
     """
     seed = settings.seed
-    rng = stream(seed, COHORT, patient, CAUSE)
+    rng = stream(seed, COHORT, patient, _CAUSE)
     chances, picks, doubt = rng.random(len(CAUSES)), rng.random(2), rng.random()
     has = {
         cause: bool(chance < share)
@@ -155,10 +155,10 @@ def simulate_views(settings: CauseSettings, patient: int) -> PatientViews:
     heart = dataclasses.replace(heart, drivers=_calm(heart.drivers))
     abnormal = any(has.values())
     drawn = "abnormal" if abnormal else "normal"
-    today = stream(seed, COHORT, patient, SIGNAL)
-    samples = int(today.integers(*SIGNAL_SAMPLES))
+    today = stream(seed, COHORT, patient, _SIGNAL)
+    samples = int(today.integers(*_SIGNAL_SAMPLES))
     return PatientViews(
-        signal=_recorded(heart.drivers, samples, SIGNAL_RATE, signs["signal"], settings.noise, today),
+        signal=_recorded(heart.drivers, samples, _SIGNAL_RATE, signs["signal"], settings.noise, today),
         paper=_recorded(
             heart.drivers,
             round(PAPER_SECONDS * PAPER_RATE),
@@ -190,10 +190,10 @@ def _recorded(
     drivers: Drivers, samples: int, rate: int, sign: str, noise: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Return lead II of one day, millivolts, shape (samples,)."""
-    change = np.exp(DAY_TO_DAY * np.clip(rng.normal(), -2.5, 2.5))
+    change = np.exp(_DAY_TO_DAY * np.clip(rng.normal(), -2.5, 2.5))
     today = dataclasses.replace(drivers, heart_rate=float(drivers.heart_rate * change))
     paroxysm = _paroxysm(sign, rng)
-    return render_ecg(today, samples / rate, rate, rng, paroxysm, noise)[LEAD]
+    return render_ecg(today, samples / rate, rate, rng, paroxysm, noise)[_LEAD]
 
 
 def _paroxysm(sign: str, rng: np.random.Generator) -> Paroxysm:

@@ -25,7 +25,7 @@ STRUCTURES = ("rv", "myocardium", "lv")
 """Order of the masks; their places counted from 1 are the labels of ACDC."""
 NOISE = (0.05, 0.12)
 """Range of the standard deviation of the noise, where muscle is 1."""
-PAPILLARY_SHARE = 0.75
+_PAPILLARY_SHARE = 0.75
 """How much of the slice's thickness the papillary muscles fill."""
 
 
@@ -148,7 +148,7 @@ def _painted(heart: Heart, cut: Cut, background: Pixels, rng: np.random.Generato
         (cut.atria, blood),
         (cut.epicardium, 1.0),
         (cut.lv, blood),
-        (PAPILLARY_SHARE * cut.papillary, 1.0),
+        (_PAPILLARY_SHARE * cut.papillary, 1.0),
     ]
     image = np.repeat(background[None], frames, axis=0)
     for share, value in layers:

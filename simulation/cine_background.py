@@ -13,10 +13,10 @@ from simulation.patient import Floats
 Pixels = NDArray[np.float32]
 
 # Brightness, where muscle is 1.
-LUNG, LIVER, SPLEEN, SKELETAL, BONE, FAT = 0.22, 1.35, 0.9, 0.85, 1.15, 2.5
-DIRECTIONS = {False: (122.0, 262.0), True: (80.0, 268.0)}
+LUNG, _LIVER, _SPLEEN, _SKELETAL, _BONE, FAT = 0.22, 1.35, 0.9, 0.85, 1.15, 2.5
+_DIRECTIONS = {False: (122.0, 262.0), True: (80.0, 268.0)}
 """Where the chest wall is, and where the liver (short axis) or the back (long axis), degrees."""
-AORTA = {False: (318.0, 20.0), True: (300.0, 6.0)}
+_AORTA = {False: (318.0, 20.0), True: (300.0, 6.0)}
 """Direction of the descending aorta from the heart, and its distance from it, mm."""
 
 
@@ -32,21 +32,21 @@ def draw_background(
     line = ((np.arange(size) - (size - 1) / 2) * spacing).astype(np.float32)
     x, y = line[None, :], -line[:, None]
     image = np.full((size, size), LUNG, np.float32)
-    chest, below = (angle + 6 * shift for angle, shift in zip(DIRECTIONS[long_axis], jitter, strict=True))
+    chest, below = (angle + 6 * shift for angle, shift in zip(_DIRECTIONS[long_axis], jitter, strict=True))
     along, across = _towards(x, y, below)
     edge = along - _reach(cut, below) - gaps[0]
     if long_axis:
-        _paint(image, edge - 6, SKELETAL, spacing)
-        _paint(image, 22 - np.hypot(across, edge - 32), BONE, spacing)
+        _paint(image, edge - 6, _SKELETAL, spacing)
+        _paint(image, 22 - np.hypot(across, edge - 32), _BONE, spacing)
     else:
         dome = edge - across**2 / 180  # the diaphragm
-        _paint(image, dome, LIVER, spacing)
-        _paint(image, np.minimum(dome - 2, across - 25), SPLEEN, spacing)
+        _paint(image, dome, _LIVER, spacing)
+        _paint(image, np.minimum(dome - 2, across - 25), _SPLEEN, spacing)
     edge = _towards(x, y, chest)[0] - _reach(cut, chest) - gaps[1]
-    _paint(image, edge, SKELETAL, spacing)
+    _paint(image, edge, _SKELETAL, spacing)
     _paint(image, edge - 11, FAT, spacing)
     _paint(image, edge - 11 - np.clip(1.6 * (heart.drivers.bmi - 17), 4, 40), 0.04, spacing)
-    angle, distance = AORTA[long_axis]
+    angle, distance = _AORTA[long_axis]
     (ax, ay), away = _unit(angle), _reach(cut, angle) + distance
     disc = radius - np.hypot(x - ax * away, y - ay * away)
     _paint(image, disc + 1.5, 1.0, spacing)

@@ -16,27 +16,27 @@ from simulation.patient import Floats
 
 Pixels = NDArray[np.float32]
 
-SHORT_AXIS_ANGLES, LONG_AXIS_ANGLES = 180, 72
-LONG_AXIS_LEVELS = 33
-CENTERS = {False: (15.0, 0.0), True: (10.0, -5.0)}
+_SHORT_AXIS_ANGLES, _LONG_AXIS_ANGLES = 180, 72
+_LONG_AXIS_LEVELS = 33
+_CENTERS = {False: (15.0, 0.0), True: (10.0, -5.0)}
 """Millimetres to the right and up from the middle of the picture: axis of the LV in the short axis, and
 middle of the heart in the long axis."""
-TILT = -18.0
+_TILT = -18.0
 """Degrees by which the apex points to the right in the long axis (negative: clockwise)."""
-PAPILLARY = ((52.0, 0.60), (238.0, 0.60))
+_PAPILLARY = ((52.0, 0.60), (238.0, 0.60))
 """Papillary muscles: degrees, and place between the axis and the endocardium."""
-PAPILLARY_SIZE = 0.15
+_PAPILLARY_SIZE = 0.15
 """Their radius as a share of that of the cavity at end-diastole."""
 
 
 @dataclass(frozen=True)
-class Pose:
+class _Pose:
     """How the heart lies in the picture.
 
     Attributes
     ----------
     center : tuple of float
-        Millimetres to the right and up, beside `CENTERS`.
+        Millimetres to the right and up, beside `_CENTERS`.
     rotation : float
         Degrees, counterclockwise.
     stretch : float
@@ -92,12 +92,12 @@ class Cut:
         return np.stack([self.right - self.epicardium, self.epicardium - self.lv, self.lv])
 
 
-def still_pose(frames: int, long_axis: bool) -> Pose:
+def still_pose(frames: int, long_axis: bool) -> _Pose:
     """Return the pose that all others scatter around."""
-    return Pose((0.0, 0.0), TILT if long_axis else 0.0, 1.0, np.zeros((frames, 2)), np.zeros(frames))
+    return _Pose((0.0, 0.0), _TILT if long_axis else 0.0, 1.0, np.zeros((frames, 2)), np.zeros(frames))
 
 
-def draw_pose(rng: np.random.Generator, frames: int, long_axis: bool) -> Pose:
+def draw_pose(rng: np.random.Generator, frames: int, long_axis: bool) -> _Pose:
     """Return a pose as planned and breathed: about 4 mm, 7 degrees, 3 %; 1 mm between frames."""
     away, turned, stretched = rng.normal(0, 4, 2), rng.normal(0, 7), rng.normal(0, 0.03)
     plane = rng.normal(0, 2.5)
@@ -108,7 +108,7 @@ def draw_pose(rng: np.random.Generator, frames: int, long_axis: bool) -> Pose:
     factor = float(np.exp(np.clip(stretched, -0.08, 0.08)))
     across, down = (float(value) for value in np.clip(away, -9, 9))
     turn = still.rotation + float(np.clip(turned, -18, 18))
-    return Pose((across, down), turn, factor, drift, np.clip(plane, -6, 6) + 0.6 * breath)
+    return _Pose((across, down), turn, factor, drift, np.clip(plane, -6, 6) + 0.6 * breath)
 
 
 class _Rays:
@@ -139,11 +139,11 @@ def _share(inward: Pixels, spacing: float) -> Pixels:
 
 
 def _coordinates(
-    pose: Pose, origins: Floats, size: int, spacing: float, long_axis: bool
+    pose: _Pose, origins: Floats, size: int, spacing: float, long_axis: bool
 ) -> tuple[Pixels, Pixels]:
     """Return how far each pixel is to the right of and above the heart's origin, in its own axes, mm."""
     line = (np.arange(size) - (size - 1) / 2) * spacing
-    shift = np.array(CENTERS[long_axis]) + pose.center + pose.drift
+    shift = np.array(_CENTERS[long_axis]) + pose.center + pose.drift
     across = (line[None, :] - shift[:, :1])[:, None, :] / pose.stretch
     upward = (-line[None, :] - shift[:, 1:])[:, :, None] * pose.stretch
     cos, sin = np.cos(np.radians(pose.rotation)), np.sin(np.radians(pose.rotation))
@@ -152,11 +152,11 @@ def _coordinates(
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def _in_picture(pose: Pose, origin: Floats, long_axis: bool) -> tuple[float, float]:
+def _in_picture(pose: _Pose, origin: Floats, long_axis: bool) -> tuple[float, float]:
     """Return where a point of the heart lies in the picture, mm to the right and up."""
     cos, sin = np.cos(np.radians(pose.rotation)), np.sin(np.radians(pose.rotation))
     x, y = cos * origin[0] - sin * origin[1], sin * origin[0] + cos * origin[1]
-    center = np.array(CENTERS[long_axis]) + pose.center
+    center = np.array(_CENTERS[long_axis]) + pose.center
     return float(x + center[0]), float(y + center[1])
 
 
@@ -165,7 +165,7 @@ def _turned(radii: Floats, rotation: float) -> Floats:
     return np.roll(radii, round(rotation * len(radii) / 360))
 
 
-def fat_thickness(heart: Heart) -> float:
+def _fat_thickness(heart: Heart) -> float:
     """Return the thickness of the fat around the heart, mm: more of it in the heavy."""
     return float(np.clip(1.0 + 0.25 * (heart.drivers.bmi - 20), 1.0, 5.5))
 
@@ -173,17 +173,17 @@ def fat_thickness(heart: Heart) -> float:
 # Short axis -----------------------------------------------------------------------------------------
 
 
-def cut_short_axis(heart: Heart, pose: Pose, phases: Floats, size: int, spacing: float, level: float) -> Cut:
+def cut_short_axis(heart: Heart, pose: _Pose, phases: Floats, size: int, spacing: float, level: float) -> Cut:
     """Return the heart cut across, at a level of the long axis (the slice moves with it)."""
     levels = np.clip(level + pose.slip / heart.lv_length, 0.0, 2.0)[:, None]
-    shape = outline(heart, phases, levels, SHORT_AXIS_ANGLES)
+    shape = outline(heart, phases, levels, _SHORT_AXIS_ANGLES)
     origins = np.zeros((len(phases), 2))
     x, y = _coordinates(pose, origins, size, spacing, False)
-    rays = _Rays(x, y, spacing, SHORT_AXIS_ANGLES)
+    rays = _Rays(x, y, spacing, _SHORT_AXIS_ANGLES)
     lv, epicardium = rays.within(shape.endocardium[:, 0]), rays.within(shape.epicardium[:, 0])
     right = np.maximum(rays.within(shape.right[:, 0]), epicardium)
     right_wall = np.maximum(rays.within(shape.right_wall[:, 0]), right)
-    fat = rays.within(shape.right_wall[:, 0] + fat_thickness(heart))
+    fat = rays.within(shape.right_wall[:, 0] + _fat_thickness(heart))
     nothing = np.zeros_like(lv)
     return Cut(
         lv,
@@ -194,16 +194,16 @@ def cut_short_axis(heart: Heart, pose: Pose, phases: Floats, size: int, spacing:
         _papillary(heart, shape.endocardium[:, 0], x, y, spacing) * lv,
         nothing,
         nothing,
-        _turned(shape.right_wall[0, 0], pose.rotation) + fat_thickness(heart),
+        _turned(shape.right_wall[0, 0], pose.rotation) + _fat_thickness(heart),
         _in_picture(pose, origins[0], False),
     )
 
 
 def _papillary(heart: Heart, endocardium: Floats, x: Pixels, y: Pixels, spacing: float) -> Pixels:
     """Return the share of each pixel that is papillary muscle."""
-    size, share = np.float32(PAPILLARY_SIZE * heart.lv_radius), np.zeros_like(x)
-    for angle, place in PAPILLARY:
-        away = place * endocardium[:, round(angle / 360 * SHORT_AXIS_ANGLES)]
+    size, share = np.float32(_PAPILLARY_SIZE * heart.lv_radius), np.zeros_like(x)
+    for angle, place in _PAPILLARY:
+        away = place * endocardium[:, round(angle / 360 * _SHORT_AXIS_ANGLES)]
         middle = away[:, None] * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
         dx, dy = (part - middle[:, axis, None, None] for axis, part in enumerate((x, y)))
         share = np.maximum(share, _share((size - np.sqrt(dx**2 + dy**2)).astype(np.float32), spacing))
@@ -213,32 +213,32 @@ def _papillary(heart: Heart, endocardium: Floats, x: Pixels, y: Pixels, spacing:
 # Long axis ------------------------------------------------------------------------------------------
 
 
-def cut_long_axis(heart: Heart, pose: Pose, phases: Floats, size: int, spacing: float) -> Cut:
+def cut_long_axis(heart: Heart, pose: _Pose, phases: Floats, size: int, spacing: float) -> Cut:
     """Return the heart cut along its axis, through septum and lateral wall; the apex stays where it is."""
     reach = heart.lv_length + heart.mean_wall
-    levels = np.sin(np.linspace(0, np.pi / 2, LONG_AXIS_LEVELS))
-    first = outline(heart, phases, levels[:1], LONG_AXIS_ANGLES)
+    levels = np.sin(np.linspace(0, np.pi / 2, _LONG_AXIS_LEVELS))
+    first = outline(heart, phases, levels[:1], _LONG_AXIS_ANGLES)
     levels = levels * (1 + first.wall / first.length)[:, None]
-    shape = outline(heart, phases, levels, LONG_AXIS_ANGLES)
+    shape = outline(heart, phases, levels, _LONG_AXIS_ANGLES)
     heights = levels * shape.length[:, None]
     inside = np.minimum(heights, shape.length[:, None])
     tables = [
         _around(pair, height)
         for pair, height in (
-            (shape.endocardium[:, :, [0, LONG_AXIS_ANGLES // 2]], inside),
-            (shape.epicardium[:, :, [0, LONG_AXIS_ANGLES // 2]], heights),
-            (shape.right[:, :, [0, LONG_AXIS_ANGLES // 2]], heights),
-            (shape.right_wall[:, :, [0, LONG_AXIS_ANGLES // 2]], heights),
+            (shape.endocardium[:, :, [0, _LONG_AXIS_ANGLES // 2]], inside),
+            (shape.epicardium[:, :, [0, _LONG_AXIS_ANGLES // 2]], heights),
+            (shape.right[:, :, [0, _LONG_AXIS_ANGLES // 2]], heights),
+            (shape.right_wall[:, :, [0, _LONG_AXIS_ANGLES // 2]], heights),
         )
     ]
     atria = np.cbrt(0.75 * 1000 / np.pi * _atrial_volumes(heart, phases))
     base = 0.5 * (1.85 * atria.max() - reach) + heart.lv_length - shape.length
     origins = np.stack([np.zeros_like(base), base], axis=1)
     x, y = _coordinates(pose, origins, size, spacing, True)
-    rays, above = _Rays(x, y, spacing, LONG_AXIS_ANGLES), _share(y, spacing)
+    rays, above = _Rays(x, y, spacing, _LONG_AXIS_ANGLES), _share(y, spacing)
     lv, epicardium, right, right_wall = (rays.within(table) * above for table in tables)
-    outer = tables[3] + fat_thickness(heart)
-    below = np.arange(LONG_AXIS_ANGLES) > LONG_AXIS_ANGLES / 2
+    outer = tables[3] + _fat_thickness(heart)
+    below = np.arange(_LONG_AXIS_ANGLES) > _LONG_AXIS_ANGLES / 2
     outer[:, below] = 2 * atria.max()
     rooms, walls = _atria(shape.endocardium, shape.right, shape.epicardium, atria, x, y, spacing)
     return Cut(
@@ -246,7 +246,7 @@ def cut_long_axis(heart: Heart, pose: Pose, phases: Floats, size: int, spacing: 
         epicardium,
         np.maximum(right, epicardium),
         np.maximum(right_wall, epicardium),
-        rays.within(tables[3] + fat_thickness(heart)) * above,
+        rays.within(tables[3] + _fat_thickness(heart)) * above,
         np.zeros_like(lv),
         rooms * (1 - above),
         walls * (1 - above),
@@ -268,7 +268,7 @@ def _around(sides: Floats, heights: Floats) -> Floats:
     x = np.concatenate([sides[:, :, 0], -sides[:, ::-1, 1]], axis=1)
     y = np.concatenate([heights, heights[:, ::-1]], axis=1)
     angles, radii = np.degrees(np.arctan2(y, x)), np.hypot(x, y)
-    wanted = np.arange(LONG_AXIS_ANGLES) * (360 / LONG_AXIS_ANGLES)
+    wanted = np.arange(_LONG_AXIS_ANGLES) * (360 / _LONG_AXIS_ANGLES)
     return np.stack([np.interp(wanted, *frame, period=360) for frame in zip(angles, radii, strict=True)])
 
 
@@ -289,7 +289,7 @@ def _atria(
     spacing: float,
 ) -> tuple[Pixels, Pixels]:
     """Return the shares of the atria, and of the atria with their walls, below the base."""
-    half = LONG_AXIS_ANGLES // 2
+    half = _LONG_AXIS_ANGLES // 2
     septum = -0.5 * (endocardium[:, 0, half] + epicardium[:, 0, half])
     middles = (0.12 * radii[0], -0.5 * (right[:, 0, half] + epicardium[:, 0, half]))
     rooms, walls = np.zeros_like(x), np.zeros_like(x)

@@ -15,8 +15,8 @@ from simulation.heart import Heart
 from simulation.patient import Floats
 from simulation.rhythm import Paroxysm, draw_beats
 
-HISTORY = ("hypertension", "diabetes", "dyslipidemia", "heart_disease", "stroke", "thyroid_disease")
-FAMILY = ("hypertension", "diabetes", "heart_disease", "stroke")
+_HISTORY = ("hypertension", "diabetes", "dyslipidemia", "heart_disease", "stroke", "thyroid_disease")
+_FAMILY = ("hypertension", "diabetes", "heart_disease", "stroke")
 CLINICAL_COLUMNS = (
     "age",  # years
     "sex",  # 0 male, 1 female
@@ -28,8 +28,8 @@ CLINICAL_COLUMNS = (
     "smoking",  # 0 never, 1 in the past, 2 now
     "alcohol",  # 0 never, 1 at times, 2 daily
     "activity",  # days with exercise in a week
-    *(f"history_{name}" for name in HISTORY),  # 0 no, 1 yes
-    *(f"family_{name}" for name in FAMILY),  # 0 no, 1 yes
+    *(f"history_{name}" for name in _HISTORY),  # 0 no, 1 yes
+    *(f"family_{name}" for name in _FAMILY),  # 0 no, 1 yes
     "mean_rr",  # milliseconds
     "sdnn",  # standard deviation of the intervals between sinus beats, milliseconds
     "rmssd",  # root mean square of their successive differences, milliseconds
@@ -37,10 +37,10 @@ CLINICAL_COLUMNS = (
 )
 """The 24 columns of the table, and their units."""
 
-RESTING_SECONDS = 300.0
+_RESTING_SECONDS = 300.0
 # Log odds of each history at 58 years and a BMI of 26.5; what 10 years and 5 kg/m2 add; what the
 # burden adds.
-HISTORY_ODDS = {
+_HISTORY_ODDS = {
     "hypertension": (-0.9, 0.35, 0.45, 4.0),
     "diabetes": (-2.6, 0.25, 0.55, 4.2),
     "dyslipidemia": (-1.0, 0.25, 0.25, 1.6),
@@ -48,16 +48,16 @@ HISTORY_ODDS = {
     "stroke": (-3.4, 0.40, 0.0, 0.0),
     "thyroid_disease": (-2.4, 0.05, 0.0, 0.0),
 }
-FAMILY_SHARES = {
+_FAMILY_SHARES = {
     "hypertension": (0.35, 0.80),
     "diabetes": (0.20, 0.70),
     "heart_disease": (0.22, 0.22),
     "stroke": (0.12, 0.12),
 }
 """Share of patients with each family history, without and with the burden."""
-BURDEN_PRESSURE = (22.0, 10.0)
+_BURDEN_PRESSURE = (22.0, 10.0)
 """What the burden adds to systolic and diastolic pressure, mmHg."""
-KNOWN_DISEASE = 2.6
+_KNOWN_DISEASE = 2.6
 """Log odds that a diseased heart adds to a history of heart disease."""
 
 
@@ -113,7 +113,7 @@ def _pressures(heart: Heart, burdened: bool, rng: np.random.Generator) -> dict[s
     """Return blood pressure, mmHg: 127/77 for the mean man, with a pulse pressure that rises with age."""
     noise = np.clip(rng.normal(size=2), -2.5, 2.5)
     years, body = heart.drivers.age - 58, heart.drivers.bmi - 26.5
-    added = BURDEN_PRESSURE if burdened else (0.0, 0.0)
+    added = _BURDEN_PRESSURE if burdened else (0.0, 0.0)
     systolic = 127 + 0.45 * years + 0.7 * body + 0.08 * (heart.lv_mass - 90) + 11 * noise[0] + added[0]
     diastolic = 77 + 0.5 * body + 5 * noise[0] + 5 * noise[1] + added[1]
     systolic = np.clip(systolic, 88, 215)
@@ -135,22 +135,22 @@ def _habits(heart: Heart, rng: np.random.Generator) -> dict[str, float]:
 
 def _histories(heart: Heart, burdened: bool, rng: np.random.Generator) -> dict[str, float]:
     """Return what the patient and the family had."""
-    chances = rng.random(len(HISTORY) + len(FAMILY))
+    chances = rng.random(len(_HISTORY) + len(_FAMILY))
     decades, body = (heart.drivers.age - 58) / 10, (heart.drivers.bmi - 26.5) / 5
-    known = KNOWN_DISEASE * (heart.condition != "none")
+    known = _KNOWN_DISEASE * (heart.condition != "none")
     shares = {}
-    for name in HISTORY:
-        base, per_decade, per_body, burden = HISTORY_ODDS[name]
+    for name in _HISTORY:
+        base, per_decade, per_body, burden = _HISTORY_ODDS[name]
         odds = base + per_decade * decades + per_body * body + burden * burdened
         shares[f"history_{name}"] = expit(odds + known * (name == "heart_disease"))
-    for name in FAMILY:
-        shares[f"family_{name}"] = FAMILY_SHARES[name][int(burdened)]
+    for name in _FAMILY:
+        shares[f"family_{name}"] = _FAMILY_SHARES[name][int(burdened)]
     return {name: int(chance < share) for (name, share), chance in zip(shares.items(), chances, strict=True)}
 
 
 def _resting_intervals(heart: Heart, rng: np.random.Generator) -> Floats:
     """Return the intervals between neighbouring beats that are not ectopic, seconds, shape (intervals,)."""
-    beats = draw_beats(heart.drivers, Paroxysm(), RESTING_SECONDS, rng)
+    beats = draw_beats(heart.drivers, Paroxysm(), _RESTING_SECONDS, rng)
     normal = ~beats.ectopic[1:] & ~beats.ectopic[:-1]
     return np.asarray(np.diff(beats.onsets)[normal], np.float64)
 

@@ -25,13 +25,13 @@ DOWER = np.array(
     ]
 )
 
-WANDER = 0.035
+_WANDER = 0.035
 """Root mean square of the baseline wander of one electrode, millivolts."""
 MUSCLE = 0.010
 """Root mean square of the muscle noise of one electrode, millivolts."""
-MAINS = 0.004
+_MAINS = 0.004
 """Amplitude of the mains hum of one electrode, millivolts."""
-PASS_BAND = (0.05, 150.0)
+_PASS_BAND = (0.05, 150.0)
 """Hertz; what a resting electrocardiograph lets through."""
 
 
@@ -86,13 +86,13 @@ def electrode_noise(count: int, sampling_rate: float, level: float, rng: np.rand
     """
     frequencies = np.fft.rfftfreq(count, 1 / sampling_rate)
     levels = np.exp(0.35 * rng.normal(size=(3, 9, 1)))
-    wander = _shaped(rng, 9, count, np.exp(-((frequencies / 0.35) ** 2)) * (frequencies > PASS_BAND[0]))
-    band = (frequencies > 15) & (frequencies < PASS_BAND[1])
+    wander = _shaped(rng, 9, count, np.exp(-((frequencies / 0.35) ** 2)) * (frequencies > _PASS_BAND[0]))
+    band = (frequencies > 15) & (frequencies < _PASS_BAND[1])
     muscle = _shaped(rng, 9, count, band / np.sqrt(1 + (frequencies / 60) ** 2))
     mains = 50.0 if rng.random() < 0.6 else 60.0
     phases = rng.uniform(0, 2 * np.pi) + 0.4 * rng.normal(size=(9, 1))
     hum = np.sin(2 * np.pi * mains * np.arange(count) / sampling_rate + phases)
-    electrodes = levels[0] * WANDER * wander + levels[1] * MUSCLE * muscle + levels[2] * MAINS * hum
+    electrodes = levels[0] * _WANDER * wander + levels[1] * MUSCLE * muscle + levels[2] * _MAINS * hum
     right, left, foot = electrodes[:3]
     chest = electrodes[3:] - electrodes[:3].mean(axis=0)
     return level * np.concatenate([[left - right, foot - right], chest])

@@ -17,30 +17,30 @@ from simulation.heart import LONGITUDINAL_SHARE, MUSCLE_DENSITY, Heart
 from simulation.patient import Floats
 from simulation.rhythm import FIBRILLATION_RATE
 
-TRIGGER_DELAY = 0.05
+_TRIGGER_DELAY = 0.05
 """Seconds from the onset of QRS to the R wave, with which a cine begins."""
-ISOVOLUMIC = (0.035, 0.075)
+_ISOVOLUMIC = (0.035, 0.075)
 """Seconds after the R wave before the ventricles eject, and after systole before they fill."""
 MID_LEVEL = 0.5
 """Level of the short-axis slice."""
-RV_LENGTH = 0.92
+_RV_LENGTH = 0.92
 """Length of the right ventricle beside that of the LV cavity."""
-SEPTUM_CENTER = 180.0
+_SEPTUM_CENTER = 180.0
 """Degrees; angles as in `simulation.heart.Scar`."""
-SEPTAL_EDGES = (25.0, 65.0)
+_SEPTAL_EDGES = (25.0, 65.0)
 """Degrees from the middle of the septum up to which it is thick, and from which it no longer is."""
-RV_SPAN = 88.0
+_RV_SPAN = 88.0
 """Degrees from the middle of the septum to where the right ventricle is attached."""
-THINNEST = 2.0
+_THINNEST = 2.0
 """Millimetres that a wall outside the septum has at least."""
-SOFTNESS = (40.0, 0.12)
+_SOFTNESS = (40.0, 0.12)
 """Degrees and share of the long axis over which a scar fades out."""
-LARGEST_AKINESIA = 0.85
+_LARGEST_AKINESIA = 0.85
 """Share of a scar's room for standing still that is used at most: the rest of the wall has to move for it."""
 
 
 @dataclass(frozen=True)
-class Outline:
+class _Outline:
     """Radii around the axis of the left ventricle, mm; arrays of shape (frames, levels, angles).
 
     Attributes
@@ -66,7 +66,7 @@ class Outline:
 # Over the cycle -------------------------------------------------------------------------------------
 
 
-def cycle_length(heart: Heart) -> float:
+def _cycle_length(heart: Heart) -> float:
     """Return the mean RR interval, seconds."""
     fibrillates = heart.drivers.rhythm == "fibrillation"
     return 60 / (heart.drivers.heart_rate * (FIBRILLATION_RATE if fibrillates else 1.0))
@@ -78,9 +78,9 @@ def systole_share(heart: Heart) -> float:
     Electromechanical systole is 546 - 2.1 ms a beat a minute in men and 549 - 2.0 in women (Weissler et
     al., Circulation 37 (1968) 149), counted from the onset of QRS.
     """
-    cycle = cycle_length(heart)
+    cycle = _cycle_length(heart)
     start, slope = (0.549, 0.0020) if heart.drivers.sex == "female" else (0.546, 0.0021)
-    return float(np.clip((start - slope * 60 / cycle - TRIGGER_DELAY) / cycle, 0.25, 0.60))
+    return float(np.clip((start - slope * 60 / cycle - _TRIGGER_DELAY) / cycle, 0.25, 0.60))
 
 
 def filled_share(heart: Heart, phases: Floats) -> Floats:
@@ -95,8 +95,8 @@ def filled_share(heart: Heart, phases: Floats) -> Floats:
     phases : numpy.ndarray
         Shares of the cycle from the R wave; 0 is end-diastole, and so is 1.
     """
-    cycle, end = cycle_length(heart), systole_share(heart)
-    wait, rest = (seconds / cycle for seconds in ISOVOLUMIC)
+    cycle, end = _cycle_length(heart), systole_share(heart)
+    wait, rest = (seconds / cycle for seconds in _ISOVOLUMIC)
     early = _early_share(heart)
     diastole = 1 - end - rest
     stiff = heart.condition == "restrictive"
@@ -157,7 +157,7 @@ def angles_of(count: int) -> Floats:
     return np.arange(count, dtype=np.float64) * (360.0 / count)
 
 
-def outline(heart: Heart, phases: Floats, levels: Floats, count: int = 120) -> Outline:
+def outline(heart: Heart, phases: Floats, levels: Floats, count: int = 120) -> _Outline:
     """Return the outlines of the ventricles.
 
     Parameters
@@ -180,7 +180,7 @@ def outline(heart: Heart, phases: Floats, levels: Floats, count: int = 120) -> O
     thickness = _wall_profile(heart, angles) * _scarred(heart, scar, wall)
     epicardium = endocardium + _conserving(endocardium, thickness, ring)
     right, right_wall = _right_ventricle(heart, phases, angles, levels, epicardium, length)
-    return Outline(endocardium, epicardium, right, right_wall, length, wall)
+    return _Outline(endocardium, epicardium, right, right_wall, length, wall)
 
 
 def _half_ellipsoid(heart: Heart, phases: Floats) -> tuple[Floats, Floats, Floats]:
@@ -212,7 +212,7 @@ def _scar_profile(heart: Heart, angles: Floats, levels: Floats) -> Floats:
     scar = heart.scar
     if scar is None:
         return np.zeros((1, 1, len(angles)))
-    degrees, share = SOFTNESS
+    degrees, share = _SOFTNESS
     around = _lobe(angles, scar.angle, scar.extent / 2 - degrees / 2, scar.extent / 2 + degrees / 2)
     along = _smooth_step((levels - scar.base) / share + 0.5)
     if scar.apex < 1:  # one that reaches the apex includes it
@@ -227,7 +227,7 @@ def _mobility(heart: Heart, scar: Floats) -> Floats:
     length = 1 + heart.longitudinal_strain / 100
     least = (1 - heart.ejection_fraction / 100) / length  # area of the cavity at end-systole
     room = least / np.maximum(scar.mean(axis=2, keepdims=True), 1e-9)
-    return np.asarray(1 - np.minimum(heart.scar.akinesia, LARGEST_AKINESIA * room) * scar)
+    return np.asarray(1 - np.minimum(heart.scar.akinesia, _LARGEST_AKINESIA * room) * scar)
 
 
 def _cross_section(heart: Heart, phases: Floats, angles: Floats) -> Floats:
@@ -238,7 +238,7 @@ def _cross_section(heart: Heart, phases: Floats, angles: Floats) -> Floats:
     if heart.condition != "pulmonary hypertension":
         return np.ones((1, 1, len(angles)))
     pushed = heart.drivers.severity * (0.08 + 0.30 * (1 - filled_share(heart, phases)))
-    toward = np.cos(np.radians(angles - SEPTUM_CENTER))
+    toward = np.cos(np.radians(angles - _SEPTUM_CENTER))
     chord = (1 - pushed)[:, None, None] / np.where(toward > 0.05, toward, 0.05)
     squared = np.minimum(chord, 1.0) ** 2
     return np.asarray(squared / squared.mean(axis=2, keepdims=True))
@@ -260,13 +260,13 @@ def _wall_profile(heart: Heart, angles: Floats) -> Floats:
     cavity, ring = _areas(heart, *_half_ellipsoid(heart, start), middle)
     endocardium = np.sqrt(cavity * _cross_section(heart, start, angles)[0])[0]
     thinned = 1 - (heart.scar.thinning if heart.scar else 0.0) * _scar_profile(heart, angles, middle)[0, 0]
-    septum = _lobe(angles, SEPTUM_CENTER, *SEPTAL_EDGES)
+    septum = _lobe(angles, _SEPTUM_CENTER, *_SEPTAL_EDGES)
     fixed, free = thinned * septum * heart.wall_thickness, thinned * (1 - septum)
     # muscle is the mean of 2 r t + t ** 2; with t = fixed + other * free that is quadratic in other
     square, linear = (free**2).mean(), (free * (endocardium + fixed)).mean()
     constant = (fixed**2 + 2 * endocardium * fixed).mean() - ring[0, 0]
     other = (-linear + np.sqrt(max(linear**2 - square * constant, 0.0))) / square
-    return np.asarray(max(other, THINNEST) * (1 - septum) + heart.wall_thickness * septum)
+    return np.asarray(max(other, _THINNEST) * (1 - septum) + heart.wall_thickness * septum)
 
 
 def _scarred(heart: Heart, scar: Floats, wall: Floats) -> Floats:
@@ -290,11 +290,11 @@ def _right_ventricle(
 ) -> tuple[Floats, Floats]:
     """Return the outer borders of cavity and free wall of the right ventricle, mm."""
     volume = 1000 * rv_volume_curve(heart, phases)[:, None]
-    area = 1.5 * volume / (RV_LENGTH * length[:, None]) * np.maximum(1 - (levels / RV_LENGTH) ** 2, 0.0)
-    away = np.abs((angles - SEPTUM_CENTER + 180) % 360 - 180)
-    crescent = np.maximum(1 - (away / RV_SPAN) ** 2, 0.0) ** 1.5
+    area = 1.5 * volume / (_RV_LENGTH * length[:, None]) * np.maximum(1 - (levels / _RV_LENGTH) ** 2, 0.0)
+    away = np.abs((angles - _SEPTUM_CENTER + 180) % 360 - 180)
+    crescent = np.maximum(1 - (away / _RV_SPAN) ** 2, 0.0) ** 1.5
     right = np.sqrt(epicardium**2 + (area / (np.pi * crescent.mean()))[:, :, None] * crescent)
-    around = _lobe(angles, SEPTUM_CENTER, RV_SPAN - 14, RV_SPAN)
+    around = _lobe(angles, _SEPTUM_CENTER, _RV_SPAN - 14, _RV_SPAN)
     contracted = 1 + 0.35 * (1 - filled_share(heart, phases))[:, None]
-    wall = heart.rv_wall * contracted * np.clip((RV_LENGTH - levels) / 0.08, 0.0, 1.0)
+    wall = heart.rv_wall * contracted * np.clip((_RV_LENGTH - levels) / 0.08, 0.0, 1.0)
     return right, np.asarray(right + wall[:, :, None] * around)

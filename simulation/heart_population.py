@@ -26,9 +26,9 @@ from simulation.physiology import (
     pattern_table,
 )
 
-HEART = 10
+_HEART = 10
 """First word of the key of a heart's random streams (those of `population` are below)."""
-SHOWN, HIDDEN = range(2)
+SHOWN, _HIDDEN = range(2)
 IMPLIED_CEILINGS = {
     "lv_esv": 0.47,
     "stroke_volume": 0.53,
@@ -39,12 +39,12 @@ IMPLIED_CEILINGS = {
     "radial_strain": 0.26,
 }
 """Ceilings of the indicators that follow from the others, for `CEILINGS`: the correlation of twins."""
-BOUND = 2.3
+_BOUND = 2.3
 """Standard deviations at which the normal distributions are cut off, before they are rescaled to 1."""
-TRIES = 30
+_TRIES = 30
 """Draws of what the ECG does not show until a heart has plausible values."""
 
-SCARS = {"anterior infarction": (115.0, 0.35, 1.0), "inferior infarction": (270.0, 0.0, 0.75),
+_SCARS = {"anterior infarction": (115.0, 0.35, 1.0), "inferior infarction": (270.0, 0.0, 0.75),
          "lateral infarction": (0.0, 0.1, 0.8)}  # fmt: skip
 """Middle of the scar of an infarction in degrees, and where it begins and ends along the long axis."""
 
@@ -86,13 +86,13 @@ def draw_heart(
         if name is not None and name not in CONDITIONS:
             raise ValueError(f"No condition is called {name!r}. Conditions: {', '.join(CONDITIONS)}.")
     solved = calibrate(ceilings)
-    shown, hidden = stream(seed, HEART, patient, SHOWN), stream(seed, HEART, patient, HIDDEN, twin)
+    shown, hidden = stream(seed, _HEART, patient, SHOWN), stream(seed, _HEART, patient, _HIDDEN, twin)
     joint = pattern_table()
     weights = joint.sum(axis=0) if condition is None else joint[CONDITIONS.index(condition)]
     drawn = CONDITIONS[_pick(shown.random(), weights)]
     drivers, body = _draw_drivers(shown, pattern or drawn, solved)
     probabilities = condition_probabilities(drivers.pattern)
-    for _ in range(TRIES):
+    for _ in range(_TRIES):
         suffered = CONDITIONS[_pick(hidden.random(), probabilities)]
         heart = _draw_hidden(hidden, drivers, condition or suffered, body, solved)
         if _could_live(heart):
@@ -120,9 +120,9 @@ def _pick(uniform: float, weights: Floats) -> int:
 
 def _normal(rng: np.random.Generator, count: int) -> Floats:
     """Return numbers of mean 0 and variance 1 from a normal distribution without its tails."""
-    low = ndtr(-BOUND)
-    density = np.exp(-(BOUND**2) / 2) / np.sqrt(2 * np.pi)
-    deviation = np.sqrt(1 - 2 * BOUND * density / (1 - 2 * low))
+    low = ndtr(-_BOUND)
+    density = np.exp(-(_BOUND**2) / 2) / np.sqrt(2 * np.pi)
+    deviation = np.sqrt(1 - 2 * _BOUND * density / (1 - 2 * low))
     return np.asarray(ndtri(low + (1 - 2 * low) * rng.random(count)) / deviation)
 
 
@@ -186,7 +186,7 @@ def _draw_hidden(
     has = np.array([name == condition for name in CONDITIONS], float)
     factor = solved.woman if drivers.sex == "female" else np.ones_like(solved.woman)
     values = factor * (visible + solved.disease @ has * drivers.severity + solved.hidden @ own)
-    rounder = {"dilated": 0.14, "hypertrophic": -0.04}.get(condition, 0.05 * (condition in SCARS))
+    rounder = {"dilated": 0.14, "hypertrophic": -0.04}.get(condition, 0.05 * (condition in _SCARS))
     thicker = 4.0 if condition == "pulmonary hypertension" else 0.0
     return Heart(
         drivers=drivers,
@@ -201,8 +201,8 @@ def _draw_hidden(
 def _draw_scar(condition: str, severity: float, uniform: Floats) -> Scar | None:
     """Return the scar of an infarction; in few of the others a small one that the ECG does not show."""
     spread = 2 * uniform - 1
-    if condition in SCARS:
-        angle, base, apex = SCARS[condition]
+    if condition in _SCARS:
+        angle, base, apex = _SCARS[condition]
         extent = (50 + 75 * severity) * (1 + 0.15 * spread[1])
         angle = float((angle + 12 * spread[0]) % 360)
         return Scar(

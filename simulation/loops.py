@@ -24,32 +24,32 @@ Rows = list[tuple[float, float, tuple[float, float, float]]]
 
 # Center and width as shares of the QRS duration, direction and size: septum, anterior wall, the large
 # walls, the back, the base.
-NORMAL_QRS: Rows = [
+_NORMAL_QRS: Rows = [
     (0.17, 0.060, (-0.13, -0.04, -0.19)),
     (0.30, 0.070, (0.16, 0.06, -0.24)),
     (0.46, 0.085, (1.12, 0.62, 0.36)),
     (0.60, 0.085, (0.05, 0.10, 0.52)),
     (0.77, 0.080, (-0.16, -0.08, 0.30)),
 ]
-LEFT_BLOCK_QRS: Rows = [
+_LEFT_BLOCK_QRS: Rows = [
     (0.18, 0.085, (0.30, 0.18, 0.22)),
     (0.38, 0.085, (0.92, 0.38, 0.80)),
     (0.55, 0.075, (0.55, 0.14, 0.75)),
     (0.70, 0.085, (0.92, 0.22, 0.72)),
     (0.86, 0.070, (0.25, 0.02, 0.30)),
 ]
-ECTOPIC_QRS: Rows = [
+_ECTOPIC_QRS: Rows = [
     (0.28, 0.13, (0.35, 0.70, 0.30)),
     (0.50, 0.14, (0.95, 1.25, 1.10)),
     (0.72, 0.12, (0.10, 0.25, 0.70)),
 ]
-ECTOPIC_DURATION = 0.155
+_ECTOPIC_DURATION = 0.155
 # Center and width as shares of the QT interval, and share of the T vector: T rises slowly, falls fast.
-T_SHAPE = ((0.64, 0.115, 0.45), (0.755, 0.080, 0.75))
-ST_SHAPE = (0.40, 0.095)
-NORMAL_T = np.array([0.27, 0.135, -0.20])
-LEFT_BLOCK_T = np.array([-0.30, -0.05, -0.42])
-ECTOPIC_T = np.array([-0.35, -0.42, -0.45])
+_T_SHAPE = ((0.64, 0.115, 0.45), (0.755, 0.080, 0.75))
+_ST_SHAPE = (0.40, 0.095)
+_NORMAL_T = np.array([0.27, 0.135, -0.20])
+_LEFT_BLOCK_T = np.array([-0.30, -0.05, -0.42])
+_ECTOPIC_T = np.array([-0.35, -0.42, -0.45])
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def _dilated(shape: _Shape, severity: float) -> _Shape:
     return replace(
         shape,
         duration=shape.duration * (1 + 0.58 * block),
-        qrs=_scaled(shape.qrs, 1 - block) + _scaled(LEFT_BLOCK_QRS, block * shape.gain),
+        qrs=_scaled(shape.qrs, 1 - block) + _scaled(_LEFT_BLOCK_QRS, block * shape.gain),
         st=shape.st + block * np.array([-0.06, -0.01, -0.12]),
-        t=(1 - block) * shape.t + block * LEFT_BLOCK_T,
+        t=(1 - block) * shape.t + block * _LEFT_BLOCK_T,
         p_left=1.2,
     )
 
@@ -187,7 +187,7 @@ def _right_ventricular(shape: _Shape, severity: float) -> _Shape:
     )
 
 
-PATTERNS: dict[str, Callable[[_Shape, float], _Shape]] = {
+_PATTERNS: dict[str, Callable[[_Shape, float], _Shape]] = {
     "dilated": _dilated,
     "hypertrophic": _hypertrophic,
     "restrictive": _restrictive,
@@ -215,9 +215,9 @@ def _normal(drivers: Drivers) -> _Shape:
     gain = drivers.traits.voltage * np.exp(0.20 * drivers.lv_bulk - 0.012 * (drivers.bmi - 26.5))
     septum = float(np.exp(0.25 * np.clip(drivers.septum, -2.5, 3.0)))
     right = np.clip(drivers.rv_size, -2.5, 3.0) * np.array([-0.05, 0.0, -0.04])
-    rows = _scaled(NORMAL_QRS[:1], septum) + NORMAL_QRS[1:]
+    rows = _scaled(_NORMAL_QRS[:1], septum) + _NORMAL_QRS[1:]
     rows = [*_scaled(rows, gain), (0.70, 0.09, (right[0], right[1], right[2]))]
-    t = NORMAL_T * drivers.traits.t_gain * np.exp(0.20 * np.clip(drivers.pump, -2.5, 2.5))
+    t = _NORMAL_T * drivers.traits.t_gain * np.exp(0.20 * np.clip(drivers.pump, -2.5, 2.5))
     width = 1 + 0.045 * np.clip(drivers.lv_size, -2.5, 3.0)
     return _Shape(float(gain), 0.094 * drivers.traits.width * width, rows, np.array([0.02, 0.012, -0.015]), t)
 
@@ -225,8 +225,8 @@ def _normal(drivers: Drivers) -> _Shape:
 def beat_loops(drivers: Drivers) -> Loops:
     """Return the loops of a conducted beat."""
     shape = _normal(drivers)
-    if drivers.pattern in PATTERNS:
-        shape = PATTERNS[drivers.pattern](shape, drivers.severity)
+    if drivers.pattern in _PATTERNS:
+        shape = _PATTERNS[drivers.pattern](shape, drivers.severity)
     if drivers.right_block:
         shape = _right_block(shape)
     if drivers.flat_t:
@@ -255,20 +255,20 @@ def _p_waves(drivers: Drivers, shape: _Shape) -> Waves:
 
 def _t_waves(st: Floats, t: Floats) -> Waves:
     """Return ST and T, in shares of the QT interval."""
-    centers, widths, shares = (np.array(column) for column in zip(*T_SHAPE, strict=True))
+    centers, widths, shares = (np.array(column) for column in zip(*_T_SHAPE, strict=True))
     return Waves(
-        centers=np.append(centers, ST_SHAPE[0]),
-        widths=np.append(widths, ST_SHAPE[1]),
+        centers=np.append(centers, _ST_SHAPE[0]),
+        widths=np.append(widths, _ST_SHAPE[1]),
         vectors=np.concatenate([shares[:, None] * t, st[None]]),
     )
 
 
 def ectopic_loops() -> Loops:
     """Return the loops of a beat from the right ventricle: no P, wide, T against QRS."""
-    centers, widths, vectors = (np.array(column) for column in zip(*ECTOPIC_QRS, strict=True))
+    centers, widths, vectors = (np.array(column) for column in zip(*_ECTOPIC_QRS, strict=True))
     nothing = Waves(np.zeros(0), np.ones(0), np.zeros((0, 3)))
-    qrs = Waves(centers * ECTOPIC_DURATION, widths * ECTOPIC_DURATION, vectors)
-    return Loops(nothing, qrs, _t_waves(0.2 * ECTOPIC_T, ECTOPIC_T), ECTOPIC_DURATION)
+    qrs = Waves(centers * _ECTOPIC_DURATION, widths * _ECTOPIC_DURATION, vectors)
+    return Loops(nothing, qrs, _t_waves(0.2 * _ECTOPIC_T, _ECTOPIC_T), _ECTOPIC_DURATION)
 
 
 def _rotation(axis: float, turn: float) -> Floats:

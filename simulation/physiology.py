@@ -7,8 +7,8 @@ it does not (``e``)::
     x = mean + parents + height + weight + age + disease[condition] * severity + gamma * g + sigma * e
 
 For a woman everything is multiplied by the factor ``woman``. The ECG shows a *pattern* rather than a
-disease: a disease shows its pattern in some patients only (`SENSITIVITY`), and some show one without
-having the disease (`MIMICRY`). What the ECG can know of x is therefore ``E[x | drivers]``: the same
+disease: a disease shows its pattern in some patients only (`_SENSITIVITY`), and some show one without
+having the disease (`_MIMICRY`). What the ECG can know of x is therefore ``E[x | drivers]``: the same
 sum with the probability of each condition given the pattern in place of the condition, and without
 ``e``. Everything that is left has mean zero given the drivers, so that
 
@@ -59,9 +59,9 @@ CONDITIONS = (
 )
 """Conditions of the heart; the patterns of the ECG have the same names."""
 PREVALENCE = (0.46, 0.12, 0.10, 0.07, 0.06, 0.05, 0.04, 0.10)
-SENSITIVITY = (0.0, 0.50, 0.80, 0.70, 0.55, 0.55, 0.55, 0.65)
+_SENSITIVITY = (0.0, 0.50, 0.80, 0.70, 0.55, 0.55, 0.55, 0.65)
 """Share of patients with a condition whose ECG shows its pattern for that reason."""
-MIMICRY = (0.0, 0.015, 0.015, 0.015, 0.012, 0.012, 0.012, 0.015)
+_MIMICRY = (0.0, 0.015, 0.015, 0.015, 0.012, 0.012, 0.012, 0.015)
 """Share of all others whose ECG shows a pattern by chance."""
 LEAST_SEVERITY = 0.5
 """Severity is uniform between this and 1."""
@@ -69,7 +69,7 @@ COVARIATES = ("height", "weight", "age")
 
 
 @dataclass(frozen=True)
-class Equation:
+class _Equation:
     """One indicator as a sum of its causes, in its own unit.
 
     Attributes
@@ -105,10 +105,10 @@ def _effects(*values: float) -> dict[str, float]:
 # gram adds .053 mm to the mean wall and one millilitre takes .025 mm off; the septum is 1.25 times as
 # thick. Its own part is asymmetry. The right ventricle is as large as the blood that the left one moves
 # asks for, nearly: both have the same stroke volume.
-EQUATIONS: dict[str, Equation] = {
-    "lv_edv": Equation(166, 27, 0.76, {}, (12, 8, -6), _effects(110, -22, -32, 40, 25, 25, -18)),
-    "lv_mass": Equation(103, 16, 0.71, {"lv_edv": 0.45}, (2, 5, 0), _effects(15, 80, 55, 5, 5, 5, 0)),
-    "wall_thickness": Equation(
+_EQUATIONS: dict[str, _Equation] = {
+    "lv_edv": _Equation(166, 27, 0.76, {}, (12, 8, -6), _effects(110, -22, -32, 40, 25, 25, -18)),
+    "lv_mass": _Equation(103, 16, 0.71, {"lv_edv": 0.45}, (2, 5, 0), _effects(15, 80, 55, 5, 5, 5, 0)),
+    "wall_thickness": _Equation(
         8.3,
         1.0,
         0.88,
@@ -116,9 +116,9 @@ EQUATIONS: dict[str, Equation] = {
         (0, 0.1, 0.15),
         _effects(0, 5, 1.2, 0, 0, 0, 0),
     ),
-    "la_volume": Equation(72, 12, 0.9, {"lv_edv": 0.15}, (0, 3, 4), _effects(20, 22, 45, 6, 6, 6, 0)),
-    "ejection_fraction": Equation(58.5, 6.0, 1.04, {}, (0, 0, 0), _effects(-27, 6, -6, -17, -11, -11, -3)),
-    "rv_edv": Equation(
+    "la_volume": _Equation(72, 12, 0.9, {"lv_edv": 0.15}, (0, 3, 4), _effects(20, 22, 45, 6, 6, 6, 0)),
+    "ejection_fraction": _Equation(58.5, 6.0, 1.04, {}, (0, 0, 0), _effects(-27, 6, -6, -17, -11, -11, -3)),
+    "rv_edv": _Equation(
         182,
         18,
         0.76,
@@ -126,9 +126,9 @@ EQUATIONS: dict[str, Equation] = {
         (2, 2, -2),
         _effects(-8, 0, 15, 0, 0, 0, 85),
     ),
-    "blood_contrast": Equation(2.6, 0.35),
+    "blood_contrast": _Equation(2.6, 0.35),
 }
-STATED = tuple(EQUATIONS)
+STATED = tuple(_EQUATIONS)
 """Indicators with a stated ceiling: mL, g, mm, mL, percent, mL, ratio of blood to muscle in the image."""
 
 
@@ -145,9 +145,9 @@ DRIVER_OF = {
 
 def pattern_table() -> Floats:
     """Return P(condition and pattern), shape (conditions, patterns): what disease shows, and mimicry."""
-    chance = np.array(MIMICRY)
+    chance = np.array(_MIMICRY)
     chance[0] = 1 - chance.sum()
-    shown = np.array(SENSITIVITY)
+    shown = np.array(_SENSITIVITY)
     given = (1 - shown)[:, None] * chance + np.diag(shown)
     return np.array(PREVALENCE)[:, None] * given
 
@@ -205,7 +205,7 @@ def calibrate(ceilings: Mapping[str, float] | None = None) -> Calibration:
 @functools.cache
 def _calibrated(ceilings: tuple[float, ...]) -> Calibration:
     """Return the solved equations; the ceilings in the order of `STATED`."""
-    equations = list(EQUATIONS.values())
+    equations = list(_EQUATIONS.values())
     through = np.linalg.inv(np.eye(len(STATED)) - _parents())
     covariates = through @ np.array([equation.covariates for equation in equations])
     disease = through @ np.array(
@@ -248,7 +248,9 @@ def _calibrated(ceilings: tuple[float, ...]) -> Calibration:
 
 def _parents() -> Floats:
     """Return the direct effect of each indicator (columns) on each (rows)."""
-    return np.array([[equation.parents.get(name, 0.0) for name in STATED] for equation in EQUATIONS.values()])
+    return np.array(
+        [[equation.parents.get(name, 0.0) for name in STATED] for equation in _EQUATIONS.values()]
+    )
 
 
 def _disease_covariances() -> tuple[Floats, Floats]:

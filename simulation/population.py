@@ -7,8 +7,6 @@ looking at the label.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,20 +23,21 @@ from simulation.patient import (
     draw_within,
     stream,
 )
+from simulation.settings import SimulationSettings
 
 # First word of the key of a random stream: what is drawn.
-LABELS, ORDER, SITTING, PERSON, RECORDING, SEGMENTATION = range(6)
-PHYSIOLOGY, MURMUR, BODY = range(3)
+LABELS, ORDER, _SITTING, _PERSON, RECORDING, SEGMENTATION = range(6)
+_PHYSIOLOGY, _MURMUR, _BODY = range(3)
 
 STRAINED_SHARE = 0.6
 """Share of abnormal persons whose ECG shows it."""
-NORMAL_LOUDNESS = 0.035
+_NORMAL_LOUDNESS = 0.035
 """Median turbulence of a normal heart, relative to the peak of S1."""
-ABNORMAL_LOUDNESS = 0.28
+_ABNORMAL_LOUDNESS = 0.28
 """Median loudness of a murmur of an unstrained heart, relative to the peak of S1."""
-STRAIN_SOFTENS = 0.5
+_STRAIN_SOFTENS = 0.5
 """Share of its loudness that a murmur loses at full strain."""
-ROOM_SPECTRUM = (0.0, 0.0, -5.0, -12.0, -22.0, -32.0)
+_ROOM_SPECTRUM = (0.0, 0.0, -5.0, -12.0, -22.0, -32.0)
 """Mean spectrum of a room, decibels at `COLORATION_FREQUENCIES`."""
 
 
@@ -80,7 +79,7 @@ def draw_patient(seed: int, person: int, abnormal: bool, fingerprint: float) -> 
     fingerprint : float
         Strength of the coloration by the body; 0: none.
     """
-    rng = stream(seed, PERSON, person, MURMUR)
+    rng = stream(seed, _PERSON, person, _MURMUR)
     diagnosis = "Normal"
     if abnormal:
         names = list(DIAGNOSES)
@@ -88,8 +87,8 @@ def draw_patient(seed: int, person: int, abnormal: bool, fingerprint: float) -> 
     strained = abnormal and rng.random() < STRAINED_SHARE
     strain = float(rng.uniform(0.6, 1.0)) if strained else 0.0
     murmur = _draw_murmur(diagnosis, strain, rng)
-    body = _draw_body(fingerprint, stream(seed, PERSON, person, BODY))
-    return _draw_physiology(diagnosis, strain, murmur, body, stream(seed, PERSON, person, PHYSIOLOGY))
+    body = _draw_body(fingerprint, stream(seed, _PERSON, person, _BODY))
+    return _draw_physiology(diagnosis, strain, murmur, body, stream(seed, _PERSON, person, _PHYSIOLOGY))
 
 
 def _draw_murmur(diagnosis: str, strain: float, rng: np.random.Generator) -> Murmur:
@@ -99,11 +98,11 @@ def _draw_murmur(diagnosis: str, strain: float, rng: np.random.Generator) -> Mur
     """
     kind: MurmurKind = "none"
     loudness = draw_within(rng, 0, 0.5, -1.0, 1.0)
-    median = NORMAL_LOUDNESS
+    median = _NORMAL_LOUDNESS
     if diagnosis != "Normal":
         kinds = DIAGNOSES[diagnosis][1]
         kind = kinds[rng.integers(len(kinds))]
-        median = ABNORMAL_LOUDNESS * (0.8 if diagnosis == "Benign" else 1.0) * (1 - STRAIN_SOFTENS * strain)
+        median = _ABNORMAL_LOUDNESS * (0.8 if diagnosis == "Benign" else 1.0) * (1 - _STRAIN_SOFTENS * strain)
     start, rise, fall, end = MURMUR_SHAPES[kind]
     shift = draw_within(rng, 0, 0.03, -0.05, 0.05) * (kind in ("mid", "late"))
     frequency = draw_within(rng, 130, 25, 85, 190)
@@ -174,7 +173,7 @@ def draw_session(seed: int, session: int, fingerprint: float) -> Session:
     fingerprint : float
         How much rooms, sensors and hum differ between sessions; 0: all alike but for the phase of the hum.
     """
-    rng = stream(seed, SITTING, session)
+    rng = stream(seed, _SITTING, session)
     spread = rng.normal(size=3) * fingerprint
     deviations = 5.0 * fingerprint * rng.normal(size=len(COLORATION_FREQUENCIES))
     return Session(
@@ -182,26 +181,6 @@ def draw_session(seed: int, session: int, fingerprint: float) -> Session:
         mains_level=float(0.02 * np.exp(0.6 * spread[0])),
         mains_phase=float(rng.uniform(0, 2 * np.pi)),
         room_level=float(0.035 * np.exp(0.35 * spread[1])),
-        room_gains=tuple(float(gain) for gain in ROOM_SPECTRUM + deviations),
+        room_gains=tuple(float(gain) for gain in _ROOM_SPECTRUM + deviations),
         sensor_gain=float(6000 * np.exp(0.4 * spread[2])),
     )
-
-
-@dataclass(frozen=True)
-class SimulationSettings:
-    """A cohort of simulated patients in the layout of training-a."""
-
-    sessions: int = 24
-    """Sessions. Room and mains noise belong to a session."""
-    persons: int = 3
-    """Persons in one session. Body and sensor coloration belong to a person."""
-    recordings: int = 3
-    """Recordings of one person, each at another auscultation site."""
-    duration: float = 16.0
-    """Length of one recording, seconds (the shortest is three quarters of it)."""
-    abnormal_share: float = 0.6
-    """Share of persons with a systolic murmur, 0 to 1."""
-    fingerprint: float = 1.0
-    """Strength of person and session coloration: 0 none, 1 strong enough to recognize a person."""
-    seed: int = 0
-    """Seed of the cohort; the same seed writes the same files."""

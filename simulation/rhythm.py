@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from simulation.heart import Drivers
 from simulation.patient import Floats
 
-SHORTEST_INTERVAL = 0.33
+_SHORTEST_INTERVAL = 0.33
 """Seconds between two beats at least."""
-FIBRILLATION_SPREAD = 0.24
+_FIBRILLATION_SPREAD = 0.24
 """Coefficient of variation of the RR interval in atrial fibrillation."""
 FIBRILLATION_RATE = 1.15
 """Heart rate in atrial fibrillation, relative to that in sinus rhythm."""
-PREMATURITY = (0.32, 0.44)
+_PREMATURITY = (0.32, 0.44)
 """How much earlier than expected an ectopic beat comes, as a share of the RR interval."""
-BEFORE, AFTER = 2, 2
+_BEFORE, _AFTER = 2, 2
 """Beats before and after the recording, so that both ends are filled."""
 
 
@@ -87,7 +87,7 @@ def draw_beats(drivers: Drivers, paroxysm: Paroxysm, duration: float, rng: np.ra
     """
     fibrillation = paroxysm.fibrillation or drivers.rhythm == "fibrillation"
     mean = 60 / (drivers.heart_rate * (FIBRILLATION_RATE if fibrillation else 1.0))
-    count = int(np.ceil(1.35 * duration / mean)) + BEFORE + AFTER + 4
+    count = int(np.ceil(1.35 * duration / mean)) + _BEFORE + _AFTER + 4
     phase = rng.uniform(0, 2 * np.pi) + 2 * np.pi * drivers.traits.respiration_rate * mean * np.arange(count)
     respiration = np.sin(phase)
     intervals = (
@@ -95,14 +95,14 @@ def draw_beats(drivers: Drivers, paroxysm: Paroxysm, duration: float, rng: np.ra
         if fibrillation
         else _sinus(respiration, mean, drivers.traits.variability, rng)
     )
-    onsets = np.cumsum(intervals) - intervals[:BEFORE].sum() - rng.uniform(0, 1) * intervals[BEFORE]
+    onsets = np.cumsum(intervals) - intervals[:_BEFORE].sum() - rng.uniform(0, 1) * intervals[_BEFORE]
     qt_corrected = drivers.traits.qt_corrected - 0.006 * drivers.pump
     history = np.convolve(intervals, (0.5, 0.5))[:count]
     history[0] = intervals[0]
     ectopic = _ectopic(onsets, drivers, paroxysm, duration, rng)
-    early = rng.uniform(*PREMATURITY, count) * intervals
+    early = rng.uniform(*_PREMATURITY, count) * intervals
     onsets = np.where(ectopic, onsets - early, onsets)
-    keep = np.arange(count) < np.searchsorted(onsets, duration) + AFTER
+    keep = np.arange(count) < np.searchsorted(onsets, duration) + _AFTER
     return Beats(
         onsets=onsets[keep],
         qt_intervals=(qt_corrected * np.cbrt(history))[keep],
@@ -118,14 +118,14 @@ def _sinus(respiration: Floats, mean: float, deviation: float, rng: np.random.Ge
     for index in range(1, len(wander)):
         wander[index] = 0.7 * wander[index - 1] + np.sqrt(1 - 0.7**2) * wander[index]
     spread = respiration + np.sqrt(0.5) * wander
-    return np.maximum(mean + deviation * np.clip(spread, -2.5, 2.5), SHORTEST_INTERVAL)
+    return np.maximum(mean + deviation * np.clip(spread, -2.5, 2.5), _SHORTEST_INTERVAL)
 
 
 def _irregular(count: int, mean: float, rng: np.random.Generator) -> Floats:
     """Return intervals of atrial fibrillation, seconds."""
-    width = np.sqrt(np.log1p(FIBRILLATION_SPREAD**2))
+    width = np.sqrt(np.log1p(_FIBRILLATION_SPREAD**2))
     intervals = mean * np.exp(width * rng.normal(size=count) - width**2 / 2)
-    return np.asarray(np.maximum(intervals, SHORTEST_INTERVAL))
+    return np.asarray(np.maximum(intervals, _SHORTEST_INTERVAL))
 
 
 def _ectopic(

@@ -27,13 +27,13 @@ from simulation.patient import (
 SAMPLING_RATE = 2000
 """Hertz, of both signals."""
 ECG_COUNTS_PER_MILLIVOLT = 1000
-MUSCLE_NOISE = 0.012
+_MUSCLE_NOISE = 0.012
 """Millivolts, root mean square."""
-POOR_NOISE = 7.0
+_POOR_NOISE = 7.0
 """Factor on all noise of a recording of poor quality."""
-ECG_WINDOW = (-0.40, 0.60)
+_ECG_WINDOW = (-0.40, 0.60)
 """Seconds around the R peak in which a beat has waves."""
-SOUND_WINDOW = (-0.06, 0.16)
+_SOUND_WINDOW = (-0.06, 0.16)
 """Seconds around the onset of a sound in which it is heard."""
 
 
@@ -84,10 +84,10 @@ def simulate_signals(
     beat_rng, ecg_rng, pcg_rng = rng.spawn(3)
     count = round(duration * SAMPLING_RATE)
     beats = draw_beats(patient, duration, beat_rng)
-    noise = POOR_NOISE if poor else 1.0
+    noise = _POOR_NOISE if poor else 1.0
     ecg = render_ecg(patient, beats, count, ecg_rng) + ecg_noise(patient, session, count, noise, ecg_rng)
     pcg = render_pcg(patient, beats, count, pcg_rng) + pcg_noise(patient, session, count, noise, pcg_rng)
-    gap = middle_gap(beats, duration) if with_gap else None
+    gap = _middle_gap(beats, duration) if with_gap else None
     if gap is not None:
         first, last = (int(second * SAMPLING_RATE) for second in gap)
         pcg[first:last] += pcg_rng.normal(0, 1.0, last - first)
@@ -99,7 +99,7 @@ def simulate_signals(
     )
 
 
-def middle_gap(beats: BeatSequence, duration: float) -> tuple[float, float]:
+def _middle_gap(beats: BeatSequence, duration: float) -> tuple[float, float]:
     """Return the seconds from a diastole in the middle of a recording to that three beats later."""
     first = min(int(np.searchsorted(beats.diastole_onsets, 0.4 * duration)), len(beats.r_peaks) - 4)
     return float(beats.diastole_onsets[first]), min(float(beats.diastole_onsets[first + 3]), duration)
@@ -113,7 +113,7 @@ def _digitized(signal: Floats) -> NDArray[np.int16]:
 # ECG ---------------------------------------------------------------------------------------------
 
 
-def ecg_waves(patient: SimulatedPatient, qt_intervals: Floats) -> tuple[Floats, Floats, Floats]:
+def _ecg_waves(patient: SimulatedPatient, qt_intervals: Floats) -> tuple[Floats, Floats, Floats]:
     """Return times, widths and amplitudes of the waves of some beats.
 
     Parameters
@@ -151,9 +151,9 @@ def render_ecg(
     patient: SimulatedPatient, beats: BeatSequence, count: int, rng: np.random.Generator
 ) -> Floats:
     """Return the ECG without noise, millivolts, shape (count,); breathing scales it a little."""
-    times, widths, amplitudes = ecg_waves(patient, beats.qt_intervals)
+    times, widths, amplitudes = _ecg_waves(patient, beats.qt_intervals)
     scale = 1 + 0.04 * beats.respiration[:, None] + 0.03 * rng.normal(size=times.shape)
-    places, grid = _windows(beats.r_peaks, ECG_WINDOW)
+    places, grid = _windows(beats.r_peaks, _ECG_WINDOW)
     waveform = np.zeros_like(grid)
     for wave in range(times.shape[1]):
         standard = (grid - times[:, wave, None]) / widths[:, wave, None]
@@ -171,7 +171,7 @@ def ecg_noise(
     muscle = _shaped_noise(count, (5.0, 20.0, 90.0, 140.0, 300.0), (-10.0, 0.0, 0.0, -20.0, -50.0), rng)
     hum = np.sin(2 * np.pi * session.mains_frequency * time + session.mains_phase)
     offset = rng.normal(0, 0.3)
-    muscle_level = MUSCLE_NOISE * np.exp(rng.normal(0, 0.3))
+    muscle_level = _MUSCLE_NOISE * np.exp(rng.normal(0, 0.3))
     return offset + factor * (wander + muscle_level * muscle) + session.mains_level * hum
 
 
@@ -188,7 +188,7 @@ def render_pcg(
     split = patient.s2_split * (1 + 0.5 * beats.respiration)
     second = _tone_pair(beats.s2_onsets + 0.030, split, patient.s2_frequency, phases[2:], rng)
     sound = patient.s1_loudness * _placed(*first, count) + patient.s2_loudness * _placed(*second, count)
-    sound += patient.s1_loudness * murmur_sound(patient.murmur, beats, count, rng)
+    sound += patient.s1_loudness * _murmur_sound(patient.murmur, beats, count, rng)
     return _colored(sound, patient.body)
 
 
@@ -196,7 +196,7 @@ def _tone_pair(
     centers: Floats, split: Floats, frequency: float, phases: tuple[float, ...], rng: np.random.Generator
 ) -> tuple[Floats, NDArray[np.intp]]:
     """Return two tone bursts a beat: waveforms and their sample numbers, both of shape (beats, window)."""
-    places, grid = _windows(centers, SOUND_WINDOW)
+    places, grid = _windows(centers, _SOUND_WINDOW)
     loudness = np.exp(rng.normal(0, 0.12, (len(centers), 2)))
     width = 0.65 / frequency
     waveform = np.zeros_like(grid)
@@ -208,7 +208,7 @@ def _tone_pair(
     return waveform, places
 
 
-def murmur_envelope(murmur: Murmur, beats: BeatSequence, count: int) -> Floats:
+def _murmur_envelope(murmur: Murmur, beats: BeatSequence, count: int) -> Floats:
     """Return the envelope of a murmur, 0 to 1, shape (count,): a trapezoid in each systole."""
     systole = beats.s2_onsets - beats.systole_onsets
     shares = np.array([murmur.start, murmur.rise, murmur.fall, murmur.end])
@@ -217,7 +217,7 @@ def murmur_envelope(murmur: Murmur, beats: BeatSequence, count: int) -> Floats:
     return np.interp(np.arange(count) / SAMPLING_RATE, corners.ravel(), heights.ravel())
 
 
-def murmur_sound(murmur: Murmur, beats: BeatSequence, count: int, rng: np.random.Generator) -> Floats:
+def _murmur_sound(murmur: Murmur, beats: BeatSequence, count: int, rng: np.random.Generator) -> Floats:
     """Return a murmur relative to the peak of S1, shape (count,); its beats are not all equally loud."""
     frequencies = np.array(COLORATION_FREQUENCIES)
     frequencies = np.unique(np.concatenate([frequencies, np.arange(30.0, 600.0, 10.0)]))
@@ -225,7 +225,7 @@ def murmur_sound(murmur: Murmur, beats: BeatSequence, count: int, rng: np.random
     noise = _shaped_noise(count, tuple(frequencies), tuple(np.maximum(gains, -60.0)), rng)
     factors = np.exp(rng.normal(0, 0.15, len(beats.r_peaks)))
     strength = np.interp(np.arange(count) / SAMPLING_RATE, beats.r_peaks, factors)
-    return murmur.loudness * strength * murmur_envelope(murmur, beats, count) * noise
+    return murmur.loudness * strength * _murmur_envelope(murmur, beats, count) * noise
 
 
 def pcg_noise(

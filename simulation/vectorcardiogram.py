@@ -11,15 +11,15 @@ from simulation.loops import Loops, Waves, beat_loops, ectopic_loops
 from simulation.patient import Floats
 from simulation.rhythm import Beats, Paroxysm, draw_beats
 
-WINDOW = (-0.30, 0.70)
+_WINDOW = (-0.30, 0.70)
 """Seconds around the onset of QRS in which a beat has waves."""
-ST_DIRECTION = np.array([0.35, 0.78, -0.10])
-LATE_DIRECTION = np.array([0.30, 0.85, -0.40])
-LATE_FREQUENCY = 85.0
+_ST_DIRECTION = np.array([0.35, 0.78, -0.10])
+_LATE_DIRECTION = np.array([0.30, 0.85, -0.40])
+_LATE_FREQUENCY = 85.0
 """Hertz, of late potentials."""
-FIBRILLATION_WAVES = np.array([-0.016, 0.032, -0.050])
+_FIBRILLATION_WAVES = np.array([-0.016, 0.032, -0.050])
 """Size and direction of the waves of atrial fibrillation, millivolts."""
-RESTING = Paroxysm()
+_RESTING = Paroxysm()
 
 
 def render_ecg(
@@ -27,7 +27,7 @@ def render_ecg(
     duration: float,
     sampling_rate: float,
     rng: np.random.Generator,
-    paroxysm: Paroxysm = RESTING,
+    paroxysm: Paroxysm = _RESTING,
     noise: float = 1.0,
 ) -> NDArray[np.float32]:
     """Return a 12-lead ECG.
@@ -95,7 +95,7 @@ def _dipole(
         vectors = _beat_vectors(loops, time, qt, beats.conducted[chosen], paroxysm)
         _add(dipole, scale[chosen, None, None] * vectors, places)
     if not beats.conducted.any() or paroxysm.fibrillation or drivers.rhythm == "fibrillation":
-        dipole += FIBRILLATION_WAVES[:, None] * _fibrillation(count, sampling_rate, rng)
+        dipole += _FIBRILLATION_WAVES[:, None] * _fibrillation(count, sampling_rate, rng)
     return dipole
 
 
@@ -107,13 +107,13 @@ def _beat_vectors(
     vectors = _summed(loops.qrs, time, ones) + _summed(loops.t, time, qt)
     vectors += conducted[:, None, None] * _summed(loops.p, time, ones)
     if paroxysm.st_depression:
-        toward = -paroxysm.st_depression * ST_DIRECTION / twelve_leads(ST_DIRECTION[:, None])[1]
+        toward = -paroxysm.st_depression * _ST_DIRECTION / twelve_leads(_ST_DIRECTION[:, None])[1]
         segment = Waves(np.array([0.36, 0.50]), np.array([0.10, 0.10]), 0.62 * np.stack([toward, toward]))
         vectors += _summed(segment, time, qt)
     if paroxysm.late_potentials:
-        toward = paroxysm.late_potentials * LATE_DIRECTION / twelve_leads(LATE_DIRECTION[:, None])[1]
+        toward = paroxysm.late_potentials * _LATE_DIRECTION / twelve_leads(_LATE_DIRECTION[:, None])[1]
         since = time - loops.qrs_duration - 0.012
-        burst = np.sin(2 * np.pi * LATE_FREQUENCY * since) * np.exp(-0.5 * (since / 0.014) ** 2)
+        burst = np.sin(2 * np.pi * _LATE_FREQUENCY * since) * np.exp(-0.5 * (since / 0.014) ** 2)
         vectors += burst[:, :, None] * toward
     return vectors
 
@@ -127,8 +127,8 @@ def _summed(waves: Waves, time: Floats, unit: Floats) -> Floats:
 
 def _windows(onsets: Floats, sampling_rate: float) -> tuple[NDArray[np.intp], Floats]:
     """Return samples around each onset, and their times from it in seconds: (beats, window)."""
-    first = np.round((onsets + WINDOW[0]) * sampling_rate).astype(np.intp)
-    places = first[:, None] + np.arange(round((WINDOW[1] - WINDOW[0]) * sampling_rate))
+    first = np.round((onsets + _WINDOW[0]) * sampling_rate).astype(np.intp)
+    places = first[:, None] + np.arange(round((_WINDOW[1] - _WINDOW[0]) * sampling_rate))
     return places, places / sampling_rate - onsets[:, None]
 
 

@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from common.files import write_table
 from common.script import run_script
+from datasets.beats import NOISE_MARKS, HeartStates, read_heart_states
 from datasets.cache import find_cache
-from datasets.heart_states import NOISE_MARKS, HeartStates, read_heart_states
 from studies.segmentation_fit import Truth, fit, read_recordings
 from systems.ecg_pcg.segmentation.features import FRAME_RATE
 from systems.ecg_pcg.segmentation.parameters import WEIGHTS, write_parameters

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
+from datasets.beats import HeartStates
 from datasets.cache import Cache
-from datasets.heart_states import HeartStates
 from datasets.sources import DataError
 from systems.ecg_pcg.segmentation.features import FRAME_RATE, Envelopes, envelopes
 from systems.ecg_pcg.segmentation.parameters import RING, Parameters

@@ -21,10 +21,10 @@ from typing import Any
 import joblib
 import psutil
 
-from simulation.population import SimulationSettings
+from simulation.settings import SimulationSettings
 from studies.speed_machine import speed_row
 from studies.study import ROOT
-from systems.ecg_pcg.sources.simulated_cohort import write_cohort
+from systems.ecg_pcg.sources.simulated import write_cohort
 
 SIZES = (40, 400, 2000)
 """Recordings of the simulated cohorts: one, ten and fifty times as many."""

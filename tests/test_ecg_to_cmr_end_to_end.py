@@ -19,7 +19,7 @@ from common.errors import UserError
 from learning import loop
 from learning.checkpoint import load_checkpoint
 from systems.ecg_cmr.cine.measures import MEASURED
-from systems.ecg_cmr.sources.simulated_files import write_pairs
+from systems.ecg_cmr.sources.simulated import write_pairs
 
 VIEWS = ["--frames", "4", "--size", "32", "--pixel-spacing", "4.4", "--seconds", "2", "--ecg-rate", "100"]
 TINY = ["--preset", "small", "--width", "16", "--depth", "1", "--heads", "2", "--patch-seconds", "0.4"]

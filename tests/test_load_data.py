@@ -17,7 +17,7 @@ from load_data import main
 from systems import registry
 from systems.ecg_pcg import prepare as ecg_pcg_data
 from systems.ecg_pcg.settings import PreparationSettings
-from systems.ecg_pcg.sources.simulated_layout import write_record, write_states
+from systems.ecg_pcg.sources.simulated import write_record, write_states
 
 ROOT = Path(__file__).parents[1]
 SIMULATION = ["--simulation.sessions", "4", "--simulation.persons", "2", "--simulation.recordings", "2"]
@@ -73,7 +73,7 @@ def test_what_was_left_out_is_counted_by_reason(simulated_raw, simulated_cache, 
 def test_the_same_command_again_computes_nothing(simulated_raw, monkeypatch):
     first = run("--raw-dir", simulated_raw)
     times = {file: file.stat().st_mtime_ns for file in files_below(first)}
-    monkeypatch.setattr("systems.ecg_pcg.sources.cache.prepare_recording", None)
+    monkeypatch.setattr("systems.ecg_pcg.prepare.prepare_recording", None)
     assert run("--raw-dir", simulated_raw) == first
     assert {file: file.stat().st_mtime_ns for file in files_below(first)} == times
 

@@ -16,7 +16,7 @@ import predict
 from common.command_line import to_plain
 from common.errors import UserError
 from common.script import run_script
-from datasets.heart_states import read_heart_states
+from datasets.beats import read_heart_states
 from learning.checkpoint import save_checkpoint
 from models.linear import PhaseGridLinear
 from systems.base import predictor

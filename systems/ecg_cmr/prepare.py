@@ -2,38 +2,43 @@
 
 A cache that holds pairs of ECG and cine serves every stage, and becomes the newest of each. One without
 pairs (PTB-XL has ECGs alone, ACDC cines alone) becomes the newest of the task it was prepared for.
+
+``ecg.npy``           float32 (N, 12, points), millivolts; zeros where there is no ECG, or not this lead
+``lead_present.npy``  uint8 (N, 12), 1 where the lead holds a signal
+``cmr.npy``           uint8 (N, frames, size, size), 0 to 255; zeros where there is no cine
+``long_axis.npy``     the same, where the settings ask for it
+``targets.csv``       a row a sample: ``recording`` and numbers, empty where missing (read: missing=("",))
+``samples.csv``       a row a sample, in the order of the arrays: who, and which modalities there are
+
+The manifest's ``targets`` name the columns of ``targets.csv`` that are ``indicators``, ``diseases`` and
+``covariates``, its ``ceilings`` how much of the variance of an indicator an ECG can explain at best
+(simulated patients only).
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import joblib
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
 
-from datasets.cache import Cache, remember_latest
-from datasets.cache_filling import name_content
-from datasets.problems import format_problems
-from datasets.ptbxl import DATABASE, index_ptbxl
-from datasets.sources import DataError, Problem
-from systems.ecg_cmr.settings import LoadDataSettings
-from systems.ecg_cmr.sources.acdc import PARTS, index_acdc
-from systems.ecg_cmr.sources.cache import (
-    Prepare,
-    build_pairs_cache,
-    check_pair_settings,
-    check_pairs,
-    identify_pairs,
-)
-from systems.ecg_cmr.sources.pair_modalities import prepare_pair
-from systems.ecg_cmr.sources.pairs import TABLE, PairIndex, ecg_only, index_pairs
-from systems.ecg_cmr.sources.simulated_files import write_pairs
-from systems.ecg_cmr.sources.simulated_pairs import build_simulated_pairs, draw_pair, simulated_index
+from common.files import BYTES, FLOATS
+from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows, in_parallel
+from datasets.ecg import LEADS
+from datasets.patients import keep_together, leave_out_copies
+from datasets.sources import DataError, Problem, format_problems
+from datasets.wfdb_files import record_files
+from systems.base.prepare import Preparation
+from systems.ecg_cmr.settings import LoadDataSettings, PairSettings, PairSimulationSettings
+from systems.ecg_cmr.sources.pair_modalities import PreparedPair, prepare_pair
+from systems.ecg_cmr.sources.pairs import NOT_GIVEN, TABLE, PairIndex
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "ecg-mae": ("ecg",),
@@ -44,19 +49,20 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "ecg-to-cmr": ("ecg", "cmr"),
 }
 """For each task, what a patient must have for it; for ecg-phenotypes either will do."""
-VIEWS = {"ecg": "signal", "cmr": "image"}
-"""Column of an index that names the file of each."""
-USUAL = Path("data/raw/pairs")
-ALONE = {
+_USUAL = Path("data/raw/pairs")
+_SINGLE_MODALITY = {
     "ecg-mae": Path("data/raw/ptb-xl"),
     "cmr-mae": Path("data/raw/acdc"),
     "cine-autoencoder": Path("data/raw/acdc"),
 }
 """Where those tasks that need no pairs look as well."""
-PTBXL_RATE: Literal[500] = 500
+_PTBXL_RATE: Literal[500] = 500
 """Hertz of the files of PTB-XL to read, where they are there."""
-TRIED = 3
-"""Patients that a dry run prepares, to tell how long all will take."""
+_TRIED = 3
+"""Patients that a dry run prepares, to estimate how long all will take."""
+_SMALLEST_CINE = 16
+"""Pixels of height and width below which no heart is visible."""
+_MODALITIES = ("ecg", "cmr", "long_axis")
 
 
 def prepare(settings: LoadDataSettings, task: str = "ecg-mae") -> Path:
@@ -73,209 +79,279 @@ def prepare(settings: LoadDataSettings, task: str = "ecg-mae") -> Path:
     DataError
         If there are no data, they do not hold it, or nothing of them can be used.
     """
-    check_pair_settings(settings.preparation)
-    if settings.simulate and settings.check:
-        raise DataError("--check reads files that are there: leave --simulate away, and name --raw-dir.")
-    if settings.simulate and settings.dry_run:
-        print(plan_simulation(settings))
-        return settings.cache_dir
-    started, told = time.perf_counter(), list[Problem]()
-    if settings.simulate and settings.raw_dir is None:
-        made, views = settings.simulation, settings.preparation
-        path = build_simulated_pairs(views, made, settings.cache_dir, jobs=settings.jobs)
-    else:
-        index = open_source(simulate(settings) if settings.simulate else find_raw(settings, task), settings)
-        require(index, task)
-        if settings.check or settings.dry_run:
-            print(checked(index, settings) if settings.check else estimate(index, settings))
-            return settings.cache_dir
-        told = index.problems
-        print(found_in(index))
-        path = build_pairs_cache(
-            index, settings.preparation, settings.cache_dir, jobs=settings.jobs, strict=settings.strict
+    return _PairPreparation(settings, task).prepare()
+
+
+class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
+    """Prepares patients with an ECG, a cine, or both."""
+
+    sought = f"{TABLE}.csv, ptbxl_database.csv (PTB-XL) or training/patient001 (ACDC)"
+    layouts = (
+        *(("pairs", f"{TABLE}.csv"), ("pairs", f"{TABLE}.xlsx")),
+        ("ptbxl", "ptbxl_database.csv"),
+        *(("acdc", "training/patient*/"), ("acdc", "testing/patient*/")),
+    )
+
+    def __init__(self, settings: LoadDataSettings, task: str) -> None:
+        super().__init__(settings, task)
+        self.variable = "PTBXL_DIR" if task == "ecg-mae" else ""
+
+    def prepare(self) -> Path:
+        settings = self.settings
+        _check_pair_settings(settings.preparation)
+        if not settings.check:
+            return super().prepare()
+        if settings.simulate:
+            raise DataError("--check reads files that are there: leave --simulate away, and name --raw-dir.")
+        index = self.open_raw()
+        problems = self.writer(index).check_files(jobs=settings.jobs, progress=True)
+        faults = sum(problem.left_out for problem in problems)
+        print(
+            f"{format_problems(problems, limit=max(len(problems), 1))}\n{len(index.recordings)} recordings "
+            f"in {index.root} ({index.name}): {faults} faults and {len(problems) - faults} warnings. "
+            "Nothing was written."
         )
-    cache = Cache(path)
-    for name in serves(cache, task):
-        remember_latest(path, name)
-    print(summary(cache, task, told, time.perf_counter() - started))
-    return path
+        return settings.cache_dir
 
+    def plan(self) -> str:
+        settings, patients = self.settings, self.settings.simulation.patients
+        if not (settings.simulate and settings.dry_run):
+            return ""
+        if settings.raw_dir:
+            where = f"as files into {settings.raw_dir}, and prepare them into {settings.cache_dir}"
+            return f"Would simulate {patients} patients {where}. Nothing was written."
+        return f"Would simulate {patients} patients. {self.estimate(self.writer(self.source()))}"
 
-def serves(cache: Cache, task: str) -> list[str]:
-    """Return the tasks whose newest cache this one becomes: all if it holds pairs, else the one named."""
-    return list(NEEDS) if cache.manifest["counts"]["pairs"] else [task]
+    def source(self) -> PairIndex:
+        if not self.settings.simulate or self.settings.raw_dir is not None:
+            return super().source()
+        from systems.ecg_cmr.sources.simulated import simulated_index  # takes seconds to import
 
+        return simulated_index(self.settings.simulation)
 
-# Sources --------------------------------------------------------------------------------------------
+    def simulate(self) -> Path:
+        from systems.ecg_cmr.sources.simulated import write_pairs
 
-
-def simulate(settings: LoadDataSettings) -> Path:
-    """Write simulated patients as files into the folder of raw data; return it."""
-    assert settings.raw_dir is not None
-    made = settings.simulation
-    try:
+        made, raw_dir = self.settings.simulation, self.settings.raw_dir
+        assert raw_dir is not None
         return write_pairs(
-            settings.raw_dir,
+            raw_dir,
             made.patients,
             made.seed,
             ecg_noise=made.ecg_noise,
-            long_axis=settings.preparation.long_axis,
-            jobs=settings.jobs,
+            long_axis=self.settings.preparation.long_axis,
+            jobs=self.settings.jobs,
             progress=True,
         )
-    except ValueError as error:
-        raise DataError(str(error)) from None
 
+    def usual_folders(self) -> list[Path]:
+        single = [_SINGLE_MODALITY[self.task]] if self.task in _SINGLE_MODALITY else []
+        return [_USUAL, *self.from_environment(), *single]
 
-def find_raw(settings: LoadDataSettings, task: str) -> Path:
-    """Return the first place that holds patients.
+    def find(self, folder: Path) -> Path | None:
+        layout, source = self.layout_of(folder), self.settings.source
+        return folder if source == layout or (source == "auto" and layout) else None
 
-    Raises
-    ------
-    DataError
-        Saying where it looked, and what else can be done.
-    """
-    variable = os.environ.get("PTBXL_DIR", "") if task == "ecg-mae" else ""
-    usual = [USUAL, *([Path(variable)] if variable else []), *([ALONE[task]] if task in ALONE else [])]
-    places = [settings.raw_dir] if settings.raw_dir else usual
-    for place in places:
-        if settings.source == layout_of(place) or (settings.source == "auto" and layout_of(place)):
-            return place
-    looked = ", ".join(str(place) for place in places)
-    unset = task == "ecg-mae" and not (settings.raw_dir or variable)
-    raise DataError(
-        f"No patients found. Looked for {TABLE}.csv, {DATABASE} (PTB-XL) or training/patient001 (ACDC) in: "
-        f"{looked}{' ($PTBXL_DIR is not set)' if unset else ''}. Name the folder with --raw-dir PATH; "
-        f"docs/data.md shows the layouts. Try everything on simulated patients with: "
-        f"python load_data.py {task} --simulate."
-    )
-
-
-def layout_of(root: Path) -> str:
-    """Return which source a folder holds; empty if none."""
-    if any((root / f"{TABLE}.{ending}").is_file() for ending in ("csv", "xlsx")):
-        return "pairs"
-    if (root / DATABASE).is_file():
-        return "ptbxl"
-    return "acdc" if any(path.is_dir() for part in PARTS for path in root.glob(f"{part}/patient*")) else ""
-
-
-def open_source(raw_dir: Path, settings: LoadDataSettings) -> PairIndex:
-    """Index the patients of a folder."""
-    layout = layout_of(raw_dir) if settings.source == "auto" else settings.source
-    if layout == "ptbxl":
-        return ecg_only(index_ptbxl(raw_dir, PTBXL_RATE, "abnormal"))
-    return index_acdc(raw_dir) if layout == "acdc" else index_pairs(raw_dir)
-
-
-def require(index: PairIndex, task: str) -> None:
-    """Refuse data of which no patient has what a task learns from, before anything is prepared."""
-    needs = NEEDS[task]
-    there = index.recordings[[VIEWS[name] for name in needs]] != ""
-    if not there.all(axis=1).any():
-        words = " and ".join({"ecg": "an ECG", "cmr": "a cine"}[name] for name in needs)
-        raise DataError(
-            f"No patient in {index.root} ({index.name}) has {words}, which {task} learns from. Name a folder "
-            f"with a {TABLE}.csv (docs/data.md), or try it with: python load_data.py {task} --simulate."
+    def advice(self) -> str:
+        return (
+            "Name the folder with --raw-dir PATH; docs/data.md shows the layouts. Try everything on "
+            f"simulated patients with: python load_data.py {self.task} --simulate."
         )
 
+    def index(self, root: Path, layout: str) -> PairIndex:
+        index = self._index(root, layout)
+        needs = NEEDS[self.task]
+        there = index.recordings[[{"ecg": "ecg", "cmr": "cine"}[name] for name in needs]] != ""
+        if not there.all(axis=1).any():
+            needed = " and ".join({"ecg": "an ECG", "cmr": "a cine"}[name] for name in needs)
+            raise DataError(
+                f"No patient in {root} ({index.name}) has {needed}, which {self.task} learns from. Name a "
+                f"folder with a {TABLE}.csv (docs/data.md), or try it with: python load_data.py {self.task} "
+                "--simulate."
+            )
+        return index
 
-# What is said ---------------------------------------------------------------------------------------
+    def _index(self, root: Path, layout: str) -> PairIndex:
+        if layout == "ptbxl":
+            from datasets.ptbxl import index_ptbxl
+            from systems.ecg_cmr.sources.pairs import ecg_only
 
+            return ecg_only(index_ptbxl(root, _PTBXL_RATE, "abnormal"))
+        if layout == "acdc":
+            from systems.ecg_cmr.sources.acdc import index_acdc
 
-def found_in(index: PairIndex) -> str:
-    """Return what was found in the tables of a source, and what is wrong with them."""
-    lines = [format_problems(index.problems)] if index.problems else []
-    return "\n".join([*lines, f"{len(index.recordings)} recordings in {index.root} ({index.name})."])
+            return index_acdc(root)
+        from systems.ecg_cmr.sources.pairs import index_pairs
 
+        return index_pairs(root)
 
-def plan_simulation(settings: LoadDataSettings) -> str:
-    """Return what simulating would write."""
-    made = settings.simulation
-    if settings.raw_dir:
-        where = f"as files into {settings.raw_dir}, and prepare them into {settings.cache_dir}"
-        return f"Would simulate {made.patients} patients {where}. Nothing was written."
-    index = simulated_index(made)
-    path = settings.cache_dir / cache_name(index, name_content(index, [], settings.preparation)[0])
-    draw = functools.partial(draw_pair, settings=settings.preparation, simulation=made)
-    return f"Would simulate {made.patients} patients. {cost(index, path, draw, settings)}"
+    def writer(self, index: PairIndex) -> PairCache:
+        made = self.settings.simulation if index.name == "simulated-pairs" else None
+        return PairCache(index, self.settings.preparation, made)
 
+    def cost(self, writer: CacheWriter[PairIndex, Any], path: Path) -> str:
+        rows, prepare_row = writer.index.recordings.to_dict("records"), writer.function()
+        prepare_row(rows[0])  # the first call takes longer than all others
+        started = time.perf_counter()
+        for row in rows[:_TRIED]:
+            prepare_row(row)
+        each = (time.perf_counter() - started) / len(rows[:_TRIED])
+        workers = joblib.effective_n_jobs(self.settings.jobs)
+        seconds, size = each * len(rows) / workers, len(rows) * self.settings.preparation.bytes_a_patient
+        return f"write about {size / 1e6:.0f} MB to {path}, in about {seconds:.0f} s on {workers} processes"
 
-def checked(index: PairIndex, settings: LoadDataSettings) -> str:
-    """Return all that is wrong with an index and its files, as a table, and how many of them there are."""
-    problems = check_pairs(index, settings.preparation, jobs=settings.jobs, progress=True)
-    faults = sum(problem.left_out for problem in problems)
-    return (
-        f"{format_problems(problems, limit=max(len(problems), 1))}\n{len(index.recordings)} recordings in "
-        f"{index.root} ({index.name}): {faults} faults and {len(problems) - faults} warnings. "
-        "Nothing was written."
-    )
+    def serves(self, cache: Cache) -> Sequence[str]:
+        return list(NEEDS) if cache.manifest["counts"]["pairs"] else [self.task]
 
-
-def estimate(index: PairIndex, settings: LoadDataSettings) -> str:
-    """Return what preparation would write."""
-    path = settings.cache_dir / cache_name(index, identify_pairs(index, settings.preparation)[0])
-    read = functools.partial(prepare_pair, root=index.root, settings=settings.preparation)
-    return f"{found_in(index)}\n{cost(index, path, read, settings)}"
-
-
-def cache_name(index: PairIndex, identity: str) -> str:
-    """Return the name of the folder that the cache of an index gets."""
-    return f"{index.name}-{identity[:8]}"
-
-
-def cost(index: PairIndex, path: Path, make: Prepare, settings: LoadDataSettings) -> str:
-    """Return the size of a cache, and the time that it will take by what the first patients take."""
-    if path.is_dir():
-        return f"{path} is there already: nothing would be computed."
-    rows = index.recordings.to_dict("records")
-    make(rows[0])  # the first call takes longer than all others
-    started = time.perf_counter()
-    for row in rows[:TRIED]:
-        make(row)
-    each = (time.perf_counter() - started) / len(rows[:TRIED])
-    workers = joblib.effective_n_jobs(settings.jobs)
-    seconds, size = each * len(rows) / workers, len(rows) * settings.preparation.bytes_a_patient
-    return (
-        f"Would write about {size / 1e6:.0f} MB to {path}, in about {seconds:.0f} s on {workers} processes. "
-        "Nothing was written."
-    )
+    def describe(self, cache: Cache, index: PairIndex) -> list[str]:
+        counts, targets = cache.manifest["counts"], cache.manifest["targets"]
+        shown = {(problem.where, problem.what) for problem in index.problems}
+        found = [Problem(*row) for row in cache.table("skipped").itertuples(index=False)]
+        fresh = [problem for problem in found if (problem.where, problem.what) not in shown]
+        return [
+            *([format_problems(fresh)] if fresh else []),
+            f"{counts['recordings']} recordings of {counts['persons']} patients kept; {counts['has_ecg']} "
+            f"with ECG, {counts['has_cmr']} with cine, {counts['pairs']} with both; {counts['skipped']} left "
+            "out (patients, or one view of theirs).",
+            f"Known of them: {len(targets['indicators'])} indicators, {len(targets['diseases'])} diseases, "
+            f"{len(targets['covariates'])} covariates.",
+            *_ceiling_lines(cache.manifest["ceilings"]),
+        ]
 
 
-def summary(cache: Cache, task: str, told: list[Problem], seconds: float) -> str:
-    """Return what the cache holds and what was left out, for the screen.
+def _ceiling_lines(ceilings: Mapping[str, float]) -> list[str]:
+    """Return the largest R2 of each indicator that an ECG allows; nothing where that is not known."""
+    if not ceilings:
+        return []
+    ordered = pd.Series(ceilings).sort_values(ascending=False, kind="stable")
+    return [
+        "R2 that no ECG can exceed: " + ", ".join(f"{name} {value:.2f}" for name, value in ordered.items())
+    ]
+
+
+# Cache ----------------------------------------------------------------------------------------------
+
+
+def _check_pair_settings(settings: PairSettings) -> None:
+    """Refuse settings that no patient can be prepared with."""
+    if settings.ecg_rate <= 0 or settings.seconds <= 0 or settings.points < 1:
+        raise DataError(f"ECGs of {settings.seconds} s at {settings.ecg_rate} Hz hold no sample.")
+    if settings.frames < 2 or settings.size < _SMALLEST_CINE:
+        raise DataError(
+            f"Cines of {settings.frames} frames and {settings.size} pixels are too small: "
+            f"use 2 frames and {_SMALLEST_CINE} pixels or more."
+        )
+    if not (settings.pixel_spacing > 0 and settings.long_axis_spacing > 0):
+        raise DataError("The pixel spacing of cines must be positive, in mm.")
+    low, high = settings.percentiles
+    if not 0 <= low < high <= 100:
+        raise DataError(f"Percentiles of brightness are {low} and {high}; 0 to 100, rising, are possible.")
+
+
+class PairCache(CacheWriter[PairIndex, PreparedPair]):
+    """Writes the cache of patients with an ECG and a cine.
 
     Parameters
     ----------
-    cache : Cache
-    task : str
-        What comes next.
-    told : list of Problem
-        What was on the screen before.
-    seconds : float
-        Time that preparing took.
+    index : PairIndex
+    settings : PairSettings
+    simulation : PairSimulationSettings, optional
+        Draw the patients of the index with these settings instead of reading files.
     """
-    counts, targets = cache.manifest["counts"], cache.manifest["targets"]
-    known = {(problem.where, problem.what) for problem in told}
-    found = [Problem(*row) for row in cache.table("skipped").itertuples(index=False)]
-    fresh = [problem for problem in found if (problem.where, problem.what) not in known]
-    lines = [format_problems(fresh)] if fresh else []
-    lines += [
-        f"{counts['recordings']} recordings of {counts['persons']} patients kept; {counts['has_ecg']} with "
-        f"ECG, {counts['has_cmr']} with cine, {counts['pairs']} with both; {counts['skipped']} left out "
-        "(patients, or one view of theirs).",
-        f"Known of them: {len(targets['indicators'])} indicators, {len(targets['diseases'])} diseases, "
-        f"{len(targets['covariates'])} covariates.",
-        *ceiling_lines(cache.manifest["ceilings"]),
-        f"Cache: {cache.path} ({seconds:.1f} s)",
-        f"Next:  python training.py {task}",
-    ]
-    return "\n".join(lines)
 
+    libraries = (*CacheWriter.libraries, "nibabel")
+    optional_remedy = NOT_GIVEN
 
-def ceiling_lines(ceilings: Mapping[str, float]) -> list[str]:
-    """Return what an ECG can know of each indicator at best; nothing where that is not known."""
-    if not ceilings:
-        return []
-    named = pd.Series(ceilings).sort_values(ascending=False, kind="stable")
-    return ["R2 that no ECG can exceed: " + ", ".join(f"{name} {value:.2f}" for name, value in named.items())]
+    def __init__(
+        self, index: PairIndex, settings: PairSettings, simulation: PairSimulationSettings | None = None
+    ) -> None:
+        super().__init__(index, settings)
+        self.simulation = simulation
+
+    def _check(self) -> None:
+        _check_pair_settings(self.settings)
+
+    def _files(self) -> list[str]:
+        index, table = self.index, self.index.recordings
+        ecgs = table["ecg"]
+        arrays = [name for name in ecgs if name.endswith(".npy")]
+        beside = [name.removesuffix(".npy") + ".json" for name in arrays]
+        cines = ["cine", "long_axis"] if self.settings.long_axis else ["cine"]
+        return [
+            *(*index.files, *arrays, *(name for name in beside if (index.root / name).is_file())),
+            *record_files(index.root, ecgs[ecgs.str.endswith(".hea")]),
+            *(name for column in cines for name in table[column] if name),
+        ]
+
+    def _leave_out(self, checksums: Mapping[str, str]) -> PairIndex:
+        return leave_out_copies(self.index, checksums, "ecg", "targets")
+
+    def function(self) -> Callable[[dict[str, Any]], PreparedPair | Problem]:
+        """Return `prepare_pair`, or what draws a simulated pair, with all but the row."""
+        if self.simulation is None:
+            return functools.partial(prepare_pair, root=self.index.root, settings=self.settings)
+        from systems.ecg_cmr.sources.simulated import draw_pair
+
+        return functools.partial(draw_pair, settings=self.settings, simulation=self.simulation)
+
+    def check_files(self, *, jobs: int = -1, progress: bool = False) -> list[Problem]:
+        """Return everything that is wrong with an index and within its files; nothing is written."""
+        self._check()
+        rows = self.index.recordings.to_dict("records")
+        found = in_parallel(self.function(), rows, jobs)
+        problems = list(self.index.problems)
+        for item in tqdm(found, total=len(rows), desc="Checking", unit="recording", disable=not progress):
+            problems += [item] if isinstance(item, Problem) else item.problems
+        return problems
+
+    def _arrays(self) -> dict[str, ArraySpec]:
+        settings = self.settings
+        cine = ((settings.frames, settings.size, settings.size), BYTES)
+        arrays = {
+            "ecg": ((len(LEADS), settings.points), FLOATS),
+            "lead_present": ((len(LEADS),), BYTES),
+            "cmr": cine,
+        }
+        return arrays | ({"long_axis": cine} if settings.long_axis else {})
+
+    def _metadata(self, item: PreparedPair) -> dict[str, Any]:
+        return item.row | {f"has_{name}": int(getattr(item, name) is not None) for name in _MODALITIES}
+
+    def _parts(self, item: PreparedPair) -> dict[str, NDArray[Any] | int]:
+        arrays = {name: getattr(item, name) for name in self._arrays()}
+        return {name: 1 if array is None else array[None] for name, array in arrays.items()}
+
+    def _tables(self, kept: Kept) -> tuple[dict[str, Iterable[pd.DataFrame]], dict[str, int]]:
+        # the table of the cache names the files as that of the other patients does
+        recordings = pd.DataFrame(kept.rows).rename(columns={"ecg": "signal", "cine": "image"})
+        for column in recordings.columns[
+            recordings.isna().any()
+        ]:  # metadata of a modality that some have not
+            nothing = 0 if pd.api.types.is_numeric_dtype(recordings[column]) else ""
+            recordings[column] = recordings[column].fillna(nothing)
+        # the digest that identifies a patient's data wherever they occur: of the ECG, or else of the cine
+        recordings["sha256"] = recordings["signal_sha256"].where(
+            recordings["signal_sha256"] != "", recordings["image_sha256"]
+        )
+        recordings.insert(2, "session", keep_together(recordings, kept.warnings))
+        samples = recordings.assign(sample=np.arange(len(recordings)), site="", start=0.0)
+        first = ["sample", "recording", "session", "person", "label", "diagnosis", "site", "start", "end"]
+        has = [f"has_{name}" for name in _MODALITIES]
+        targets = self.index.targets.set_index("recording").loc[recordings["recording"]].reset_index()
+        tables: dict[str, Iterable[pd.DataFrame]] = {
+            "recordings": [recordings.drop(columns="end")],
+            "samples": [samples[[*first, *has, "official_fold"]]],
+            "targets": [targets],
+        }
+        counts = count_rows(recordings) | {"skipped": len(kept.skipped)}
+        counts |= {"pairs": int((recordings["has_ecg"] & recordings["has_cmr"]).sum())}
+        return tables, counts | {name: int(recordings[name].sum()) for name in has}
+
+    def _contents(self) -> dict[str, Any]:
+        index = self.index
+        names = ("indicators", "diseases", "covariates")
+        return {
+            "leads": list(LEADS),
+            "targets": {name: list(getattr(index, name)) for name in names},
+            "ceilings": {name: index.ceilings[name] for name in index.indicators if name in index.ceilings},
+        }

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from common.command_line import from_plain
 from common.errors import UserError
-from datasets.patients import SUPERCLASSES, UNLABELLED, VIEWS, PatientIndex
+from datasets.patients import MODALITIES, SUPERCLASSES, UNLABELLED, PatientIndex
 from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError
 from evaluation.calibration import log_odds
@@ -34,9 +34,9 @@ from systems.ecg_multimodal.explain import image_map, signal_map
 from systems.ecg_multimodal.prediction_figure import Steps, patient_prediction_figure
 from systems.ecg_multimodal.samples import Patients
 from systems.ecg_multimodal.settings import (
+    ModalitySettings,
     MultimodalPredictionSettings,
     MultimodalTrainingSettings,
-    ViewSettings,
 )
 from systems.ecg_multimodal.shapley import coalitions, shapley_values
 from systems.ecg_multimodal.sources.user_patients import (
@@ -232,7 +232,7 @@ class Predictor(base.Predictor):
         self.trained: MultimodalTrainingSettings = self.task.settings
         self.binary = self.trained.target == "normal"
         self.inputs = self.checkpoints[0]["inputs"]
-        self.prepared = from_plain(ViewSettings, self.cache["settings"])
+        self.prepared = from_plain(ModalitySettings, self.cache["settings"])
         size = [self.prepared.image_height, self.prepared.image_width]
         if list(self.inputs["image_size"]) != size:
             raise ValueError(
@@ -367,7 +367,7 @@ class Predictor(base.Predictor):
         return Patients(
             table=pd.DataFrame({"recording": [patient.name], "label": [UNLABELLED]}),
             views={name: torch.tensor(array[None]).to(self.device) for name, array in arrays.items()},
-            has={name: torch.tensor([name in used], device=self.device) for name in VIEWS},
+            has={name: torch.tensor([name in used], device=self.device) for name in MODALITIES},
             clinical_names=tuple(clinical),
             label=label,
             weight=torch.ones(1, device=self.device),

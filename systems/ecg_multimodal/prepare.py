@@ -1,129 +1,211 @@
-"""Data of task ``ecg-multimodal``: from PTB-XL, one's own patients or simulated ones to a cache of views."""
+"""Data of task ``ecg-multimodal``: from PTB-XL, one's own patients or simulated ones to a cache.
+
+``signals.npy``   float32 (N, leads, points), millivolts; zeros where a patient has no signal
+``images.npy``    uint8 (N, height, width), ink: 0 paper to 255 black; zeros where there is no image
+``clinical.csv``  a row a sample: ``recording`` and numbers, empty where missing (read NaN: missing=("",))
+``samples.csv``   a row a sample, in the order of the arrays: who, label, and which modalities there are
+"""
 
 from __future__ import annotations
 
-import os
-import time
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from datasets.cache import Cache, remember_latest
-from datasets.patient_folders import index_patient_folders
-from datasets.patients import PatientIndex
-from datasets.problems import format_problems
-from datasets.ptbxl import index_ptbxl
-from datasets.sources import DataError
-from systems.ecg_multimodal.settings import LoadDataSettings
-from systems.ecg_multimodal.sources.cache import build_patients_cache, identify_patients
-from systems.ecg_multimodal.sources.simulated import write_patient_folders
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-TASK = "ecg-multimodal"
-DOWNLOADED = Path("data/raw/ptb-xl")
-SIMULATED = Path("data/raw/simulated-patients")
+from common.files import BYTES, FLOATS
+from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows
+from datasets.patients import MODALITIES, SUPERCLASSES, PatientIndex, keep_together, leave_out_copies
+from datasets.sources import DataError, Problem
+from datasets.wfdb_files import record_files
+from systems.base.prepare import Preparation, count_reasons
+from systems.ecg_multimodal.settings import LoadDataSettings, ModalitySettings
+from systems.ecg_multimodal.sources.modalities import PreparedPatient, patient_digest, prepare_patient
+
+_DOWNLOADED = Path("data/raw/ptb-xl")
+_SIMULATED = Path("data/raw/simulated-patients")
+_SMALLEST_WIDTH = 160
+"""Pixels of width below which a strip shows no beat."""
 
 
 def prepare(settings: LoadDataSettings, task: str = "ecg-multimodal") -> Path:
     """Prepare what the settings name; return the folder of the cache."""
-    if settings.simulate and settings.dry_run:
-        made = settings.simulation
-        folder = settings.raw_dir or SIMULATED
-        print(f"Would simulate {made.patients} patients into {folder}. Nothing was written.")
-        return settings.cache_dir
-    raw_dir = simulate(settings) if settings.simulate else find_raw(settings)
-    index = open_source(raw_dir, settings)
-    if index.problems:
-        print(format_problems(index.problems))
-    print(f"{len(index.recordings)} recordings in {raw_dir} ({index.name}).")
-    if settings.dry_run:
-        print(estimate(index, settings))
-        return settings.cache_dir
-    started = time.perf_counter()
-    path = build_patients_cache(
-        index, settings.views, settings.cache_dir, jobs=settings.jobs, strict=settings.strict
-    )
-    remember_latest(path, TASK)
-    print(summary(Cache(path), time.perf_counter() - started))
-    return path
+    return _PatientPreparation(settings, task).prepare()
 
 
-def simulate(settings: LoadDataSettings) -> Path:
-    """Write a cohort of simulated patients in the layout of one's own folders; return its folder."""
-    made = settings.simulation
-    folder = settings.raw_dir or SIMULATED
-    try:
+class _PatientPreparation(Preparation[LoadDataSettings, PatientIndex]):
+    """Prepares patients with an ECG image, an ECG signal and clinical values."""
+
+    sought = "ptbxl_database.csv, or a table of labels (labels.xlsx or .csv),"
+    layouts = (("ptbxl", "ptbxl_database.csv"), ("patients", "labels.xlsx"), ("patients", "labels.csv"))
+    variable = "PTBXL_DIR"
+
+    def plan(self) -> str:
+        if not (self.settings.simulate and self.settings.dry_run):
+            return ""
+        folder = self.settings.raw_dir or _SIMULATED
+        return (
+            f"Would simulate {self.settings.simulation.patients} patients into {folder}. Nothing was written."
+        )
+
+    def simulate(self) -> Path:
+        from systems.ecg_multimodal.sources.simulated import write_patient_folders  # takes seconds to import
+
+        made, jobs = self.settings.simulation, self.settings.jobs
         return write_patient_folders(
-            folder,
+            self.settings.raw_dir or _SIMULATED,
             patients=made.patients,
             seed=made.seed,
             causes=made.causes,
             missing=made.missing,
-            jobs=settings.jobs,
+            jobs=jobs,
             progress=True,
         )
-    except ValueError as error:
-        raise DataError(str(error)) from None
+
+    def usual_folders(self) -> list[Path]:
+        return [*self.from_environment(), _DOWNLOADED]
+
+    def advice(self) -> str:
+        return (
+            "PTB-XL is at physionet.org/content/ptb-xl (1.8 GB). Try everything on simulated patients with: "
+            "python load_data.py ecg-multimodal --simulate. docs/data.md shows the layouts."
+        )
+
+    def index(self, root: Path, layout: str) -> PatientIndex:
+        if layout == "ptbxl":
+            from datasets.ptbxl import index_ptbxl
+
+            return index_ptbxl(root, self.settings.rate, self.settings.mixed)
+        from systems.ecg_multimodal.sources.folders import index_patient_folders
+
+        return index_patient_folders(root, self.settings.table_rate)
+
+    def writer(self, index: PatientIndex) -> PatientCache:
+        return PatientCache(index, self.settings.views)
+
+    def cost(self, writer: CacheWriter[PatientIndex, Any], path: Path) -> str:
+        views, index = self.settings.views, writer.index
+        each = 4 * len(index.leads) * views.points + views.image_width * views.image_height
+        return f"write about {len(index.recordings) * each / 1e6:.0f} MB to {path}"
+
+    def describe(self, cache: Cache, index: PatientIndex) -> list[str]:
+        table = cache.table("samples")
+        counts = ", ".join(f"{int(table[f'has_{name}'].sum())} with {name}" for name in MODALITIES)
+        normal, abnormal = (int((table["label"] == value).sum()) for value in (0, 1))
+        kept = (
+            f"{len(table)} recordings of {table['person'].nunique()} patients kept ({normal} normal, "
+            f"{abnormal} abnormal); {counts}; {len(cache.table('skipped'))} left out."
+        )
+        return [kept, *count_reasons(cache)[0]]
 
 
-def find_raw(settings: LoadDataSettings) -> Path:
-    """Return the first place that holds patients.
+# Cache ----------------------------------------------------------------------------------------------
 
-    Raises
-    ------
-    DataError
-        Saying where it looked, and what else can be done.
+
+class PatientCache(CacheWriter[PatientIndex, PreparedPatient]):
+    """Writes the cache of patients with an image, a signal and clinical values.
+
+    Parameters
+    ----------
+    index : PatientIndex
+    settings : ModalitySettings
     """
-    variable = os.environ.get("PTBXL_DIR")
-    usual = [Path(variable)] if variable else []
-    places = [settings.raw_dir] if settings.raw_dir else [*usual, DOWNLOADED]
-    for place in places:
-        if layout_of(place):
-            return place
-    looked = ", ".join(str(place) for place in places)
-    raise DataError(
-        "No patients found. Looked for ptbxl_database.csv, or a table of labels (labels.xlsx or .csv), in: "
-        f"{looked}{'' if settings.raw_dir or variable else ' ($PTBXL_DIR is not set)'}. "
-        "PTB-XL is at physionet.org/content/ptb-xl (1.8 GB). Try everything on simulated patients with: "
-        "python load_data.py ecg-multimodal --simulate. docs/data.md shows the layouts."
-    )
 
+    libraries = (*CacheWriter.libraries, "pillow", "openpyxl")
 
-def layout_of(root: Path) -> str:
-    """Return which source a folder holds; empty if none."""
-    if (root / "ptbxl_database.csv").is_file():
-        return "ptbxl"
-    return "patients" if any((root / f"labels.{ending}").is_file() for ending in ("xlsx", "csv")) else ""
+    def __init__(self, index: PatientIndex, settings: ModalitySettings) -> None:
+        super().__init__(index, settings)
+        self.clinical = index.clinical.set_index("recording")
 
+    def _check(self) -> None:
+        settings, index = self.settings, self.index
+        if settings.signal_rate <= 0 or settings.seconds <= 0 or settings.points < 1:
+            raise DataError(f"Signals of {settings.seconds} s at {settings.signal_rate} Hz hold no sample.")
+        if settings.image_width < _SMALLEST_WIDTH:
+            raise DataError(
+                f"Pictures {settings.image_width} pixels wide are too small: use {_SMALLEST_WIDTH}."
+            )
+        if not 0 <= settings.shadow <= 1 or settings.noise < 0:
+            raise DataError(
+                f"The shadow is {settings.shadow} (0 to 1 is possible), the noise {settings.noise} "
+                "(0 or more)."
+            )
+        if settings.sheet and index.drawn and len(index.leads) < 12:
+            raise DataError(f"A sheet needs twelve leads, and {index.name} has {', '.join(index.leads)}.")
 
-def open_source(raw_dir: Path, settings: LoadDataSettings) -> PatientIndex:
-    """Index the patients of a folder."""
-    layout = layout_of(raw_dir) if settings.source == "auto" else settings.source
-    if layout == "ptbxl":
-        return index_ptbxl(raw_dir, settings.rate, settings.mixed)
-    return index_patient_folders(raw_dir, settings.table_rate)
+    def _files(self) -> list[str]:
+        signals, index = self.index.recordings["signal"], self.index
+        images = [name for name in index.recordings["image"] if name]
+        return [*index.files, *images, *record_files(index.root, signals[signals.str.endswith(".hea")])]
 
+    def _leave_out(self, checksums: Mapping[str, str]) -> PatientIndex:
+        return leave_out_copies(self.index, checksums, "signal", "clinical")
 
-def estimate(index: PatientIndex, settings: LoadDataSettings) -> str:
-    """Return what preparation would write."""
-    identity, _ = identify_patients(index, settings.views)
-    path = settings.cache_dir / f"{index.name}-{identity[:8]}"
-    if path.is_dir():
-        return f"{path} is there already: nothing would be computed."
-    views, count = settings.views, len(index.recordings)
-    size = count * (4 * len(index.leads) * views.points + views.image_width * views.image_height)
-    return f"Would write about {size / 1e6:.0f} MB to {path}. Nothing was written."
+    def function(self) -> Callable[[dict[str, Any]], PreparedPatient | Problem]:
+        """Return `prepare_patient` with all but the row."""
+        index = self.index
+        return functools.partial(
+            prepare_patient,
+            root=index.root,
+            settings=self.settings,
+            leads=index.leads,
+            signal_rate=index.signal_rate,
+            drawn=index.drawn,
+        )
 
+    def _arrays(self) -> dict[str, ArraySpec]:
+        settings = self.settings
+        return {
+            "signals": ((len(self.index.leads), settings.points), FLOATS),
+            "images": ((settings.image_height, settings.image_width), BYTES),
+        }
 
-def summary(cache: Cache, seconds: float) -> str:
-    """Return what the cache holds and what was left out, for the screen."""
-    table = cache.table("samples")
-    counts = {f"{view}": int(table[f"has_{view}"].sum()) for view in ("image", "signal", "clinical")}
-    normal, abnormal = (int((table["label"] == value).sum()) for value in (0, 1))
-    reasons = cache.table("skipped")["reason"].value_counts()
-    lines = [
-        f"{len(table)} recordings of {table['person'].nunique()} patients kept ({normal} normal, {abnormal} "
-        f"abnormal); {', '.join(f'{count} with {view}' for view, count in counts.items())}; "
-        f"{int(reasons.sum())} left out.",
-        *(f"  {count:4d}  {reason}" for reason, count in reasons.head(8).items()),
-        f"Cache: {cache.path} ({seconds:.1f} s)",
-        f"Next:  python training.py {TASK}",
-    ]
-    return "\n".join(lines)
+    def _metadata(self, item: PreparedPatient) -> dict[str, Any] | Problem:
+        name = item.row["recording"]
+        values = self.clinical.loc[name]
+        has = {
+            "has_image": int(item.image is not None),
+            "has_signal": int(item.signal is not None),
+            "has_clinical": int(values.notna().any()),
+        }
+        if not any(has.values()):
+            reasons = " ".join(problem.what for problem in item.problems)
+            return Problem(name, f"None of its views can be used. {reasons}".strip(), "Mend or remove it.")
+        end = min(item.row["duration"], self.settings.seconds)
+        return item.row | has | {"sha256": patient_digest(item.row, values), "end": end}
+
+    def _parts(self, item: PreparedPatient) -> dict[str, NDArray[Any] | int]:
+        arrays = {"signals": item.signal, "images": item.image}
+        return {name: 1 if array is None else array[None] for name, array in arrays.items()}
+
+    def _tables(self, kept: Kept) -> tuple[dict[str, Iterable[pd.DataFrame]], dict[str, int]]:
+        recordings = pd.DataFrame(kept.rows)
+        recordings.insert(2, "session", keep_together(recordings, kept.warnings))
+        flags = [f"has_{name}" for name in MODALITIES]
+        flags += [name for name in SUPERCLASSES if name in recordings]
+        samples = recordings.assign(sample=np.arange(len(recordings)), site="", start=0.0)
+        first = ["sample", "recording", "session", "person", "label", "diagnosis", "site", "start", "end"]
+        tables: dict[str, Iterable[pd.DataFrame]] = {
+            "recordings": [recordings.drop(columns="end")],
+            "samples": [samples[[*first, "official_fold", *flags]]],
+            "clinical": [self.clinical.loc[recordings["recording"]].reset_index()],
+        }
+        counts = count_rows(recordings) | {"abnormal_recordings": int(recordings["label"].sum())}
+        counts |= {"skipped": len(kept.skipped)}
+        return tables, counts | {name: int(recordings[name].sum()) for name in flags}
+
+    def _contents(self) -> dict[str, Any]:
+        settings, index = self.settings, self.index
+        views = {
+            "leads": list(index.leads),
+            "signal_rate": settings.signal_rate,
+            "points": settings.points,
+            "image": [settings.image_height, settings.image_width],
+            "clinical": list(self.clinical.columns),
+            "drawn": index.drawn,
+        }
+        return {"views": views}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from datasets.cache import Cache
-from datasets.patients import SUPERCLASSES, VIEWS
+from datasets.patients import MODALITIES, SUPERCLASSES
 from learning.samples import Samples
 
 
@@ -139,7 +139,7 @@ def read_patients(cache: Cache, target: str, views: Sequence[str], device: torch
             "signal": torch.tensor(cache.array("signals")).to(device),
             "clinical": torch.tensor(clinical.to_numpy(np.float32)).to(device),
         },
-        has={name: torch.tensor(table[f"has_{name}"].to_numpy(bool)).to(device) for name in VIEWS},
+        has={name: torch.tensor(table[f"has_{name}"].to_numpy(bool)).to(device) for name in MODALITIES},
         clinical_names=tuple(clinical),
         label=label,
         weight=torch.ones(len(table), device=device),

@@ -17,7 +17,7 @@ View = Literal["image", "signal", "clinical"]
 
 
 @dataclass(frozen=True)
-class ViewSettings:
+class ModalitySettings:
     """What is done to a patient's views before a model sees them. Part of the name of the cache."""
 
     signal_rate: float = 100.0
@@ -77,7 +77,7 @@ class LoadDataSettings(SourceSettings):
     """PTB-XL: what a record is that has NORM and another superclass."""
     table_rate: float = 250.0
     """Own patients: sampling rate of ecg_signals.csv, hertz."""
-    views: tyro.conf.OmitArgPrefixes[ViewSettings] = ViewSettings()
+    views: tyro.conf.OmitArgPrefixes[ModalitySettings] = ModalitySettings()
     simulation: PatientSimulationSettings = PatientSimulationSettings()
 
 

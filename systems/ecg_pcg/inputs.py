@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common.command_line import from_plain
-from datasets.beats import annotated_spans, r_peak_spans
-from datasets.heart_states import HeartStates
+from datasets.beats import HeartStates, annotated_spans, r_peak_spans
 from datasets.recordings import Recording
 from datasets.signal_quality import FEWEST_BEATS, NAMES, SignalWarning
 from datasets.signals import fill_gaps, shorten_beats

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import tyro
 
 from config import EvaluationSettings, OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
-from simulation.population import SimulationSettings
+from simulation.settings import SimulationSettings
 
 Protocol = Literal["paper", "beat", "recording", "session"]
 Onsets = Literal["hand-corrected", "springer", "ecg"]

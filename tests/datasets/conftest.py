@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.ecg_image import draw_ecg, write_picture
+from systems.ecg_multimodal.sources.ecg_image import draw_ecg, write_picture
 
 RATE = 250.0
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from datasets import beats as beats_module
-from datasets.beats import annotated_spans, r_peak_spans, r_peaks
-from datasets.heart_states import HeartStates
+from datasets.beats import HeartStates, annotated_spans, r_peak_spans, r_peaks
 from simulation.patient import stream
-from simulation.population import SimulationSettings, draw_patient, draw_session
+from simulation.population import draw_patient, draw_session
+from simulation.settings import SimulationSettings
 from simulation.signals import simulate_signals
 
 RATE = 2000.0

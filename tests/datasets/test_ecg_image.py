@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datasets.ecg import LEADS
-from datasets.ecg_image import SHEET, draw_ecg, draw_sheet
+from systems.ecg_multimodal.sources.ecg_image import SHEET, draw_ecg, draw_sheet
 
 RATE = 500.0
 TIME = np.arange(5000) / RATE

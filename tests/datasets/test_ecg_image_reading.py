@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.ecg_image import draw_ecg, write_picture
-from datasets.ecg_image_reading import read_ecg_image, to_ink
 from datasets.sources import DataError
+from systems.ecg_multimodal.sources.ecg_image import draw_ecg, read_ecg_image, to_ink, write_picture
 
 RATE = 500.0
 TIME = np.arange(5000) / RATE

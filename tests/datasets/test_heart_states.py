@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from datasets.heart_states import HeartStates, complete_cycles, read_heart_states
+from datasets.beats import HeartStates, complete_cycles, read_heart_states
 from datasets.sources import DataError
 
 

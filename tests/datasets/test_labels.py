@@ -2,8 +2,8 @@
 
 import pytest
 
-from datasets.labels import read_labels
 from datasets.sources import DataError
+from systems.ecg_pcg.sources.cohort import read_labels
 
 
 @pytest.mark.parametrize(

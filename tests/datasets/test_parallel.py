@@ -8,7 +8,7 @@ import time
 import joblib
 import pytest
 
-from datasets.parallel import AHEAD, in_parallel
+from datasets.cache import AHEAD, in_parallel
 from datasets.sources import DataError
 
 

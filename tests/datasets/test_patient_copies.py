@@ -5,8 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from datasets.patient_copies import keep_together, leave_out_copies
-from datasets.patients import PatientIndex, patient_tables
+from datasets.patients import PATIENT_COLUMNS, PatientIndex, index_tables, keep_together, leave_out_copies
 from datasets.sources import Problem
 
 
@@ -24,7 +23,9 @@ def index_of(folds, contents, persons=None):
         }
         for number, fold in enumerate(folds)
     ]
-    table, clinical = patient_tables(rows, {str(n): {"age": 50.0 + n} for n in range(len(folds))}, ["age"])
+    table, clinical = index_tables(
+        PATIENT_COLUMNS, rows, {str(n): {"age": 50.0 + n} for n in range(len(folds))}, ["age"]
+    )
     checksums = {f"records/{number}.dat": content for number, content in enumerate(contents)}
     checksums |= {f"records/{number}.hea": "same header" for number in range(len(folds))}
     return PatientIndex("ptbxl", Path(), table, clinical=clinical, drawn=True), checksums
@@ -44,7 +45,7 @@ def index_of(folds, contents, persons=None):
 )
 def test_of_copies_on_two_sides_of_the_official_split_that_for_test_stays(folds, contents, kept):
     index, checksums = index_of(folds, contents)
-    left = leave_out_copies(index, checksums)
+    left = leave_out_copies(index, checksums, "signal", "clinical")
     assert left.recordings["recording"].tolist() == left.clinical["recording"].tolist() == kept
     assert left.clinical["age"].tolist() == [50.0 + int(name) for name in kept]
     assert [problem.where for problem in left.problems] == sorted({"0", "1", "2", "3"} - set(kept))
@@ -53,14 +54,14 @@ def test_of_copies_on_two_sides_of_the_official_split_that_for_test_stays(folds,
 
 def test_the_reason_names_the_copy_and_the_folds():
     index, checksums = index_of([1, 10], "aa")
-    problem = leave_out_copies(index, checksums).problems[0]
+    problem = leave_out_copies(index, checksums, "signal", "clinical").problems[0]
     assert problem.what == "Its signal is that of 1, in official fold 10, and its own is 1."
     assert problem.left_out
 
 
 def test_recordings_without_a_known_file_are_left_alone():
     index, _ = index_of([1, 10], "aa")
-    assert leave_out_copies(index, {}) is index
+    assert leave_out_copies(index, {}, "signal", "clinical") is index
 
 
 def together(persons, signals, images):

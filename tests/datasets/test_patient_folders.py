@@ -9,10 +9,9 @@ import openpyxl
 import pytest
 from PIL import Image
 
-from datasets.patient_folders import index_patient_folders
 from datasets.patients import PATIENT_COLUMNS, plausible_values
-from datasets.problems import problems_table
 from datasets.sources import DataError, Problem
+from systems.ecg_multimodal.sources.folders import index_patient_folders
 
 
 def told(index, where):
@@ -197,7 +196,7 @@ def test_every_fault_is_named_in_one_run_and_the_rest_is_used(make_patients):
     for where, words in expected.items():
         assert words in told(index, where), where
     assert {problem.where for problem in index.problems} == set(expected)
-    assert len(problems_table(index.problems)) == len(expected) + 1  # 77 is in one table only, too
+    assert len(index.problems) == len(expected) + 1  # 77 is in one table only, too
     assert all(problem.remedy for problem in index.problems)
     lost = {problem.where for problem in index.problems if problem.left_out}
     assert lost == {"1", "2", "3", "4", "77", "99", "labels.csv, row 22"}

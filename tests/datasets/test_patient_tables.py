@@ -7,7 +7,7 @@ from datetime import date
 import openpyxl
 import pytest
 
-from datasets.patient_tables import clinical_number, find_table, patient_id, read_patients
+from datasets.patients import clinical_number, find_table, patient_id, read_patients
 from datasets.sources import DataError, Problem
 
 

@@ -1,21 +1,12 @@
 """What the user is shown when data are wrong."""
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.problems import format_problems, problems_table, write_problems
-from datasets.sources import Problem
+from datasets.sources import Problem, format_problems
 
 PROBLEMS = [Problem(f"a{number:04d}", f"Fault number {number}.", "Mend it.") for number in range(30)]
-
-
-def test_the_table_has_a_row_for_each_problem_in_order():
-    table = problems_table(PROBLEMS)
-    assert list(table.columns) == ["where", "what", "remedy"]
-    assert table["where"].tolist() == [problem.where for problem in PROBLEMS]
-    assert list(problems_table([]).columns) == ["where", "what", "remedy"]
 
 
 def test_the_terminal_shows_some_and_says_where_the_rest_is():
@@ -42,23 +33,3 @@ def test_no_line_is_wider_than_the_terminal_and_no_letter_is_lost(problems):
 def test_a_limit_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         format_problems(PROBLEMS, limit=0)
-
-
-def test_the_file_is_complete_or_not_there(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "problems.csv"
-    tricky = [Problem('a "b", c;', "zwei\nZeilen, Köln", "")]
-    write_problems(path, tricky)
-    assert pd.read_csv(path, keep_default_na=False).to_numpy().tolist() == [
-        ['a "b", c;', "zwei\nZeilen, Köln", ""]
-    ]
-    before = path.read_bytes()
-
-    def fail_half_way(table, file, **_):
-        file.write_text("half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(pd.DataFrame, "to_csv", fail_half_way)
-    with pytest.raises(OSError, match="disk full"):
-        write_problems(path, PROBLEMS)
-    assert path.read_bytes() == before
-    assert [p.name for p in path.parent.iterdir()] == ["problems.csv"]

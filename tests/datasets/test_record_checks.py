@@ -5,10 +5,10 @@ import os
 import numpy as np
 import pytest
 
-from datasets.record_checks import is_inside
-from datasets.recordings import read_recording, signal_files
+from datasets.recordings import read_recording
 from datasets.sources import DataError
-from systems.ecg_pcg.sources.simulated_layout import write_record
+from datasets.wfdb_files import is_inside, signal_files
+from systems.ecg_pcg.sources.simulated import write_record
 
 RATE = 2000
 SOUND = np.random.default_rng(0).integers(-1000, 1000, 2 * RATE).astype(np.int16)

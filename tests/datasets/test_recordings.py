@@ -5,7 +5,7 @@ import pytest
 
 from datasets.recordings import channels_by_name, read_recording
 from datasets.sources import DataError
-from systems.ecg_pcg.sources.simulated_layout import write_record
+from systems.ecg_pcg.sources.simulated import write_record
 
 RATE = 2000
 NOISE = np.random.default_rng(0).integers(-1000, 1000, 2 * RATE).astype(np.int16)

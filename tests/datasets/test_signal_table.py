@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from datasets.signal_table import read_row, scan_signals
 from datasets.sources import DataError, Problem
+from systems.ecg_multimodal.sources.modalities import read_row, scan_signals
 
 RATE = 100.0
 SAMPLES = np.round(np.sin(np.arange(200) / 7), 4)

@@ -10,9 +10,9 @@ import scipy.io
 import scipy.sparse
 from numpy.random import Generator
 
+from datasets.beats import read_heart_states
 from datasets.cache import Cache
-from datasets.heart_states import read_heart_states
-from systems.ecg_pcg.sources.simulated_layout import write_states
+from systems.ecg_pcg.sources.simulated import write_states
 from tests.robustness.mutations import LEFT_OUT, USED, Expect, Target, kind
 from tests.robustness.workspaces import COHORT
 

@@ -11,14 +11,12 @@ import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datasets.beats import annotated_spans
-from datasets.heart_states import STATES, HeartStates, complete_cycles, read_heart_states
-from datasets.labels import plain_number, read_labels
-from datasets.record_checks import is_inside
-from datasets.recordings import read_recording, signal_files
-from datasets.sources import DataError
+from datasets.beats import STATES, HeartStates, annotated_spans, complete_cycles, read_heart_states
+from datasets.recordings import read_recording
+from datasets.sources import DataError, plain_number
 from datasets.splits import BEAT_PROTOCOLS, UNIT, assert_separated, make_folds
-from systems.ecg_pcg.sources.cohort import index_cohort
+from datasets.wfdb_files import is_inside, signal_files
+from systems.ecg_pcg.sources.cohort import index_cohort, read_labels
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
 
 PROPERTY = settings(

@@ -21,9 +21,8 @@ import pandas as pd
 import load_data
 from common.errors import UserError
 from datasets.cache import Cache
-from simulation.population import SimulationSettings
-from systems.ecg_pcg.sources.simulated_cohort import write_cohort
-from systems.ecg_pcg.sources.simulated_layout import HAND_CORRECTED_FOLDER
+from simulation.settings import SimulationSettings
+from systems.ecg_pcg.sources.simulated import HAND_CORRECTED_FOLDER, write_cohort
 
 PHYSIONET, COHORT = "physionet2016", "cohort"
 LAYOUTS = (PHYSIONET, COHORT)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasets.heart_states import HeartStates
+from datasets.beats import HeartStates
 from studies import segmentation
 from studies.segmentation import ALONE, WITH_ECG, count_onsets, counted, match
 from studies.segmentation_fit import Truth, fit, frame_states, read_recordings

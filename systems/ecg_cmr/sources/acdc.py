@@ -36,13 +36,13 @@ GROUPS = {
 }
 """Groups of patients, and the column in which one is 1."""
 DISEASES = tuple(filter(None, GROUPS.values()))
-RIGHT, MUSCLE, LEFT = 1, 2, 3
+_RIGHT, MUSCLE, LEFT = 1, 2, 3
 MUSCLE_DENSITY = 1.05
 """Grams a millilitre."""
 INDICATORS = ("lv_edv", "lv_esv", "stroke_volume", "ejection_fraction", "lv_mass", "rv_edv", "rv_esv",
               "rv_ejection_fraction")  # fmt: skip
 COVARIATES = ("height", "weight")
-LARGEST_SLICE = 25.0
+_LARGEST_SLICE = 25.0
 """Millimetres between slices that are believed."""
 
 
@@ -68,7 +68,7 @@ def index_acdc(root: Path) -> PairIndex:
             problems.append(Problem(folder.name, str(error), "Fetch the patient again."))
             continue
         if folder.name in values:
-            what = f"It is in {row['image'].split('/')[0]} too; this one is not used."
+            what = f"It is in {row['cine'].split('/')[0]} too; this one is not used."
             problems.append(Problem(folder.name, what, "Remove one of the two."))
             continue
         rows.append(row)
@@ -124,7 +124,7 @@ def _patient(folder: Path, root: Path, problems: list[Problem]) -> tuple[dict[st
         name,
         diagnosis=group,
         official_fold=PARTS[folder.parent.name],
-        image=cine.relative_to(root).as_posix(),
+        cine=cine.relative_to(root).as_posix(),
         first_frame=frames["ED"] - 1,
     )
     return row, values
@@ -164,7 +164,7 @@ def _nifti(folder: Path, stem: str) -> Path | None:
 def _function(folder: Path, frames: dict[str, int]) -> dict[str, float]:
     """Return volumes, ejection fractions and mass from the contours of both moments."""
     diastole, systole = (_volumes(folder, frames[moment]) for moment in ("ED", "ES"))
-    if not min(diastole[LEFT], diastole[RIGHT], diastole[MUSCLE]) > 0:
+    if not min(diastole[LEFT], diastole[_RIGHT], diastole[MUSCLE]) > 0:
         raise DataError("Its contours at end-diastole lack a structure.")
     return {
         "lv_edv": diastole[LEFT],
@@ -172,9 +172,9 @@ def _function(folder: Path, frames: dict[str, int]) -> dict[str, float]:
         "stroke_volume": diastole[LEFT] - systole[LEFT],
         "ejection_fraction": 100 * (1 - systole[LEFT] / diastole[LEFT]),
         "lv_mass": MUSCLE_DENSITY * diastole[MUSCLE],
-        "rv_edv": diastole[RIGHT],
-        "rv_esv": systole[RIGHT],
-        "rv_ejection_fraction": 100 * (1 - systole[RIGHT] / diastole[RIGHT]),
+        "rv_edv": diastole[_RIGHT],
+        "rv_esv": systole[_RIGHT],
+        "rv_ejection_fraction": 100 * (1 - systole[_RIGHT] / diastole[_RIGHT]),
     }
 
 
@@ -191,8 +191,8 @@ def _volumes(folder: Path, frame: int) -> dict[int, float]:
         raise damaged_nifti(path, error) from error
     low, high = PLAUSIBLE_SPACING
     if labels.ndim != 3 or not all(
-        low <= size <= limit for size, limit in zip(sizes, (high, high, LARGEST_SLICE), strict=True)
+        low <= size <= limit for size, limit in zip(sizes, (high, high, _LARGEST_SLICE), strict=True)
     ):
         raise DataError(f"Its {path.name} has {labels.ndim} axes and voxels of {sizes} mm; neither can be.")
     voxel = math.prod(sizes) / 1000
-    return {label: float((labels == label).sum() * voxel) for label in (RIGHT, MUSCLE, LEFT)}
+    return {label: float((labels == label).sum() * voxel) for label in (_RIGHT, MUSCLE, LEFT)}

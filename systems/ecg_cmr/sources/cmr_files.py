@@ -18,25 +18,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from datasets.sources import DataError
 
 Pixels = NDArray[np.float32]
 
-FEWEST_FRAMES = 4
+_FEWEST_FRAMES = 4
 """Frames that show a cycle at least."""
-LARGEST_FILE = 400_000_000
+_LARGEST_FILE = 400_000_000
 """Values above which a file is refused before it is decoded."""
 PLAUSIBLE_SPACING = (0.2, 10.0)
 """Millimetres a pixel that are believed."""
-USUAL_SPACING, USUAL_FRAMES = (0.6, 3.5), (12, 60)
+_USUAL_SPACING, _USUAL_FRAMES = (0.6, 3.5), (12, 60)
 """What a cine commonly has; anything else is named, and used."""
-MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
-LEFT, DOWN = np.array([-1.0, 0.0, 0.0]), np.array([0.0, -1.0, -1.0]) / np.sqrt(2)
+_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+LEFT, _DOWN = np.array([-1.0, 0.0, 0.0]), np.array([0.0, -1.0, -1.0]) / np.sqrt(2)
 """Directions that columns and rows shall have, where x is to the right, y to the front, z to the head."""
 ENDINGS = (".nii", ".nii.gz", ".npy")
 
@@ -98,11 +100,11 @@ def read_cine(path: Path, spacing: float = 0.0) -> Cine:
 def _unusual(cine: Cine) -> list[str]:
     """Name an uncommon pixel size or number of frames."""
     warnings = []
-    if any(not USUAL_SPACING[0] <= size <= USUAL_SPACING[1] for size in cine.spacing):
+    if any(not _USUAL_SPACING[0] <= size <= _USUAL_SPACING[1] for size in cine.spacing):
         warnings.append(f"Its pixels measure {_sizes(cine)} mm, which is unusual.")
     if max(cine.spacing) > 1.1 * min(cine.spacing):
         warnings.append(f"Its pixels measure {_sizes(cine)} mm: they are not square.")
-    if not USUAL_FRAMES[0] <= len(cine.frames) <= USUAL_FRAMES[1]:
+    if not _USUAL_FRAMES[0] <= len(cine.frames) <= _USUAL_FRAMES[1]:
         warnings.append(f"It has {len(cine.frames)} frames, which is unusual.")
     return warnings
 
@@ -113,9 +115,9 @@ def _sizes(cine: Cine) -> str:
 
 def _check_axes(path: Path, shape: tuple[int, ...], frames: int) -> None:
     """Refuse what cannot be a cine before it is decoded."""
-    if frames < FEWEST_FRAMES:
-        raise DataError(f"The file {path.name} has {frames} frames; a cine has at least {FEWEST_FRAMES}.")
-    if min(shape) < 1 or np.prod([float(length) for length in shape]) > LARGEST_FILE:
+    if frames < _FEWEST_FRAMES:
+        raise DataError(f"The file {path.name} has {frames} frames; a cine has at least {_FEWEST_FRAMES}.")
+    if min(shape) < 1 or np.prod([float(length) for length in shape]) > _LARGEST_FILE:
         raise DataError(
             f"The file {path.name} has axes of {' x '.join(map(str, shape))}: no cine is so large."
         )
@@ -228,7 +230,7 @@ def _oriented(image: nibabel.Nifti1Image) -> bool:
 
 def _voxel_sizes(image: nibabel.Nifti1Image, plane: list[int]) -> tuple[tuple[float, float], tuple[str, ...]]:
     """Return the sizes of a pixel along two axes, mm, and what is doubtful about them."""
-    factor = MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    factor = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
     zooms = np.abs(np.array(image.header.get_zooms()[:3], float))[plane]
     found, doubt = zooms, tuple[str, ...]()
     if _oriented(image):
@@ -253,7 +255,7 @@ def _displayed(
     """Return frames (frames, axis, axis) and pixel sizes in the usual display, rows from top to bottom."""
     if directions is None:
         return frames, sizes
-    along = np.stack([directions @ DOWN, directions @ LEFT])  # rows down and columns left, by axis
+    along = np.stack([directions @ _DOWN, directions @ LEFT])  # rows down and columns left, by axis
     if abs(along[0, 1]) + abs(along[1, 0]) > abs(along[0, 0]) + abs(along[1, 1]):
         frames, sizes, along = frames.swapaxes(1, 2), sizes[::-1], along[:, ::-1]
     mirrored = [slice(None, None, -1 if along[axis, axis] < 0 else 1) for axis in range(2)]
@@ -263,6 +265,100 @@ def _displayed(
 def display_affine(spacing: float, thickness: float = 8.0) -> NDArray[np.float64]:
     """Return the affine of a slice whose columns run to the left and whose rows run to back and feet, mm."""
     affine = np.eye(4)
-    across = np.cross(LEFT, DOWN)
-    affine[:3, :3] = np.stack([spacing * LEFT, spacing * DOWN, thickness * across], axis=1)
+    across = np.cross(LEFT, _DOWN)
+    affine[:3, :3] = np.stack([spacing * LEFT, spacing * _DOWN, thickness * across], axis=1)
     return affine
+
+
+def prepare_cine(
+    cine: Cine,
+    frames: int,
+    size: int,
+    pixel_spacing: float,
+    center: Literal["motion", "image"] = "motion",
+    first_frame: int = 0,
+    percentiles: tuple[float, float] = (1.0, 99.0),
+) -> NDArray[np.uint8]:
+    """Return a cine of fixed size, spacing and number of frames, brightness from 0 to 255.
+
+    Parameters
+    ----------
+    cine : Cine
+    frames : int
+        Frames wanted, evenly over the one cycle that the file shows; linear between its frames.
+    size : int
+        Height and width wanted, pixels. What lies outside the picture is 0.
+    pixel_spacing : float
+        Millimetres a pixel wanted; finer pixels are averaged.
+    center : {"motion", "image"}
+        Cut out around what moves, without leaving the picture, or around its middle.
+    first_frame : int
+        Frame of the file, from 0, that becomes the first.
+    percentiles : tuple of float
+        Percentiles of brightness that become 0 and 255.
+    """
+    moved = in_time(cine.frames, frames, first_frame)
+    middle = _middle(moved, cine.spacing, size * pixel_spacing, center)
+    rows, columns = (
+        _sampling(moved.shape[axis + 1], middle[axis], pixel_spacing / cine.spacing[axis], size)
+        for axis in range(2)
+    )
+    return to_bytes(np.asarray(rows @ moved @ columns.T, np.float32), percentiles)
+
+
+def to_bytes(frames: Pixels, percentiles: tuple[float, float]) -> NDArray[np.uint8]:
+    """Return brightness from 0 to 255 between two percentiles of all frames.
+
+    Raises
+    ------
+    DataError
+        If the two are the same.
+    """
+    low, high = np.percentile(frames, percentiles)
+    if not high > low:
+        raise DataError("It shows nothing where the heart should be: its brightness is the same throughout.")
+    scaled = np.clip((frames - low) * (255 / (high - low)), 0, 255)
+    return np.round(scaled).astype(np.uint8)
+
+
+def in_time(frames: Pixels, count: int, first: int = 0) -> Pixels:
+    """Return so many frames of a cycle, evenly spread, beginning with one of them; linear between frames."""
+    place = np.arange(count) * (len(frames) / count) + first
+    below = np.floor(place).astype(np.intp)
+    weight = (place - below).astype(np.float32)[:, None, None]
+    return (1 - weight) * frames[below % len(frames)] + weight * frames[(below + 1) % len(frames)]
+
+
+def _sampling(length: int, middle: float, step: float, size: int) -> Pixels:
+    """Return the weights (size, length) that sample an axis at places a step apart, without aliases."""
+    place = middle + (np.arange(size) - (size - 1) / 2) * step
+    weights = np.maximum(1 - np.abs(place[:, None] - np.arange(length)) / max(step, 1.0), 0.0)
+    inside = (place >= -0.5) & (place <= length - 0.5)
+    total = weights.sum(axis=1)
+    return (weights * (inside / np.where(total > 0, total, 1.0))[:, None]).astype(np.float32)
+
+
+def _middle(
+    frames: Pixels, spacing: tuple[float, float], field: float, center: Literal["motion", "image"]
+) -> tuple[float, float]:
+    """Return the row and column that becomes the middle: where things move, as far as the picture allows."""
+    middle = np.array([(length - 1) / 2 for length in frames.shape[1:]])
+    room = np.array(
+        [max(0.0, (n - field / size) / 2) for n, size in zip(frames.shape[1:], spacing, strict=True)]
+    )
+    if center == "image" or not room.any():
+        return float(middle[0]), float(middle[1])
+    moving = ndimage.gaussian_filter(frames.std(axis=0), [6 / size for size in spacing])
+    moving = np.maximum(moving - 0.25 * moving.max(), 0.0) ** 2
+    found = middle
+    places = np.indices(moving.shape).reshape(2, -1)
+    window = np.ones(moving.size)
+    for _ in range(4):  # what moves far away, an arm or the liver, counts less and less
+        weight = moving.ravel() * window
+        if weight.sum() <= 0:
+            break
+        found = (places * weight).sum(axis=1) / weight.sum()
+        away = ((places - found[:, None]) * np.array(spacing)[:, None] / (field / 3)) ** 2
+        window = np.exp(-away.sum(axis=0) / 2)
+    shift = np.clip(found - middle, -room, room)
+    return float(middle[0] + shift[0]), float(middle[1] + shift[1])

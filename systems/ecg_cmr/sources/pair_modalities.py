@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,50 +13,37 @@ import numpy as np
 import wfdb
 from numpy.typing import NDArray
 
+from datasets.cache import Prepared
 from datasets.ecg import LEADS, PLAUSIBLE_RATE, Ecg, flat_leads, prepare_signal, read_ecg
-from datasets.recordings import MINIMUM_DURATION
-from datasets.sources import DataError, Problem
+from datasets.signals import MINIMUM_DURATION
+from datasets.sources import DataError, MissingModality, Problem
 from systems.ecg_cmr.settings import PairSettings
-from systems.ecg_cmr.sources.cmr_files import ENDINGS, read_cine
-from systems.ecg_cmr.sources.cmr_frames import prepare_cine
+from systems.ecg_cmr.sources.cmr_files import prepare_cine, read_cine
 
 LARGEST_MILLIVOLTS = 30.0
 """What 99 in 100 samples of an ECG stay below."""
-FILE_REMEDY = "Mend the file, then prepare again."
-NOT_GIVEN = "Add the file, if there is one."
-"""Remedy where the table of pairs leaves a cell empty, which it may."""
+_FILE_REMEDY = "Mend the file, then prepare again."
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class MissingView(Problem):
-    """An ECG or a cine that a patient is used without; ``skipped.csv`` has a row for it."""
-
-
-@dataclass(frozen=True)
-class PreparedPair:
+class PreparedPair(Prepared):
     """What one patient gives to the cache.
 
     Attributes
     ----------
-    row : dict
-        Metadata, for ``recordings.csv``.
     ecg : numpy.ndarray of float32, shape (12, points), or None
         Millivolts; zeros in leads that are not there.
     lead_present : numpy.ndarray of bool, shape (12,)
     cmr, long_axis : numpy.ndarray of uint8, shape (frames, size, size), or None
         Brightness.
-    problems : list of Problem
-        Views that the patient is used without, and warnings.
     """
 
-    row: dict[str, Any]
     ecg: NDArray[np.float32] | None
     lead_present: NDArray[np.bool_]
     cmr: NDArray[np.uint8] | None
     long_axis: NDArray[np.uint8] | None = None
-    problems: list[Problem] = field(default_factory=list)
 
 
 def prepare_pair(row: dict[str, Any], *, root: Path, settings: PairSettings) -> PreparedPair | Problem:
@@ -67,39 +54,39 @@ def prepare_pair(row: dict[str, Any], *, root: Path, settings: PairSettings) -> 
     """
     name, problems = str(row["recording"]), list[Problem]()
     ecg = cmr = long_axis = None
-    if row["signal"]:
-        place = root / row["signal"]
-        ecg = _tried(name, "ECG", problems, read_leads, place, root, float(row["ecg_rate"]))
-    if row["image"]:
+    if row["ecg"]:
+        path = root / row["ecg"]
+        ecg = _tried(name, "ECG", problems, read_leads, path, root, float(row["ecg_rate"]))
+    if row["cine"]:
         cmr = _tried(name, "cine", problems, _cine, row, root, "cmr", settings)
     if row["long_axis"] and settings.long_axis:
         long_axis = _tried(name, "long axis", problems, _cine, row, root, "long_axis", settings)
     if ecg is None and cmr is None:
-        reasons = " ".join(problem.what for problem in problems if problem.remedy == FILE_REMEDY)
-        return Problem(name, f"Neither ECG nor cine can be used. {reasons}".strip(), FILE_REMEDY)
+        reasons = " ".join(problem.what for problem in problems if problem.remedy == _FILE_REMEDY)
+        return Problem(name, f"Neither ECG nor cine can be used. {reasons}".strip(), _FILE_REMEDY)
     metadata = row | _ecg_metadata(ecg, settings) | {"image_sha256": ""}
-    for view, cine in (("Cine", cmr), ("Long axis", long_axis)):
+    for axis, cine in (("Cine", cmr), ("Long axis", long_axis)):
         metadata |= cine.metadata if cine else {}
         warnings = cine.warnings if cine else ()
-        problems += [Problem(name, f"{view}: {text}", "Nothing.", left_out=False) for text in warnings]
+        problems += [Problem(name, f"{axis}: {text}", "Nothing.", left_out=False) for text in warnings]
     return PreparedPair(
         metadata,
         prepare_signal(ecg.samples, ecg.sampling_rate, settings.ecg_rate, settings.seconds) if ecg else None,
         ~flat_leads(ecg.samples) if ecg else np.zeros(len(LEADS), dtype=bool),
         cmr.pixels if cmr else None,
         long_axis.pixels if long_axis else None,
-        problems,
+        problems=problems,
     )
 
 
 def _tried(
-    name: str, view: str, problems: list[Problem], read: Callable[..., Result], *arguments: Any
+    name: str, modality: str, problems: list[Problem], read: Callable[..., Result], *arguments: Any
 ) -> Result | None:
     """Return what a function reads; where it cannot, name that, and return None."""
     try:
         return read(*arguments)
     except DataError as error:
-        problems.append(MissingView(name, f"{error} It is used without {view}.", FILE_REMEDY))
+        problems.append(MissingModality(name, f"{error} It is used without {modality}.", _FILE_REMEDY))
         return None
 
 
@@ -235,11 +222,11 @@ class _PreparedCine:
     warnings: tuple[str, ...]
 
 
-def _cine(row: dict[str, Any], root: Path, view: str, settings: PairSettings) -> _PreparedCine:
+def _cine(row: dict[str, Any], root: Path, axis: str, settings: PairSettings) -> _PreparedCine:
     """Read and prepare the short axis (``cmr``) or the long axis (``long_axis``) of a row."""
-    file, digest = ("image", "image_sha256") if view == "cmr" else (view, f"{view}_sha256")
-    spacing = settings.pixel_spacing if view == "cmr" else settings.long_axis_spacing
-    cine = read_cine(root / row[file], float(row[f"{view}_spacing"]))
+    file, digest = ("cine", "image_sha256") if axis == "cmr" else (axis, f"{axis}_sha256")
+    spacing = settings.pixel_spacing if axis == "cmr" else settings.long_axis_spacing
+    cine = read_cine(root / row[file], float(row[f"{axis}_spacing"]))
     first = int(row["first_frame"])
     if first >= len(cine.frames):
         raise DataError(f"Its end-diastole is frame {first + 1}, and there are {len(cine.frames)}.")
@@ -247,53 +234,9 @@ def _cine(row: dict[str, Any], root: Path, view: str, settings: PairSettings) ->
         cine, settings.frames, settings.size, spacing, settings.center, first, settings.percentiles
     )
     metadata = {
-        f"{view}_frames": len(cine.frames),
-        f"{view}_slices": cine.slices,
-        f"{view}_spacing": round(max(cine.spacing), 4),
+        f"{axis}_frames": len(cine.frames),
+        f"{axis}_slices": cine.slices,
+        f"{axis}_spacing": round(max(cine.spacing), 4),
         digest: hashlib.sha256(cine.frames.tobytes()).hexdigest(),
     }
     return _PreparedCine(pixels, metadata, cine.warnings)
-
-
-# Files ----------------------------------------------------------------------------------------------
-
-
-def _inside(root: Path, cell: str) -> str:
-    """Return a path relative to the root, with forward slashes; refuse one that leads out of it."""
-    name = cell.replace("\\", "/").removeprefix("./")
-    path = root / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
-        raise DataError(f"The file {cell!r} is outside the folder of the table.")
-    return name
-
-
-def ecg_file(root: Path, cell: str) -> str:
-    """Return the header of a WFDB record, or an array file, relative to the root.
-
-    Raises
-    ------
-    DataError
-        If it does not exist, or lies outside the root.
-    """
-    name = _inside(root, cell)
-    if not name.endswith(".npy"):
-        name = name.removesuffix(".dat").removesuffix(".hea") + ".hea"
-    if not (root / name).is_file():
-        raise DataError(f"The ECG {cell!r} does not exist.")
-    return name
-
-
-def cine_file(root: Path, cell: str) -> str:
-    """Return the file of a cine, relative to the root.
-
-    Raises
-    ------
-    DataError
-        If it does not exist, lies outside the root, or is of another kind.
-    """
-    name = _inside(root, cell)
-    if not name.lower().endswith(ENDINGS):
-        raise DataError(f"The cine {cell!r} is neither NIfTI (.nii, .nii.gz) nor NumPy (.npy).")
-    if not (root / name).is_file():
-        raise DataError(f"The cine {cell!r} does not exist.")
-    return name

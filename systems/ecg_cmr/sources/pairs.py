@@ -4,11 +4,13 @@ One's own are listed in ``pairs.csv`` (or ``.xlsx``), a row a patient; any cell 
 
     patient                       unique name or number
     ecg, ecg_rate                 WFDB record, or .npy (leads, T) in millivolts and its rate in hertz
-    cmr, cmr_spacing              short-axis cine, NIfTI or .npy (`systems.ecg_cmr.sources.cmr_files`); mm a
-    pixel for .npy ed_frame                      frame of the files at end-diastole, counted from 1 (default:
-    1) long_axis, long_axis_spacing  long-axis cine diagnosis, official_fold      text; 1 to 10, of which 9 is
-    for validation and 10 for test age, sex, height, weight      years, male or female, cm, kg disease_<name>
-    0 or 1 <any other name>              an indicator: a number in a unit of its own
+    cmr, cmr_spacing              short-axis cine, NIfTI or .npy (see `cmr_files`); mm a pixel for .npy
+    ed_frame                      frame of the files at end-diastole, counted from 1 (default: 1)
+    long_axis, long_axis_spacing  long-axis cine
+    diagnosis, official_fold      text; 1 to 10, of which 9 is for validation and 10 for test
+    age, sex, height, weight      years, male or female, cm, kg
+    disease_<name>                0 or 1
+    <any other name>              an indicator: a number in a unit of its own
 
 Files are named relative to the folder of the table. ``data.json`` beside an ``.npy`` ECG ``data.npy`` may
 hold ``{"sampling_rate": 500, "leads": ["I", "II", ...]}``; without it there are twelve in the usual order.
@@ -26,18 +28,28 @@ from typing import Any
 
 import pandas as pd
 
-from datasets.patient_folders import SYNONYMS
-from datasets.patient_tables import MISSING, PatientTable, clinical_number, find_table, read_patients
-from datasets.patients import SUPERCLASSES, PatientIndex, patient_tables, plausible_values, require_some
+from datasets.patients import (
+    MISSING,
+    SUPERCLASSES,
+    SYNONYMS,
+    PatientIndex,
+    PatientTable,
+    clinical_number,
+    find_table,
+    index_tables,
+    plausible_values,
+    read_patients,
+    require_some,
+)
 from datasets.simulated import SIMULATION
-from datasets.sources import DataError, Problem
-from systems.ecg_cmr.sources.pair_modalities import NOT_GIVEN, MissingView, cine_file, ecg_file
+from datasets.sources import DataError, MissingModality, Problem, SourceIndex
+from systems.ecg_cmr.sources.cmr_files import ENDINGS
 
 TABLE = "pairs"
 COVARIATES = ("age", "sex", "height", "weight")
 DISEASE = "disease_"
-PLACES = ("ecg", "cmr", "long_axis")
-NUMBERS = {
+_FILES = ("ecg", "cmr", "long_axis")
+_NUMBERS = {
     "ecg_rate": 0.0,
     "cmr_spacing": 0.0,
     "long_axis_spacing": 0.0,
@@ -45,27 +57,48 @@ NUMBERS = {
     "official_fold": 0.0,
 }
 """Columns that say how a file is read, and what an empty cell stands for."""
-TEXTS = ("diagnosis",)
-IGNORED = ("label", "comment", "remarks", "notes", "row")
-VIEW = {"ecg": "ECG", "cmr": "cine", "long_axis": "long axis"}
+_TEXTS = ("diagnosis",)
+_IGNORED = ("label", "comment", "remarks", "notes", "row")
+_NAMES = {"ecg": "ECG", "cmr": "cine", "long_axis": "long axis"}
+
+
+NOT_GIVEN = "Add the file, if there is one."
+"""Remedy where the table of pairs leaves a cell empty, which it may."""
+_COLUMNS = {
+    "recording": str,  # unique name
+    "person": str,  # who was recorded; never shared between train and test
+    "label": int,  # 0: the tasks have none
+    "diagnosis": str,  # as the source names it; empty: unknown
+    "official_fold": int,  # fold that the source assigns; 0: none
+    "ecg": str,  # WFDB header or array; empty: none
+    "cine": str,  # short axis; empty: none
+    "ecg_rate": float,  # hertz of an array that does not state it; 0: unknown
+    "cmr_spacing": float,  # mm a pixel of an array; 0: as the file says
+    "long_axis": str,  # long-axis cine; empty: none
+    "long_axis_spacing": float,
+    "first_frame": int,  # frame of the files at end-diastole, from 0
+}
+"""Columns of the index; paths are relative to the root, with forward slashes."""
 
 
 @dataclass(frozen=True)
-class PairIndex(PatientIndex):
+class PairIndex(SourceIndex):
     """Patients with ECG and cine, before anything is decoded.
 
     Attributes
     ----------
     recordings : pandas.DataFrame
-        As of `datasets.patients.PatientIndex`: ``signal`` is the ECG and ``image`` the short axis. Further
-        ``ecg_rate``, ``cmr_spacing``, ``long_axis``, ``long_axis_spacing`` and ``first_frame`` (from 0).
-    clinical : pandas.DataFrame
-        ``recording``, then all columns of the three kinds below, NaN where missing.
+        One row a patient, columns `_COLUMNS`, sorted by recording.
+    targets : pandas.DataFrame
+        ``recording``, in the same order, then all columns of the three kinds below, NaN where missing.
     indicators, diseases, covariates : tuple of str
     ceilings : dict of str to float
-        Share of the variance of each indicator that an ECG can know; of simulated patients only.
+        Share of the variance of each indicator that an ECG can explain; of simulated patients only.
+
+    The other attributes are those of `datasets.sources.SourceIndex`.
     """
 
+    targets: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["recording"]))
     indicators: tuple[str, ...] = ()
     diseases: tuple[str, ...] = ()
     covariates: tuple[str, ...] = COVARIATES
@@ -74,35 +107,21 @@ class PairIndex(PatientIndex):
 
 def pair_row(name: str, **known: Any) -> dict[str, Any]:
     """Return the index row of a patient, all of whom is empty that is not given."""
-    row: dict[str, Any] = {
-        "recording": name,
-        "person": name,
-        "label": 0,
-        "diagnosis": "",
-        "official_fold": 0,
-        "signal": "",
-        "image": "",
-        "ecg_rate": 0.0,
-        "cmr_spacing": 0.0,
-        "long_axis": "",
-        "long_axis_spacing": 0.0,
-        "first_frame": 0,
-    }
-    return row | known
+    return {column: kind() for column, kind in _COLUMNS.items()} | {"recording": name, "person": name} | known
 
 
 def target_tables(
     rows: list[dict[str, Any]], values: dict[str, dict[str, float]], kinds: Iterable[Sequence[str]]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the index table and that of the targets, sorted by recording; columns in the order of kinds."""
-    return patient_tables(rows, values, [name for kind in kinds for name in kind])
+    return index_tables(_COLUMNS, rows, values, [name for kind in kinds for name in kind])
 
 
 def index_pairs(root: Path) -> PairIndex:
     """Index and check one's own pairs.
 
     A patient with one of the two is kept: for the stages that read that one alone. Faults within files are
-    found when they are prepared (`systems.ecg_cmr.sources.cache.check_pairs`).
+    found when they are prepared (`systems.ecg_cmr.prepare.PairCache`).
 
     Raises
     ------
@@ -165,7 +184,7 @@ def _plain(column: str) -> str:
 def _roles(table: PatientTable, problems: list[Problem]) -> dict[str, str]:
     """Return by role or own name the column of the file; name those that come twice."""
     usual = {synonym: name for name in COVARIATES for synonym in SYNONYMS[name]}
-    known = {*PLACES, *NUMBERS, *TEXTS, *IGNORED}
+    known = {*_FILES, *_NUMBERS, *_TEXTS, *_IGNORED}
     columns: dict[str, str] = {}
     for column in filter(str.strip, table.columns):
         plain = _plain(column)
@@ -173,7 +192,7 @@ def _roles(table: PatientTable, problems: list[Problem]) -> dict[str, str]:
         if name in columns:
             what = f"The column {column!r} repeats {columns[name]!r}; it is not used."
             problems.append(Problem(table.name, what, "Remove one of the two.", left_out=False))
-        elif name not in IGNORED:
+        elif name not in _IGNORED:
             columns[name] = column
     if not {"ecg", "cmr"} & set(columns):
         named = ", ".join(table.columns)
@@ -185,7 +204,7 @@ def _kinds(
     columns: dict[str, str], table: PatientTable, problems: list[Problem]
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Return the names of indicators, diseases and covariates; a column without a number is none of them."""
-    wanted = [name for name in columns if name not in (*PLACES, *NUMBERS, *TEXTS)]
+    wanted = [name for name in columns if name not in (*_FILES, *_NUMBERS, *_TEXTS)]
     found = []
     for name in wanted:
         if any(_is_number(row[columns[name]], name) for row in table.rows.values()):
@@ -244,27 +263,31 @@ def _row(
 ) -> dict[str, Any] | None:
     """Return the index row of a patient; None, and a problem, for one without any usable file."""
     numbers = {}
-    for name, usual in NUMBERS.items():
+    for name, usual in _NUMBERS.items():
         value = _number(patient, name, cells[columns[name]], TABLE, problems) if name in columns else math.nan
         if not math.isnan(value) and (value < 0 or (name == "official_fold" and value not in range(11))):
             what = f"The {name} {value:g} is not possible; it counts as missing."
             problems.append(Problem(patient, what, "Correct the cell.", left_out=False))
             value = math.nan
         numbers[name] = usual if math.isnan(value) else value
-    find: dict[str, Callable[[Path, str], str]] = {"ecg": ecg_file, "cmr": cine_file, "long_axis": cine_file}
-    files, reasons, absent = dict.fromkeys(PLACES, ""), list[str](), list[MissingView]()
-    for place in PLACES:
-        cell = cells[columns[place]] if place in columns else ""
+    find: dict[str, Callable[[Path, str], str]] = {
+        "ecg": _ecg_file,
+        "cmr": _cine_file,
+        "long_axis": _cine_file,
+    }
+    files, reasons, absent = dict.fromkeys(_FILES, ""), list[str](), list[MissingModality]()
+    for modality in _FILES:
+        cell = cells[columns[modality]] if modality in columns else ""
         given = cell.casefold() not in MISSING
         try:
-            files[place] = find[place](root, cell) if given else ""
-            lacking = "" if files[place] or place == "long_axis" else f"It has no {VIEW[place]}."
+            files[modality] = find[modality](root, cell) if given else ""
+            lacking = "" if files[modality] or modality == "long_axis" else f"It has no {_NAMES[modality]}."
         except DataError as error:
             lacking = str(error)
         if lacking:
-            what = f"{lacking} It is used without {VIEW[place]}."
+            what = f"{lacking} It is used without {_NAMES[modality]}."
             remedy = "Correct the cell, or add the file." if given else NOT_GIVEN
-            absent.append(MissingView(patient, what, remedy, left_out=given))
+            absent.append(MissingModality(patient, what, remedy, left_out=given))
             reasons.append(lacking)
     if not files["ecg"] and not files["cmr"]:
         what = f"{' '.join(reasons)} Nothing of it can be used."
@@ -275,12 +298,53 @@ def _row(
         patient,
         diagnosis=cells[columns["diagnosis"]] if "diagnosis" in columns else "",
         official_fold=int(numbers["official_fold"]),
-        signal=files["ecg"],
-        image=files["cmr"],
+        ecg=files["ecg"],
+        cine=files["cmr"],
         long_axis=files["long_axis"],
         first_frame=max(int(numbers["ed_frame"]) - 1, 0),
         **{name: numbers[name] for name in ("ecg_rate", "cmr_spacing", "long_axis_spacing")},
     )
+
+
+def _inside(root: Path, cell: str) -> str:
+    """Return a path relative to the root, with forward slashes; refuse one that leads out of it."""
+    name = cell.replace("\\", "/").removeprefix("./")
+    path = root / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"The file {cell!r} is outside the folder of the table.")
+    return name
+
+
+def _ecg_file(root: Path, cell: str) -> str:
+    """Return the header of a WFDB record, or an array file, relative to the root.
+
+    Raises
+    ------
+    DataError
+        If it does not exist, or lies outside the root.
+    """
+    name = _inside(root, cell)
+    if not name.endswith(".npy"):
+        name = name.removesuffix(".dat").removesuffix(".hea") + ".hea"
+    if not (root / name).is_file():
+        raise DataError(f"The ECG {cell!r} does not exist.")
+    return name
+
+
+def _cine_file(root: Path, cell: str) -> str:
+    """Return the file of a cine, relative to the root.
+
+    Raises
+    ------
+    DataError
+        If it does not exist, lies outside the root, or is of another kind.
+    """
+    name = _inside(root, cell)
+    if not name.lower().endswith(ENDINGS):
+        raise DataError(f"The cine {cell!r} is neither NIfTI (.nii, .nii.gz) nor NumPy (.npy).")
+    if not (root / name).is_file():
+        raise DataError(f"The cine {cell!r} does not exist.")
+    return name
 
 
 # Other sources --------------------------------------------------------------------------------------
@@ -306,14 +370,15 @@ def ecg_only(index: PatientIndex) -> PairIndex:
         pair_row(
             row["recording"],
             person=f"{index.name}-{row['person']}",
-            **{name: row[name] for name in ("diagnosis", "official_fold", "signal")},
+            **{name: row[name] for name in ("diagnosis", "official_fold")},
+            ecg=row["signal"],
             ecg_rate=index.signal_rate,
         )
         for row in index.recordings.to_dict("records")
     ]
     targets = index.clinical[["recording", *covariates]].copy()
-    for place, (disease, name) in enumerate(zip(diseases, superclasses, strict=True), start=1):
-        targets.insert(place, disease, index.recordings[name].astype(float))
+    for position, (disease, name) in enumerate(zip(diseases, superclasses, strict=True), start=1):
+        targets.insert(position, disease, index.recordings[name].astype(float))
     return PairIndex(
         f"{index.name}-ecg",
         index.root,
@@ -323,7 +388,6 @@ def ecg_only(index: PatientIndex) -> PairIndex:
         index.files,
         index.choices,
         targets,
-        index.leads,
         simulated=index.simulated,
         diseases=diseases,
         covariates=covariates,

@@ -8,9 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.patient_folders import SYNONYMS
-from datasets.patient_tables import clinical_number, patient_id, read_patients
-from datasets.patients import PLAUSIBLE, plausible_values
+from datasets.patients import (
+    PLAUSIBLE,
+    SYNONYMS,
+    clinical_number,
+    patient_id,
+    plausible_values,
+    read_patients,
+)
 from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError, Problem
 from systems.base.predictor import RecordingPath

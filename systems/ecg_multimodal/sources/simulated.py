@@ -6,7 +6,7 @@
     ecg_signals.csv                                  a row a patient: id, then lead II in mV at 250 Hz
     clinical.xlsx                                    IDX, then `CLINICAL_COLUMNS`
     labels.xlsx                                      index, label: normal, abnormal or borderline
-    truth.csv                                        why; for judging, never for training
+    truth.csv                                        why; for evaluation, never for training
     simulation.json, README.txt
 
 `simulation.causes` says what makes a patient abnormal.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,22 +26,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from common.files import replacing_folder
-from datasets.simulated import SIMULATION, holds_cohort
+from datasets.simulated import holds_cohort, new_cohort
 from simulation.causes import CAUSES, PAPER_RATE, Cause, CauseSettings, PatientViews, simulate_views
 from simulation.clinical import CLINICAL_COLUMNS
+from systems.ecg_multimodal.sources.ecg_image import draw_ecg
 
-DrawECG = Callable[[NDArray[Any], float], NDArray[Any]]
+_DrawECG = Callable[[NDArray[Any], float], NDArray[Any]]
 """From lead II in millivolts, and its sampling rate, to a picture of bytes: (250, 2500) or (250, 2500, 3)."""
-FOLDERS_VERSION = 1
+_FOLDERS_VERSION = 1
 """Raised when the same settings would give other files."""
-PICTURE_QUALITY = 90
-README = """\
+_PICTURE_QUALITY = 90
+_README = """\
 SIMULATED DATA
 
-These patients are virtual. No human was measured, and nothing here says anything about anybody's heart.
+These patients are simulated. No human was measured, and nothing here says anything about anybody's heart.
 
-truth.csv         why each patient is abnormal: what a judge may read, and a model may not
+truth.csv         why each patient is abnormal: for evaluation, never for training
 simulation.json   the settings; the same settings give the same patients
 """
 
@@ -56,7 +55,7 @@ def write_patient_folders(
     *,
     prevalences: Mapping[Cause, float] | None = None,
     tables: Literal["xlsx", "csv"] = "xlsx",
-    draw: DrawECG | None = None,
+    draw: _DrawECG | None = None,
     jobs: int = 1,
     progress: bool = False,
     **others: Any,
@@ -75,7 +74,7 @@ def write_patient_folders(
     tables : {"xlsx", "csv"}
         Format of the clinical values and the labels.
     draw : callable, optional
-        From millivolts and sampling rate to a picture; absent: `datasets.ecg_image.draw_ecg`.
+        From millivolts and sampling rate to a picture; absent: `draw_ecg`.
     jobs : int
         Processes; -1: one a core. The files do not depend on it.
     progress : bool
@@ -98,31 +97,25 @@ def write_patient_folders(
         )
     shares = tuple(prevalences[cause] for cause in causes) if prevalences else ()
     settings = CauseSettings(patients, seed, tuple(causes), shares, missing=missing, **others)
-    identity = {"folders": FOLDERS_VERSION, "tables": tables, "settings": dataclasses.asdict(settings)}
-    text = json.dumps(identity, indent=2) + "\n"
-    if holds_cohort(root, text):
-        return root
-    draw = draw or _usual_drawing()
-    with replacing_folder(root) as unfinished:
-        _write_files(unfinished, settings, tables, draw, jobs, progress)
-        (unfinished / SIMULATION).write_text(text, encoding="utf-8", newline="\n")
-        if not holds_cohort(root, text) and root.exists():
-            root.rmdir()  # it is empty; the finished one takes its place
+    identity = {"folders": _FOLDERS_VERSION, "tables": tables, "settings": dataclasses.asdict(settings)}
+    if not holds_cohort(root, identity):
+        with new_cohort(root, identity, _README) as unfinished:
+            _write_files(
+                unfinished,
+                settings,
+                tables,
+                draw or functools.partial(draw_ecg, width=2500, height=250),
+                jobs,
+                progress,
+            )
     return root
-
-
-def _usual_drawing() -> DrawECG:
-    """Return the drawing of lead II on paper of 2500 x 250 pixels."""
-    from datasets.ecg_image import draw_ecg
-
-    return functools.partial(draw_ecg, width=2500, height=250)
 
 
 def _write_files(
     root: Path,
     settings: CauseSettings,
     tables: Literal["xlsx", "csv"],
-    draw: DrawECG,
+    draw: _DrawECG,
     jobs: int,
     progress: bool,
 ) -> None:
@@ -142,17 +135,16 @@ def _write_files(
     _write_table(root / f"clinical.{tables}", pd.DataFrame(clinical, columns=["IDX", *CLINICAL_COLUMNS]))
     _write_table(root / f"labels.{tables}", labels)
     truth.to_csv(root / "truth.csv", index=False, lineterminator="\n")
-    (root / "README.txt").write_text(README, encoding="utf-8", newline="\n")
 
 
-def _write_patient(root: Path, settings: CauseSettings, number: int, draw: DrawECG) -> PatientViews:
+def _write_patient(root: Path, settings: CauseSettings, number: int, draw: _DrawECG) -> PatientViews:
     """Simulate one patient, draw the paper, and return everything else."""
     views = simulate_views(settings, number)
     name = views.truth["id"]
     folder = root / "images" / str(name)
     folder.mkdir(parents=True)
     Image.fromarray(draw(views.paper, PAPER_RATE)).save(
-        folder / f"{name:03d}ECG_lead2.jpg", quality=PICTURE_QUALITY
+        folder / f"{name:03d}ECG_lead2.jpg", quality=_PICTURE_QUALITY
     )
     return dataclasses.replace(views, paper=views.paper[:0])
 

@@ -1,7 +1,7 @@
 """Find and read patients that a user predicts for: the same files as for training, without labels.
 
-Everything is read and prepared as by `load_data.py ecg-multimodal` (`datasets.patient_folders`,
-`datasets.ptbxl`, `patient_modalities` beside this file); nothing is fitted on what is read. What was given of
+Everything is read and prepared as by `load_data.py ecg-multimodal` (`folders` and
+`modalities` beside this file, `datasets.ptbxl`); nothing is fitted on what is read. What was given of
 a patient and cannot be used is kept with its reason.
 """
 
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 from datasets.beats import PLAUSIBLE_CYCLE, r_peaks
 from datasets.ecg import Ecg, flat_leads
-from datasets.patient_folders import CLINICAL, IMAGES, SIGNALS, index_patient_folders
-from datasets.patient_tables import ENDINGS
-from datasets.patients import PatientIndex
+from datasets.patients import ENDINGS, PatientIndex
 from datasets.ptbxl import DATABASE, index_ptbxl
 from datasets.recordings import Recording, Signal
 from datasets.signal_quality import FEWEST_BEATS, SignalWarning, examine
-from datasets.signal_table import LARGEST_GAPS, LARGEST_MILLIVOLTS
 from datasets.signals import fill_gaps
 from datasets.sources import DataError, Problem
 from models.ecg_multimodal.clinical_branch import ClinicalScaler
-from systems.ecg_multimodal.settings import ViewSettings
-from systems.ecg_multimodal.sources.cache import patient_digest
-from systems.ecg_multimodal.sources.patient_modalities import (
+from systems.ecg_multimodal.settings import ModalitySettings
+from systems.ecg_multimodal.sources.folders import CLINICAL, IMAGES, SIGNALS, index_patient_folders
+from systems.ecg_multimodal.sources.modalities import (
     IMAGE_LEAD,
+    LARGEST_GAPS,
+    LARGEST_MILLIVOLTS,
+    patient_digest,
     prepare_patient,
     read_signal,
     without,
@@ -121,7 +121,7 @@ def open_patients(root: Path, table_rate: float, rate: Literal[100, 500] = 100) 
     return index_patient_folders(root, table_rate, labelled=False)
 
 
-def read_user_patient(index: PatientIndex, name: str, settings: ViewSettings) -> UserPatient:
+def read_user_patient(index: PatientIndex, name: str, settings: ModalitySettings) -> UserPatient:
     """Read and prepare one patient of an index.
 
     Raises
@@ -142,7 +142,7 @@ def read_user_patient(index: PatientIndex, name: str, settings: ViewSettings) ->
                 unusable[modality] = problem.what.removesuffix(without(modality))
     values = index.clinical[index.clinical["recording"] == name].iloc[0].drop("recording").astype(float)
     digests = {made.row["signal_sha256"], made.row["image_sha256"], patient_digest(made.row, values)}
-    warnings = {modality: texts[name] for modality, texts in index.doubts.items() if name in texts}
+    warnings = {modality: texts[name] for modality, texts in index.warnings.items() if name in texts}
     return UserPatient(
         name=name,
         image=made.image,

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.files import replacing
+from datasets.beats import HeartStates
 from datasets.cache import Cache
-from datasets.heart_states import HeartStates
 from datasets.signals import Floats
 from systems.ecg_pcg.features.spectral import ECG_EDGES, GRID_SHAPE, PERCENTILES, ecg_band_powers, pcg_grid
 
 VERSION = 1
-PROBE_CELLS, PROBE_EDGE = 3, 40.0
+_PROBE_CELLS, _PROBE_EDGE = 3, 40.0
 """The probe: so many last cells of diastole, and the ECG from here on, hertz."""
 
 
@@ -55,13 +55,13 @@ class PhaseGrid:
     def probe_pcg(self) -> NDArray[np.float32]:
         """Spectrum of late diastole, its level removed, shape (N, 34): the probe's part of the grid."""
         medians = self.pcg.reshape(-1, *GRID_SHAPE)[:, PERCENTILES.index(50)]
-        late = medians[:, -PROBE_CELLS:].mean(axis=1)
+        late = medians[:, -_PROBE_CELLS:].mean(axis=1)
         return late - late.mean(axis=1, keepdims=True)
 
     @property
     def probe_ecg(self) -> NDArray[np.float32]:
         """Band powers from 40 Hz on, their mean removed, shape (N, 5): the probe's part of the ECG."""
-        high = self.ecg[:, ECG_EDGES.index(PROBE_EDGE) :]
+        high = self.ecg[:, ECG_EDGES.index(_PROBE_EDGE) :]
         return high - high.mean(axis=1, keepdims=True)
 
     def lacking(self) -> str:

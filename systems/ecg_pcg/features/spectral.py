@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy import signal as scipy_signal
 
-from datasets.heart_states import HeartStates, complete_cycles
+from datasets.beats import HeartStates, complete_cycles
 from datasets.signals import Floats, bandpass, fill_gaps, resample
 
 RATE = 2000.0
@@ -40,14 +40,14 @@ ECG_BAND = (0.7, 90.0)
 ECG_EDGES = (0.7, 2.0, 4.0, 6.0, 10.0, 15.0, 20.0, 30.0, 40.0, 48.0, 52.0, 58.0, 62.0, 90.0)
 """Edges of the bands of the ECG, hertz; the upper edge is outside."""
 ECG_BANDS = len(ECG_EDGES) - 1
-WELCH_SECONDS = 2.0
-SPIKE_WINDOW, SPIKE_RATIO = 0.5, 3.0
+_WELCH_SECONDS = 2.0
+_SPIKE_WINDOW, _SPIKE_RATIO = 0.5, 3.0
 """Windows in which spikes are sought, seconds; peak over the median peak of all windows that makes one."""
 QUIET = 1e-12
 """Power below which all is silence, so that its logarithm exists; the signal's variance is 1."""
 FLAT = 1e-8
 """Standard deviation after the filter, as a share of the highest value before, below which nothing varies."""
-CHUNK = 16384
+_CHUNK = 16384
 """Frames transformed at a time, which bounds the memory of a long recording."""
 
 
@@ -71,7 +71,7 @@ def pcg_grid(pcg: Floats, sampling_rate: float, states: HeartStates) -> NDArray[
     ready = _conditioned(pcg, sampling_rate, PCG_BAND, spikes=True) if len(edges) else None
     if ready is None:
         return np.full(np.prod(GRID_SHAPE), np.nan)
-    power = np.log10(np.maximum(cell_means(band_powers(ready), edges, RATE / HOP), QUIET))
+    power = np.log10(np.maximum(cell_means(_band_powers(ready), edges, RATE / HOP), QUIET))
     return np.percentile(power, PERCENTILES, axis=0).ravel()
 
 
@@ -90,11 +90,11 @@ def ecg_band_powers(ecg: Floats, sampling_rate: float) -> NDArray[np.float64]:
     numpy.ndarray, shape (13,)
         All NaN without a signal of at least two seconds.
     """
-    long_enough = len(ecg) > 0 and len(ecg) >= WELCH_SECONDS * sampling_rate
+    long_enough = len(ecg) > 0 and len(ecg) >= _WELCH_SECONDS * sampling_rate
     ready = _conditioned(ecg, sampling_rate, ECG_BAND) if long_enough else None
     if ready is None:
         return np.full(ECG_BANDS, np.nan)
-    length = min(len(ready), round(WELCH_SECONDS * RATE))
+    length = min(len(ready), round(_WELCH_SECONDS * RATE))
     frequency, density = scipy_signal.welch(ready, RATE, nperseg=length)
     first = np.searchsorted(frequency, ECG_EDGES)
     totals = np.add.reduceat(density[: first[-1]], first[:-1])
@@ -130,10 +130,10 @@ def remove_spikes(signal: Floats, sampling_rate: float) -> NDArray[np.float64]:
     sampling_rate : float
         Hertz.
     """
-    size = round(SPIKE_WINDOW * sampling_rate)
+    size = round(_SPIKE_WINDOW * sampling_rate)
     windows = np.pad(np.asarray(signal, dtype=np.float64), (0, -len(signal) % size)).reshape(-1, size)
     peaks = np.abs(windows).max(axis=1)
-    while peaks.max() > SPIKE_RATIO * np.median(peaks) > 0:
+    while peaks.max() > _SPIKE_RATIO * np.median(peaks) > 0:
         loudest = int(peaks.argmax())
         window = windows[loudest]
         at = int(np.abs(window).argmax())
@@ -145,7 +145,7 @@ def remove_spikes(signal: Floats, sampling_rate: float) -> NDArray[np.float64]:
     return windows.ravel()[: len(signal)]
 
 
-def band_powers(signal: Floats) -> NDArray[np.float32]:
+def _band_powers(signal: Floats) -> NDArray[np.float32]:
     """Return the mean power in each band around every sixteenth sample of a signal at 2000 Hz.
 
     Returns
@@ -157,10 +157,10 @@ def band_powers(signal: Floats) -> NDArray[np.float32]:
     frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP]
     taper = scipy_signal.get_window("hann", FRAME).astype(np.float32)
     power = np.empty((len(frames), BANDS), dtype=np.float32)
-    for start in range(0, len(frames), CHUNK):
-        spectrum = fft.rfft(frames[start : start + CHUNK] * taper, axis=1)[:, : BAND_EDGES[-1]]
+    for start in range(0, len(frames), _CHUNK):
+        spectrum = fft.rfft(frames[start : start + _CHUNK] * taper, axis=1)[:, : BAND_EDGES[-1]]
         density = spectrum.real**2 + spectrum.imag**2
-        power[start : start + CHUNK] = np.add.reduceat(density, BAND_EDGES[:-1], axis=1)
+        power[start : start + _CHUNK] = np.add.reduceat(density, BAND_EDGES[:-1], axis=1)
     power /= np.diff(BAND_EDGES).astype(np.float32)
     return power
 

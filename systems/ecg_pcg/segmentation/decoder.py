@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-IMPOSSIBLE = -1e30
+_IMPOSSIBLE = -1e30
 
 
 def decode(
@@ -40,7 +40,7 @@ def decode(
     total = np.concatenate([np.zeros((1, ring)), evidence.cumsum(axis=0)])
     entry = -total[:-1]
     entry[:, 0] += beat
-    started = np.full((sets, ring, longest + frames), IMPOSSIBLE)
+    started = np.full((sets, ring, longest + frames), _IMPOSSIBLE)
     lasted = np.zeros((frames + 1, sets, ring), dtype=np.int64)
     each_set, each_state = np.arange(sets)[:, None], np.arange(ring)
     before = each_state - 1

@@ -27,33 +27,33 @@ from systems.ecg_pcg.features.spectral import FLAT, remove_spikes
 
 FRAME_RATE = 50
 """Frames a second; frame k stands for the time k / 50 s."""
-SOUND_RATE = 1000.0
+_SOUND_RATE = 1000.0
 """Rate to which the heart sound is brought first, hertz."""
-SOUND_BAND = (25.0, 400.0)
+_SOUND_BAND = (25.0, 400.0)
 """Pass band of the heart sound, hertz."""
 BANDS = ((25.0, 40.0), (40.0, 60.0), (60.0, 100.0), (100.0, 180.0), (180.0, 400.0))
 """Bands whose power is followed, hertz."""
 ENVELOPES = 2 + len(BANDS)
-HOMOMORPHIC_EDGE, HILBERT_EDGE, POWER_EDGE = 8.0, 20.0, 12.0
+_HOMOMORPHIC_EDGE, _HILBERT_EDGE, _POWER_EDGE = 8.0, 20.0, 12.0
 """Edges of the low-passes, hertz."""
 QUIET = 1e-3
 """Share of the median envelope below which all is silence, so that its logarithm exists."""
 SPREAD = 2.563
 """Distance of the 10th from the 90th percentile of a normal distribution, in standard deviations."""
-SMALLEST_SPREAD = 0.05
-RANGE = (-4.0, 6.0)
+_SMALLEST_SPREAD = 0.05
+_RANGE = (-4.0, 6.0)
 """Standardized values are cut off here."""
 SHORTEST_DURATION = 3.0
 """Shortest heart sound that is segmented, seconds."""
-SLOWEST_RATE = 500.0
+_SLOWEST_RATE = 500.0
 """Lowest sampling rate that is segmented, hertz."""
-LONGEST_BRIDGED = 0.1
+_LONGEST_BRIDGED = 0.1
 """Longest run of missing samples that interpolation makes good, seconds."""
-LONGEST_CONSTANT = 2.0
+_LONGEST_CONSTANT = 2.0
 """A signal that stays the same for longer than any diastole was interrupted, seconds."""
 
 
-def check_heart_sound(pcg: Floats, sampling_rate: float) -> None:
+def _check_heart_sound(pcg: Floats, sampling_rate: float) -> None:
     """Refuse a heart sound that cannot be segmented.
 
     Raises
@@ -65,9 +65,9 @@ def check_heart_sound(pcg: Floats, sampling_rate: float) -> None:
         raise DataError(
             f"A heart sound has one channel, and this one has the shape {np.shape(pcg)}: choose one of them."
         )
-    if not np.isfinite(sampling_rate) or sampling_rate < SLOWEST_RATE:
+    if not np.isfinite(sampling_rate) or sampling_rate < _SLOWEST_RATE:
         raise DataError(
-            f"The heart sound has {sampling_rate:g} samples a second, and {SLOWEST_RATE:g} or more are "
+            f"The heart sound has {sampling_rate:g} samples a second, and {_SLOWEST_RATE:g} or more are "
             "needed to find the heart states: check the rate, or record at 1000 Hz or more."
         )
     if len(pcg) < SHORTEST_DURATION * sampling_rate:
@@ -88,7 +88,7 @@ def interruptions(signal: Floats, sampling_rate: float) -> NDArray[np.bool_]:
     missing = ~np.isfinite(signal)
     steady = np.concatenate(([False], np.diff(signal) == 0)) | missing
     interrupted = np.zeros(len(signal), dtype=bool)
-    for lost, longest in ((missing, LONGEST_BRIDGED), (steady, LONGEST_CONSTANT)):
+    for lost, longest in ((missing, _LONGEST_BRIDGED), (steady, _LONGEST_CONSTANT)):
         for start, stop in runs(lost):
             if stop - start > longest * sampling_rate:
                 interrupted[start:stop] = True
@@ -133,19 +133,19 @@ def envelopes(pcg: Floats, sampling_rate: float) -> Envelopes:
     Raises
     ------
     DataError
-        If the heart sound cannot be segmented (`check_heart_sound`), or is flat after the filter.
+        If the heart sound cannot be segmented (`_check_heart_sound`), or is flat after the filter.
     """
-    check_heart_sound(pcg, sampling_rate)
+    _check_heart_sound(pcg, sampling_rate)
     lost = runs(interruptions(pcg, sampling_rate)) / sampling_rate
     sound = fill_gaps(np.where(np.isfinite(pcg), pcg, np.nan).astype(np.float64))
-    sound = resample(sound, sampling_rate, SOUND_RATE)
-    filtered = bandpass(sound, SOUND_RATE, SOUND_BAND)
+    sound = resample(sound, sampling_rate, _SOUND_RATE)
+    filtered = bandpass(sound, _SOUND_RATE, _SOUND_BAND)
     if filtered.std() <= FLAT * np.abs(sound).max():
         raise DataError(
             "The heart sound is flat between 25 and 400 Hz, so no heart states can be found in it: "
             "check the microphone and the channel."
         )
-    levels = _levels(remove_spikes(filtered / filtered.std(), SOUND_RATE))
+    levels = _levels(remove_spikes(filtered / filtered.std(), _SOUND_RATE))
     heard = np.ones(len(levels), dtype=bool)
     for start, stop in lost * FRAME_RATE:
         heard[max(int(start) - 1, 0) : int(np.ceil(stop)) + 2] = False
@@ -160,26 +160,26 @@ def _levels(sound: Floats) -> NDArray[np.float64]:
     magnitude = np.abs(scipy_signal.hilbert(sound, size)[: len(sound)])
     floor = max(QUIET * float(np.median(magnitude)), 1e-9)
     found = [
-        _low_pass(np.log(magnitude + floor), HOMOMORPHIC_EDGE),
-        np.log(np.maximum(_low_pass(magnitude, HILBERT_EDGE), floor)),
+        _low_pass(np.log(magnitude + floor), _HOMOMORPHIC_EDGE),
+        np.log(np.maximum(_low_pass(magnitude, _HILBERT_EDGE), floor)),
     ]
     for band in BANDS:
-        power = _low_pass(bandpass(sound, SOUND_RATE, band) ** 2, POWER_EDGE)
+        power = _low_pass(bandpass(sound, _SOUND_RATE, band) ** 2, _POWER_EDGE)
         found.append(np.log(np.maximum(power, floor**2)) / 2)
     return np.stack(found, axis=1)
 
 
 def _low_pass(signal: Floats, edge: float) -> NDArray[np.float64]:
     """Return a signal at 1000 Hz after a zero-phase low-pass of first order, every 20th sample."""
-    sections = scipy_signal.butter(1, edge, fs=SOUND_RATE, output="sos")
-    return scipy_signal.sosfiltfilt(sections, signal)[:: round(SOUND_RATE / FRAME_RATE)]
+    sections = scipy_signal.butter(1, edge, fs=_SOUND_RATE, output="sos")
+    return scipy_signal.sosfiltfilt(sections, signal)[:: round(_SOUND_RATE / FRAME_RATE)]
 
 
 def _standardized(levels: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return levels less their median, over their spread; both from frames that are usable."""
     low, middle, high = np.percentile(levels[usable], (10, 50, 90), axis=0)
-    spread = np.maximum((high - low) / SPREAD, SMALLEST_SPREAD)
-    return np.clip((levels - middle) / spread, *RANGE)
+    spread = np.maximum((high - low) / SPREAD, _SMALLEST_SPREAD)
+    return np.clip((levels - middle) / spread, *_RANGE)
 
 
 def autocorrelation(envelope: Floats) -> NDArray[np.float64]:

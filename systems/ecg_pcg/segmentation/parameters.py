@@ -23,11 +23,11 @@ WEIGHTS = Path(__file__).with_name("weights.json")
 FORMAT = 1
 RING = ("S1", "systole", "S2", "diastole")
 """Heart states in the order in which they follow one another."""
-LONGEST_STATE = 2.0
+_LONGEST_STATE = 2.0
 """Longest duration of a state, seconds."""
 SHORTEST_STATE = 0.04
 """Shortest duration of a state, seconds."""
-LOOSE_SYSTOLE, LOOSE_DIASTOLE = 0.01, 0.03
+_LOOSE_SYSTOLE, _LOOSE_DIASTOLE = 0.01, 0.03
 """Share of systoles and of diastoles that may last any time: early beats, pauses, steps of the rate."""
 
 
@@ -115,17 +115,17 @@ def duration_distributions(cycle: float, interval: float, fitted: Parameters) ->
         [
             _durations(*fitted.first_sound),
             _durations(
-                interval - fitted.first_sound[0], np.hypot(fitted.systole, 1 / FRAME_RATE), LOOSE_SYSTOLE
+                interval - fitted.first_sound[0], np.hypot(fitted.systole, 1 / FRAME_RATE), _LOOSE_SYSTOLE
             ),
             _durations(*fitted.second_sound),
-            _durations(diastole, uneven, LOOSE_DIASTOLE),
+            _durations(diastole, uneven, _LOOSE_DIASTOLE),
         ]
     )
 
 
 def _durations(mean: float, deviation: float, loose: float = 0.0) -> NDArray[np.float64]:
     """Return a normal distribution of durations in frames, a share of it spread over all durations."""
-    length = np.arange(1, round(LONGEST_STATE * FRAME_RATE) + 1) / FRAME_RATE
+    length = np.arange(1, round(_LONGEST_STATE * FRAME_RATE) + 1) / FRAME_RATE
     half = 0.5 / FRAME_RATE
     within = special.ndtr((length + half - mean) / deviation) - special.ndtr(
         (length - half - mean) / deviation

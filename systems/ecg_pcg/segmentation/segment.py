@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from datasets.beats import r_peaks
-from datasets.heart_states import NOISE_MARKS, HeartStates
+from datasets.beats import NOISE_MARKS, HeartStates, r_peaks
 from datasets.signals import Floats, fill_gaps
 from datasets.sources import DataError
 from systems.ecg_pcg.segmentation.decoder import decode
@@ -44,15 +43,15 @@ from systems.ecg_pcg.segmentation.parameters import (
     shipped_parameters,
 )
 
-EVIDENCE_WEIGHT = 0.4
+_EVIDENCE_WEIGHT = 0.4
 """Power to which the evidence of a frame is taken, as frames 20 ms apart say nearly the same."""
 PLAUSIBLE_CYCLE = (1 / 3, 2.0)
 """Shortest and longest cardiac cycle that is looked for, seconds (180 to 30 beats a minute)."""
-USUAL_CYCLE, CYCLE_SPREAD = 0.85, 0.35
+_USUAL_CYCLE, _CYCLE_SPREAD = 0.85, 0.35
 """Usual cycle, seconds, and the standard deviation of its logarithm between people."""
-CYCLES_OFFERED = 4
+_CYCLES_OFFERED = 4
 """Cycles that the autocorrelation offers, the most regular first."""
-SYSTOLE_REACH = 0.1
+_SYSTOLE_REACH = 0.1
 """How far from its usual value the systolic interval is looked for, seconds."""
 NEAR_R_PEAK = 0.1
 """Greatest distance of an S1 from its R-peak when their agreement is counted, seconds."""
@@ -120,9 +119,9 @@ def segment(
 
 def segment_envelopes(found: Envelopes, peaks: NDArray[np.float64], parameters: Parameters) -> Segmentation:
     """Find the heart states behind the envelopes of a heart sound and R-peaks (seconds, or none)."""
-    probability = frame_probabilities(found.levels, parameters)
+    probability = _frame_probabilities(found.levels, parameters)
     evidence = found.heard[:, None] * (np.log(probability) - np.log(parameters.share))
-    onset, state = _most_likely(found.levels[:, 0], EVIDENCE_WEIGHT * evidence, peaks, parameters)
+    onset, state = _most_likely(found.levels[:, 0], _EVIDENCE_WEIGHT * evidence, peaks, parameters)
     of_frame = np.repeat(state, np.diff(onset, append=len(probability)))
     trust = np.take_along_axis(probability, of_frame[:, None], axis=1)[found.heard]
     time, state = onset[1:] / FRAME_RATE, state[1:]
@@ -135,7 +134,7 @@ def segment_envelopes(found: Envelopes, peaks: NDArray[np.float64], parameters: 
     )
 
 
-def frame_probabilities(found: NDArray[np.float64], fitted: Parameters) -> NDArray[np.float64]:
+def _frame_probabilities(found: NDArray[np.float64], fitted: Parameters) -> NDArray[np.float64]:
     """Return what each frame says of its state by itself, shape (frames, 4)."""
     return special.softmax(found @ fitted.weights.T + fitted.bias, axis=1)
 
@@ -164,7 +163,7 @@ def _most_likely(
     scores, paths = decode(evidence, _beat_evidence(peaks, len(evidence), fitted), durations)
     cycle, interval = np.array(offers).T
     usual = np.array([fitted.usual_interval(value) for value in cycle])
-    scores -= (np.log(cycle / USUAL_CYCLE) / CYCLE_SPREAD) ** 2 / 2
+    scores -= (np.log(cycle / _USUAL_CYCLE) / _CYCLE_SPREAD) ** 2 / 2
     scores -= ((interval - usual) / fitted.systolic_interval[2]) ** 2 / 2
     return paths[int(scores.argmax())]
 
@@ -172,14 +171,14 @@ def _most_likely(
 def _offers(envelope: Floats, peaks: NDArray[np.float64], fitted: Parameters) -> list[tuple[float, float]]:
     """Return pairs of cycle and systolic interval, seconds, that may be those of a recording."""
     correlation = autocorrelation(envelope)
-    cycles = list(peaks_between(correlation, *PLAUSIBLE_CYCLE, CYCLES_OFFERED))
+    cycles = list(peaks_between(correlation, *PLAUSIBLE_CYCLE, _CYCLES_OFFERED))
     if len(peaks) > 2:
         cycles.append(np.clip(np.median(np.diff(peaks)), *PLAUSIBLE_CYCLE))
     offers = []
-    for cycle in cycles or [USUAL_CYCLE]:
+    for cycle in cycles or [_USUAL_CYCLE]:
         usual = fitted.usual_interval(cycle)
-        last = min(usual + SYSTOLE_REACH, cycle - fitted.second_sound[0] - SHORTEST_STATE)
-        heard = peaks_between(correlation, usual - SYSTOLE_REACH, last, 1)
+        last = min(usual + _SYSTOLE_REACH, cycle - fitted.second_sound[0] - SHORTEST_STATE)
+        heard = peaks_between(correlation, usual - _SYSTOLE_REACH, last, 1)
         offers += [(float(cycle), float(interval)) for interval in (usual, *heard)]
     return offers
 

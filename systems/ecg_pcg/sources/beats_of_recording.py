@@ -6,29 +6,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from datasets.beats import PLAUSIBLE_CYCLE, annotated_spans, r_peak_spans
-from datasets.heart_states import HeartStates, read_heart_states
-from datasets.record_checks import is_inside
+from datasets.beats import PLAUSIBLE_CYCLE, HeartStates, annotated_spans, r_peak_spans, read_heart_states
+from datasets.cache import Prepared
 from datasets.recordings import ChannelFinder, Recording, Signal, channels_by_name, read_recording
 from datasets.signals import bandpass, cut_beats, fill_gaps, resample, standardize
 from datasets.sources import DataError, Problem
+from datasets.wfdb_files import is_inside
 from systems.ecg_pcg.settings import PreparationSettings
 
-BEAT_RATE = 2000.0
+_BEAT_RATE = 2000.0
 """Rate above which signals are anti-aliased before beats are cut, hertz."""
 MODALITIES = ("ecg", "pcg")
+INDEX_COLUMNS = {
+    "recording": str,  # unique name
+    "set": str,  # training-a ... training-f, or cohort
+    "header": str,  # WFDB header, path relative to the root, with forward slashes
+    "annotation": str,  # heart-state onsets (.mat), path relative to the root; empty: none
+    "session": str,  # session; the unit that the session protocol keeps apart
+    "position": float,  # place in the order of the session; NaN: unknown
+    "person": str,  # for reporting only; empty: to be inferred from the sites in order of position
+    "label": int,  # 0 normal, 1 abnormal
+    "diagnosis": str,  # as the source names it; empty: unknown
+    "site": str,  # auscultation site; empty: unknown
+    "quality": int,  # 1 good, 0 unsure
+    "needs": str,  # signals the set was published with: "ecg+pcg", "pcg", or "any"
+}
+
+
+def index_table(rows: list[dict[str, object]]) -> pd.DataFrame:
+    """Return rows as an index table: the columns of `INDEX_COLUMNS`, their types, sorted by recording."""
+    table = pd.DataFrame(rows, columns=list(INDEX_COLUMNS)).astype(INDEX_COLUMNS)
+    return table.sort_values("recording", ignore_index=True)
 
 
 @dataclass(frozen=True)
-class PreparedRecording:
-    """What one recording gives to the cache.
+class PreparedRecording(Prepared):
+    """What one recording of ECG and heart sound gives to the cache.
 
     Attributes
     ----------
-    row : dict
-        Metadata of the recording, for ``recordings.csv``.
     waveforms : dict of str to numpy.ndarray
         Continuous signals at their own rate, gaps as NaN: "ecg" in millivolts, "pcg" of full scale.
     beats : dict of str to numpy.ndarray, shape (beats, points)
@@ -39,7 +58,6 @@ class PreparedRecording:
         Annotated onsets.
     """
 
-    row: dict[str, object]
     waveforms: dict[str, NDArray[np.float32]]
     beats: dict[str, NDArray[np.float32]]
     spans: NDArray[np.float64]
@@ -122,8 +140,8 @@ def _condition(
 ) -> tuple[NDArray[np.floating], float]:
     """Return (signal, rate) ready for cutting: gaps filled, at most 2000 Hz, filtered if wanted, z-scored."""
     samples, rate = fill_gaps(signal.samples.astype(np.float64)), signal.sampling_rate
-    if rate > BEAT_RATE:
-        samples, rate = resample(samples, rate, BEAT_RATE), BEAT_RATE
+    if rate > _BEAT_RATE:
+        samples, rate = resample(samples, rate, _BEAT_RATE), _BEAT_RATE
     if settings.bandpass:
         try:
             samples = bandpass(samples, rate, settings.ecg_band if kind == "ecg" else settings.pcg_band)

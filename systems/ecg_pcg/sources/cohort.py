@@ -12,22 +12,31 @@ import math
 import re
 import unicodedata
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import wfdb
 
-from datasets.labels import LABELS, QUALITIES, plain_number, read_labels
-from datasets.record_checks import is_inside, read_header
-from datasets.recordings import signal_files
-from datasets.sources import DataError, Problem, SourceIndex, index_table, readable
+from datasets.simulated import SIMULATION
+from datasets.sources import (
+    LABELS,
+    DataError,
+    Problem,
+    SourceIndex,
+    csv_cells,
+    plain_number,
+    readable,
+)
+from datasets.wfdb_files import is_inside, read_header, signal_files
+from systems.ecg_pcg.sources.beats_of_recording import index_table
 
-LABELS_FILE = "labels.csv"
-ECG_NAME = re.compile(r".*(ecg|ekg).*|(lead[ _-]*)?(i{1,3}|av[rlf]|v[1-9]r?|mli{1,3}|mcl[1-6])")
-PCG_NAME = re.compile(r".*(pcg|phono|stetho|heart[ _-]*sound).*|(.*[^a-z])?hs([^a-z].*)?")
+_LABELS_FILE = "labels.csv"
+_ECG_NAME = re.compile(r".*(ecg|ekg).*|(lead[ _-]*)?(i{1,3}|av[rlf]|v[1-9]r?|mli{1,3}|mcl[1-6])")
+_PCG_NAME = re.compile(r".*(pcg|phono|stetho|heart[ _-]*sound).*|(.*[^a-z])?hs([^a-z].*)?")
 PLAUSIBLE_RATE = {"ECG": (50.0, 20_000.0), "PCG": (500.0, 200_000.0)}
 """Sampling rates that are believed, hertz; outside, the header is more likely wrong than right."""
-NO_GROUPS = Problem(
-    LABELS_FILE,
+_NO_GROUPS = Problem(
+    _LABELS_FILE,
     "There is neither a session nor a person column: each recording counts as a session of its own, so "
     "persons may be shared between train and test, and scores flattered.",
     "Add a column person (or session) if anyone was recorded more than once.",
@@ -62,9 +71,9 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
         If ``labels.csv`` is absent or unreadable, lacks a column, or its labels are ambiguous.
     """
     _refuse_same_channel(ecg_channel, pcg_channel)
-    table = read_labels(root / LABELS_FILE)
+    table = read_labels(root / _LABELS_FILE)
     unit = next((column for column in ("session", "person") if column in table.columns), "recording")
-    problems = [*table.problems, *([NO_GROUPS] if unit == "recording" else [])]
+    problems = [*table.problems, *([_NO_GROUPS] if unit == "recording" else [])]
     headers = _find_headers(root, problems)
     rows = []
     for name, row in table.rows.items():
@@ -75,13 +84,24 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
         except _UnusableError as reason:
             problems.append(Problem(name, *reason.args))
     for name in sorted(set(headers) - table.listed):
-        problems.append(Problem(name, f"The record has no row in {LABELS_FILE}.", "Add a row, or remove it."))
+        problems.append(
+            Problem(name, f"The record has no row in {_LABELS_FILE}.", "Add a row, or remove it.")
+        )
     problems += _keep_persons_apart(rows)
     numbers = [{"position": math.nan} | {key: int(row[key]) for key in ("label", "quality")} for row in rows]
     index = index_table([{**row, **own} for row, own in zip(rows, numbers, strict=True)])
     named = {"ecg_channel": ecg_channel, "pcg_channel": pcg_channel}
     choices = {option: channel for option, channel in named.items() if channel}
-    return SourceIndex("cohort", root, index, problems, {"cohort": unit}, [LABELS_FILE], choices)
+    return SourceIndex(
+        "cohort",
+        root,
+        index,
+        problems,
+        {"cohort": unit},
+        [_LABELS_FILE],
+        choices,
+        simulated=(root / SIMULATION).is_file(),
+    )
 
 
 def find_channels(
@@ -105,7 +125,7 @@ def find_channels(
     _refuse_same_channel(ecg_channel, pcg_channel)
     names = [_folded(name) for name in _channel_names(header)]
     named = (_folded(ecg_channel), _folded(pcg_channel))
-    usual = [(ECG_NAME, PCG_NAME), (PCG_NAME, ECG_NAME)]
+    usual = [(_ECG_NAME, _PCG_NAME), (_PCG_NAME, _ECG_NAME)]
     found: list[int | None] = []
     for wanted, (own, other) in zip(named, usual, strict=True):
         fitting = [
@@ -156,7 +176,7 @@ def _is_inside(name: str) -> bool:
 
 def _check_row(row: dict[str, str], headers: dict[str, str], unit: str) -> None:
     """Refuse a row of the table of labels that does not name a record, a label and a session."""
-    name, where = row["recording"], f"row {row['row']} of {LABELS_FILE}"
+    name, where = row["recording"], f"row {row['row']} of {_LABELS_FILE}"
     if not _is_inside(name):
         raise _UnusableError(
             f"The name ({where}) leads out of the folder.", "Name it relative to the folder."
@@ -230,9 +250,11 @@ def _index_row(
 ) -> dict[str, str]:
     """Return the index row of one recording; add what is doubtful to the problems."""
     quality = plain_number(row["quality"])
-    if quality not in QUALITIES:
+    if quality not in _QUALITIES:
         what = f"The quality {row['quality']!r} is neither 1 (good) nor 0 (unsure); it counts as 0."
-        problems.append(Problem(row["recording"], what, f"Correct row {row['row']} of {LABELS_FILE}.", False))
+        problems.append(
+            Problem(row["recording"], what, f"Correct row {row['row']} of {_LABELS_FILE}.", False)
+        )
     return {
         "recording": row["recording"],
         "set": "cohort",
@@ -243,7 +265,7 @@ def _index_row(
         "label": str(LABELS[plain_number(row["label"])]),
         "diagnosis": row["diagnosis"],
         "site": row["site"],
-        "quality": str(QUALITIES.get(quality, 0)),
+        "quality": str(_QUALITIES.get(quality, 0)),
         "needs": "any",
     }
 
@@ -283,3 +305,100 @@ def _keep_persons_apart(rows: list[dict[str, str]]) -> list[Problem]:
     for row in rows:
         row["session"] = "+".join(sorted(groups[row["session"]]))
     return problems
+
+
+COLUMNS = ("recording", "session", "person", "label", "diagnosis", "site", "quality", "annotation")
+_QUALITIES = {"": 1, "good": 1, "1": 1, "unsure": 0, "0": 0}
+
+
+@dataclass(frozen=True)
+class _LabelsTable:
+    """What ``labels.csv`` says.
+
+    Attributes
+    ----------
+    columns : list of str
+        Columns that the file has, in lower case.
+    rows : dict of str to dict of str to str
+        By recording: a cell for each of `COLUMNS` (empty where the file has none), and ``row``, its
+        number in the file counted from 1. Recordings that occur once only.
+    listed : set of str
+        Every recording that occurs.
+    problems : list of Problem
+        Rows that are left out.
+    """
+
+    columns: list[str]
+    rows: dict[str, dict[str, str]]
+    listed: set[str]
+    problems: list[Problem]
+
+
+def read_labels(path: Path) -> _LabelsTable:
+    """Read the table: commas, semicolons or tabs; with or without byte order mark; any line ends.
+
+    Raises
+    ------
+    DataError
+        If the file is absent or unreadable, lacks a column, or its labels are ambiguous.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: a cohort needs this table (docs/data.md has an example).")
+    lines = csv_cells(path)
+    columns = [cell.lower() for cell in lines[0][1]] if lines else []
+    _check_columns(path, columns)
+    problems: list[Problem] = []
+    rows = []
+    for number, cells in lines[1:]:
+        row = dict.fromkeys(COLUMNS, "") | dict(zip(columns, cells, strict=False))
+        row |= {"recording": record_name(row["recording"]), "row": str(number)}
+        where = f"{path.name}, row {number}"
+        if any(cells[len(columns) :]):
+            what = f"The row has {len(cells)} cells, but there are {len(columns)} columns."
+            problems.append(Problem(where, what, "Put text that holds a comma between quotes."))
+        elif not row["recording"]:
+            problems.append(
+                Problem(where, "The row names no recording.", "Fill in the cell, or remove the row.")
+            )
+        else:
+            rows.append(row)
+    _refuse_ambiguous(path, rows)
+    return _LabelsTable(columns, _single(path, rows, problems), {row["recording"] for row in rows}, problems)
+
+
+def record_name(cell: str) -> str:
+    r"""Return the name of a record with forward slashes and without extension: ``sub\a.hea`` is ``sub/a``."""
+    return cell.replace("\\", "/").removeprefix("./").removesuffix(".hea")
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
+    absent = {"recording", "label"} - set(columns)
+    twice = [column for column in COLUMNS if columns.count(column) > 1]
+    if absent or twice:
+        wrong = f"lacks {', '.join(sorted(absent))}" if absent else f"has {', '.join(twice)} twice"
+        raise DataError(
+            f"{path} {wrong}; its columns are: {', '.join(columns) or 'none'} (see docs/data.md)."
+        )
+
+
+def _refuse_ambiguous(path: Path, rows: list[dict[str, str]]) -> None:
+    """Refuse labels that mix -1/1, where 0 is nothing, with 0/1, where -1 is nothing."""
+    first = {plain_number(row["label"]): row["row"] for row in reversed(rows)}
+    if "-1" in first and "0" in first:
+        raise DataError(
+            f"The labels of {path} are ambiguous: both -1 (row {first['-1']}) and 0 (row {first['0']}) "
+            "occur. Use normal and abnormal, or -1 and 1, or 0 and 1."
+        )
+
+
+def _single(path: Path, rows: list[dict[str, str]], problems: list[Problem]) -> dict[str, dict[str, str]]:
+    """Return the row of each recording; one that is listed twice is a problem, and left out."""
+    by_name: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in rows:
+        by_name[row["recording"]].append(row)
+    for name, same in by_name.items():
+        if len(same) > 1:
+            where = ", ".join(row["row"] for row in same)
+            what = f"The name occurs {len(same)} times in {path.name} (rows {where})."
+            problems.append(Problem(name, what, "Keep one row; until then the recording is left out."))
+    return {name: same[0] for name, same in by_name.items() if len(same) == 1}

@@ -26,27 +26,27 @@ from wfdb.io import _url
 from common.files import replacing
 from datasets.sources import DataError, Problem
 
-PHYSIONET2016_URL = "https://physionet.org/files/challenge-2016/1.0.0"
-SETS = ("a", "b", "c", "d", "e", "f")
-RELEASE_SUMS = "SHA256SUMS.txt"
-FOLDER_SUMS = "SHA256SUMS"
-SUMS_LINE = re.compile(r"(?P<sum>[0-9a-fA-F]{64})[ \t]+\*?(?P<name>\S.*?)\s*")
-ANNOTATION_TABLES = (
+_PHYSIONET2016_URL = "https://physionet.org/files/challenge-2016/1.0.0"
+_SETS = ("a", "b", "c", "d", "e", "f")
+_RELEASE_SUMS = "SHA256SUMS.txt"
+_FOLDER_SUMS = "SHA256SUMS"
+_SUMS_LINE = re.compile(r"(?P<sum>[0-9a-fA-F]{64})[ \t]+\*?(?P<name>\S.*?)\s*")
+_ANNOTATION_TABLES = (
     "annotations/Online_Appendix_training_set.csv",
     "annotations/Online_Appendix_Diagnosis_meanings.csv",
 )
-SET_TABLES = ("training-{set}/REFERENCE-SQI.csv", "annotations/updated/training-{set}/REFERENCE_withSQI.csv")
-RECORDING_ANNOTATIONS = (
+_SET_TABLES = ("training-{set}/REFERENCE-SQI.csv", "annotations/updated/training-{set}/REFERENCE_withSQI.csv")
+_RECORDING_ANNOTATIONS = (
     "annotations/hand_corrected/training-{set}_StateAns/{recording}_StateAns.mat",
     "annotations/springer_alg/training-{set}-Aut/{recording}_StateAns0.mat",
 )
-RERUN = "What was fetched is kept: run the same command again to continue."
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-BUSY = (408, 425, 429)  # beside all from 500: answers after which asking again makes sense
+_RERUN = "What was fetched is kept: run the same command again to continue."
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_BUSY = (408, 425, 429)  # beside all from 500: answers after which asking again makes sense
 
 
 @dataclass(frozen=True)
-class Server:
+class _Server:
     """Where files come from, and how patiently to ask."""
 
     base_url: str  # address of the release, without a slash at the end
@@ -78,9 +78,9 @@ class Server:
             except OSError as error:  # the errors of wfdb and of requests are all of this kind
                 reason = _reason(error)
                 status = getattr(error, "status_code", None)
-                if status is not None and status < 500 and status not in BUSY:
+                if status is not None and status < 500 and status not in _BUSY:
                     break
-        raise DataError(f"Could not fetch {self.address(name)}: {reason}. {RERUN}")
+        raise DataError(f"Could not fetch {self.address(name)}: {reason}. {_RERUN}")
 
 
 class _TimeLimit(HTTPAdapter):
@@ -108,7 +108,7 @@ def _reason(error: OSError) -> str:
 def download_physionet2016(
     raw_dir: Path,
     sets: Sequence[str],
-    base_url: str = PHYSIONET2016_URL,
+    base_url: str = _PHYSIONET2016_URL,
     *,
     jobs: int = 2,
     attempts: int = 4,
@@ -148,10 +148,10 @@ def download_physionet2016(
     DataError
         If the server cannot be reached, lacks a set, lists unsafe paths, or the disk refuses.
     """
-    unknown = sorted(set(sets) - set(SETS))
+    unknown = sorted(set(sets) - set(_SETS))
     if unknown or not sets:
-        raise ValueError(f"Unknown sets {unknown or list(sets)}: choose from {', '.join(SETS)}.")
-    server = Server(base_url.rstrip("/"), attempts, pause)
+        raise ValueError(f"Unknown sets {unknown or list(sets)}: choose from {', '.join(_SETS)}.")
+    server = _Server(base_url.rstrip("/"), attempts, pause)
     _url._get_session().mount(server.base_url, _TimeLimit(timeout, jobs))
     sums, problems = _expected_files(server, sorted(set(sets)))
 
@@ -161,9 +161,9 @@ def download_physionet2016(
     return problems + _in_parallel(task, sorted(sums), jobs, progress)
 
 
-def _expected_files(server: Server, sets: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
+def _expected_files(server: _Server, sets: Sequence[str]) -> tuple[dict[str, str], list[Problem]]:
     """Return the checksum of each file to have; an empty one where the server publishes none."""
-    release = _read_sums(server, RELEASE_SUMS)
+    release = _read_sums(server, _RELEASE_SUMS)
     sums: dict[str, str] = {}
     for letter in sets:
         inside = f"training-{letter}/"
@@ -173,12 +173,12 @@ def _expected_files(server: Server, sets: Sequence[str]) -> tuple[dict[str, str]
     if annotations:
         return sums | annotations, []
     names = _guess_names(sums, sets)
-    what = f"The server has no {RELEASE_SUMS}, so {len(names)} files could not be verified."
-    unverified = Problem("annotations", what, f"Where it matters, fetch them from {PHYSIONET2016_URL}")
+    what = f"The server has no {_RELEASE_SUMS}, so {len(names)} files could not be verified."
+    unverified = Problem("annotations", what, f"Where it matters, fetch them from {_PHYSIONET2016_URL}")
     return dict.fromkeys(names, "") | sums, [unverified]
 
 
-def _read_sums(server: Server, name: str) -> dict[str, str]:
+def _read_sums(server: _Server, name: str) -> dict[str, str]:
     """Return the list of checksums by file, empty if the server has none; refuse unsafe paths."""
     try:
         content = server.read(name)
@@ -186,7 +186,7 @@ def _read_sums(server: Server, name: str) -> dict[str, str]:
         return {}
     sums: dict[str, str] = {}
     for number, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), start=1):
-        matched, where = SUMS_LINE.fullmatch(line), f"line {number} of {server.address(name)}"
+        matched, where = _SUMS_LINE.fullmatch(line), f"line {number} of {server.address(name)}"
         if not line.strip():
             continue
         if not matched:
@@ -204,13 +204,13 @@ def _is_safe(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and not re.search(r"[\\:\x00-\x1f]", name)
 
 
-def _folder_files(server: Server, inside: str) -> dict[str, str]:
+def _folder_files(server: _Server, inside: str) -> dict[str, str]:
     """Return the checksums that a set's own list gives."""
-    own = _read_sums(server, inside + FOLDER_SUMS)
+    own = _read_sums(server, inside + _FOLDER_SUMS)
     if not own:
-        lists = f"neither {RELEASE_SUMS} nor {inside}{FOLDER_SUMS}"
-        raise DataError(f"{server.base_url} has {lists}: check the address (official: {PHYSIONET2016_URL}).")
-    return {inside + name: value for name, value in own.items()} | {inside + FOLDER_SUMS: ""}
+        lists = f"neither {_RELEASE_SUMS} nor {inside}{_FOLDER_SUMS}"
+        raise DataError(f"{server.base_url} has {lists}: check the address (official: {_PHYSIONET2016_URL}).")
+    return {inside + name: value for name, value in own.items()} | {inside + _FOLDER_SUMS: ""}
 
 
 def _annotates(name: str, sets: Sequence[str]) -> bool:
@@ -223,16 +223,16 @@ def _annotates(name: str, sets: Sequence[str]) -> bool:
 
 def _guess_names(sums: dict[str, str], sets: Sequence[str]) -> list[str]:
     """Return the files that a set's own list leaves out, named after its recordings."""
-    names = list(ANNOTATION_TABLES)
+    names = list(_ANNOTATION_TABLES)
     for letter in sets:
         headers = [name for name in sums if re.fullmatch(rf"training-{letter}/[^/]+\.hea", name)]
         for recording in (Path(header).stem for header in headers):
-            names += [pattern.format(set=letter, recording=recording) for pattern in RECORDING_ANNOTATIONS]
-        names += [pattern.format(set=letter) for pattern in SET_TABLES]
+            names += [pattern.format(set=letter, recording=recording) for pattern in _RECORDING_ANNOTATIONS]
+        names += [pattern.format(set=letter) for pattern in _SET_TABLES]
     return names
 
 
-def _fetch(server: Server, raw_dir: Path, name: str, expected: str) -> Problem | None:
+def _fetch(server: _Server, raw_dir: Path, name: str, expected: str) -> Problem | None:
     """Make sure that one file is there, complete and right."""
     path = raw_dir / name
     with _disk_errors(path):
@@ -265,8 +265,8 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL_DISK:
-            raise DataError(f"No space left for {path}: free some space. {RERUN}") from error
+        if error.errno in _FULL_DISK:
+            raise DataError(f"No space left for {path}: free some space. {_RERUN}") from error
         raise DataError(f"Cannot write {path}: {error.strerror}. Choose another --raw-dir.") from error
 
 

@@ -13,16 +13,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from datasets.sources import DataError, Problem, SourceIndex, index_table, readable
+from datasets.simulated import SIMULATION
+from datasets.sources import DataError, Problem, SourceIndex, readable
 from systems.ecg_pcg.settings import PreparationSettings
+from systems.ecg_pcg.sources.beats_of_recording import index_table
 
 APPENDIX = "annotations/Online_Appendix_training_set.csv"
 LABELS = {"-1": 0, "1": 1}
 WITH_ECG = ("training-a",)
-SESSION_UNIT = {"training-a": "session", "training-b": "person", "training-e": "raw recording"}
+_SESSION_UNIT = {"training-a": "session", "training-b": "person", "training-e": "raw recording"}
 """What the appendix lets each set keep apart; elsewhere a recording is all that is known."""
-ORIGINAL_NAME = re.compile(r"C(?P<session>\d{1,9})S(?P<index>\d{1,9})(?P<suffix>\w*)$")
-RECORDING_NAME = re.compile(r"\w[\w-]{,99}")
+_ORIGINAL_NAME = re.compile(r"C(?P<session>\d{1,9})S(?P<index>\d{1,9})(?P<suffix>\w*)$")
+_RECORDING_NAME = re.compile(r"\w[\w-]{,99}")
 ANNOTATIONS = {
     "hand-corrected": "annotations/hand_corrected/{set}_StateAns/{recording}_StateAns.mat",
     "springer": "annotations/springer_alg/{set}-Aut/{recording}_StateAns0.mat",
@@ -62,7 +64,7 @@ def index_physionet2016(
         name = f"training-{letter}"
         if not (root / name).is_dir():
             raise DataError(f"There is no folder {name} in {root}. {_fetch_hint(root, name)}")
-        table = reference_table(root, name)
+        table = _reference_table(root, name)
         files.append(table.relative_to(root).as_posix())
         references = _listed_once(_read_reference(table, problems), rows, table, problems)
         problems += _unlisted(root / name, table, references, problems)
@@ -78,13 +80,21 @@ def index_physionet2016(
                 left_out=False,
             )
         )
-    units = {f"training-{x}": SESSION_UNIT.get(f"training-{x}", "recording") for x in sets}
+    units = {f"training-{x}": _SESSION_UNIT.get(f"training-{x}", "recording") for x in sets}
     if appendix.empty:
         units = dict.fromkeys(units, "recording")
-    return SourceIndex("physionet2016", root, index_table(rows), problems, units, files)
+    return SourceIndex(
+        "physionet2016",
+        root,
+        index_table(rows),
+        problems,
+        units,
+        files,
+        simulated=(root / SIMULATION).is_file(),
+    )
 
 
-def reference_table(root: Path, name: str) -> Path:
+def _reference_table(root: Path, name: str) -> Path:
     """Return the table of labels and signal quality of a set, the first that exists of three places."""
     candidates = [
         root / name / "REFERENCE-SQI.csv",
@@ -114,7 +124,7 @@ def _read_reference(table: Path, problems: list[Problem]) -> list[tuple[str, int
             continue
         where = f"{table.name}, line {number}"
         name, label, quality = row[0], *(row[1:3] + ["", "1"][len(row) - 1 :])[:2]
-        if not RECORDING_NAME.fullmatch(name):
+        if not _RECORDING_NAME.fullmatch(name):
             problems.append(Problem(where, f"{name[:60]!r} is no recording name.", "Correct the row."))
         elif label not in LABELS:
             problems.append(
@@ -168,10 +178,10 @@ def _unlisted(
 def _without_session(name: str, rows: list[dict[str, object]], appendix: pd.DataFrame) -> list[Problem]:
     """Warn of recordings whose session the appendix should name, and does not."""
     lone = [str(row["recording"]) for row in rows if row["session"] == row["recording"]]
-    if appendix.empty or name not in SESSION_UNIT or not lone:
+    if appendix.empty or name not in _SESSION_UNIT or not lone:
         return []
     what = (
-        f"It names no {SESSION_UNIT[name]} for {len(lone)} recordings of {name} ({', '.join(lone[:3])}"
+        f"It names no {_SESSION_UNIT[name]} for {len(lone)} recordings of {name} ({', '.join(lone[:3])}"
         f"{' ...' * (len(lone) > 3)}); each counts as a session of its own."
     )
     return [Problem(APPENDIX, what, "Fetch the file again.", left_out=False)]
@@ -231,7 +241,7 @@ def _row(
 
 def _session(name: str, recording: str, known: dict[str, str]) -> str:
     """Return the strictest group that the appendix names for a recording."""
-    matched = ORIGINAL_NAME.match(known.get("original", ""))
+    matched = _ORIGINAL_NAME.match(known.get("original", ""))
     if name == "training-a" and matched:
         return f"C{int(matched['session']):03d}"
     if name == "training-b" and known.get("subject"):
@@ -243,7 +253,7 @@ def _session(name: str, recording: str, known: dict[str, str]) -> str:
 
 def _position(name: str, known: dict[str, str]) -> float:
     """Return the place of a recording of training-a in its session; a name ending in b follows its twin."""
-    matched = ORIGINAL_NAME.match(known.get("original", ""))
+    matched = _ORIGINAL_NAME.match(known.get("original", ""))
     if name != "training-a" or not matched:
         return float("nan")
     return int(matched["index"]) + (0.5 if matched["suffix"] else 0.0)

@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.io import wavfile
 
-from datasets.recordings import MINIMUM_DURATION, Signal
+from datasets.recordings import Signal
 from datasets.signal_quality import SignalWarning
+from datasets.signals import MINIMUM_DURATION
 from datasets.sources import DataError
 
 SAMPLES = (".npy", ".csv", ".txt")
@@ -21,7 +22,7 @@ SAMPLES = (".npy", ".csv", ".txt")
 
 def read_samples(path: Path) -> NDArray[np.float64]:
     """Return the samples of an array file, or of a table of one column."""
-    return read_npy(path) if path.suffix.lower() == ".npy" else read_column(path)
+    return _read_npy(path) if path.suffix.lower() == ".npy" else _read_column(path)
 
 
 def read_wav(path: Path) -> tuple[Signal, list[SignalWarning]]:
@@ -62,7 +63,7 @@ def _share_of_full_scale(stored: NDArray[Any]) -> tuple[NDArray[np.float64], flo
     return stored / whole, -whole, whole - (256.0 if bits == 32 else 1.0)
 
 
-def read_npy(path: Path) -> NDArray[np.float64]:
+def _read_npy(path: Path) -> NDArray[np.float64]:
     """Read one row of numbers from an array file; nothing that could hold code is read."""
     try:
         values = np.load(path, allow_pickle=False)
@@ -75,7 +76,7 @@ def read_npy(path: Path) -> NDArray[np.float64]:
     return values.squeeze().astype(np.float64)
 
 
-def read_column(path: Path) -> NDArray[np.float64]:
+def _read_column(path: Path) -> NDArray[np.float64]:
     """Read one column of numbers, with or without a name above it; empty cells are gaps."""
     try:
         cells = pd.read_csv(path, header=None, dtype=str, encoding="utf-8-sig", skip_blank_lines=False)

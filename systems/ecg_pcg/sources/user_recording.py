@@ -18,9 +18,10 @@ import numpy as np
 import wfdb
 from numpy.typing import NDArray
 
-from datasets.recordings import Recording, Signal, read_recording, signal_files
+from datasets.recordings import Recording, Signal, read_recording
 from datasets.signal_quality import NAMES, SignalWarning
 from datasets.sources import DataError
+from datasets.wfdb_files import signal_files
 from systems.base.predictor import RecordingPath, distinct
 from systems.ecg_pcg.settings import EcgPcgPredictionSettings
 from systems.ecg_pcg.sources.cohort import PLAUSIBLE_RATE, find_channels

@@ -19,7 +19,7 @@ from load_data import main
 from simulation.heart_population import draw_heart
 from systems.ecg_cmr.prepare import NEEDS
 from systems.ecg_cmr.samples import read_pairs
-from systems.ecg_cmr.sources.simulated_files import write_pairs
+from systems.ecg_cmr.sources.simulated import write_pairs
 from systems.ecg_cmr.stage import patch_length
 
 SIMULATED = ["--simulate", "--patients", "6"]

@@ -24,7 +24,11 @@ from datasets.cache import Cache
 from datasets.patients import SUPERCLASSES
 from learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from systems.base.predictor import DISCLAIMER
-from systems.ecg_multimodal.settings import MultimodalModelSettings, MultimodalTrainingSettings, ViewSettings
+from systems.ecg_multimodal.settings import (
+    ModalitySettings,
+    MultimodalModelSettings,
+    MultimodalTrainingSettings,
+)
 from systems.ecg_multimodal.sources.simulated import write_patient_folders
 from systems.ecg_multimodal.task import EcgMultimodal, as_network
 
@@ -118,7 +122,7 @@ def checkpoint(fold: int, target: Any, leads: int, **model: Any) -> dict[str, An
     table = np.stack([rng.normal(60, 10, 50), rng.integers(0, 2, 50), *rng.normal(100, 30, (3, 50))], axis=1)
     signal = torch.tensor(rng.normal(size=(4, leads, 100)), dtype=torch.float32)
     network.fit(signal, torch.tensor(table, dtype=torch.float32))
-    views = dataclasses.asdict(ViewSettings(signal_rate=RATE, image_width=WIDTH))
+    views = dataclasses.asdict(ModalitySettings(signal_rate=RATE, image_width=WIDTH))
     cache = {"identity": "0" * 64, "source": "patients", "simulated": False, "settings": views}
     return {
         "task": TASK,

@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 from common.command_line import to_plain
 from common.errors import UserError
 from config import EvaluationSettings, OptimizationSettings
-from datasets.heart_states import read_heart_states
+from datasets.beats import read_heart_states
 from datasets.sources import DataError
 from datasets.splits import make_folds
 from evaluation.scores import aggregate
@@ -33,7 +33,7 @@ from systems.ecg_pcg.settings import (
     PreparationSettings,
     TrainingSettings,
 )
-from systems.ecg_pcg.sources.simulated_layout import write_record
+from systems.ecg_pcg.sources.simulated import write_record
 from systems.ecg_pcg.sources.user_recording import sound_digest
 from systems.ecg_pcg.task import EcgPcg
 

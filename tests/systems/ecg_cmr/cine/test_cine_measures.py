@@ -16,7 +16,7 @@ from systems.ecg_cmr.cine.measures import (
     measure_cines,
     shell_mass,
 )
-from systems.ecg_cmr.sources.cmr_frames import to_bytes
+from systems.ecg_cmr.sources.cmr_files import to_bytes
 
 FRAMES, SIZE = 8, 64
 BLOOD, MUSCLE, LUNG = 0.9, 0.4, 0.1

@@ -18,7 +18,7 @@ from common.script import run_script
 from datasets.ecg import LEADS
 from learning.checkpoint import load_checkpoint, save_checkpoint
 from systems.base.predictor import DISCLAIMER
-from systems.ecg_cmr.sources.simulated_files import write_pairs
+from systems.ecg_cmr.sources.simulated import write_pairs
 
 VIEWS = ["--frames", "4", "--size", "32", "--pixel-spacing", "4.4", "--seconds", "2", "--ecg-rate", "100"]
 TINY = ["--preset", "small", "--width", "16", "--depth", "1", "--heads", "2", "--patch-seconds", "0.4"]

@@ -56,7 +56,7 @@ def test_volumes_and_mass_are_those_of_the_voxels(tmp_path):
     patient(tmp_path, 1)
     index = index_acdc(tmp_path)
     assert index.problems == []
-    found = index.clinical.loc[0]
+    found = index.targets.loc[0]
     expected = {
         "lv_edv": 400 * VOXEL,
         "lv_esv": 160 * VOXEL,
@@ -82,7 +82,7 @@ def test_groups_are_diseases_and_parts_official_folds(tmp_path):
     index = index_acdc(tmp_path)
     assert index.recordings["diagnosis"].tolist() == ["NOR", "MINF", "DCM", "HCM", "RV", "NOR"]
     assert index.recordings["official_fold"].tolist() == [1, 1, 1, 1, 1, 10]
-    np.testing.assert_array_equal(index.clinical[list(DISEASES)], [[0] * 4, *np.eye(4).tolist(), [0] * 4])
+    np.testing.assert_array_equal(index.targets[list(DISEASES)], [[0] * 4, *np.eye(4).tolist(), [0] * 4])
     assert set(index.recordings["signal"]) == {""}
     assert len(index.files) == 6 * 3
 
@@ -118,7 +118,7 @@ def test_damaged_patients_are_named_and_the_rest_is_used(tmp_path):
     index = index_acdc(tmp_path)
     kept = ["patient001", "patient002", "patient006", "patient007", "patient008"]
     assert index.recordings["recording"].tolist() == kept
-    values = index.clinical.set_index("recording")
+    values = index.targets.set_index("recording")
     assert "frame03_gt.nii.gz cannot be read: it is damaged" in told(index, "patient001")
     assert "It has no patient002_frame07_gt.nii.gz. It has no volumes." in told(index, "patient002")
     assert values.loc[["patient001", "patient002"], "lv_edv"].isna().all()
@@ -147,7 +147,7 @@ def test_contours_without_a_structure_or_with_impossible_voxels_give_no_volumes(
     index = index_acdc(tmp_path)
     assert "lack a structure" in told(index, "patient001")
     assert "neither can be" in told(index, "patient002")
-    assert index.clinical["lv_edv"].isna().all()
+    assert index.targets["lv_edv"].isna().all()
 
 
 def test_what_is_no_acdc_is_reported(tmp_path):

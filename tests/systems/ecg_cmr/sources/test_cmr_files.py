@@ -9,8 +9,7 @@ import pytest
 from nibabel import orientations
 
 from datasets.sources import DataError
-from systems.ecg_cmr.sources.cmr_files import Cine, display_affine, read_cine
-from systems.ecg_cmr.sources.cmr_frames import in_time, prepare_cine, to_bytes
+from systems.ecg_cmr.sources.cmr_files import Cine, display_affine, in_time, prepare_cine, read_cine, to_bytes
 
 RNG = np.random.default_rng(0)
 FRAMES, HEIGHT, WIDTH, SLICES = 20, 24, 30, 5

@@ -7,17 +7,16 @@ import nibabel
 import numpy as np
 import pytest
 
-from datasets.patient_folders import index_patient_folders
-from datasets.problems import problems_table
 from datasets.ptbxl import index_ptbxl
-from datasets.sources import DataError, Problem
+from datasets.sources import DataError, MissingModality, Problem
 from simulation.physiology import CEILINGS
+from systems.ecg_cmr.prepare import PairCache
 from systems.ecg_cmr.settings import PairSettings
-from systems.ecg_cmr.sources.cache import check_pairs
 from systems.ecg_cmr.sources.cmr_files import read_cine
-from systems.ecg_cmr.sources.pair_modalities import MissingView, prepare_pair, read_leads
+from systems.ecg_cmr.sources.pair_modalities import prepare_pair, read_leads
 from systems.ecg_cmr.sources.pairs import ecg_only, index_pairs
-from systems.ecg_cmr.sources.simulated_files import write_pairs
+from systems.ecg_cmr.sources.simulated import write_pairs
+from systems.ecg_multimodal.sources.folders import index_patient_folders
 
 SETTINGS = PairSettings(long_axis=True)
 INDICATORS = ("lv_edv", "lv_mass", "wall_thickness", "la_volume", "ejection_fraction", "rv_edv",
@@ -96,7 +95,7 @@ def test_a_good_table_is_read_without_complaint(root):
         "disease_pulmonary_hypertension",
     )
     assert index.covariates == ("age", "sex", "height", "weight")
-    assert list(index.clinical.columns) == [
+    assert list(index.targets.columns) == [
         "recording",
         *index.indicators,
         *index.diseases,
@@ -104,7 +103,7 @@ def test_a_good_table_is_read_without_complaint(root):
     ]
     assert (index.name, index.files, index.simulated) == ("pairs", ["pairs.csv"], True)
     assert index.ceilings["ejection_fraction"] == CEILINGS["ejection_fraction"]
-    assert check_pairs(index, SETTINGS, jobs=1) == []
+    assert PairCache(index, SETTINGS).check_files(jobs=1) == []
 
 
 def test_columns_of_covariates_have_many_names_and_others_keep_theirs(root):
@@ -124,7 +123,7 @@ def test_columns_of_covariates_have_many_names_and_others_keep_theirs(root):
     assert index.covariates == ("age", "sex", "height", "weight")
     assert index.indicators == (*INDICATORS, "T1 (ms)")
     assert "disease_dilated" in index.diseases
-    assert index.clinical["sex"].tolist() == [float(row["sex"]) for row in rows]
+    assert index.targets["sex"].tolist() == [float(row["sex"]) for row in rows]
 
 
 def test_without_the_mark_of_a_simulation_patients_are_real(root):
@@ -184,9 +183,9 @@ def test_everything_that_is_wrong_is_named_in_one_table_and_the_rest_is_used(roo
     nibabel.save(nibabel.Nifti1Image(data, image.affine), root / "cmr/v00003_sa.nii.gz")
     change(root, 4, cmr="cmr/nothing.nii.gz", lv_edv="large")
     index = index_pairs(root)
-    problems = check_pairs(index, SETTINGS, jobs=1)
+    problems = PairCache(index, SETTINGS).check_files(jobs=1)
     assert [problem.where for problem in problems if not problem.left_out] == ["v00004"]  # the number
-    views = [problem.where for problem in problems if isinstance(problem, MissingView)]
+    views = [problem.where for problem in problems if isinstance(problem, MissingModality)]
     assert sorted(views) == [f"v0000{number}" for number in range(5)]
     assert "'ecg/v00000.hea' does not exist. It is used without ECG." in told(problems, "v00000")
     assert "v00001" in told(problems, "v00001")
@@ -195,9 +194,9 @@ def test_everything_that_is_wrong_is_named_in_one_table_and_the_rest_is_used(roo
     assert "v00003_sa.nii.gz holds 1 values that are no numbers" in told(problems, "v00003")
     assert "'cmr/nothing.nii.gz' does not exist. It is used without cine." in told(problems, "v00004")
     assert "lv_edv 'large' is no number" in told(problems, "v00004")
-    assert len(problems_table(problems)) == 6
+    assert len(problems) == 6
     assert index.recordings["recording"].tolist() == [f"v0000{number}" for number in range(5)]
-    assert np.isnan(index.clinical["lv_edv"][4])
+    assert np.isnan(index.targets["lv_edv"][4])
     found = [prepared(row, root=root, settings=SETTINGS) for row in index.recordings.to_dict("records")]
     assert [item.ecg is not None for item in found] == [False, False, True, True, True]
     assert [item.cmr is not None for item in found] == [True, True, False, False, False]
@@ -248,7 +247,7 @@ def test_one_wrong_cell_is_named_and_the_patient_kept(root, cells, sentence):
     assert len(index.problems) == 1
     assert len(index.recordings) == 5
     for name in set(cells) - {"ecg", "cmr", "long_axis"}:
-        assert np.isnan(index.clinical[name][3])
+        assert np.isnan(index.targets[name][3])
 
 
 def test_a_link_out_of_the_folder_is_not_followed(root, tmp_path):
@@ -281,7 +280,7 @@ def test_a_table_without_any_number_is_enough(root):
     save(root, [{key: row[key] for key in ("patient", "ecg", "cmr")} for row in table_of(root)])
     index = index_pairs(root)
     assert (index.indicators, index.diseases, index.covariates) == ((), (), ())
-    assert list(index.clinical.columns) == ["recording"]
+    assert list(index.targets.columns) == ["recording"]
 
 
 # Unusual cines --------------------------------------------------------------------------------------
@@ -417,9 +416,9 @@ def test_ptbxl_is_a_source_of_patients_without_cine(make_ptbxl):
     assert set(index.recordings["image"]) == {""}
     assert index.indicators == ()
     assert index.diseases == ("disease_MI", "disease_STTC", "disease_CD", "disease_HYP")
-    assert index.clinical["disease_MI"].tolist() == [0, 1]
-    assert index.clinical["disease_HYP"].tolist() == [0, 1]
-    assert index.clinical["age"].tolist() == [50, 50]
+    assert index.targets["disease_MI"].tolist() == [0, 1]
+    assert index.targets["disease_HYP"].tolist() == [0, 1]
+    assert index.targets["age"].tolist() == [50, 50]
     found = prepared(index.recordings.loc[0].to_dict(), root=index.root, settings=SETTINGS)
     assert found.ecg.shape == (12, 2500)
     assert found.cmr is None

@@ -12,12 +12,11 @@ import pytest
 from datasets.cache import Cache
 from datasets.ptbxl import index_ptbxl
 from datasets.sources import DataError
+from systems.ecg_cmr.prepare import PairCache
 from systems.ecg_cmr.settings import PairSettings
-from systems.ecg_cmr.sources import cache as cache_module
-from systems.ecg_cmr.sources.cache import build_pairs_cache, identify_pairs
 from systems.ecg_cmr.sources.pair_modalities import prepare_pair
 from systems.ecg_cmr.sources.pairs import ecg_only, index_pairs
-from systems.ecg_cmr.sources.simulated_files import write_pairs
+from systems.ecg_cmr.sources.simulated import write_pairs
 
 SETTINGS = PairSettings()
 WITH_LONG_AXIS = PairSettings(long_axis=True)
@@ -26,7 +25,7 @@ NORMAL = "{'NORM': 100.0}"
 
 def make(index, folder, settings=SETTINGS, **options):
     """Build a cache on one core and open it."""
-    return Cache(build_pairs_cache(index, settings, folder, **({"jobs": 1, "progress": False} | options)))
+    return Cache(PairCache(index, settings).build(folder, **({"jobs": 1, "progress": False} | options)))
 
 
 def names(folder):
@@ -154,7 +153,7 @@ def test_ptbxl_becomes_a_cache_of_ecgs(make_ptbxl, tmp_path):
 def test_a_real_part_of_ptbxl_can_be_prepared(ptbxl_dir, tmp_path):
     index = ecg_only(index_ptbxl(ptbxl_dir))
     few = dataclasses.replace(
-        index, recordings=index.recordings.iloc[:8], clinical=index.clinical.iloc[:8], problems=[]
+        index, recordings=index.recordings.iloc[:8], targets=index.targets.iloc[:8], problems=[]
     )
     cache = make(few, tmp_path / "cache")
     assert np.abs(cache.array("ecg")).max(axis=(1, 2)).min() > 0.2
@@ -164,7 +163,7 @@ def test_a_real_part_of_ptbxl_can_be_prepared(ptbxl_dir, tmp_path):
 
 
 def test_the_same_again_computes_nothing(cached, written, monkeypatch):
-    monkeypatch.setattr(cache_module, "fill_cache", None)  # not callable: any use would fail
+    monkeypatch.setattr("datasets.cache.in_parallel", None)  # not callable: any use would fail
     assert make(index_pairs(written), cached.path.parent, WITH_LONG_AXIS).path == cached.path
 
 
@@ -175,30 +174,30 @@ def test_the_same_again_computes_nothing(cached, written, monkeypatch):
 def test_other_settings_get_another_folder(written, changes):
     index = index_pairs(written)
     others = dataclasses.replace(SETTINGS, **changes)
-    assert identify_pairs(index, SETTINGS)[0] != identify_pairs(index, others)[0]
+    assert PairCache(index, SETTINGS).identified[0] != PairCache(index, others).identified[0]
 
 
 @pytest.mark.parametrize("name", ["pairs.csv", "ecg/v00002.dat", "ecg/v00002.hea", "cmr/v00002_sa.nii.gz"])
 def test_a_changed_file_gets_another_folder(root, name):
-    before = identify_pairs(index_pairs(root), SETTINGS)[0]
+    before = PairCache(index_pairs(root), SETTINGS).identified[0]
     with (root / name).open("ab") as file:
         file.write(b"\n")
-    assert identify_pairs(index_pairs(root), SETTINGS)[0] != before
+    assert PairCache(index_pairs(root), SETTINGS).identified[0] != before
 
 
 def test_the_long_axis_counts_where_it_is_read(root):
     index = index_pairs(root)
-    before = [identify_pairs(index, settings)[0] for settings in (SETTINGS, WITH_LONG_AXIS)]
+    before = [PairCache(index, settings).identified[0] for settings in (SETTINGS, WITH_LONG_AXIS)]
     (root / "cmr/v00001_la.nii.gz").write_bytes(b"other")
-    after = [identify_pairs(index, settings)[0] for settings in (SETTINGS, WITH_LONG_AXIS)]
+    after = [PairCache(index, settings).identified[0] for settings in (SETTINGS, WITH_LONG_AXIS)]
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
 
 
 def test_what_lies_beside_an_array_counts(tmp_path):
     root = write_pairs(tmp_path / "arrays", 1, kind="npy", long_axis=False)
-    before = identify_pairs(index_pairs(root), SETTINGS)[0]
+    before = PairCache(index_pairs(root), SETTINGS).identified[0]
     (root / "ecg/v00000.json").write_text(json.dumps({"sampling_rate": 400}))
-    assert identify_pairs(index_pairs(root), SETTINGS)[0] != before
+    assert PairCache(index_pairs(root), SETTINGS).identified[0] != before
 
 
 def test_the_number_of_processes_changes_no_byte(cached, written, tmp_path):

@@ -11,16 +11,15 @@ from datasets.cache import Cache
 from datasets.sources import DataError
 from simulation.heart_population import IMPLIED_CEILINGS, draw_heart
 from simulation.physiology import CEILINGS
+from systems.ecg_cmr.prepare import PairCache
 from systems.ecg_cmr.settings import PairSettings, PairSimulationSettings
-from systems.ecg_cmr.sources import simulated_pairs as pairs_module
 from systems.ecg_cmr.sources.pairs import index_pairs
-from systems.ecg_cmr.sources.simulated_files import write_pairs
-from systems.ecg_cmr.sources.simulated_pairs import (
-    build_simulated_pairs,
+from systems.ecg_cmr.sources.simulated import (
     disease_columns,
     draw_pair,
     simulated_index,
     targets_of,
+    write_pairs,
 )
 
 SETTINGS = PairSettings()
@@ -31,7 +30,7 @@ COHORT = PairSimulationSettings(patients=24, seed=2)
 def cached(tmp_path_factory):
     """Return the cache of a cohort of 24; not to be changed."""
     folder = tmp_path_factory.mktemp("cache")
-    return Cache(build_simulated_pairs(SETTINGS, COHORT, folder, jobs=1, progress=False))
+    return Cache(PairCache(simulated_index(COHORT), SETTINGS, COHORT).build(folder, jobs=1, progress=False))
 
 
 def drawn(row, settings=SETTINGS, simulation=COHORT):
@@ -89,7 +88,7 @@ def test_what_a_patient_gives_depends_neither_on_the_order_nor_on_the_others(cac
 
 
 def test_the_number_of_processes_changes_no_byte(cached, tmp_path):
-    two = Cache(build_simulated_pairs(SETTINGS, COHORT, tmp_path, jobs=2, progress=False))
+    two = Cache(PairCache(simulated_index(COHORT), SETTINGS, COHORT).build(tmp_path, jobs=2, progress=False))
     assert two.path.name == cached.path.name
     for name in ("ecg.npy", "cmr.npy", "samples.csv", "targets.csv", "recordings.csv"):
         assert (two.path / name).read_bytes() == (cached.path / name).read_bytes(), name
@@ -97,7 +96,7 @@ def test_the_number_of_processes_changes_no_byte(cached, tmp_path):
 
 @pytest.mark.parametrize("changes", [{"seed": 3}, {"patients": 23}, {"ecg_noise": 0.5}])
 def test_another_cohort_gets_another_folder(changes):
-    name = pairs_module.simulated_index(COHORT).choices
+    name = simulated_index(COHORT).choices
     assert simulated_index(dataclasses.replace(COHORT, **changes)).choices != name
 
 
@@ -140,11 +139,9 @@ def test_the_image_of_the_heart_is_that_of_its_volume(cached):
 
 
 @pytest.mark.parametrize(("patients", "noise"), [(0, 1.0), (5, -1.0)])
-def test_a_cohort_that_cannot_be_is_refused(tmp_path, patients, noise):
+def test_a_cohort_that_cannot_be_is_refused(patients, noise):
     with pytest.raises(DataError, match="cannot be"):
-        build_simulated_pairs(
-            SETTINGS, PairSimulationSettings(patients=patients, ecg_noise=noise), tmp_path, progress=False
-        )
+        simulated_index(PairSimulationSettings(patients=patients, ecg_noise=noise))
 
 
 # As files -------------------------------------------------------------------------------------------
@@ -157,7 +154,7 @@ def test_files_are_of_the_same_patients(tmp_path):
     ]
     index = index_pairs(root)
     heart = draw_heart(2, 1)
-    assert index.clinical["lv_edv"][1] == pytest.approx(heart.lv_edv, rel=1e-4)
+    assert index.targets["lv_edv"][1] == pytest.approx(heart.lv_edv, rel=1e-4)
     assert index.recordings["diagnosis"][1] == heart.condition
     assert pd.read_csv(root / "truth.csv")["pattern"][1] == heart.drivers.pattern
     assert json.loads((root / "simulation.json").read_text())["ceilings"] == CEILINGS | IMPLIED_CEILINGS
@@ -175,9 +172,9 @@ def test_files_are_the_same_each_time_and_by_any_number_of_processes(tmp_path):
 def test_cells_are_missing_as_often_as_asked(tmp_path):
     root = write_pairs(tmp_path / "pairs", 6, missing=0.4, kind="npy", long_axis=False)
     index = index_pairs(root)
-    values = index.clinical[[*index.indicators, *index.covariates]]
+    values = index.targets[[*index.indicators, *index.covariates]]
     assert 0.25 < values.isna().to_numpy().mean() < 0.55
-    assert index.clinical[list(index.diseases)].notna().to_numpy().all()
+    assert index.targets[list(index.diseases)].notna().to_numpy().all()
 
 
 def test_nothing_is_written_over(tmp_path):

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 from datasets.ecg import LEADS, flat_leads, prepare_signal, read_ecg
-from datasets.ecg_image import draw_ecg, write_picture
-from datasets.ecg_image_reading import to_ink
-from datasets.patient_folders import index_patient_folders
 from datasets.sources import DataError, Problem
-from systems.ecg_multimodal.settings import ViewSettings
-from systems.ecg_multimodal.sources.patient_modalities import PreparedPatient, prepare_patient
+from systems.ecg_multimodal.settings import ModalitySettings
+from systems.ecg_multimodal.sources.ecg_image import draw_ecg, to_ink, write_picture
+from systems.ecg_multimodal.sources.folders import index_patient_folders
+from systems.ecg_multimodal.sources.modalities import PreparedPatient, prepare_patient
 
-SETTINGS = ViewSettings()
+SETTINGS = ModalitySettings()
 
 
 def sine(frequency, rate, seconds=10.0, leads=1):
@@ -215,13 +214,13 @@ def test_a_picture_is_drawn_from_lead_ii_at_full_rate(record):
 
 
 def test_a_sheet_has_room_for_four_rows(record):
-    patient = prepare_row(record, RECORD, ViewSettings(sheet=True), LEADS, drawn=True)
+    patient = prepare_row(record, RECORD, ModalitySettings(sheet=True), LEADS, drawn=True)
     assert patient.image.shape == (256, 640)
     assert (patient.image[:, 300] > 0).sum() > 8  # a trace in each of four rows
 
 
 def test_chance_in_a_picture_depends_on_the_name_only(record):
-    settings = ViewSettings(rotation=3, shadow=0.3, noise=0.02, text="25 mm/s")
+    settings = ModalitySettings(rotation=3, shadow=0.3, noise=0.02, text="25 mm/s")
     first, again, other = (
         prepare_row(record, RECORD | {"recording": name}, settings, LEADS, drawn=True).image
         for name in ("17", "17", "18")

@@ -8,23 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasets.cache import Cache, find_cache
+from datasets.cache import Cache, CacheWriter, find_cache
 from datasets.ecg import prepare_signal, read_ecg
-from datasets.patient_folders import index_patient_folders
 from datasets.patients import SUPERCLASSES
 from datasets.ptbxl import index_ptbxl
 from datasets.sources import DataError
-from systems.ecg_multimodal.settings import ViewSettings
-from systems.ecg_multimodal.sources import cache as cache_module
-from systems.ecg_multimodal.sources.cache import build_patients_cache, identify_patients
+from systems.ecg_multimodal import prepare as cache_module
+from systems.ecg_multimodal.prepare import PatientCache
+from systems.ecg_multimodal.settings import ModalitySettings
+from systems.ecg_multimodal.sources.folders import index_patient_folders
 
-SETTINGS = ViewSettings()
+SETTINGS = ModalitySettings()
 NORMAL, INFARCT = "{'NORM': 100.0}", "{'IMI': 100.0, 'LVH': 15.0}"
 
 
 def make(index, folder, settings=SETTINGS, **options):
     """Build a cache on one core and open it."""
-    return Cache(build_patients_cache(index, settings, folder, **({"jobs": 1, "progress": False} | options)))
+    return Cache(PatientCache(index, settings).build(folder, **({"jobs": 1, "progress": False} | options)))
 
 
 def names(folder):
@@ -142,7 +142,7 @@ def test_settings_set_the_sizes(make_ptbxl, tmp_path, changes, signals, images):
 def test_the_same_again_computes_nothing(patients, tmp_path, monkeypatch):
     first = make(patients, tmp_path / "cache")
     times = {path.name: path.stat().st_mtime_ns for path in first.path.iterdir()}
-    monkeypatch.setattr(cache_module, "fill_cache", None)  # not callable: any use would fail
+    monkeypatch.setattr("datasets.cache.in_parallel", None)  # not callable: any use would fail
     again = make(patients, tmp_path / "cache")
     assert again.path == first.path
     assert {path.name: path.stat().st_mtime_ns for path in again.path.iterdir()} == times
@@ -162,35 +162,35 @@ def test_the_same_again_computes_nothing(patients, tmp_path, monkeypatch):
 )
 def test_other_settings_get_another_folder(patients, changes):
     others = dataclasses.replace(SETTINGS, **changes)
-    assert identify_patients(patients, SETTINGS)[0] != identify_patients(patients, others)[0]
+    assert PatientCache(patients, SETTINGS).identified[0] != PatientCache(patients, others).identified[0]
 
 
 @pytest.mark.parametrize(
     "name", ["labels.csv", "clinical.csv", "ecg_signals.csv", "images/4/004ECG_lead2.jpg"]
 )
 def test_a_changed_file_gets_another_folder(patients, name):
-    before = identify_patients(patients, SETTINGS)[0]
+    before = PatientCache(patients, SETTINGS).identified[0]
     with (patients.root / name).open("ab") as file:
         file.write(b"\n")
-    assert identify_patients(index_patient_folders(patients.root), SETTINGS)[0] != before
+    assert PatientCache(index_patient_folders(patients.root), SETTINGS).identified[0] != before
 
 
 @pytest.mark.parametrize("name", ["ptbxl_database.csv", "records100/00001_lr.dat", "records100/00001_lr.hea"])
 def test_a_changed_record_gets_another_folder(make_ptbxl, name):
     root = make_ptbxl([{"scp_codes": NORMAL}])
-    before = identify_patients(index_ptbxl(root), SETTINGS)[0]
+    before = PatientCache(index_ptbxl(root), SETTINGS).identified[0]
     content = (root / name).read_bytes()
     (root / name).write_bytes(content.replace(b"70.0", b"71.0") if name.endswith("csv") else content + b"\n")
-    assert identify_patients(index_ptbxl(root), SETTINGS)[0] != before
+    assert PatientCache(index_ptbxl(root), SETTINGS).identified[0] != before
 
 
 def test_choices_count_and_the_place_and_other_files_do_not(make_patients, tmp_path):
     root = make_patients()
-    before = identify_patients(index_patient_folders(root), SETTINGS)[0]
+    before = PatientCache(index_patient_folders(root), SETTINGS).identified[0]
     (root / "notes.txt").write_text("nothing")
     moved = shutil.copytree(root, tmp_path / "moved")
-    assert identify_patients(index_patient_folders(moved), SETTINGS)[0] == before
-    assert identify_patients(index_patient_folders(root, 500.0), SETTINGS)[0] != before
+    assert PatientCache(index_patient_folders(moved), SETTINGS).identified[0] == before
+    assert PatientCache(index_patient_folders(root, 500.0), SETTINGS).identified[0] != before
 
 
 def test_the_number_of_processes_changes_no_byte(patients, tmp_path):
@@ -288,9 +288,14 @@ def test_nothing_usable_is_an_error_and_leaves_nothing(make_ptbxl, tmp_path):
     assert names(tmp_path / "cache") == []
 
 
-@pytest.mark.parametrize("where", ["prepare_patient", "manifest_of", "_write_tables"])
-def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_works(patients, tmp_path, monkeypatch, where):
-    original = getattr(cache_module, where)
+@pytest.mark.parametrize(
+    ("home", "where"),
+    [(cache_module, "prepare_patient"), (CacheWriter, "_manifest"), (PatientCache, "_tables")],
+)
+def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_works(
+    patients, tmp_path, monkeypatch, home, where
+):
+    original = getattr(home, where)
     calls = []
 
     def failing(*arguments, **options):
@@ -300,7 +305,7 @@ def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_works(patients, 
             raise KeyboardInterrupt
         return original(*arguments, **options)
 
-    monkeypatch.setattr(cache_module, where, failing)
+    monkeypatch.setattr(home, where, failing)
     with pytest.raises(KeyboardInterrupt):
         make(patients, tmp_path / "cache")
     assert names(tmp_path / "cache") == []

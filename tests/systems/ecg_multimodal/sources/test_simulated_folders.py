@@ -14,12 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from datasets.patient_folders import index_patient_folders
 from datasets.sources import DataError
 from simulation.causes import CAUSES, CauseSettings, Sign, simulate_views
 from simulation.clinical import CLINICAL_COLUMNS, draw_clinical, rr_features
 from simulation.heart_population import draw_heart
 from systems.ecg_multimodal.sources import simulated as module
+from systems.ecg_multimodal.sources.folders import index_patient_folders
 from systems.ecg_multimodal.sources.simulated import write_patient_folders
 
 PATIENTS = 200

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from datasets.ecg import Ecg
-from datasets.patient_folders import index_patient_folders
 from datasets.patients import UNLABELLED
 from datasets.sources import DataError
-from systems.ecg_multimodal.settings import ViewSettings
-from systems.ecg_multimodal.sources.patient_modalities import PreparedPatient, prepare_patient
+from systems.ecg_multimodal.settings import ModalitySettings
+from systems.ecg_multimodal.sources.folders import index_patient_folders
+from systems.ecg_multimodal.sources.modalities import PreparedPatient, prepare_patient
 from systems.ecg_multimodal.sources.user_patients import (
     check_leads,
     examine_ecg,
@@ -17,7 +17,7 @@ from systems.ecg_multimodal.sources.user_patients import (
     read_user_patient,
 )
 
-VIEWS = ViewSettings()
+VIEWS = ModalitySettings()
 LEADS = ("I", "II", "V1")
 
 

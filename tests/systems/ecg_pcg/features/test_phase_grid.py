@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from datasets.beats import HeartStates
 from datasets.cache import FORMAT, Cache
-from datasets.heart_states import HeartStates
 from systems.ecg_pcg.features import phase_grid as module
 from systems.ecg_pcg.features.phase_grid import PhaseGrid, phase_grid
 from systems.ecg_pcg.features.spectral import (
@@ -27,8 +27,8 @@ from systems.ecg_pcg.features.spectral import (
     remove_spikes,
 )
 from systems.ecg_pcg.linear.fit import out_of_fold_log_odds, out_of_fold_probe
+from systems.ecg_pcg.prepare import RecordingCache
 from systems.ecg_pcg.settings import PreparationSettings
-from systems.ecg_pcg.sources.cache import build_cache
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
 
 STATES = ("S1", "systole", "S2", "diastole")
@@ -274,7 +274,7 @@ def test_the_probe_is_the_part_of_the_features_worked_out_by_hand():
 def test_training_a_gives_the_published_floor(tmp_path):
     index = index_physionet2016(Path(os.environ["PHYSIONET2016_DIR"]), ("a",))
     settings = PreparationSettings(beat_points=10)  # the beats are not used
-    cache = Cache(build_cache(index, settings, tmp_path, jobs=1, progress=False))
+    cache = Cache(RecordingCache(index, settings).build(tmp_path, jobs=1, progress=False))
     grid = phase_grid(cache, jobs=1, progress=False)
     recordings = cache.table("recordings")
     labels, sessions = recordings["label"].to_numpy(), recordings["session"].to_numpy()

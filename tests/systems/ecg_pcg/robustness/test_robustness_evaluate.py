@@ -12,23 +12,23 @@ import torch
 import training
 from common.errors import UserError
 from config import EvaluationSettings
+from datasets.beats import HeartStates
 from datasets.cache import Cache
-from datasets.heart_states import HeartStates
 from datasets.signals import cut_beats, resample, standardize
 from datasets.splits import ALL
 from learning.checkpoint import load_checkpoint
 from simulation import population
-from simulation.population import SimulationSettings
+from simulation.settings import SimulationSettings
 from studies import physionet2016_stress as study
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.features.spectral import ecg_band_powers, pcg_grid
+from systems.ecg_pcg.prepare import RecordingCache
 from systems.ecg_pcg.robustness import evaluate as stress
 from systems.ecg_pcg.robustness.corruptions import Corruption, corrupt
 from systems.ecg_pcg.robustness.evaluate import StressedCache, judge_recordings, stress_row, stress_run
 from systems.ecg_pcg.settings import PreparationSettings
-from systems.ecg_pcg.sources.cache import build_cache
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
-from systems.ecg_pcg.sources.simulated_cohort import write_cohort
+from systems.ecg_pcg.sources.simulated import write_cohort
 
 SETTINGS = EvaluationSettings(device="cpu", bootstrap_draws=50)
 LOUD = Corruption("white", "pcg", -5.0)
@@ -64,7 +64,7 @@ def test_a_corruption_that_changes_nothing_gives_the_beats_of_the_cache(simulate
 def test_gaps_are_filled_and_bands_passed_as_preparation_did(simulated_raw, tmp_path):
     settings = PreparationSettings(bandpass=True, beat_points=200)
     index = index_physionet2016(simulated_raw, ["a"], settings)
-    path = build_cache(index, settings, tmp_path, jobs=1, simulated=True, progress=False)
+    path = RecordingCache(index, settings).build(tmp_path, jobs=1, progress=False)
     with StressedCache(Cache(path), Corruption("rate", "both", 2000.0)) as stressed:
         assert np.array_equal(stressed.beats("pcg"), Cache(path).beats("pcg"))
 
@@ -148,7 +148,7 @@ def heard(tmp_path_factory):
         patch.setattr(population, "STRAINED_SHARE", 0.0)
         raw = write_cohort(folder / "raw", made)
     index = index_physionet2016(raw, ["a"])
-    path = build_cache(index, PreparationSettings(), folder, jobs=1, simulated=True, progress=False)
+    path = RecordingCache(index, PreparationSettings()).build(folder, jobs=1, progress=False)
     run, checkpoints = train(Cache(path), folder)
     return Cache(path), run, checkpoints
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import signal as scipy_signal
 
-from datasets.heart_states import NOISE_MARKS
+from datasets.beats import NOISE_MARKS
 from datasets.sources import DataError
-from simulation.population import SimulationSettings
+from simulation.settings import SimulationSettings
 from systems.ecg_pcg.segmentation.decoder import decode
 from systems.ecg_pcg.segmentation.parameters import (
     RING,
@@ -21,7 +21,7 @@ from systems.ecg_pcg.segmentation.parameters import (
     write_parameters,
 )
 from systems.ecg_pcg.segmentation.segment import find_r_peaks, segment, segment_heart_sound
-from systems.ecg_pcg.sources.simulated_cohort import plan_cohort, simulate_recording
+from systems.ecg_pcg.sources.simulated import plan_cohort, simulate_recording
 
 RATE = 2000.0
 COHORT = SimulationSettings(sessions=4, persons=1, recordings=1, duration=12.0, seed=3)

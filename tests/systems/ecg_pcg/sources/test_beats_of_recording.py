@@ -11,7 +11,7 @@ from datasets.sources import Problem
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import PreparedRecording, prepare_recording
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
-from systems.ecg_pcg.sources.simulated_layout import write_record, write_states
+from systems.ecg_pcg.sources.simulated import write_record, write_states
 
 RATE = 2000
 ANNOTATION = "r_StateAns.mat"

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasets.cache import Cache, find_cache, remember_latest
+from datasets.cache import Cache, CacheWriter, find_cache, remember_latest
 from datasets.recordings import read_recording
-from datasets.sources import DataError, Problem, SourceIndex, index_table
+from datasets.sources import DataError, Problem, SourceIndex
+from systems.ecg_pcg import prepare as beats_cache
+from systems.ecg_pcg.prepare import RecordingCache
 from systems.ecg_pcg.settings import PreparationSettings
-from systems.ecg_pcg.sources import cache as beats_cache
-from systems.ecg_pcg.sources.cache import build_cache, identify
+from systems.ecg_pcg.sources.beats_of_recording import index_table
 from systems.ecg_pcg.sources.cohort import find_channels, index_cohort
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
-from systems.ecg_pcg.sources.recording_tables import RecordingTables
-from systems.ecg_pcg.sources.simulated_layout import write_record, write_states
+from systems.ecg_pcg.sources.simulated import write_record, write_states
 
 SETTINGS = PreparationSettings(beat_points=100)
 NOISE = np.random.default_rng(0).integers(-1000, 1000, 8000).astype(np.int16)
@@ -27,7 +27,7 @@ NOISE = np.random.default_rng(0).integers(-1000, 1000, 8000).astype(np.int16)
 def make(root, folder, settings=SETTINGS, sets=("a",), **options):
     """Build a cache of a release on one core and open it."""
     index = index_physionet2016(root, sets, settings)
-    return Cache(build_cache(index, settings, folder, **({"jobs": 1, "progress": False} | options)))
+    return Cache(RecordingCache(index, settings).build(folder, **({"jobs": 1, "progress": False} | options)))
 
 
 def names(folder):
@@ -135,7 +135,10 @@ def test_the_manifest_says_what_the_cache_was_made_from(simulated_raw, simulated
     assert manifest["session_unit"] == {"training-a": "session"}
     assert "training-a/a0001.wav" in manifest["source_files"]
     index = index_physionet2016(simulated_raw, ["a"])
-    assert identify(index, PreparationSettings()) == (manifest["identity"], manifest["source_files"])
+    assert RecordingCache(index, PreparationSettings()).identified == (
+        manifest["identity"],
+        manifest["source_files"],
+    )
     assert simulated_cache.path.name == f"physionet2016-{simulated_cache.identity[:8]}"
 
 
@@ -149,7 +152,9 @@ def test_beats_are_memory_mapped_and_standardized(simulated_cache):
 
 
 def test_text_survives_whatever_it_looks_like(tmp_path):
-    cache = Cache(build_cache(small_cohort(tmp_path / "raw"), SETTINGS, tmp_path, jobs=1, progress=False))
+    cache = Cache(
+        RecordingCache(small_cohort(tmp_path / "raw"), SETTINGS).build(tmp_path, jobs=1, progress=False)
+    )
     for name in ("recordings", "samples"):
         table = cache.table(name).drop_duplicates("recording")
         assert table["recording"].tolist() == ["001", "NA", "x"]
@@ -165,7 +170,7 @@ def test_names_of_digits_stay_text(tmp_path):
     index = small_cohort(tmp_path / "raw", ("001", "010"))
     table = index.recordings.assign(session=["007", "08"], person=["1", "02"], diagnosis="3", site="4")
     index = dataclasses.replace(index, recordings=table)
-    cache = Cache(build_cache(index, SETTINGS, tmp_path, jobs=1, progress=False))
+    cache = Cache(RecordingCache(index, SETTINGS).build(tmp_path, jobs=1, progress=False))
     for name in ("recordings", "samples"):
         first = cache.table(name).drop_duplicates("recording")
         assert first["recording"].tolist() == ["001", "010"]
@@ -178,7 +183,7 @@ def test_names_of_digits_stay_text(tmp_path):
 def test_a_recording_of_sound_alone_has_zeros_for_its_ecg(tmp_path):
     index = small_cohort(tmp_path / "raw")
     without_ecg(tmp_path / "raw", "NA")
-    cache = Cache(build_cache(index, SETTINGS, tmp_path, jobs=1, progress=False))
+    cache = Cache(RecordingCache(index, SETTINGS).build(tmp_path, jobs=1, progress=False))
     samples, recordings = cache.table("samples"), cache.table("recordings")
     lacking = (samples["recording"] == "NA").to_numpy()
     assert lacking.tolist() == [False, False, True, True, False, False]
@@ -197,7 +202,7 @@ def test_a_recording_of_sound_alone_has_zeros_for_its_ecg(tmp_path):
 def test_a_cohort_without_any_ecg_has_empty_ecg_waveforms(tmp_path):
     index = small_cohort(tmp_path / "raw", ("x",))
     without_ecg(tmp_path / "raw", "x")
-    cache = Cache(build_cache(index, SETTINGS, tmp_path, jobs=1, progress=False))
+    cache = Cache(RecordingCache(index, SETTINGS).build(tmp_path, jobs=1, progress=False))
     assert cache.waveforms("ecg").shape == (0,)
     assert cache.beats("ecg").shape == (2, 100)
     assert not cache.beats("ecg").any()
@@ -232,7 +237,7 @@ def test_the_same_settings_compute_nothing_again(simulated_raw, tmp_path, monkey
 def test_other_settings_get_another_folder(simulated_raw, tmp_path, changes):
     index = index_physionet2016(simulated_raw, ["a"])
     others = dataclasses.replace(SETTINGS, **changes)
-    assert identify(index, SETTINGS)[0] != identify(index, others)[0]
+    assert RecordingCache(index, SETTINGS).identified[0] != RecordingCache(index, others).identified[0]
 
 
 @pytest.mark.parametrize(
@@ -247,10 +252,10 @@ def test_other_settings_get_another_folder(simulated_raw, tmp_path, changes):
     ],
 )
 def test_a_changed_source_file_gets_another_folder(raw, name):
-    before = identify(index_physionet2016(raw, ["a"]), SETTINGS)[0]
+    before = RecordingCache(index_physionet2016(raw, ["a"]), SETTINGS).identified[0]
     with (raw / name).open("ab") as file:
         file.write(b"\n")
-    assert identify(index_physionet2016(raw, ["a"]), SETTINGS)[0] != before
+    assert RecordingCache(index_physionet2016(raw, ["a"]), SETTINGS).identified[0] != before
 
 
 def test_a_signal_file_counts_whatever_it_is_called(tmp_path):
@@ -258,21 +263,24 @@ def test_a_signal_file_counts_whatever_it_is_called(tmp_path):
     (tmp_path / "x.dat").rename(tmp_path / "other.dat")
     header = tmp_path / "x.hea"
     header.write_bytes(header.read_bytes().replace(b"x.dat", b"other.dat"))
-    before = identify(index, SETTINGS)[0]
+    before = RecordingCache(index, SETTINGS).identified[0]
     content = bytearray((tmp_path / "other.dat").read_bytes())
     content[100] ^= 1
     (tmp_path / "other.dat").write_bytes(content)
-    assert identify(index, SETTINGS)[0] != before
+    assert RecordingCache(index, SETTINGS).identified[0] != before
 
 
 def test_files_that_belong_to_no_recording_do_not_count(raw):
-    before = identify(index_physionet2016(raw, ["a"]), SETTINGS)[0]
+    before = RecordingCache(index_physionet2016(raw, ["a"]), SETTINGS).identified[0]
     (raw / "training-a" / "notes.txt").write_text("nothing")
-    assert identify(index_physionet2016(raw, ["a"]), SETTINGS)[0] == before
+    assert RecordingCache(index_physionet2016(raw, ["a"]), SETTINGS).identified[0] == before
 
 
 def test_where_the_recordings_lie_does_not_count(simulated_raw, raw):
-    before, after = (identify(index_physionet2016(root, ["a"]), SETTINGS)[0] for root in (simulated_raw, raw))
+    before, after = (
+        RecordingCache(index_physionet2016(root, ["a"]), SETTINGS).identified[0]
+        for root in (simulated_raw, raw)
+    )
     assert before == after
 
 
@@ -285,15 +293,9 @@ def test_another_choice_of_channels_gets_another_folder(tmp_path):
     write_states(tmp_path / "x_StateAns.mat", "state_ans", [(1001, "S1"), (3001, "S1")])
     found = []
     for channel in ("", "II", "V5"):
-        path = build_cache(
-            index_cohort(tmp_path, ecg_channel=channel),
-            SETTINGS,
-            tmp_path / "cache",
-            jobs=1,
-            find_channels=functools.partial(find_channels, ecg_channel=channel),
-            progress=False,
-        )
-        found.append(Cache(path))
+        index = index_cohort(tmp_path, ecg_channel=channel)
+        writer = RecordingCache(index, SETTINGS, functools.partial(find_channels, ecg_channel=channel))
+        found.append(Cache(writer.build(tmp_path / "cache", jobs=1, progress=False)))
     assert len({cache.identity for cache in found}) == 3
     np.testing.assert_allclose(found[1].waveforms("ecg"), counts[:, 0] / 1000, rtol=1e-6)
     np.testing.assert_allclose(found[2].waveforms("ecg"), counts[:, 1] / 1000, rtol=1e-6)
@@ -343,7 +345,7 @@ def test_strict_stops_at_a_problem_of_the_index_before_anything_is_done(tmp_path
     index.problems.append(Problem("row 3", "It has no label.", "Add one."))
     monkeypatch.setattr(beats_cache, "prepare_recording", None)
     with pytest.raises(DataError, match=r"row 3: It has no label\. Add one\. \(stopped by --strict\)"):
-        build_cache(index, SETTINGS, tmp_path / "cache", jobs=1, strict=True, progress=False)
+        RecordingCache(index, SETTINGS).build(tmp_path / "cache", jobs=1, strict=True, progress=False)
 
 
 def test_strict_does_not_take_a_cache_with_recordings_left_out(simulated_raw, tmp_path):
@@ -356,7 +358,7 @@ def test_strict_lets_warnings_and_whole_cohorts_pass(tmp_path):
     index = small_cohort(tmp_path / "raw")
     index.problems.append(Problem("labels.csv", "No session column.", left_out=False))
     for _ in range(2):
-        path = build_cache(index, SETTINGS, tmp_path / "cache", jobs=1, strict=True, progress=False)
+        path = RecordingCache(index, SETTINGS).build(tmp_path / "cache", jobs=1, strict=True, progress=False)
     assert Cache(path).manifest["counts"]["recordings"] == 3
 
 
@@ -371,7 +373,7 @@ def test_nothing_usable_is_an_error_with_the_first_reasons(raw, tmp_path):
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize(
     ("home", "where"),
-    [(beats_cache, "prepare_recording"), (beats_cache, "manifest_of"), (RecordingTables, "write")],
+    [(beats_cache, "prepare_recording"), (CacheWriter, "_manifest"), (RecordingCache, "_tables")],
 )
 def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_works(
     simulated_raw, tmp_path, monkeypatch, error, home, where
@@ -396,7 +398,7 @@ def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_works(
 
 def test_remains_of_a_killed_process_are_no_cache(simulated_raw, tmp_path):
     index = index_physionet2016(simulated_raw, ["a"])
-    identity = identify(index, SETTINGS)[0]
+    identity = RecordingCache(index, SETTINGS).identified[0]
     remains = tmp_path / f".0123abcd.physionet2016-{identity[:8]}"
     remains.mkdir()
     (remains / "beats_ecg.npy").write_bytes(b"half")
@@ -441,7 +443,8 @@ def two_caches(tmp_path):
     index = small_cohort(tmp_path / "raw")
     settings = [SETTINGS, PreparationSettings(beat_points=50)]
     first, second = (
-        Cache(build_cache(index, each, tmp_path / "cache", jobs=1, progress=False)) for each in settings
+        Cache(RecordingCache(index, each).build(tmp_path / "cache", jobs=1, progress=False))
+        for each in settings
     )
     remember_latest(first.path)
     return first, second

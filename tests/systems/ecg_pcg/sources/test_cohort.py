@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.sources import INDEX_COLUMNS, DataError
+from datasets.sources import DataError
+from systems.ecg_pcg.sources.beats_of_recording import INDEX_COLUMNS
 from systems.ecg_pcg.sources.cohort import _keep_persons_apart, find_channels, index_cohort
 
 

@@ -5,8 +5,10 @@ import math
 import pandas as pd
 import pytest
 
-from datasets.sources import INDEX_COLUMNS, DataError, infer_persons
+from datasets.sources import DataError
+from systems.ecg_pcg.prepare import infer_persons
 from systems.ecg_pcg.settings import PreparationSettings
+from systems.ecg_pcg.sources.beats_of_recording import INDEX_COLUMNS
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
 
 COLUMNS = (

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasets.heart_states import HeartStates
-from datasets.sources import Problem
-from systems.ecg_pcg.sources import recording_tables as module
+from datasets.beats import HeartStates
+from datasets.sources import Problem, SourceIndex
+from systems.ecg_pcg import prepare as module
+from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import PreparedRecording
-from systems.ecg_pcg.sources.recording_tables import RecordingTables
 
 NAMES = ["plain", "with, comma", 'with "quotes"', "Ö", "007"]
 
@@ -26,12 +26,12 @@ def recording(number):
 
 
 def written(folder):
-    tables = RecordingTables(folder)
-    for number in range(len(NAMES)):
-        tables.add(recording(number), {"ecg_offset": number})
-    tables.close()
-    counts = tables.write([Problem("x", "It is\nbroken.", "Mend it.")])
-    return counts, {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())}
+    index = SourceIndex("cohort", folder, pd.DataFrame(), files=[])
+    writer = module.RecordingCache(index, PreparationSettings(beat_points=25))
+    writer.identified = ("0" * 64, {})
+    items = [*(recording(number) for number in range(len(NAMES))), Problem("x", "It is\nbroken.", "Mend it.")]
+    counts = writer.write(folder, items)["counts"]
+    return counts, {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.csv"))}
 
 
 def test_counts_and_rows(tmp_path):
@@ -57,5 +57,5 @@ def test_pieces_are_the_same_files_as_the_whole(tmp_path, monkeypatch, together)
     (tmp_path / "whole").mkdir()
     (tmp_path / "pieces").mkdir()
     whole = written(tmp_path / "whole")
-    monkeypatch.setattr(module, "TOGETHER", together)
+    monkeypatch.setattr(module, "_PIECE", together)
     assert written(tmp_path / "pieces") == whole

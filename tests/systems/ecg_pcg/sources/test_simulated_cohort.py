@@ -24,11 +24,11 @@ from sklearn.preprocessing import StandardScaler
 
 from datasets.sources import DataError
 from simulation.patient import draw_beats
-from simulation.population import SimulationSettings, assign_labels, draw_patient, draw_session
+from simulation.population import assign_labels, draw_patient, draw_session
+from simulation.settings import SimulationSettings
 from simulation.signals import pcg_noise, render_pcg
-from systems.ecg_pcg.sources import simulated_cohort as cohort_module
-from systems.ecg_pcg.sources import simulated_layout as layout
-from systems.ecg_pcg.sources.simulated_cohort import plan_cohort, simulate_recording, write_cohort
+from systems.ecg_pcg.sources import simulated
+from systems.ecg_pcg.sources.simulated import plan_cohort, simulate_recording, write_cohort
 
 RATE = 2000
 SMALL = SimulationSettings(sessions=6, persons=2, recordings=3, duration=10.0)
@@ -56,11 +56,11 @@ def read_states(path, variable):
 
 
 def hand_corrected(cohort, name):
-    return read_states(cohort / layout.HAND_CORRECTED_FOLDER / f"{name}_StateAns.mat", "state_ans")
+    return read_states(cohort / simulated.HAND_CORRECTED_FOLDER / f"{name}_StateAns.mat", "state_ans")
 
 
 def springer(cohort, name):
-    return read_states(cohort / layout.SPRINGER_FOLDER / f"{name}_StateAns0.mat", "state_ans0")
+    return read_states(cohort / simulated.SPRINGER_FOLDER / f"{name}_StateAns0.mat", "state_ans0")
 
 
 def read_signals(cohort, name):
@@ -122,7 +122,7 @@ def test_tables_agree_with_the_truth(cohort, truth):
 
 
 def test_appendix_names_sessions_diagnoses_and_sites(cohort, truth):
-    table = pd.read_csv(cohort / layout.APPENDIX).set_index("Challenge record name")
+    table = pd.read_csv(cohort / simulated.APPENDIX).set_index("Challenge record name")
     assert (table["Database"] == "training-a").all()
     assert (table["Original record name"].str.extract(r"^(C\d+)S\d+$")[0] == truth.session).all()
     assert table["Original record name"].is_unique
@@ -175,16 +175,16 @@ def test_layout_is_that_of_the_published_data(cohort, truth):
         return [np.ndim(cell), *nesting(cell.ravel()[0])] if isinstance(cell, np.ndarray) else []
 
     def cells(root, name):
-        path = root / layout.HAND_CORRECTED_FOLDER / f"{name}_StateAns.mat"
+        path = root / simulated.HAND_CORRECTED_FOLDER / f"{name}_StateAns.mat"
         return {tuple(nesting(cell)) for cell in scipy.io.loadmat(path)["state_ans"][:, 1]}
 
-    with (real / layout.APPENDIX).open(encoding="latin-1") as file:
+    with (real / simulated.APPENDIX).open(encoding="latin-1") as file:
         published = [row for row in csv.DictReader(file) if row["Database"] == "training-a"]
-    with (cohort / layout.APPENDIX).open() as file:
-        simulated = list(csv.DictReader(file))
-    assert set(simulated[0]) <= set(published[0])
+    with (cohort / simulated.APPENDIX).open() as file:
+        made = list(csv.DictReader(file))
+    assert set(made[0]) <= set(published[0])
     for column in ("Diagnosis", "Transducer site on body"):
-        assert {row[column] for row in simulated} <= {row[column] for row in published}
+        assert {row[column] for row in made} <= {row[column] for row in published}
     complete, silent, gap = (
         truth.index[mask][0] for mask in (truth.has_ecg == 1, truth.has_ecg == 0, truth.has_gap == 1)
     )
@@ -339,7 +339,9 @@ def test_a_large_cohort_has_poor_silent_and_interrupted_recordings(cohort, truth
     assert wfdb.rdheader(str(cohort / "training-a" / silent)).sig_name == ["PCG"]
     assert not (cohort / "training-a" / f"{silent}.dat").exists()
     with_gap = truth.index[truth.has_gap == 1][0]
-    cells = scipy.io.loadmat(cohort / layout.HAND_CORRECTED_FOLDER / f"{with_gap}_StateAns.mat")["state_ans"]
+    cells = scipy.io.loadmat(cohort / simulated.HAND_CORRECTED_FOLDER / f"{with_gap}_StateAns.mat")[
+        "state_ans"
+    ]
     assert {cell.dtype.kind for cell in cells[:, 1] if cell.ravel()[0] in ("(N", "N)")} == {"U"}
     assert [cell.dtype.kind for cell in cells[:, 1]].count("O") == len(cells) - 2
     marks = {state: sample for sample, state in hand_corrected(cohort, with_gap) if "N" in state}
@@ -347,7 +349,7 @@ def test_a_large_cohort_has_poor_silent_and_interrupted_recordings(cohort, truth
     sound = np.abs(read_signals(cohort, with_gap)[0])
     inside = sound[marks["(N"] : marks["N)"]].mean()
     assert inside > 3 * np.mean([sound[: marks["(N"]].mean(), sound[marks["N)"] :].mean()])
-    assert {state for _, state in springer(cohort, with_gap)} == set(layout.STATE_NAMES)
+    assert {state for _, state in springer(cohort, with_gap)} == set(simulated.STATE_NAMES)
 
 
 def test_a_poor_recording_is_noisier_than_the_same_recording_would_be(truth):
@@ -401,7 +403,7 @@ def test_an_interrupted_cohort_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(layout, "write_tables", fail)
+    monkeypatch.setattr(simulated, "write_tables", fail)
     with pytest.raises(RuntimeError, match="disk full"):
         write_cohort(tmp_path / "cohort", TINY)
     assert list(tmp_path.iterdir()) == []
@@ -409,7 +411,7 @@ def test_an_interrupted_cohort_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_the_same_cohort_is_not_written_twice(tmp_path, monkeypatch):
     folder = write_cohort(tmp_path / "new" / "cohort", TINY)
-    monkeypatch.setattr(cohort_module, "_write_files", lambda *_: pytest.fail("written again"))
+    monkeypatch.setattr(simulated, "_write_files", lambda *_: pytest.fail("written again"))
     assert write_cohort(folder, TINY) == folder
 
 

@@ -11,7 +11,7 @@ from datasets.recordings import read_recording
 from datasets.sources import DataError
 from systems.base.predictor import RecordingPath
 from systems.ecg_pcg.settings import EcgPcgPredictionSettings
-from systems.ecg_pcg.sources.simulated_layout import write_record
+from systems.ecg_pcg.sources.simulated import write_record
 from systems.ecg_pcg.sources.user_recording import (
     find_recordings,
     read_user_recording,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import wave
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,9 +14,9 @@ from wfdb.io._signal import BYTES_PER_SAMPLE
 
 from datasets.sources import DataError
 
-LONGEST_LINE = 2_000
+_LONGEST_LINE = 2_000
 """Bytes in a line of a header beyond which it is not parsed: wfdb's patterns take the square of it."""
-MOST_LINES = 10_000
+_MOST_LINES = 10_000
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -36,8 +39,8 @@ def read_header(header: Path) -> wfdb.Record:
         if header.exists() and not header.is_file():  # a pipe would never end
             raise ValueError("it is no file")
         lines = header.read_bytes().splitlines()
-        if max(map(len, lines), default=0) > LONGEST_LINE or len(lines) > MOST_LINES:
-            raise ValueError(f"it has more than {MOST_LINES} lines, or {LONGEST_LINE} letters in a line")
+        if max(map(len, lines), default=0) > _LONGEST_LINE or len(lines) > _MOST_LINES:
+            raise ValueError(f"it has more than {_MOST_LINES} lines, or {_LONGEST_LINE} letters in a line")
         return wfdb.rdheader(str(header.with_suffix("")))
     except FileNotFoundError:
         raise DataError(f"The header {header.name} does not exist.") from None
@@ -45,7 +48,7 @@ def read_header(header: Path) -> wfdb.Record:
         raise DataError(f"The header {header.name} cannot be read: {error}") from error
 
 
-def check_declared(content: wfdb.Record, header: Path) -> None:
+def _check_declared(content: wfdb.Record, header: Path) -> None:
     """Refuse a header that declares other signals than it describes, or more samples than its files hold.
 
     Nothing of the size that a header declares is allocated before this has passed.
@@ -125,3 +128,48 @@ def check_checksums(record: wfdb.Record) -> None:
                 f"The samples of channel {record.sig_name[number]} of {record.record_name} do not have the "
                 f"checksum of their header ({stated}): the file is damaged, or belongs to another header."
             )
+
+
+MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "v": 1e3}
+
+
+def signal_files(header: Path, root: Path) -> list[Path]:
+    """Return the signal files a header names, refusing any outside the folder of raw data.
+
+    Raises
+    ------
+    DataError
+        If the header is unreadable, lies outside ``root``, names a file that is absent or lies outside, or
+        declares more than its files hold.
+    """
+    if not is_inside(header, root):
+        raise DataError(f"The header {header.name} is a link that leads outside the data folder.")
+    content = read_header(header)
+    names = dict.fromkeys(getattr(content, "file_name", None) or [])
+    if not names:
+        raise DataError(f"The header {header.name} names no signal file.")
+    files = []
+    for name in names:
+        if re.search(r"(^[/\\~]|^[A-Za-z]:|://)", name) or ".." in Path(name.replace("\\", "/")).parts:
+            raise DataError(f"The header {header.name} names {name!r}, a path outside the data folder.")
+        file = header.parent / name
+        if not is_inside(file, root):
+            raise DataError(f"The header {header.name} names {name!r}, which leads outside the data folder.")
+        if not file.is_file():
+            raise DataError(f"The signal file {name} named by {header.name} is absent.")
+        files.append(file)
+    _check_declared(content, header)
+    return files
+
+
+def record_files(root: Path, headers: Iterable[str]) -> list[str]:
+    """Return the files of WFDB records, relative to the root: headers, and the signal files they name."""
+    names = []
+    for header in headers:
+        if not is_inside(root / header, root):  # left out when it is prepared
+            continue
+        names.append(header)
+        with contextlib.suppress(DataError):  # a faulty header is left out when it is prepared
+            files = signal_files(root / header, root)
+            names += [file.relative_to(root).as_posix() for file in files]
+    return names

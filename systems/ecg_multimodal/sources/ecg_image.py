@@ -1,4 +1,4 @@
-"""Draw an ECG on grid paper; `datasets.ecg_image_reading` reads such pictures.
+"""Draw an ECG on grid paper; `systems.ecg_multimodal.sources.ecg_image` reads such pictures.
 
 Paper runs at 25 mm/s and 10 mm/mV. A strip shows ten seconds of one lead: 250 mm x 25 mm, at 10 pixels a
 millimetre 2500 x 250 pixels. A sheet shows twelve leads in three rows of four, 2.5 s each, and a rhythm
@@ -8,30 +8,33 @@ strip: 250 mm x 100 mm. A picture drawn from a signal holds nothing that the sig
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+from scipy import ndimage
 
 from common.files import replacing
 from datasets.ecg import LEADS
+from datasets.sources import DataError
 
 Picture = NDArray[np.uint8]
 
 PAPER_SECONDS = 10.0
 """Time that the width of a picture stands for, seconds."""
-MM_PER_SECOND = 25.0
-MM_PER_MILLIVOLT = 10.0
+_MM_PER_SECOND = 25.0
+_MM_PER_MILLIVOLT = 10.0
 PAPER, GRID, INK = (255, 250, 247), (240, 150, 150), (25, 25, 35)
 """Colours of the paper, of its grid and of the trace: red, green, blue."""
-PEN_MM, FINE_LINE_MM, BOLD_LINE_MM = 0.3, 0.1, 0.2
+_PEN_MM, _FINE_LINE_MM, _BOLD_LINE_MM = 0.3, 0.1, 0.2
 """Width of the trace, of the 1 mm lines and of the 5 mm lines, millimetres."""
 MARGIN = 0.04
 """Share of the height, above and below, that a trace is shifted to leave free."""
 SHEET = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"), ("II",))
-SMALLEST_SIDE = 16
+_SMALLEST_SIDE = 16
 """Pixels below which the shorter side of a picture cannot show an ECG."""
 
 
@@ -146,7 +149,7 @@ def write_picture(path: Path, picture: Picture, quality: int = 90) -> None:
 
 
 def _pixels_per_mm(width: int) -> float:
-    return width / (PAPER_SECONDS * MM_PER_SECOND)
+    return width / (PAPER_SECONDS * _MM_PER_SECOND)
 
 
 @functools.lru_cache(maxsize=8)
@@ -155,7 +158,7 @@ def _blank(width: int, height: int, grid: bool) -> Picture:
     strength = np.zeros((height, width), dtype=np.float32)
     if grid:
         scale = _pixels_per_mm(width)
-        for step, thickness, weight in ((1, FINE_LINE_MM, 0.5), (5, BOLD_LINE_MM, 1.0)):
+        for step, thickness, weight in ((1, _FINE_LINE_MM, 0.5), (5, _BOLD_LINE_MM, 1.0)):
             rows, columns = (_lines(size, scale, step, thickness) for size in (height, width))
             np.maximum(strength, weight * np.maximum(rows[:, None], columns[None, :]), out=strength)
     paper, line = np.array(PAPER, dtype=np.float32), np.array(GRID, dtype=np.float32)
@@ -164,7 +167,7 @@ def _blank(width: int, height: int, grid: bool) -> Picture:
 
 def _paper(width: int, height: int, grid: bool) -> Picture:
     """Return paper to draw on."""
-    if width < SMALLEST_SIDE or height < SMALLEST_SIDE:
+    if width < _SMALLEST_SIDE or height < _SMALLEST_SIDE:
         raise ValueError(f"A picture of {width} x {height} pixels is too small to draw on.")
     return _blank(width, height, grid).copy()
 
@@ -188,7 +191,7 @@ def _draw_trace(
     if np.isnan(signal).all():
         return
     rows = _trace_rows(signal, sampling_rate, right - left, bottom - top, scale)
-    mask = _pen(rows, bottom - top, PEN_MM * scale / 2)
+    mask = _pen(rows, bottom - top, _PEN_MM * scale / 2)
     part = Image.fromarray(picture[top:bottom, left:right])
     part.paste(INK, mask=Image.fromarray(mask))
     picture[top:bottom, left:right] = np.asarray(part)
@@ -201,11 +204,11 @@ def _trace_rows(
 
     The last point of a column is the first of the next, so that strokes join.
     """
-    per_column = sampling_rate / (scale * MM_PER_SECOND)
+    per_column = sampling_rate / (scale * _MM_PER_SECOND)
     points = max(1, int(np.ceil(per_column)))
     where = np.arange(columns * points + 1) / points * per_column
     volts = np.interp(where, np.arange(len(signal)), signal, right=np.nan)
-    rise = scale * MM_PER_MILLIVOLT
+    rise = scale * _MM_PER_MILLIVOLT
     rows = _zero_row(signal, height, rise) - volts * rise
     return np.concatenate([rows[:-1].reshape(columns, points), rows[points::points, None]], axis=1)
 
@@ -273,3 +276,129 @@ def _as_scanned(
     if noise:
         values += 255 * np.float32(noise) * rng.standard_normal((height, width, 1), dtype=np.float32)
     return np.clip(values.round(), 0, 255).astype(np.uint8)
+
+
+_RESAMPLING = Image.Resampling.HAMMING
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
+_LARGEST_PICTURE = 80_000_000
+"""Pixels above which a file is refused before it is decoded."""
+_FAINT = 0.2
+"""Darkness, as a share of that of black, that is still paper: grain, and what JPEG leaves of a grid."""
+_FINENESS = 4
+"""Ink is told from paper at up to so many times the size asked for, where a thin trace is still dark."""
+
+
+def read_ecg_image(path: Path, height: int, width: int | None = None) -> Picture:
+    """Read a picture of an ECG as ink on paper, at one size, its aspect kept.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        JPEG, PNG, TIFF, BMP, GIF or WebP of any size; a rotation noted by the camera is undone.
+    height, width : int
+        Pixels wanted; width by default ten times the height, as a strip of lead II has it.
+
+    Returns
+    -------
+    numpy.ndarray of uint8, shape (height, width)
+        See `to_ink`.
+
+    Raises
+    ------
+    DataError
+        If the file is absent, damaged, cut short, too large or too small, or shows nothing.
+    """
+    ink = to_ink(_open(path), height, width)
+    if not ink.any():
+        raise DataError(f"The picture {path.name} shows nothing but paper: replace it.")
+    return ink
+
+
+def to_ink(picture: Image.Image | Picture, height: int, width: int | None = None) -> Picture:
+    """Return how much ink there is in each pixel of a picture, scaled to fit a box with its aspect kept.
+
+    Ink is what is dark in all three colours, beside the paper around it: a grid in red, green or blue
+    vanishes, and so do shadows; a grey grid stays, and a coloured trace fades.
+
+    Parameters
+    ----------
+    picture : PIL.Image.Image, or numpy.ndarray of uint8 of shape (rows, columns, 3)
+    height, width : int
+        Pixels of the box; width by default ten times the height. The rest of the box is paper.
+
+    Returns
+    -------
+    numpy.ndarray of uint8, shape (height, width)
+        255 black ink, 0 paper.
+    """
+    width = 10 * height if width is None else width
+    if height < 1 or width < 1:
+        raise ValueError(f"A picture of {height} x {width} pixels was asked for; at least 1 x 1 is needed.")
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    lightest = functools.reduce(ImageChops.lighter, _on_white(image).split())
+    scale = min(height / image.height, width / image.width)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    fine = lightest.reduce(max(1, int(1 / (_FINENESS * scale))))
+    ink = _darker_than(_paper_around(lightest.resize(size, _RESAMPLING)), fine).resize(size, _RESAMPLING)
+    box = np.zeros((height, width), dtype=np.uint8)
+    top, left = (height - size[1]) // 2, (width - size[0]) // 2
+    box[top : top + size[1], left : left + size[0]] = np.asarray(ink).round()
+    return box
+
+
+def _open(path: Path) -> Image.Image:
+    """Return a decoded picture, turned upright."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(path, image)
+                return ImageOps.exif_transpose(image)
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"The picture {path.name} does not exist.") from None
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise DataError(f"The picture {path.name} cannot be read ({error}): replace it.") from error
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    """Refuse a picture before it is decoded."""
+    if image.width * image.height > _LARGEST_PICTURE:
+        raise DataError(
+            f"The picture {path.name} has {image.width} x {image.height} pixels; "
+            f"at most {_LARGEST_PICTURE // 1_000_000} million are read: scale it down."
+        )
+    if min(image.size) < _SMALLEST_SIDE:
+        raise DataError(
+            f"The picture {path.name} has {image.width} x {image.height} pixels, "
+            f"and {_SMALLEST_SIDE} are the least for a side: replace it."
+        )
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Return any picture as red, green and blue, transparent parts white."""
+    if image.mode.startswith(("I", "F")):  # 16 bits and more, which Pillow would cut off at 255
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if image.mode.startswith("I") and values.max() > 255 else max(values.max(), 1e-9)
+        return Image.fromarray((255 * np.clip(values / top, 0, 1)).astype(np.uint8)).convert("RGB")
+    if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _paper_around(image: Image.Image) -> Image.Image:
+    """Return how light the paper is: the lightest within an eighth of the height, smoothed over as much."""
+    grey = np.asarray(image, dtype=np.float32)
+    reach = 2 * max(1, grey.shape[0] // 8) + 1
+    return Image.fromarray(ndimage.uniform_filter(ndimage.maximum_filter(grey, size=reach), size=reach))
+
+
+def _darker_than(paper: Image.Image, image: Image.Image) -> Image.Image:
+    """Return how much darker each pixel of an image is than the paper, 0 to 255, as real numbers."""
+    light = np.asarray(paper.resize(image.size, Image.Resampling.BILINEAR))
+    darkness = (light - np.asarray(image, dtype=np.float32)) / np.maximum(light, 1)
+    return Image.fromarray(255 * np.clip((darkness - _FAINT) / (1 - _FAINT), 0, 1))

@@ -19,52 +19,36 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from datasets.ecg_image_reading import read_ecg_image
-from datasets.labels import LABELS, plain_number
-from datasets.patient_tables import PatientTable, clinical_number, find_table, patient_id, read_patients
 from datasets.patients import (
+    PATIENT_COLUMNS,
+    SYNONYMS,
     UNLABELLED,
     PatientIndex,
+    PatientTable,
     by_patient,
-    patient_tables,
+    clinical_number,
+    find_table,
+    index_tables,
+    patient_id,
     plausible_values,
+    read_patients,
     require_some,
 )
-from datasets.signal_table import SignalRows, scan_signals
 from datasets.simulated import SIMULATION
-from datasets.sources import DataError, Problem
+from datasets.sources import LABELS, DataError, Problem, plain_number
+from systems.ecg_multimodal.sources.ecg_image import read_ecg_image
+from systems.ecg_multimodal.sources.modalities import SignalRows, scan_signals
 
-IMAGES, SIGNALS, CLINICAL, LABELS_TABLE = "images", "ecg_signals.csv", "clinical", "labels"
-CHECKED_HEIGHT = 64
+IMAGES, SIGNALS, CLINICAL, _LABELS_TABLE = "images", "ecg_signals.csv", "clinical", "labels"
+_CHECKED_HEIGHT = 64
 """Pixels of height at which a picture is checked."""
-PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
-BORDERLINE = "borderline"
-LABEL_COLUMNS = ("label", "labels", "class", "result", "target", "ecg_label")
-SYNONYMS = {
-    "age": ("age", "age_years"),
-    "sex": ("sex", "gender"),
-    "height": ("height", "height_cm", "body_height"),
-    "weight": ("weight", "weight_kg", "body_weight"),
-    "systolic": ("systolic", "sbp", "sys", "systolic_bp", "systolic_pressure", "systolic_blood_pressure"),
-    "diastolic": (
-        "diastolic",
-        "dbp",
-        "dia",
-        "diastolic_bp",
-        "diastolic_pressure",
-        "diastolic_blood_pressure",
-    ),
-    "bmi": ("bmi", "body_mass_index"),
-    "smoking": ("smoking", "smoker", "smoke"),
-    "alcohol": ("alcohol", "drinking", "drinker"),
-    "activity": ("activity", "physical_activity", "exercise", "sport"),
-    "heart_rate": ("heart_rate", "hr", "pulse"),
-}
-"""Names of columns, in lower case and joined by ``_``, that mean the same. Others keep their own name."""
-GIVEAWAYS = (*LABEL_COLUMNS, "diagnosis", "row")
+_PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
+_BORDERLINE = "borderline"
+_LABEL_COLUMNS = ("label", "labels", "class", "result", "target", "ecg_label")
+_GIVEAWAYS = (*_LABEL_COLUMNS, "diagnosis", "row")
 """Columns that are never taken for clinical values: they tell the label, or nothing."""
-NO_IMAGE = " It has no image."
-EMPTY_TABLE = PatientTable("", [], {}, set())
+_NO_IMAGE = " It has no image."
+_EMPTY_TABLE = PatientTable("", [], {}, set())
 
 
 def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: bool = True) -> PatientIndex:
@@ -93,7 +77,7 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
     if signal_rate <= 0:
         raise ValueError(f"The sampling rate is {signal_rate}; hertz are needed.")
     problems: list[Problem] = []
-    labels, files = _table(root, LABELS_TABLE, problems) if labelled else (EMPTY_TABLE, [])
+    labels, files = _table(root, _LABELS_TABLE, problems) if labelled else (_EMPTY_TABLE, [])
     if labelled and not labels.name:
         raise DataError(f"{root} has no labels.xlsx or labels.csv, with the columns index and label.")
     known = _labels(labels, problems) if labelled else {}
@@ -123,7 +107,7 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
         "signal": signals.places,
         "clinical": clinical.rows,
     }
-    table, clinical_table = patient_tables(rows, values, columns)
+    table, clinical_table = index_tables(PATIENT_COLUMNS, rows, values, columns)
     files = [*files, *clinical_files, *([SIGNALS] if signals.listed else [])]
     return PatientIndex(
         "patients",
@@ -138,7 +122,7 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
         signal_rate,
         simulated=(root / SIMULATION).is_file(),
         unusable=_unusable(given, usable, of_view),
-        doubts={view: by_patient(found) for view, found in of_view.items()},
+        warnings={view: by_patient(found) for view, found in of_view.items()},
     )
 
 
@@ -149,7 +133,7 @@ def _unusable(
     reasons = {view: by_patient(found) for view, found in said.items()}
     return {
         view: {
-            name: " ".join(reasons[view].get(name, [])).removesuffix(NO_IMAGE)
+            name: " ".join(reasons[view].get(name, [])).removesuffix(_NO_IMAGE)
             for name in given[view] - set(usable[view])
         }
         for view in given
@@ -162,8 +146,8 @@ def _table(root: Path, stem: str, problems: list[Problem]) -> tuple[PatientTable
         raise DataError(f"There is no folder {root}.")
     path = find_table(root, stem, problems)
     if path is None:
-        return EMPTY_TABLE, []
-    return read_patients(path, problems, left_out=stem == LABELS_TABLE), [path.name]
+        return _EMPTY_TABLE, []
+    return read_patients(path, problems, left_out=stem == _LABELS_TABLE), [path.name]
 
 
 def _folded(name: str) -> str:
@@ -178,7 +162,7 @@ def _folded(name: str) -> str:
 def _labels(table: PatientTable, problems: list[Problem]) -> dict[str, int]:
     """Return 0 or 1 for each patient who is normal or abnormal; name the others."""
     named = {_folded(column): column for column in reversed(table.columns)}
-    column = next((named[name] for name in LABEL_COLUMNS if name in named), None)
+    column = next((named[name] for name in _LABEL_COLUMNS if name in named), None)
     if column is None:
         raise DataError(f"{table.name} has no column label; its columns are: {', '.join(table.columns)}.")
     cells = {name: plain_number(row[column]) for name, row in table.rows.items()}
@@ -188,7 +172,7 @@ def _labels(table: PatientTable, problems: list[Problem]) -> dict[str, int]:
         )
     for name, cell in cells.items():
         where = f"row {table.rows[name]['row']} of {table.name}"
-        if cell == BORDERLINE:
+        if cell == _BORDERLINE:
             problems.append(Problem(name, "The label is borderline.", "Nothing: such patients are left out."))
         elif cell not in LABELS:
             what = f"The label {table.rows[name][column]!r} ({where}) is not known."
@@ -221,7 +205,7 @@ def _value_columns(table: PatientTable, problems: list[Problem]) -> dict[str, st
     columns: dict[str, str] = {}
     for column in filter(_folded, table.columns):
         name = usual.get(_folded(column), _folded(column))
-        if name in GIVEAWAYS:
+        if name in _GIVEAWAYS:
             what = "tells the label"
         elif name in columns:
             what = f"repeats {columns[name]!r}"
@@ -258,7 +242,7 @@ def _images(root: Path, problems: list[Problem]) -> tuple[dict[str, str], set[st
             continue
         if path.is_dir():
             found[patient_id(path.name)].append(path)
-        elif path.suffix.lower() in PICTURES:
+        elif path.suffix.lower() in _PICTURES:
             what = "The picture lies in no patient's folder; it is not used."
             remedy = f"Move it to {IMAGES}/<id>/."
             problems.append(Problem(f"{IMAGES}/{path.name}", what, remedy, left_out=False))
@@ -267,7 +251,7 @@ def _images(root: Path, problems: list[Problem]) -> tuple[dict[str, str], set[st
         try:
             images[name] = _picture(name, folders).relative_to(root).as_posix()
         except DataError as error:
-            problems.append(Problem(name, f"{error}{NO_IMAGE}", "Mend the file.", left_out=False))
+            problems.append(Problem(name, f"{error}{_NO_IMAGE}", "Mend the file.", left_out=False))
     return images, set(found)
 
 
@@ -276,12 +260,12 @@ def _picture(name: str, folders: list[Path]) -> Path:
     if len(folders) > 1:
         raise DataError(f"The folders {' and '.join(folder.name for folder in folders)} name one patient.")
     expected = f"{int(name):03d}ECG_lead2" if name.isdecimal() else f"{name}ECG_lead2"
-    there = sorted(path for path in folders[0].iterdir() if path.suffix.lower() in PICTURES)
+    there = sorted(path for path in folders[0].iterdir() if path.suffix.lower() in _PICTURES)
     fitting = [path for path in there if patient_id(path.stem).casefold() == expected.casefold()]
     if not fitting:
         listed = ", ".join(path.name for path in there) or "no picture"
         raise DataError(f"{IMAGES}/{folders[0].name} holds {listed} where {expected}.jpg is expected.")
-    read_ecg_image(fitting[0], CHECKED_HEIGHT)
+    read_ecg_image(fitting[0], _CHECKED_HEIGHT)
     return fitting[0]
 
 

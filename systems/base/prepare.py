@@ -1,0 +1,184 @@
+"""Preparing data: find or simulate raw recordings, index them, write their cache, and say what it holds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from config import SourceSettings
+from datasets.cache import Cache, CacheWriter, remember_latest
+from datasets.sources import DataError, SourceIndex, format_problems
+
+Settings = TypeVar("Settings", bound=SourceSettings)
+Index = TypeVar("Index", bound=SourceIndex)
+
+
+class Preparation(Generic[Settings, Index]):
+    """Prepares the data of a task; a system says where they lie and what the cache holds.
+
+    Parameters
+    ----------
+    settings : SourceSettings
+        Of the system.
+    task : str
+    """
+
+    unit: ClassVar[str] = "patients"
+    sought: ClassVar[str]
+    """What is looked for where no folder is named."""
+    layouts: ClassVar[tuple[tuple[str, str], ...]]
+    """Layouts of raw data, and a file or a folder (ending in a slash) of each; the first one found counts."""
+    variable = ""
+    """Environment variable that names the usual folder; empty: none."""
+
+    def __init__(self, settings: Settings, task: str) -> None:
+        self.settings, self.task = settings, task
+
+    # What a system says
+
+    def plan(self) -> str:
+        """Return what would be done, where that can be said without data; empty: it cannot.
+
+        Raises
+        ------
+        DataError
+            If options exclude each other, or no recording can be prepared with them.
+        """
+        raise NotImplementedError
+
+    def simulate(self) -> Path:
+        """Write simulated raw data, unless they are there; return their folder."""
+        raise NotImplementedError
+
+    def usual_folders(self) -> list[Path]:
+        """Return where raw data may lie when no folder is named."""
+        raise NotImplementedError
+
+    def advice(self) -> str:
+        """Return what a user without data can do."""
+        raise NotImplementedError
+
+    def index(self, root: Path, layout: str) -> Index:
+        """Index the raw data of a folder."""
+        raise NotImplementedError
+
+    def writer(self, index: Index) -> CacheWriter[Index, Any]:
+        """Return what writes the cache of an index."""
+        raise NotImplementedError
+
+    def cost(self, writer: CacheWriter[Index, Any], path: Path) -> str:
+        """Return what writing a cache would read, write and take."""
+        raise NotImplementedError
+
+    def describe(self, cache: Cache, index: Index) -> list[str]:
+        """Return what a cache holds and what was left out, in lines for the screen."""
+        raise NotImplementedError
+
+    def serves(self, cache: Cache) -> Sequence[str]:
+        """Return the tasks whose newest cache this one becomes."""
+        return [self.task]
+
+    # What all systems share
+
+    def prepare(self) -> Path:
+        """Prepare what the settings name; return the folder of the cache.
+
+        Raises
+        ------
+        DataError
+            If there are no data, or nothing of them can be used.
+        """
+        settings = self.settings
+        plan = self.plan()
+        if plan:
+            print(plan)
+            return settings.cache_dir
+        index = self.source()
+        writer = self.writer(index)
+        if settings.dry_run:
+            print(self.estimate(writer))
+            return settings.cache_dir
+        started = time.perf_counter()
+        path = writer.build(settings.cache_dir, jobs=settings.jobs, strict=settings.strict)
+        cache = Cache(path)
+        for task in self.serves(cache):
+            remember_latest(path, task)
+        seconds = time.perf_counter() - started
+        command = "training.py" if self.task == "ecg-pcg" else f"training.py {self.task}"
+        lines = [f"Cache: {path} ({seconds:.1f} s)", f"Next:  python {command}"]
+        print("\n".join([*self.describe(cache, index), *lines]))
+        return path
+
+    def source(self) -> Index:
+        """Return the index of the raw data, after printing what is wrong with it."""
+        index = self.open_raw()
+        if index.problems:
+            print(format_problems(index.problems))
+        print(f"{len(index.recordings)} recordings in {index.root} ({index.name}).")
+        return index
+
+    def open_raw(self) -> Index:
+        """Return the index of the raw data, which are simulated first where that is asked for."""
+        root = self.raw_dir()
+        source = getattr(self.settings, "source", "auto")
+        return self.index(root, self.layout_of(root) if source == "auto" else source)
+
+    def raw_dir(self) -> Path:
+        """Return the folder of raw data.
+
+        Raises
+        ------
+        DataError
+            If a simulation cannot be, or nothing is found; says where it looked, and what can be done.
+        """
+        if self.settings.simulate:
+            try:
+                return self.simulate()
+            except ValueError as error:
+                raise DataError(str(error)) from None
+        named = self.settings.raw_dir
+        folders = [named] if named else self.usual_folders()
+        for folder in folders:
+            root = self.find(folder)
+            if root:
+                return root
+        looked = ", ".join(str(folder) for folder in folders)
+        unset = self.variable and not (named or os.environ.get(self.variable))
+        raise DataError(
+            f"No {self.unit} found. Looked for {self.sought} in: {looked}"
+            f"{f' (${self.variable} is not set)' if unset else ''}. {self.advice()}"
+        )
+
+    def find(self, folder: Path) -> Path | None:
+        """Return the root of the raw data that a folder belongs to; None if it holds none."""
+        return folder if self.layout_of(folder) else None
+
+    def layout_of(self, folder: Path) -> str:
+        """Return which layout a folder has; empty if none."""
+        for layout, pattern in self.layouts:
+            if any(path.is_dir() == pattern.endswith("/") for path in folder.glob(pattern)):
+                return layout
+        return ""
+
+    def from_environment(self) -> list[Path]:
+        """Return the folder that the environment variable names, if it does."""
+        value = os.environ.get(self.variable, "")
+        return [Path(value)] if value else []
+
+    def estimate(self, writer: CacheWriter[Index, Any]) -> str:
+        """Return what preparation would write."""
+        path = writer.path(self.settings.cache_dir)
+        if path.is_dir():
+            return f"{path} is there already: nothing would be computed."
+        return f"Would {self.cost(writer, path)}. Nothing was written."
+
+
+def count_reasons(cache: Cache, limit: int = 8) -> tuple[list[str], int]:
+    """Return lines of the most frequent reasons for which recordings were left out, and how many others."""
+    reasons = cache.table("skipped")["reason"].value_counts()
+    return [f"  {count:4d}  {reason}" for reason, count in reasons.head(limit).items()], max(
+        len(reasons) - limit, 0
+    )
