@@ -1,11 +1,16 @@
-"""Networks and losses: tensors in, tensors out. `MODELS` names every network a user can choose."""
+"""Networks and losses: tensors in, tensors out. `MODELS` names every network a user can choose.
+
+A new network of beats is one file and one line in `NETWORKS`. Its constructor takes ``width``,
+``kernel_size`` and ``dropout``. Further parameters state what it can do: ``attention``, ``absence_tokens`` (a
+sample may lack a modality), and ``modalities``, whose default is what it reads.
+"""
 
 from __future__ import annotations
 
 import difflib
-import functools
+import inspect
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from torch import nn
 
@@ -15,55 +20,44 @@ from models.linear import PhaseGridLinear
 from models.pacfnet import PACFNet
 from models.phase_fusion import PhaseFusion
 
-
-def without_fusion_attention(network: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Return the constructor of a network that has no SACMF, and so leaves its ``attention`` option aside."""
-
-    def build(*, attention: str = "cascaded", **options: Any) -> nn.Module:
-        return network(**options)
-
-    return build
-
-
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "pacfnet": PACFNet,
-    "ecg-network": functools.partial(PACFNet, modalities=("ecg",)),
-    "pcg-network": functools.partial(PACFNet, modalities=("pcg",)),
-    "last-fusion": functools.partial(PACFNet, fusion_levels=(4,)),
-    "concatenation": functools.partial(PACFNet, spatial=False, channel=False),
-    "spatial-attention": functools.partial(PACFNet, channel=False),
-    "channel-attention": functools.partial(PACFNet, spatial=False),
-    "early-fusion": without_fusion_attention(EarlyFusion),
-    "late-fusion": without_fusion_attention(LateFusion),
-    "cross-attention": without_fusion_attention(CrossAttentionNetwork),
+    "ecg-network": partial(PACFNet, modalities=("ecg",)),
+    "pcg-network": partial(PACFNet, modalities=("pcg",)),
+    "last-fusion": partial(PACFNet, fusion_levels=(4,)),
+    "concatenation": partial(PACFNet, spatial=False, channel=False),
+    "spatial-attention": partial(PACFNet, channel=False),
+    "channel-attention": partial(PACFNet, spatial=False),
+    "early-fusion": EarlyFusion,
+    "late-fusion": LateFusion,
+    "cross-attention": CrossAttentionNetwork,
 }
-"""Networks of beats; each constructor takes ``width``, ``kernel_size``, ``dropout``, ``attention``."""
+"""Networks of beats."""
 
-FITTED_MODELS: dict[str, Callable[..., nn.Module]] = {
-    "linear": PhaseGridLinear,
-    "phase-fusion": PhaseFusion,
-}
+FITTED_MODELS: dict[str, Callable[..., nn.Module]] = {"linear": PhaseGridLinear, "phase-fusion": PhaseFusion}
 """Models of whole recordings, which bring a fit of their own; they have no options to be set."""
 
 MODELS = NETWORKS | FITTED_MODELS
-"""All models by name."""
 
-SINGLE_MODALITY = {"ecg-network": "ecg", "pcg-network": "pcg"}
+_PARAMETERS = {name: inspect.signature(network).parameters for name, network in NETWORKS.items()}
+
+SINGLE_MODALITY: dict[str, str] = {
+    name: parameters["modalities"].default[0]
+    for name, parameters in _PARAMETERS.items()
+    if "modalities" in parameters and len(parameters["modalities"].default) == 1
+}
 """Models that read one modality, and which."""
 
-TAKES_ABSENCE = (
-    "pacfnet",
-    "last-fusion",
-    "concatenation",
-    "spatial-attention",
-    "channel-attention",
-    "cross-attention",
+TAKES_ABSENCE = tuple(
+    name
+    for name, parameters in _PARAMETERS.items()
+    if "absence_tokens" in parameters and name not in SINGLE_MODALITY
 )
 """Models that ``absence_tokens=True`` enables to take samples that lack a modality."""
 
 
 def build_model(name: str, **options: object) -> nn.Module:
-    """Build a registered network.
+    """Build a registered network; ``attention`` is for those that have such an option.
 
     Raises
     ------
@@ -74,4 +68,6 @@ def build_model(name: str, **options: object) -> nn.Module:
         near = difflib.get_close_matches(name, MODELS, n=1)
         hint = f" Perhaps you meant {near[0]}." if near else ""
         raise ValueError(f"There is no model {name!r}.{hint} Models: {', '.join(MODELS)}.")
+    if name in NETWORKS and "attention" not in _PARAMETERS[name]:
+        options.pop("attention", None)
     return MODELS[name](**options)

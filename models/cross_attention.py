@@ -1,6 +1,6 @@
 """A transformer in which ECG and heart sound attend to themselves and to each other.
 
-Fusion of today's kind, to set beside PACFNet at about its size. Attention as in Vaswani et al. 2017, with
+A contemporary baseline of about PACFNet's size. Attention as in Vaswani et al. 2017, with
 normalization before each step (Xiong et al. 2020).
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.layers.absence import AbsenceTokens
 from models.layers.blocks import MODALITIES, EncoderLevel, check_pair, check_size, dense_head
-from models.layers.layers import Convolution, EitherLayout
+from models.layers.layout import Convolution, EitherLayout
 
 STEM_STRIDE = 5
 """Stride of each of a stem's two levels: 25 samples of a beat to a token."""
@@ -35,7 +35,7 @@ class ModalityLayer(nn.Module):
 
     Notes
     -----
-    Attention computes its weights (the default of torch) though nobody reads them. Asked not to, torch 2.13
+    Attention also returns its weights (the default of torch), which are not used. Without them torch 2.13
     takes a fused kernel, with which a bfloat16 training step on a CPU lasts 2.6 times as long.
     """
 
@@ -60,8 +60,8 @@ class ModalityLayer(nn.Module):
         own = self.norm_self(tokens)
         tokens = tokens + self.dropout(self.attend_self(own, own, own)[0])
         if self.crossing:
-            asked, read = self.norm_cross(tokens), self.norm_other(other)
-            tokens = tokens + self.dropout(self.attend_cross(asked, read, read)[0])
+            query, key = self.norm_cross(tokens), self.norm_other(other)
+            tokens = tokens + self.dropout(self.attend_cross(query, key, key)[0])
         return tokens + self.dropout(self.dense(tokens))
 
 
@@ -101,7 +101,7 @@ class CrossAttentionNetwork(EitherLayout, nn.Module):
     classes : int
         Number of logits.
     absence_tokens : bool
-        Learn a token that stands in for a missing modality (see `models.layers.absence.AbsenceTokens`).
+        Learn a missing-modality token (see `models.layers.absence.AbsenceTokens`).
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class CrossAttentionNetwork(EitherLayout, nn.Module):
             raise ValueError(f"heads must divide 4 * width = {channels}, and is {heads}.")
         self.stems = nn.ModuleDict({name: _make_stem(width, channels, kernel_size) for name in MODALITIES})
         self.layers = nn.ModuleList(
-            [CrossAttentionLayer(channels, heads, layer_dropout, crossing) for _ in range(layers)]
+            CrossAttentionLayer(channels, heads, layer_dropout, crossing) for _ in range(layers)
         )
         self.norms = nn.ModuleDict({name: nn.LayerNorm(channels) for name in MODALITIES})
         self.head = dense_head(2 * channels, dropout, classes)
@@ -157,8 +157,8 @@ class CrossAttentionNetwork(EitherLayout, nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the tokens of ECG and heart sound after the last layer, (B, T / 25, 4 * width) each."""
         stems = self._stems({"ecg": ecg, "pcg": pcg}, {"ecg": has_ecg, "pcg": has_pcg})
-        places = positions(*stems["ecg"].shape[1:]).to(stems["ecg"])
-        first, second = stems["ecg"] + places, stems["pcg"] + places
+        encoding = positions(*stems["ecg"].shape[1:]).to(stems["ecg"])
+        first, second = stems["ecg"] + encoding, stems["pcg"] + encoding
         for layer in self.layers:
             first, second = layer(first, second)
         return self.norms["ecg"](first), self.norms["pcg"](second)
@@ -175,7 +175,7 @@ class CrossAttentionNetwork(EitherLayout, nn.Module):
 
     def _stem(self, name: str, signal: Tensor) -> Tensor:
         """Return the tokens of one modality, (B, C, T)."""
-        return self.take_back(self.stems[name](self.lay_out(signal)))
+        return self.from_layout(self.stems[name](self.to_layout(signal)))
 
 
 def _make_stem(width: int, channels: int, kernel_size: int) -> nn.Sequential:

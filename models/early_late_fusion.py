@@ -1,15 +1,16 @@
-"""Fusion at the two ends: of the signals before any network, or of the verdicts after two networks."""
+"""Fusion at the two ends: of the signals before any network, or of the probabilities after two networks."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.layers.blocks import MODALITIES, STRIDES, Encoder, check_pair, check_size, convolutional_head
-from models.layers.layers import EitherLayout
+from models.layers.layout import EitherLayout
 from models.pacfnet import PACFNet
 
 
@@ -40,7 +41,7 @@ class EarlyFusion(EitherLayout, nn.Module):
     def forward(self, ecg: Tensor, pcg: Tensor) -> Tensor:
         """Map beats (B, 1, T) to logits (B, classes)."""
         both = torch.cat(check_pair(ecg, pcg), dim=1)
-        return self.head(self.encoder(self.lay_out(both))[-1])
+        return self.head(self.encoder(self.to_layout(both))[-1])
 
 
 class LateFusion(nn.Module):
@@ -58,13 +59,9 @@ class LateFusion(nn.Module):
         self, width: int = 64, kernel_size: int = 7, dropout: float = 0.5, *, classes: int = 2
     ) -> None:
         super().__init__()
+        options: dict[str, Any] = {"kernel_size": kernel_size, "dropout": dropout, "classes": classes}
         self.networks = nn.ModuleDict(
-            {
-                name: PACFNet(
-                    width, kernel_size=kernel_size, dropout=dropout, modalities=(name,), classes=classes
-                )
-                for name in MODALITIES
-            }
+            {name: PACFNet(width, modalities=(name,), **options) for name in MODALITIES}
         )
 
     def forward(self, ecg: Tensor, pcg: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""The linear model on a phase-normalized time-frequency grid and ECG band powers: the floor to beat.
+"""The linear model on a phase-normalized time-frequency grid and ECG band powers: the baseline to beat.
 
-Each modality has its own standardization and logistic regression, fitted apart from the other
-(systems/ecg_pcg/linear/fit.py). What they say of a recording is added as log-odds; where a recording has one
-modality only, that one speaks alone.
+Each modality has its own standardization and logistic regression, fitted separately
+(systems/ecg_pcg/linear/fit.py). The log-odds of a recording are the sum over the modalities that it has.
 """
 
 from __future__ import annotations
@@ -76,9 +75,9 @@ class PhaseGridLinear(nn.Module):
                 f"{mute} of {len(has_pcg)} recordings have no modality that this model was fitted on "
                 f"({', '.join(fitted) or 'it is not fitted yet'}): leave them out."
             )
-        return _said(self.pcg, pcg_grid, use_pcg) + _said(self.ecg, ecg_bands, use_ecg)
+        return _log_odds(self.pcg, pcg_grid, use_pcg) + _log_odds(self.ecg, ecg_bands, use_ecg)
 
 
-def _said(part: StandardizedLogistic, values: Tensor, use: Tensor) -> Tensor:
+def _log_odds(part: StandardizedLogistic, values: Tensor, use: Tensor) -> Tensor:
     """Return the log-odds of one modality, zero where it is not used."""
     return part(torch.where(use[:, None], values, 0.0)) * use

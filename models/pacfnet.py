@@ -1,8 +1,8 @@
 """PACFNet: progressive attention-based cross-modal fusion of one ECG beat and one PCG beat.
 
 Li, Chuah, Tan, Liu, Ting, PeerJ Computer Science 11:e3038 (2025), doi 10.7717/peerj-cs.3038. Two encoders
-that share no weights and a central branch; at each of four levels a SACMF module (spatial attention, then
-channel attention over both modalities) fuses what the encoders found with what was fused before.
+that share no weights and a central branch. At each of four levels a SACMF module (spatial attention, then
+channel attention over both modalities) fuses the features of both encoders with the level before.
 """
 
 from __future__ import annotations
@@ -15,39 +15,23 @@ from torch import Tensor, nn
 
 from models.layers.absence import AbsenceTokens
 from models.layers.blocks import (
-    INPUT_POOLING,
     MODALITIES,
-    SHORTEST_BEAT,
     SQUEEZE,
     STRIDES,
     Encoder,
-    EncoderLevel,
-    ResidualBlock,
-    SqueezeExcitation,
     check_signal,
     check_size,
     convolutional_head,
-    normalized_convolution,
+)
+from models.layers.layout import (
+    Convolution,
+    EitherLayout,
+    Normalization,
+    TimePadding,
+    expand_gate,
+    mean_over_time,
     pool,
 )
-from models.layers.layers import Convolution, EitherLayout, Normalization, TimePadding, like, mean_over_time
-
-__all__ = [
-    "INPUT_POOLING",
-    "MODALITIES",
-    "SHORTEST_BEAT",
-    "SQUEEZE",
-    "STRIDES",
-    "ChannelAttention",
-    "EncoderLevel",
-    "FusionLevel",
-    "PACFNet",
-    "ResidualBlock",
-    "SpatialAttention",
-    "SqueezeExcitation",
-    "normalized_convolution",
-    "pool",
-]
 
 
 class SpatialAttention(nn.Module):
@@ -91,7 +75,7 @@ class ChannelAttention(nn.Module):
 
 
 class FusionLevel(nn.Module):
-    """SACMF: weight both modalities by attention, add what was fused before, and convolve.
+    """SACMF: weight both modalities by attention, concatenate the previous level, and convolve.
 
     Parameters
     ----------
@@ -133,7 +117,7 @@ class FusionLevel(nn.Module):
         )
 
     def forward(self, ecg: Tensor, pcg: Tensor, previous: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Map two (B, C, T) and the previous output to (B, C, T) and the attention that was given."""
+        """Map two (B, C, T) and the previous output to (B, C, T) and its attention."""
         maps: dict[str, Tensor] = {}
         raw = ecg, pcg
         if self.spatial is not None:
@@ -141,7 +125,7 @@ class FusionLevel(nn.Module):
             ecg, pcg = ecg * maps["spatial"][:, 0:1], pcg * maps["spatial"][:, 1:2]
         if self.channel is not None:
             maps["channel"] = self.channel(*((ecg, pcg) if self.cascaded else raw))
-            gate = like(maps["channel"], ecg)
+            gate = expand_gate(maps["channel"], ecg)
             ecg, pcg = ecg * gate, pcg * gate
         parts = [ecg, pcg]
         if self.bring is not None and previous is not None:
@@ -174,12 +158,12 @@ class PACFNet(EitherLayout, nn.Module):
     classes : int
         Number of logits.
     absence_tokens : bool
-        Learn features that stand in for a missing modality, so that the network takes ECG and PCG, or one
-        of them (see `models.layers.absence.AbsenceTokens`).
+        Learn missing-modality tokens, so that the network takes ECG and PCG, or one of them (see
+        `models.layers.absence.AbsenceTokens`).
 
     Notes
     -----
-    Computed channels last unless its ``channels_last`` is set to False (`models.layers.layers.EitherLayout`).
+    Computed channels last unless its ``channels_last`` is set to False (`models.layers.layout.EitherLayout`).
     With the defaults 11,723,898 trainable parameters.
     """
 
@@ -251,7 +235,7 @@ class PACFNet(EitherLayout, nn.Module):
         has_ecg: Tensor | None = None,
         has_pcg: Tensor | None = None,
     ) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """Return logits (B, classes) and, for each fused level, the attention it gave.
+        """Return logits (B, classes) and the attention of each fused level.
 
         Each level's dict holds ``spatial`` (B, 2, T at that level; ECG then PCG) and ``channel`` (B, C).
         """
@@ -263,9 +247,7 @@ class PACFNet(EitherLayout, nn.Module):
         for number, level in enumerate(self.fusion_levels):
             module = self.fusions[str(level)]
             fused, maps = module(features["ecg"][number], features["pcg"][number], fused)
-            attention.append(
-                {kind: found.squeeze(2) if found.ndim == 4 else found for kind, found in maps.items()}
-            )
+            attention.append({name: one.squeeze(2) if one.ndim == 4 else one for name, one in maps.items()})
         return self.head(fused), attention
 
     def _features(
@@ -274,19 +256,19 @@ class PACFNet(EitherLayout, nn.Module):
         """Return each modality's features at the levels that are read."""
         if self.absence is not None:
             placed = self.absence(self._encode_rows, given, has)
-            return {name: [self.lay_out(level) for level in levels] for name, levels in placed.items()}
+            return {name: [self.to_layout(level) for level in levels] for name, levels in placed.items()}
         if any(mask is not None for mask in has.values()):
             raise ValueError("has_ecg and has_pcg need a PACFNet built with absence_tokens=True.")
         return {name: self._encode(name, given[name]) for name in self.modalities}
 
     def _encode(self, name: str, signal: Tensor | None) -> list[Tensor]:
         """Return the features of one modality at the levels that are read."""
-        features = self.encoders[name](self.lay_out(check_signal(name, signal)))
+        features = self.encoders[name](self.to_layout(check_signal(name, signal)))
         return [features[level - 1] for level in self.read_levels]
 
     def _encode_rows(self, name: str, signal: Tensor) -> list[Tensor]:
         """Return these features as (B, C, T), whatever the layout."""
-        return [self.take_back(level) for level in self._encode(name, signal)]
+        return [self.from_layout(level) for level in self._encode(name, signal)]
 
 
 def _check_arguments(levels: int, attention: str, fused: Sequence[int], modalities: Sequence[str]) -> None:

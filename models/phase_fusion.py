@@ -1,17 +1,17 @@
-"""Phase fusion: evidence that adds up, and beside it a small PACFNet over the phase of the cardiac cycle.
+"""Phase fusion: logistic regressions, and beside them a small PACFNet over the phase of the cardiac cycle.
 
-A recording comes as how much power each band has in each part of the cycle (`features.spectral`,
-`features.ecg_cycle_grid` of ecg_pcg), not as waveforms: that says more of disease and less of the
+A recording is represented by the power of each band in each part of the cycle (`features.spectral`,
+`features.ecg_cycle_grid` of ecg_pcg), not by waveforms: that is more specific to disease and less to the
 person. Two paths lead to the log-odds of abnormal:
 
-evidence  Four logistic regressions. Of the heart sound three views: the grid as it is, its *shape* (each
-          band's mean over the cycle removed, so that a microphone, a room or a chest that colours all of the
-          cycle alike says nothing) and its *colour* (these means alone). Of the ECG its band powers.
+evidence  Four logistic regressions. Three of the heart sound: the whole grid; its *shape* (each band's mean
+          over the cycle removed, so that a filter of microphone, room or chest has no effect); and its
+          spectral tilt, ``colour`` in checkpoints (these means alone). One of the band powers of the ECG.
 deep      Two encoders over phase that share no weights, and at each level the attention fusion of PACFNet;
-          an ensemble of members. It starts at zero, learns what the evidence leaves open, and is heard with
-          a ``share`` that its fit chooses on sessions kept apart (systems/ecg_pcg/phase_fusion/fit.py).
+          an ensemble of members. It starts at zero and learns the residual of the evidence. Its weight
+          ``share`` is chosen on held-out sessions (systems/ecg_pcg/phase_fusion/fit.py).
 
-Whatever a recording lacks stays silent, so one model takes both signals or either one.
+A missing modality contributes nothing, so one model takes both signals or either one.
 """
 
 from __future__ import annotations
@@ -22,17 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.layers.absence import place
+from models.layers.absence import fill_rows
 from models.linear import StandardizedLogistic
 from models.pacfnet import FusionLevel
 
-VIEWS = ("whole", "shape", "colour", "ecg")
-"""Views of a recording, each with a logistic regression: three of the heart sound, one of the ECG."""
-VIEW_WEIGHTS: Mapping[str, float] = {"whole": 1 / 3, "shape": 1 / 3, "colour": 1 / 3, "ecg": 2 / 3}
-"""Weights of the views' log-odds: three views of one signal count as one and a half of the other."""
+EVIDENCE_WEIGHTS: Mapping[str, float] = {"whole": 1 / 3, "shape": 1 / 3, "colour": 1 / 3, "ecg": 2 / 3}
+"""Weights of the log-odds: the three of the heart sound together count one and a half times the ECG's."""
 STRIDES = (1, 2, 2)
 KERNEL = 3
-HEARD = ("pcg", "ecg")
+MODALITIES = ("pcg", "ecg")
 
 
 class PhaseEncoder(nn.ModuleList):
@@ -87,16 +85,14 @@ class FusionMember(nn.Module):
     def __init__(self, pcg_inputs: int, ecg_inputs: int, channels: int = 8, dropout: float = 0.3) -> None:
         super().__init__()
         counts = [channels * (level + 1) for level in range(len(STRIDES))]
+        inputs = {"pcg": pcg_inputs, "ecg": ecg_inputs}
         self.encoders = nn.ModuleDict(
-            {
-                "pcg": PhaseEncoder(pcg_inputs, counts, dropout),
-                "ecg": PhaseEncoder(ecg_inputs, counts, dropout),
-            }
+            {name: PhaseEncoder(inputs[name], counts, dropout) for name in MODALITIES}
         )
         self.tokens = nn.ParameterDict(
             {
                 f"{name}_{level}": torch.zeros(1, count, 1)
-                for name in HEARD
+                for name in MODALITIES
                 for level, count in enumerate(counts)
             }
         )
@@ -107,25 +103,24 @@ class FusionMember(nn.Module):
         )
         self.head = nn.Sequential(nn.BatchNorm1d(counts[-1]), nn.ReLU(inplace=True), nn.Dropout(dropout))
         self.output = nn.Linear(counts[-1], 1)
-        self.silence()
+        self._zero_output()
 
-    def silence(self) -> None:
-        """Set what the member adds to zero."""
+    def _zero_output(self) -> None:
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def restart(self) -> None:
-        """Draw all weights anew from torch's random numbers; the output starts at zero."""
+        """Initialize all weights anew from torch's random numbers; the output starts at zero."""
         for module in self.modules():
             reset = getattr(module, "reset_parameters", None)
             if reset is not None:
                 reset()
         for token in self.tokens.values():
             nn.init.zeros_(token)
-        self.silence()
+        self._zero_output()
 
     def forward(self, grids: Mapping[str, Tensor], has: Mapping[str, Tensor]) -> Tensor:
-        """Return what is added to the log-odds, shape (B,).
+        """Return the contribution to the log-odds, shape (B,).
 
         Parameters
         ----------
@@ -133,7 +128,7 @@ class FusionMember(nn.Module):
             ``pcg`` and ``ecg``; rows that lack one may hold anything finite.
         has : mapping of str to torch.Tensor of bool, shape (B,)
         """
-        features = {name: self._encode(name, grids[name], has[name]) for name in HEARD}
+        features = {name: self._encode(name, grids[name], has[name]) for name in MODALITIES}
         fused: Tensor | None = None
         for level, module in enumerate(self.fusions):
             fused, _ = module(features["ecg"][level], features["pcg"][level], fused)
@@ -143,11 +138,11 @@ class FusionMember(nn.Module):
     def _encode(self, name: str, grid: Tensor, has: Tensor) -> list[Tensor]:
         """Return features at every level; rows that lack the signal get the learned token."""
         found = self.encoders[name](grid[has])
-        return [place(level, self.tokens[f"{name}_{k}"], has) for k, level in enumerate(found)]
+        return [fill_rows(level, self.tokens[f"{name}_{k}"], has) for k, level in enumerate(found)]
 
 
 class PhaseFusion(nn.Module):
-    """The network: weighted log-odds of the views, and the mean of the members times their share.
+    """The network: weighted log-odds of the evidence, and the mean of the members times their share.
 
     Parameters
     ----------
@@ -162,8 +157,8 @@ class PhaseFusion(nn.Module):
 
     Notes
     -----
-    With the defaults 60,806 weights: 4,607 in the evidence, 18,733 in each member. Members see the shape of
-    both grids, standardized feature by feature with what the training recordings have.
+    With the defaults 60,806 weights: 4,607 in the evidence, 18,733 in each member. Members take the shape of
+    both grids, each feature standardized over the training recordings.
     """
 
     share: Tensor
@@ -200,7 +195,7 @@ class PhaseFusion(nn.Module):
             "colour": percentiles * bands,
             "ecg": ecg_bands,
         }
-        self.evidence = nn.ModuleDict({name: StandardizedLogistic(sizes[name]) for name in VIEWS})
+        self.evidence = nn.ModuleDict({name: StandardizedLogistic(sizes[name]) for name in EVIDENCE_WEIGHTS})
         inputs = {name: shape[0] * shape[2] for name, shape in self.shapes.items()}
         self.members = nn.ModuleList(
             FusionMember(inputs["pcg"], inputs["ecg"], channels, dropout) for _ in range(members)
@@ -209,7 +204,7 @@ class PhaseFusion(nn.Module):
             self.register_buffer(f"{name}_mean", torch.zeros(shape))
             self.register_buffer(f"{name}_scale", torch.ones(shape))
         self.register_buffer("share", torch.zeros(()))
-        self.register_buffer("fitted", torch.zeros(len(HEARD), dtype=torch.bool))
+        self.register_buffer("fitted", torch.zeros(len(MODALITIES), dtype=torch.bool))
 
     def forward(
         self, pcg_grid: Tensor, ecg_bands: Tensor, ecg_grid: Tensor, has_pcg: Tensor, has_ecg: Tensor
@@ -222,7 +217,7 @@ class PhaseFusion(nn.Module):
             Rows of absent signals may hold anything, NaN as well.
         ecg_bands : torch.Tensor, shape (N, ecg_bands)
         ecg_grid : torch.Tensor, shape (N, percentiles * cells * bands)
-            NaN where no beats were found; the band powers then speak alone for the ECG.
+            NaN where no beats were found; the band powers then represent the ECG alone.
         has_pcg, has_ecg : torch.Tensor of bool, shape (N,)
 
         Raises
@@ -237,43 +232,46 @@ class PhaseFusion(nn.Module):
                 f"{mute} of {len(has_pcg)} recordings have no signal that this model was fitted on: "
                 "leave them out."
             )
-        said = self.evidence_of(pcg_grid, ecg_bands, has["pcg"], has["ecg"])
+        evidence = self.evidence_of(pcg_grid, ecg_bands, has["pcg"], has["ecg"])
         if float(self.share) == 0:
-            return said
-        return said + self.share * self.deep(pcg_grid, ecg_grid, has["pcg"], has["ecg"]).double()
+            return evidence
+        return evidence + self.share * self.deep(pcg_grid, ecg_grid, has["pcg"], has["ecg"]).double()
 
     def evidence_of(self, pcg_grid: Tensor, ecg_bands: Tensor, has_pcg: Tensor, has_ecg: Tensor) -> Tensor:
-        """Return the weighted log-odds of the views that a recording has, shape (N,)."""
-        views = self.views(torch.where(has_pcg[:, None], pcg_grid, 0.0))
-        views["ecg"] = torch.where(has_ecg[:, None], ecg_bands, 0.0)
-        has = {name: has_ecg if name == "ecg" else has_pcg for name in VIEWS}
+        """Return the weighted log-odds of the modalities that a recording has, shape (N,)."""
+        features = self.sound_features(torch.where(has_pcg[:, None], pcg_grid, 0.0))
+        features["ecg"] = torch.where(has_ecg[:, None], ecg_bands, 0.0)
+        has = {name: has_ecg if name == "ecg" else has_pcg for name in EVIDENCE_WEIGHTS}
         return sum(
-            (VIEW_WEIGHTS[name] * self.evidence[name](views[name]) * has[name] for name in VIEWS),
+            (
+                EVIDENCE_WEIGHTS[name] * self.evidence[name](features[name]) * has[name]
+                for name in EVIDENCE_WEIGHTS
+            ),
             start=torch.zeros(len(pcg_grid), dtype=torch.float64, device=pcg_grid.device),
         )
 
-    def views(self, pcg_grid: Tensor) -> dict[str, Tensor]:
-        """Return the three views of the heart sound, (N, features) each; loudness is in none of them."""
+    def sound_features(self, pcg_grid: Tensor) -> dict[str, Tensor]:
+        """Return the features of the heart sound, (N, features) for each regression; none holds loudness."""
         grid = pcg_grid.reshape(-1, *self.shapes["pcg"])
-        colour = grid.mean(dim=2)
+        tilt = grid.mean(dim=2)
         level = grid.mean(dim=(1, 2, 3))
         return {
             "whole": (grid - level[:, None, None, None]).flatten(1),
-            "shape": (grid - colour[:, :, None]).flatten(1),
-            "colour": (colour - level[:, None, None]).flatten(1),
+            "shape": (grid - tilt[:, :, None]).flatten(1),
+            "colour": (tilt - level[:, None, None]).flatten(1),
         }
 
     def deep(self, pcg_grid: Tensor, ecg_grid: Tensor, has_pcg: Tensor, has_ecg: Tensor) -> Tensor:
         """Return the mean of the members, shape (N,), float32; zero where neither grid is there."""
-        grids, has = self.prepared(pcg_grid, ecg_grid, has_pcg, has_ecg)
+        grids, has = self.standardized_grids(pcg_grid, ecg_grid, has_pcg, has_ecg)
         known = has["pcg"] | has["ecg"]
-        said = torch.stack([member(grids, has) for member in self.members]).mean(dim=0)
-        return torch.where(known, said, 0.0)
+        mean = torch.stack([member(grids, has) for member in self.members]).mean(dim=0)
+        return torch.where(known, mean, 0.0)
 
-    def prepared(
+    def standardized_grids(
         self, pcg_grid: Tensor, ecg_grid: Tensor, has_pcg: Tensor, has_ecg: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return what members take: standardized shapes (N, percentiles * bands, cells), and who has them."""
+        """Return standardized shapes (N, percentiles * bands, cells), and which rows have them."""
         has = {"pcg": has_pcg, "ecg": has_ecg & torch.isfinite(ecg_grid).all(dim=1)}
         grids = {}
         for name, values in (("pcg", pcg_grid), ("ecg", ecg_grid)):

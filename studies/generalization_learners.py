@@ -19,8 +19,8 @@ from systems.ecg_pcg.features.ecg_cycle_grid import SHAPE as ECG_SHAPE
 from systems.ecg_pcg.features.ecg_cycle_grid import cycle_grids
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.features.spectral import GRID_SHAPE
-from systems.ecg_pcg.linear.fit import fit_logistic, out_of_fold_probe
-from systems.ecg_pcg.phase_fusion.fit import KNOTS, coloured, fit_in_span
+from systems.ecg_pcg.linear.fit import fit_logistic, out_of_fold_log_odds
+from systems.ecg_pcg.phase_fusion.fit import KNOTS, equalized_copies, fit_in_span
 from systems.ecg_pcg.subgroups import probe_fifths
 
 Rows = NDArray[np.int64]
@@ -51,7 +51,7 @@ def read_material(cache: Cache) -> Material:
     """Return the features of all recordings of a cache of training-a."""
     features, metadata = phase_grid(cache), cache.table("recordings")
     labels, sessions = metadata["label"].to_numpy(), metadata["session"].to_numpy()
-    probe = out_of_fold_probe({"pcg": features.probe_pcg, "ecg": features.probe_ecg}, labels, sessions)
+    probe = out_of_fold_log_odds({"pcg": features.probe_pcg, "ecg": features.probe_ecg}, labels, sessions)
     grid = features.pcg.reshape(-1, *GRID_SHAPE).astype(float)
     return Material(
         grid - grid.mean((1, 2, 3), keepdims=True),
@@ -110,13 +110,13 @@ def session_intercepts(values: Scores, made: Material, penalty: float, strength:
     return scored
 
 
-def learned_on_coloured(
+def learned_on_equalized(
     view: Callable[[Scores], Scores], made: Material, penalty: float, by: float
 ) -> Variant:
-    """Return a regression of a view that learns from coloured copies too."""
+    """Return a regression of a view that learns from randomly equalized copies too."""
 
     def scored(train: Rows, test: Rows) -> Scores:
-        copies = coloured(torch.from_numpy(flat(made.grid)[train]), GRID_SHAPE[2], 4, 0, by).numpy()
+        copies = equalized_copies(torch.from_numpy(flat(made.grid)[train]), GRID_SHAPE[2], 4, 0, by).numpy()
         grids = copies.reshape(-1, *GRID_SHAPE)
         grids = grids - grids.mean((1, 2, 3), keepdims=True)
         labels = np.tile(made.label[train], 5)
@@ -127,11 +127,11 @@ def learned_on_coloured(
 
 
 def under_noise(made: Material, penalty: float, loudest: float) -> Variant:
-    """Return a regression that learns from coloured copies, half of them with a noise floor added."""
+    """Return a regression that learns from equalized copies, half of them with a noise floor added."""
 
     def scored(train: Rows, test: Rows) -> Scores:
         generator = np.random.default_rng(0)
-        copies = coloured(torch.from_numpy(flat(made.grid)[train]), GRID_SHAPE[2], 4, 0).numpy()
+        copies = equalized_copies(torch.from_numpy(flat(made.grid)[train]), GRID_SHAPE[2], 4, 0).numpy()
         grids = copies.reshape(5, len(train), *GRID_SHAPE)
         power = np.log10((10 ** grids[1::2, :, 1]).mean(axis=(2, 3)))
         floor = power + generator.uniform(-3, loudest, power.shape)

@@ -30,7 +30,7 @@ from studies.generalization_learners import (
     Variant,
     colour_of,
     estimator,
-    learned_on_coloured,
+    learned_on_equalized,
     multinomial,
     network,
     over_phase,
@@ -70,9 +70,9 @@ def sums(made: Material) -> dict[str, Variant]:
     ecg = regression(made.ecg, y, 1.0)
     plain = (regression(grid, y, 0.01), regression(shape, y, 0.003), regression(colour, y, 0.03))
     filtered = (
-        learned_on_coloured(whole, made, 0.01, 0.3),
-        learned_on_coloured(shape_of, made, 0.003, 0.3),
-        learned_on_coloured(colour_of, made, 0.03, 0.3),
+        learned_on_equalized(whole, made, 0.01, 0.3),
+        learned_on_equalized(shape_of, made, 0.003, 0.3),
+        learned_on_equalized(colour_of, made, 0.03, 0.3),
     )
     found = (
         total((1, plain[0]), (1, regression(made.ecg, y, 0.1))),
@@ -98,7 +98,7 @@ def of_the_grid(made: Material) -> dict[str, Variant]:
     for low, high in ((0, 10), (10, 20), (20, 34)):
         tried[f"PCG grid, bands {low} to {high}"] = regression(grid[..., low:high], y, 0.02)
     for by in (0.1, 0.3, 0.5):
-        tried[f"PCG grid coloured {by:g}"] = learned_on_coloured(whole, made, 0.01, by)
+        tried[f"PCG grid coloured {by:g}"] = learned_on_equalized(whole, made, 0.01, by)
     tried["PCG grid coloured and noise floors"] = under_noise(made, 0.01, -0.8)
     return tried
 

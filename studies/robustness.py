@@ -158,7 +158,7 @@ def mutate(settings: RobustnessSettings, folder: Path, trials: Trials) -> None:
         }
     for case in tqdm(list(cases(settings.mutations)), "mutations", unit="case"):
         trials.attempt(
-            f"input: {case.kind.group}",
+            f"input: {case.mutation.group}",
             str(case),
             partial(run_case, case, workspaces[case.layout], good[case.layout], folder / "case"),
         )

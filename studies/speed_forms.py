@@ -20,7 +20,7 @@ from learning.distributed import Processes
 from learning.loop import FoldContext, compiled, train_step
 from learning.optimization import make_optimizer
 from learning.parallel_folds import threads_each
-from models.layers.layers import choose_layout
+from models.layers.layout import choose_layout
 from studies.speed_inference import recordings
 from studies.speed_machine import synchronize
 from systems.ecg_pcg.settings import ModelSettings, defaults

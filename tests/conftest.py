@@ -1,4 +1,4 @@
-"""What several test files share: real recordings where there are any, and a small simulated cohort."""
+"""Shared by all tests: threads, real recordings where there are any, and a small simulated cohort."""
 
 import os
 from collections.abc import Iterator
@@ -6,25 +6,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from systems.ecg_pcg.sources.cache import build_cache
+from systems.ecg_pcg.sources.simulated_cohort import write_cohort
 
 from datasets.cache import Cache, remember_latest
-from simulation.settings import SimulationSettings
-from systems.ecg_pcg.prepare import RecordingCache
+from simulation.population import SimulationSettings
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
-from systems.ecg_pcg.sources.simulated import write_cohort
 
 COHORT = SimulationSettings(sessions=8, persons=2, recordings=2, duration=6.0)
 """32 recordings; one without ECG and one of poor quality are left out of a cache."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Let torch use one CPU thread, and what it used before after the tests of a file."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))  # subprocesses inherit it
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads_of_the_suite() -> Iterator[None]:
+    """Limit torch to the threads given to the suite; the default of the scripts takes every core."""
+    set_threads = torch.set_num_threads
+    set_threads(THREADS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_num_threads", lambda count: set_threads(min(count, THREADS)))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +53,6 @@ def simulated_cache(simulated_raw: Path, tmp_path_factory: pytest.TempPathFactor
     """Return the cache of the simulated cohort, the latest in its folder; not to be changed."""
     index = index_physionet2016(simulated_raw, ["a"])
     folder = tmp_path_factory.mktemp("cache")
-    path = RecordingCache(index, PreparationSettings()).build(folder, jobs=1, progress=False)
+    path = build_cache(index, PreparationSettings(), folder, jobs=1, simulated=True, progress=False)
     remember_latest(path)
     return Cache(path)

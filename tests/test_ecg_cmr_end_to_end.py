@@ -37,13 +37,6 @@ class Workspace:
         return evaluate.main(["--checkpoint", str(checkpoint), *self.places, *places, *options])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Workspace:
     workspace = Workspace(tmp_path_factory.mktemp("pairs"))

@@ -83,16 +83,6 @@ def strict_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep evaluation, which takes every core, from slowing down beside other tests."""
-    before = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "set_threads", lambda count: torch.set_num_threads(1))
-        yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Workspace:
     """Return a workspace with a small cohort, simulated and prepared by load_data.py."""

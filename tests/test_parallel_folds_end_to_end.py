@@ -18,13 +18,6 @@ TINY = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def train(cache: Cache, root: Path, *options: str) -> Path:
     places = ["--checkpoint-dir", str(root / "checkpoints"), "--log-dir", str(root / "runs")]
     return training.main([*TINY, "--cache", str(cache.path), *places, *options])

@@ -1,8 +1,8 @@
-"""Autoencoder of single cine frames: MONAI's `AutoencoderKL`, and what is needed to give it whole cines.
+"""Autoencoder of single cine frames: MONAI's `AutoencoderKL`, applied to whole cines.
 
-The latents are what `models.ecg_cmr.cine_generator` learns to draw. Pixels are first folded into channels (2
-x 2 to 4), so that no convolution runs at full size: on a CPU a step then costs a fourth, and edges stay
-sharp, as no value is lost in the folding.
+`models.ecg_cmr.cine_generator` learns to generate its latents. Pixels are first folded into channels (2 x 2
+to 4), so that no convolution runs at full size: on a CPU a step then costs a fourth, and edges stay sharp, as
+folding loses no value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional
 FRAMES_AT_ONCE = 512
 """Frames of one pass of `CineAutoencoder.encode` and `decode`: memory does not grow with the batch."""
 FULL_RANGE = 2.0
-"""Span of a frame as the network sees it: -1 to 1."""
+"""Span of a frame as the network takes it: -1 to 1."""
 
 
 class CineAutoencoder(nn.Module):
@@ -112,8 +112,8 @@ class CineAutoencoder(nn.Module):
                 f"cines must have shape (batch, frames, height, width), not {tuple(cines.shape)}."
             )
         parts = cines.flatten(0, 1).split(FRAMES_AT_ONCE)
-        found = [self.network.encode(self._folded(part))[0].float() for part in parts]
-        return torch.cat(found).unflatten(0, cines.shape[:2])
+        latents = [self.network.encode(self._folded(part))[0].float() for part in parts]
+        return torch.cat(latents).unflatten(0, cines.shape[:2])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -124,8 +124,8 @@ class CineAutoencoder(nn.Module):
                 f"not {tuple(latents.shape)}."
             )
         parts = latents.flatten(0, 1).split(FRAMES_AT_ONCE)
-        found = [self._unfolded(self.network.decode(part)) for part in parts]
-        return torch.cat(found).unflatten(0, latents.shape[:2])
+        frames = [self._unfolded(self.network.decode(part)) for part in parts]
+        return torch.cat(frames).unflatten(0, latents.shape[:2])
 
     def _folded(self, frames: Tensor) -> Tensor:
         """Map frames (N, H, W) from 0..1 to what the network takes, (N, fold * fold, ...) from -1..1."""
@@ -136,7 +136,7 @@ class CineAutoencoder(nn.Module):
             )
         return functional.pixel_unshuffle(FULL_RANGE * frames.float().unsqueeze(1) - 1, self.fold)
 
-    def _unfolded(self, found: Tensor) -> Tensor:
-        """Map what the network gives back to frames (N, H, W) from 0..1."""
-        frames = functional.pixel_shuffle(found.float(), self.fold).squeeze(1)
+    def _unfolded(self, folded: Tensor) -> Tensor:
+        """Map the network's output to frames (N, H, W) from 0..1."""
+        frames = functional.pixel_shuffle(folded.float(), self.fold).squeeze(1)
         return ((frames + 1) / FULL_RANGE).clamp(0, 1)

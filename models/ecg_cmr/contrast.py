@@ -1,9 +1,9 @@
 """Contrastive alignment of ECG and cine CMR: encoders, a trained head on each, and InfoNCE.
 
 After Turgut et al. (arXiv 2308.05764) and Ding et al. (arXiv 2411.13602); the loss is that of CLIP
-(Radford et al. 2021). Both heads are trained even where an encoder is frozen: a head left at random would
-be a target without meaning. Alignment by parts follows FILIP (Yao et al. 2022): each lead looks for the
-place in the heart that it sees best.
+(Radford et al. 2021). Both heads are trained even where an encoder is frozen: a random head would be a target
+without meaning. Alignment by parts follows FILIP (Yao et al. 2022): each lead is matched with the part of the
+image that fits it best.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def info_nce(
 def match_parts(first: Tensor, second: Tensor, known_first: Tensor, known_second: Tensor) -> Tensor:
     """Return the late-interaction similarity (A, B) of samples that consist of parts.
 
-    Every part looks for its best match in the other sample; the mean of these, averaged over both ways.
+    The mean over parts of the best match in the other sample, averaged over both directions.
 
     Parameters
     ----------
@@ -84,48 +84,48 @@ def match_parts(first: Tensor, second: Tensor, known_first: Tensor, known_second
     return (forth + back) / 2
 
 
-def gather_rows(values: Tensor) -> Tensor:
-    """Return the rows of all processes that train together, this process's own with their gradient.
+def _gather_rows(values: Tensor) -> Tensor:
+    """Return the rows of all processes of the process group, this process's own with their gradient.
 
     Every process then computes the loss of all rows. As `DistributedDataParallel` averages gradients, the
-    own rows' gradient counts once for each process: the sum is the gradient that one process would find.
+    own rows' gradient counts once for each process: the sum is the gradient of a single process.
     """
     count = dist.get_world_size()
-    own, fixed = values, values.detach().contiguous()
+    fixed = values.detach().contiguous()
     parts = [torch.empty_like(fixed) for _ in range(count)]
     dist.all_gather(parts, fixed)
-    if own.requires_grad:
-        parts[dist.get_rank()] = fixed + count * (own - fixed)
+    if values.requires_grad:
+        parts[dist.get_rank()] = fixed + count * (values - fixed)
     return torch.cat(parts)
 
 
-def _trains_together() -> bool:
-    """Whether several processes share each step."""
+def _is_distributed() -> bool:
+    """Return whether several processes share each step."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class ContrastiveModel(nn.Module):
-    """ECG and CMR brought into one space in which the two of a patient lie close.
+    """ECG and CMR mapped to one space in which the two of a patient are close.
 
     Parameters
     ----------
     ecg_encoder, cmr_encoder : TokenEncoder
-        Usually pre-trained (``ECGMaskedAutoencoder.encoder``, ``CMRMaskedAutoencoder.encoder``).
+        Usually pre-trained: ``MaskedAutoencoder.encoder``.
     dimension : int
         Of the shared space.
     temperature : float
         At the start; it is learned, within 0.01 to 1.
     long_axis_encoder : TokenEncoder, optional
-        For a second view of the heart, with a head of its own; its loss is added.
+        Of long axis cines, with a head of its own; its loss is added.
     local : bool
-        Also align each lead with the places of the short axis image.
+        Also align each lead with parts of the short axis image.
     pooling : {"mean", "class"}
         What the heads read: the mean of the patch tokens, or the class token.
     token_dropout : float
         Share of the ECG's tokens left out of each training step (Li et al. 2023, FLIP): with half of them
         a step costs less than half. 0: none.
     freeze_ecg, freeze_cmr : bool
-        Keep the encoders (``freeze_cmr``: of both views) as they are. Heads are always trained.
+        Freeze the encoders (``freeze_cmr``: of both axes). Heads are always trained.
     """
 
     def __init__(
@@ -207,31 +207,17 @@ class ContrastiveModel(nn.Module):
         if (long_axis is None) != (self.long_axis_encoder is None):
             raise ValueError("long_axis and long_axis_encoder go together: give both, or neither.")
         self._clamp_temperature()
-        views = {"ecg": self._see("ecg", ecg, lead_present), "cmr": self._see("cmr", cmr)}
+        embedded = {"ecg": self.embed("ecg", ecg, lead_present), "cmr": self.embed("cmr", cmr)}
         if long_axis is not None:
-            views["long_axis"] = self._see("long_axis", long_axis, has_long_axis)
-        losses = self._losses(views, patient)
+            embedded["long_axis"] = self.embed("long_axis", long_axis, has_long_axis)
+        losses = self._losses(embedded, patient)
         return {
             "loss": torch.stack(list(losses.values())).sum(),
             **losses,
             "temperature": self.temperature.detach(),
-            "ecg_embedding": views["ecg"]["whole"],
-            "cmr_embedding": views["cmr"]["whole"],
+            "ecg_embedding": embedded["ecg"]["whole"],
+            "cmr_embedding": embedded["cmr"]["whole"],
         }
-
-    def embed_ecg(self, ecg: Tensor, lead_present: Tensor | None = None) -> Tensor:
-        """Map ECGs (B, leads, T) to vectors (B, dimension) of length one."""
-        return self._see("ecg", ecg, lead_present)["whole"]
-
-    def embed_cmr(self, cmr: Tensor, present: Tensor | None = None) -> Tensor:
-        """Map short axis cines (B, frames, H, W) to vectors (B, dimension) of length one."""
-        return self._see("cmr", cmr, present)["whole"]
-
-    def embed_long_axis(self, long_axis: Tensor, present: Tensor | None = None) -> Tensor:
-        """Map long axis cines (B, frames, H, W) to vectors (B, dimension) of length one."""
-        if self.long_axis_encoder is None:
-            raise ValueError("This model was built without long_axis_encoder.")
-        return self._see("long_axis", long_axis, present)["whole"]
 
     @staticmethod
     def similarity(first: Tensor, second: Tensor) -> Tensor:
@@ -240,41 +226,51 @@ class ContrastiveModel(nn.Module):
             return first.float() @ second.float().T
 
     def _encoder(self, name: str) -> TokenEncoder:
-        """Return the encoder of a view."""
+        """Return the encoder of a modality."""
         encoder = getattr(self, f"{name}_encoder")
-        assert isinstance(encoder, TokenEncoder)
+        if not isinstance(encoder, TokenEncoder):
+            raise ValueError(f"This model was built without {name}_encoder.")
         return encoder
 
-    def _see(self, name: str, signal: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
-        """Return a view's embedding ``whole`` (B, D), the rows that are ``valid``, and its parts if asked."""
+    def embed(self, name: str, signal: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
+        """Embed the signals of a modality: ``ecg``, ``cmr`` or ``long_axis``.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            ``whole``, the vectors (B, dimension) of length one; ``valid``, boolean (B,): which rows have a
+            signal; with a local head also ``parts`` (B, R, dimension) and ``known_parts`` (B, R).
+        """
         encoder, frozen = self._encoder(name), name in self.frozen
         drops = name == "ecg" and self.training and not frozen
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             encoded, known = encode_sparsely(encoder, signal, present, self.token_dropout if drops else 0.0)
-        view = {
+        embedded = {
             "whole": self.heads[name](pool_tokens(encoded, known, self.pooling)),
             "valid": known.any(dim=1),
         }
         if name in self.local_heads:
-            parts, view["known_parts"] = encoder.regions(encoded[:, 1:], known)
-            view["parts"] = self.local_heads[name](parts)
-        return view
+            parts, embedded["known_parts"] = encoder.regions(encoded[:, 1:], known)
+            embedded["parts"] = self.local_heads[name](parts)
+        return embedded
 
-    def _losses(self, views: dict[str, dict[str, Tensor]], patient: Tensor | None) -> dict[str, Tensor]:
-        """Return the named parts of the loss; in training, over the rows of all processes."""
-        if self.training and _trains_together():
-            views = {
-                name: {key: gather_rows(rows) for key, rows in view.items()} for name, view in views.items()
+    def _losses(self, embedded: dict[str, dict[str, Tensor]], patient: Tensor | None) -> dict[str, Tensor]:
+        """Return the parts of the loss by name; in training, over the rows of all processes."""
+        if self.training and _is_distributed():
+            embedded = {
+                name: {key: _gather_rows(rows) for key, rows in parts.items()}
+                for name, parts in embedded.items()
             }
-            patient = None if patient is None else gather_rows(patient)
-        scale, ecg, losses = self.log_scale.exp(), views["ecg"], {}
+            patient = None if patient is None else _gather_rows(patient)
+        scale, ecg, losses = self.log_scale.exp(), embedded["ecg"], {}
         with torch.autocast(scale.device.type, enabled=False):
             for name, loss in {"cmr": "short_axis", "long_axis": "long_axis"}.items():
-                if name in views:
-                    similarity = self.similarity(ecg["whole"], views[name]["whole"])
-                    losses[loss] = info_nce(similarity, scale, patient, ecg["valid"] & views[name]["valid"])
+                if name in embedded:
+                    image = embedded[name]
+                    similarity = self.similarity(ecg["whole"], image["whole"])
+                    losses[loss] = info_nce(similarity, scale, patient, ecg["valid"] & image["valid"])
             if self.local_heads:
-                cmr = views["cmr"]
+                cmr = embedded["cmr"]
                 similarity = match_parts(ecg["parts"], cmr["parts"], ecg["known_parts"], cmr["known_parts"])
                 losses["local"] = info_nce(similarity, scale, patient, ecg["valid"] & cmr["valid"])
         return losses

@@ -1,7 +1,7 @@
 """Masked autoencoding (He et al. 2022): patches, random masks, and an autoencoder over any `TokenEncoder`.
 
-Every sample of a batch keeps the same number of slots for visible tokens, filled by gathering; a sample with
-fewer usable patches fills fewer of them, so that the share hidden is right for each sample.
+Every sample of a batch has the same number of slots for visible tokens, filled by gathering. A sample with
+fewer usable patches fills fewer of them, so that each sample hides the same share.
 """
 
 from __future__ import annotations
@@ -42,6 +42,15 @@ def unpatchify_cine(patches: Tensor, patch: Sequence[int], grid: Sequence[int]) 
     """Put (B, N, f * h * w) together to (B, frames, H, W) on a grid of (times, rows, columns) patches."""
     parts = patches.unflatten(2, tuple(patch)).unflatten(1, tuple(grid))
     return parts.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+
+
+def check_mask(name: str, mask: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a mask of what is present, refusing one that is not boolean or of another shape."""
+    if mask.dtype != torch.bool or mask.shape != tuple(shape):
+        raise ValueError(
+            f"{name} must be boolean of shape {tuple(shape)}, and is {mask.dtype} of {tuple(mask.shape)}."
+        )
+    return mask
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def random_masking(usable: Tensor, ratio: float, generator: torch.Generator | No
 
 
 def _round(value: Tensor) -> Tensor:
-    """Round halves up: unlike rounding to even, steps below one then never make steps of two."""
+    """Round halves up: unlike rounding to even, the result then never rises by two."""
     return (value + 0.5).floor().long()
 
 
@@ -101,22 +110,13 @@ def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def encode_part(
+def _encode_part(
     encoder: TokenEncoder, patches: Patches, ratio: float, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor, Masking]:
-    """Encode the patches that stay visible when a share is hidden.
-
-    Returns
-    -------
-    encoded : torch.Tensor, shape (B, 1 + K, C)
-        Class token first.
-    filled : torch.Tensor of bool, shape (B, K)
-        Which slots hold a patch.
-    masking : Masking
-    """
+) -> tuple[Tensor, Masking]:
+    """Hide a share of the patches; return the encoded visible ones (B, 1 + K, C), class token first."""
     masking = random_masking(patches.usable, ratio, generator)
     visible = gather_tokens(encoder.tokens(patches), masking.ids)
-    return encoder.run(visible, masking.filled), masking.filled, masking
+    return encoder.run(visible, masking.filled), masking
 
 
 def encode_sparsely(
@@ -133,13 +133,13 @@ def encode_sparsely(
     """
     if not dropped:
         return encoder.encode_with_mask(signal, present)
-    encoded, _, masking = encode_part(encoder, encoder.patches(signal, present), dropped)
+    encoded, masking = _encode_part(encoder, encoder.patches(signal, present), dropped)
     found = gather_tokens(encoded[:, 1:], masking.slot) * masking.visible.unsqueeze(-1)
     return torch.cat([encoded[:, :1], found], dim=1), masking.visible
 
 
 def check_ratio(ratio: float, patches: int) -> float:
-    """Return the share to hide, refusing one that leaves nothing to see or nothing to reconstruct."""
+    """Return the share to hide, refusing one that leaves no patch visible or none to reconstruct."""
     if not 0 < ratio < 1 or not 1 <= int(ratio * patches + 0.5) < patches:
         raise ValueError(
             f"mask_ratio must be between 0 and 1 and leave some of the {patches} patches visible "
@@ -154,12 +154,10 @@ class MaskedAutoencoder(nn.Module):
     Parameters
     ----------
     encoder : TokenEncoder
-        What pre-training is for: later stages take it from ``.encoder``.
+        The network to pre-train; later stages take it from ``.encoder``.
     mask_ratio : float
         Share of the usable patches that is hidden.
     decoder_width, decoder_depth, decoder_heads : int
-    normalize_patches : bool
-        Compare patches each brought to mean 0 and deviation 1 (He et al. 2022), which asks for shape only.
     """
 
     def __init__(
@@ -169,13 +167,10 @@ class MaskedAutoencoder(nn.Module):
         decoder_width: int = 64,
         decoder_depth: int = 2,
         decoder_heads: int = 4,
-        *,
-        normalize_patches: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.mask_ratio = check_ratio(mask_ratio, len(encoder.positions()))
-        self.normalize_patches = normalize_patches
         self.bridge = nn.Linear(encoder.token_width, decoder_width)
         self.place = nn.Linear(encoder.token_width, decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
@@ -205,45 +200,18 @@ class MaskedAutoencoder(nn.Module):
             ``loss``, mean squared error over the hidden patches, in squared deviations of the signal;
             ``reconstruction`` in the unit and shape of the signal, that is the signal itself where it was
             visible and zero where not usable; ``mask``, boolean and of the signal's shape: what was hidden.
-            With ``normalize_patches`` the reconstruction borrows each hidden patch's true mean and
-            deviation: something to look at, not to score.
         """
         patches = self.encoder.patches(signal, present)
-        encoded, _, masking = encode_part(self.encoder, patches, self.mask_ratio, generator)
+        encoded, masking = _encode_part(self.encoder, patches, self.mask_ratio, generator)
         predicted = self._decode(encoded, masking, patches.usable).float()
-        mean, deviation = self._patch_statistics(patches.values)
-        errors = (predicted - (patches.values - mean) / deviation).square().mean(dim=-1)
+        errors = (predicted - patches.values).square().mean(dim=-1)
         loss = (errors * masking.hidden).sum() / masking.hidden.sum().clamp(min=1)
         hidden = masking.hidden.unsqueeze(-1)
-        found = torch.where(hidden, predicted.detach() * deviation + mean, patches.values)
+        found = torch.where(hidden, predicted.detach(), patches.values)
         mask = self.encoder.to_signal(hidden.expand_as(found))
         usable = self.encoder.to_signal(patches.usable.unsqueeze(-1).expand_as(found))
         reconstruction = (self.encoder.to_signal(found) * patches.scale + patches.mean) * usable
         return {"loss": loss, "reconstruction": reconstruction, "mask": mask}
-
-    def encode(self, signal: Tensor, present: Tensor | None = None) -> Tensor:
-        """Map a batch, nothing hidden, to tokens (B, 1 + N, token_width), class token first."""
-        return self.encoder.encode(signal, present)
-
-    @torch.no_grad()
-    def reconstruct(
-        self, signal: Tensor, present: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Return the signal with its hidden part reconstructed, in its own unit and shape.
-
-        The same generator state gives the same mask here and in `forward`.
-
-        Raises
-        ------
-        ValueError
-            With ``normalize_patches``: a patch's mean and deviation were then never learned.
-        """
-        if self.normalize_patches:
-            raise ValueError(
-                "A model with normalize_patches=True knows the shape of a patch only; "
-                "train with normalize_patches=False to score reconstructions."
-            )
-        return self(signal, present, generator)["reconstruction"]
 
     def _decode(self, encoded: Tensor, masking: Masking, usable: Tensor) -> Tensor:
         """Map encoded tokens (B, 1 + K, C) to predicted patches (B, N, P)."""
@@ -254,10 +222,3 @@ class MaskedAutoencoder(nn.Module):
         attendable = torch.cat([torch.ones_like(usable[:, :1]), usable], dim=1)
         decoded = self.decoder(torch.cat([tokens[:, :1], all_tokens], dim=1), attendable)
         return self.head(decoded[:, 1:])
-
-    def _patch_statistics(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation that targets are brought by, each broadcasting with (B, N, P)."""
-        if not self.normalize_patches:
-            return values.new_zeros(()), values.new_ones(())
-        deviation = (values.var(dim=-1, keepdim=True, unbiased=False) + EPSILON).sqrt()
-        return values.mean(dim=-1, keepdim=True), deviation

@@ -1,7 +1,7 @@
-"""Function of the heart and disease, from the tokens of an ECG or of a cine.
+"""Indicators of cardiac function and diseases, from the tokens of an ECG or of a cine.
 
 A head for indicators (regression on z-scores) and one for diseases, over any `TokenEncoder`; age, sex and
-other covariates modulate what the encoder found by FiLM (Perez et al. 2018), which begins as identity.
+other covariates modulate the encoder's features by FiLM (Perez et al. 2018), which begins as identity.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PhenotypeModel(nn.Module):
     encoder : TokenEncoder
         Of ECGs or of cines; from scratch, pre-trained, or aligned.
     indicators, diseases : int
-        Outputs of each kind; one of them may be 0.
+        Number of outputs; one of them may be 0.
     covariates : int
         Columns that `forward` also takes, in their own units, NaN where not known.
     film : bool
@@ -74,7 +74,7 @@ class PhenotypeModel(nn.Module):
     Notes
     -----
     Call `fit_targets` with the training patients before training: the z-scores' mean and deviation are
-    buffers, and so travel with the checkpoint. Without it both kinds of column count as z-scored already.
+    buffers, so checkpoints hold them. Without it indicators and covariates count as z-scored already.
     """
 
     indicator_mean: Tensor
@@ -162,16 +162,16 @@ class PhenotypeModel(nn.Module):
         dropped = self.token_dropout if self.training and not self.frozen else 0.0
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             encoded, known = encode_sparsely(self.encoder, signal, present, dropped)
-        return self.answers(pool_tokens(encoded, known, self.pooling), covariates)
+        return self.predict(pool_tokens(encoded, known, self.pooling), covariates)
 
-    def answers(self, pooled: Tensor, covariates: Tensor | None = None) -> dict[str, Tensor]:
-        """Predict from what the encoder found, (B, C); covariates and what is returned as of `forward`."""
-        features = self._with_covariates(pooled, covariates)
+    def predict(self, features: Tensor, covariates: Tensor | None = None) -> dict[str, Tensor]:
+        """Predict from the encoder's pooled features (B, C); covariates and result as of `forward`."""
+        features = self._with_covariates(features, covariates)
         return {name: head(features) for name, head in self.heads.items()}
 
     @torch.no_grad()
-    def found(self, signal: Tensor, present: Tensor | None = None) -> Tensor:
-        """Return what the encoder finds in a whole signal, (B, C), for `answers`; nothing is left out."""
+    def features(self, signal: Tensor, present: Tensor | None = None) -> Tensor:
+        """Return the encoder's pooled features of a signal, (B, C), for `predict`; no token is dropped."""
         encoded, known = encode_sparsely(self.encoder, signal, present)
         return pool_tokens(encoded, known, self.pooling)
 
@@ -200,18 +200,19 @@ class PhenotypeModel(nn.Module):
             ``loss``, ``indicator_loss`` (mean squared error of z-scores) and ``disease_loss`` (binary
             cross-entropy): means over known values, 0 where none is; the latter two as there are targets.
         """
-        named = {}
+        losses = {}
         if indicators is not None:
             target = (indicators - self.indicator_mean) / self.indicator_deviation
-            named["indicator_loss"] = masked_mean(functional.mse_loss, outputs["indicators"], target)
+            losses["indicator_loss"] = _masked_mean(functional.mse_loss, outputs["indicators"], target)
         if diseases is not None:
-            named["disease_loss"] = masked_mean(
+            losses["disease_loss"] = _masked_mean(
                 functional.binary_cross_entropy_with_logits, outputs["diseases"], diseases
             )
-        if not named:
+        if not losses:
             raise ValueError("Give indicators, diseases or both: without any there is nothing to compare.")
         weights = {"indicator_loss": 1.0, "disease_loss": disease_weight}
-        return {"loss": torch.stack([weights[name] * loss for name, loss in named.items()]).sum(), **named}
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return {"loss": total, **losses}
 
     def in_units(self, indicators: Tensor) -> Tensor:
         """Bring predicted z-scores (B, indicators) back to the indicators' own units."""
@@ -252,7 +253,7 @@ def column_statistics(table: Tensor, name: str = "target") -> tuple[Tensor, Tens
     return mean.to(table.dtype), deviation.masked_fill(constant, 1.0).to(table.dtype)
 
 
-def masked_mean(loss: Callable[..., Tensor], predicted: Tensor, target: Tensor) -> Tensor:
+def _masked_mean(loss: Callable[..., Tensor], predicted: Tensor, target: Tensor) -> Tensor:
     """Return a loss averaged over the finite targets; 0, still with a gradient of zeros, where none is."""
     known = target.isfinite()
     values = loss(predicted.float(), target.float().where(known, 0.0), reduction="none")

@@ -1,7 +1,7 @@
 """Attention rollout: how much each patch of an ECG counts, through all layers of the encoder.
 
-Abnar and Zuidema 2020, arXiv 2005.00928. It shows where information flows, not whether it speaks for or
-against an answer.
+Abnar and Zuidema 2020, arXiv 2005.00928. It shows where information flows, not whether it is evidence for or
+against a prediction.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.ecg_cmr.ecg_mae import ECGEncoder
+from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.transformer import check_pooling, mean_of
 
 
@@ -43,7 +43,7 @@ def attention_rollout(attention: Sequence[Tensor]) -> Tensor:
 def lead_relevance(
     encoder: ECGEncoder, ecg: Tensor, lead_present: Tensor | None = None, pooling: str = "mean"
 ) -> Tensor:
-    """Return how much each stretch of each lead counts, to be drawn over the leads.
+    """Return how much each stretch of each lead counts, to be plotted over the leads.
 
     Parameters
     ----------
@@ -62,7 +62,6 @@ def lead_relevance(
     check_pooling(pooling)
     maps, usable = encoder.attention(ecg, lead_present)
     rolled = attention_rollout(maps)[:, :, 1:]
-    shares = rolled[:, 0] if pooling == "class" else mean_of(rolled[:, 1:], usable)
-    shares = shares * usable
-    shares = shares / shares.sum(dim=1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
-    return shares.unflatten(1, (encoder.leads, encoder.times))
+    relevance = (rolled[:, 0] if pooling == "class" else mean_of(rolled[:, 1:], usable)) * usable
+    relevance = relevance / relevance.sum(dim=1, keepdim=True).clamp(min=torch.finfo(relevance.dtype).tiny)
+    return relevance.unflatten(1, (encoder.leads, encoder.times))

@@ -2,8 +2,8 @@
 
 Pre-norm blocks of the vision transformer (Dosovitskiy et al. 2021) on torch's
 `scaled_dot_product_attention`. MONAI's block was tried and left: it always owns a normalization for cross
-attention, whose weights get no gradient and stop `DistributedDataParallel`; its fast path drops attention
-in evaluation too and takes another mask than its slow one; and it keeps attention maps as state.
+attention, whose weights get no gradient and stop `DistributedDataParallel`; its fast path drops attention in
+evaluation too and takes another mask than its slow one; and it stores attention maps as state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MLP_RATIO = 4
 """Hidden units of a block's dense network, per channel."""
 
 START = 1.5
-"""Factor on Glorot's queries and keys at the start: attention tells tokens apart from the first step."""
+"""Factor on Glorot's queries and keys at the start: attention then differs between tokens from step one."""
 
 POOLINGS = ("mean", "class")
 """How tokens become one vector: mean of the usable patch tokens, or the class token."""
@@ -67,12 +67,13 @@ class SelfAttention(nn.Module):
 
     @torch.no_grad()
     def tie_query_and_key(self) -> None:
-        """Let each token look, at first, for tokens that are like it: keys start as the queries, both larger.
+        """Let attention favour similar tokens at first: keys start as the queries, both larger.
 
-        Alike are those of the same time in other leads, or of the same lead at other times, as positions are
-        what fresh tokens share. Attention that starts at random rests at the mean of all: with queries and
-        keys apart a masked autoencoder of ECGs still does no better than the lead's mean after 500 steps;
-        tied, it has 0.91 of that error after 400. After Trockman and Kolter (arXiv 2305.09828).
+        At the start tokens share only their positions, so the similar ones are those of the same time in
+        other leads, or of the same lead at other times. Attention from a random start stays at the mean of
+        all tokens: with separate queries and keys a masked autoencoder of ECGs is no better than the lead's
+        mean after 500 steps; tied, it has 0.91 of that error after 400. After Trockman and Kolter (arXiv
+        2305.09828).
         """
         query, key, _ = self.project.weight.chunk(3)
         query.mul_(START)
@@ -151,7 +152,7 @@ class Transformer(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """Draw a dense layer's weights by Glorot's rule, with biases zero, as masked autoencoders do."""
+    """Initialize a dense layer by Glorot's rule, with biases zero, as masked autoencoders do."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
@@ -162,8 +163,8 @@ def sine_positions(grid: Sequence[int], channels: int) -> Tensor:
 
     The channels are shared out evenly over the axes longer than one; what is left over stays zero. Waves are
     from 2 pi cells to about 8 pi axes long, and each channel has mean 0 and deviation 1 over the cells: the
-    usual waves (Vaswani et al. 2017), long enough for sentences, are half of them all but constant over 25
-    patches, and a network that mostly sees what patches have in common is slow to tell them apart.
+    usual waves (Vaswani et al. 2017) are made for sentences; half of them are almost constant over 25
+    patches, and a network is then slow to distinguish patches.
     """
     axes = [axis for axis, length in enumerate(grid) if length > 1]
     pairs = channels // (2 * max(len(axes), 1))
@@ -203,7 +204,7 @@ class Patches:
 
 
 class TokenEncoder(nn.Module):
-    """A transformer over the patches of a signal and a class token; what the signal is, subclasses say.
+    """A transformer over the patches of a signal and a class token; subclasses define the signal.
 
     Parameters
     ----------
@@ -238,7 +239,7 @@ class TokenEncoder(nn.Module):
         raise NotImplementedError
 
     def regions(self, tokens: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
-        """Average patch tokens (B, N, C) to the parts (B, R, C) that an image and an ECG can share."""
+        """Average patch tokens (B, N, C) to parts (B, R, C), and return which parts are usable, (B, R)."""
         raise NotImplementedError
 
     def tokens(self, patches: Patches) -> Tensor:

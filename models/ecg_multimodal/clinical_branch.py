@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 LARGEST_SCALED = 10.0
-"""Standard deviations at which a value is cut: a mistyped height shall not drown the others."""
+"""Standard deviations at which a value is cut: a mistyped height shall not outweigh the others."""
 
 
 class ClinicalScaler(nn.Module):
@@ -18,9 +18,9 @@ class ClinicalScaler(nn.Module):
 
     Notes
     -----
-    The numbers are buffers, so a checkpoint carries them. Mean and deviation are those of the values that
-    were there. A column that is constant over train is 0 for everyone (its flag still speaks); one that
-    train never had counts as missing for everyone. What is not finite is missing.
+    The statistics are buffers, so a checkpoint holds them. Mean and deviation are those of the values that
+    are not missing. A column that is constant over train is 0 for everyone, but its flag counts. A column
+    without any value in train counts as missing for everyone. What is not finite is missing.
     """
 
     median: Tensor
@@ -45,14 +45,14 @@ class ClinicalScaler(nn.Module):
                 f"The imputer is fitted on a table (patients, {len(self.median)}), at least one row, "
                 f"and was given {tuple(table.shape)}."
             )
-        for column, values in enumerate(table.double().unbind(dim=1)):
-            there = values[values.isfinite()]
-            self.known[column] = len(there) > 0
-            deviation = there.std(correction=0) if len(there) else torch.zeros(())
-            self.median[column] = there.quantile(0.5) if len(there) else 0.0
-            self.mean[column] = there.mean() if len(there) else 0.0
+        for column, cells in enumerate(table.double().unbind(dim=1)):
+            values = cells[cells.isfinite()]
+            self.known[column] = len(values) > 0
+            deviation = values.std(correction=0) if len(values) else torch.zeros(())
+            self.median[column] = values.quantile(0.5) if len(values) else 0.0
+            self.mean[column] = values.mean() if len(values) else 0.0
             # a constant such as 0.1 has a deviation of some 1e-17
-            varies = len(there) and float(deviation) > 1e-9 * float(there.abs().amax())
+            varies = len(values) and float(deviation) > 1e-9 * float(values.abs().amax())
             self.inverse_deviation[column] = 1 / deviation if varies else 0.0
         self.fitted.fill_(True)
 
@@ -63,10 +63,10 @@ class ClinicalScaler(nn.Module):
                 "The imputer is not fitted: call fit with the clinical table of the training part, "
                 "or load a checkpoint."
             )
-        there = table.isfinite() & self.known
-        filled = torch.where(there, table.to(self.mean.dtype), self.median)
+        present = table.isfinite() & self.known
+        filled = torch.where(present, table.to(self.mean.dtype), self.median)
         scaled = (filled - self.mean) * self.inverse_deviation
-        flags = (~there).to(scaled.dtype)
+        flags = (~present).to(scaled.dtype)
         return torch.cat([scaled.clamp(-LARGEST_SCALED, LARGEST_SCALED), flags], dim=1)
 
 
@@ -87,16 +87,16 @@ class ClinicalBranch(nn.Module):
     Notes
     -----
     Layer normalization, not batch normalization: a batch may hold one row with a table. Weights of the
-    flags start at 0, and a flag that is never raised in training leaves them there: the first patient
-    without a height then is one of median height, and not moved by random weights.
+    flags start at 0, and stay there if a flag is never raised in training: the first patient without a
+    height then counts as one of median height.
     """
 
     def __init__(self, features: int, columns: int, hidden: int = 64, dropout: float = 0.0) -> None:
         super().__init__()
         if columns < 1:
             raise ValueError(
-                f"clinical_features must be at least 1 for the clinical view, and is {columns}: "
-                "give the number of columns, or leave the view out."
+                f"clinical_features must be at least 1 for the clinical modality, and is {columns}: "
+                "give the number of columns, or leave the modality out."
             )
         self.columns = columns
         self.scaler = ClinicalScaler(columns)
@@ -113,15 +113,11 @@ class ClinicalBranch(nn.Module):
             nn.Dropout(dropout),
         )
 
-    def fit(self, table: Tensor) -> None:
-        """Fit imputation and scaling on the training patients that have a table, (N, columns)."""
-        self.scaler.fit(table)
-
     def forward(self, clinical: Tensor) -> Tensor:
         """Map tables (P, columns), NaN where a value is missing, to features (P, features); P may be 0."""
         return self.body(self.scaler(clinical))
 
-    def nothing(self) -> Tensor:
+    def empty_batch(self) -> Tensor:
         """Return a table of no patients, on this module's device."""
         return self.scaler.mean.new_zeros((0, self.columns))
 

@@ -1,4 +1,4 @@
-"""Features of an ECG drawn on paper: MONAI's two-dimensional ResNet-18 of one input channel.
+"""Features of an ECG plotted on paper: MONAI's two-dimensional ResNet-18 of one input channel.
 
 He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016. A strided stem and pooling
 bring an image of 64 x 640 pixels to 16 x 160 before the first block, and to 2 x 20 after the last.
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 SMALLEST_IMAGE = (33, 33)
 """Pixels that leave 2 x 2 after five halvings: batch normalization can train on one image then."""
 LARGEST_BYTE = 255
-NAMED = 3
-"""Names a message about weights gives of each kind."""
+_LISTED = 3
+"""Names of weights that a message lists for each problem."""
 
 
 class ImageBranch(nn.Module):
-    """ResNet-18, averaged over the picture, and a projection.
+    """ResNet-18, averaged over the image, and a projection.
 
     Parameters
     ----------
@@ -64,11 +64,11 @@ class ImageBranch(nn.Module):
     def feature_maps(self, image: Tensor) -> Tensor:
         """Return the maps of the last stage, (P, 8 * channels, H / 32, W / 32), for Grad-CAM; rounded up."""
         net = self.network
-        # not ResNet.forward: it reshapes in a way that fails for a batch of no images
+        # not ResNet.forward, whose reshape fails for a batch of no images
         maps = net.maxpool(net.act(net.bn1(net.conv1(self._ink(image)))))
         return net.layer4(net.layer3(net.layer2(net.layer1(maps))))
 
-    def nothing(self) -> Tensor:
+    def empty_batch(self) -> Tensor:
         """Return a batch of no images, on this module's device."""
         return self.network.conv1.weight.new_zeros((0, 1, *self.image_size))
 
@@ -82,13 +82,13 @@ class ImageBranch(nn.Module):
             )
 
     def load_weights(self, path: str | Path) -> None:
-        """Load weights of a ResNet-18 from a local file; its classifier (``fc``) is left aside.
+        """Load weights of a ResNet-18 from a local file; its classifier (``fc``) is ignored.
 
         Parameters
         ----------
         path : str or pathlib.Path
             A dict of tensors saved by `torch.save`, under the names that MONAI and torchvision share. A first
-            layer for three colours is summed over them, which is the same for a grey picture.
+            layer for three colours is summed over them, which is the same for a grey image.
 
         Raises
         ------
@@ -115,7 +115,7 @@ class ImageBranch(nn.Module):
 
 
 def _resnet18(channels: int) -> Any:
-    """Return MONAI's ResNet-18 for grey pictures, weights random, under the names that torchvision uses."""
+    """Return MONAI's ResNet-18 for grey images, weights random, under the names that torchvision uses."""
     from monai.networks.nets import resnet18  # here, for its import takes seconds that other networks save
 
     return resnet18(
@@ -148,7 +148,7 @@ def _read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def _mismatches(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """Return a phrase for each way in which names and shapes differ."""
-    kinds = {
+    problems = {
         "missing": [name for name in expected if name not in given],
         "not known": [name for name in given if name not in expected],
         "of another shape": [
@@ -158,7 +158,7 @@ def _mismatches(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         ],
     }
     return [
-        f"{len(names)} {kind} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
-        for kind, names in kinds.items()
+        f"{len(names)} {problem} ({', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''})"
+        for problem, names in problems.items()
         if names
     ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.blocks import EncoderLevel, check_size, normalized_convolution
-from models.layers.layers import EitherLayout
+from models.layers.layout import EitherLayout
 
 LEVELS = 4
 STEM_KERNEL = 15
@@ -19,11 +19,11 @@ SHORTEST_SIGNAL = 64
 SMALLEST_DEVIATION = 1e-6
 """Standard deviation, in the unit of the signal, below which a lead is taken as constant over train."""
 LARGEST_SCALED = 20.0
-"""Standard deviations at which a value is cut: a loose electrode shall not move what a batch learns."""
+"""Standard deviations at which a value is cut: a loose electrode shall not dominate a batch."""
 
 
 class LeadScaler(nn.Module):
-    """Bring every lead to mean 0 and deviation 1 over train; the two numbers travel with the weights.
+    """Bring every lead to mean 0 and deviation 1 over train; the statistics are saved with the weights.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ class LeadScaler(nn.Module):
 
     Notes
     -----
-    A lead that is flat in a recording, or has no finite value, becomes 0 throughout whatever its offset:
-    the mean of train, which says nothing. So do single values that are not finite.
+    A lead that is flat in a recording, or has no finite value, becomes 0 throughout, the mean of train,
+    whatever its offset. So do single values that are not finite.
     """
 
     mean: Tensor
@@ -72,7 +72,7 @@ class LeadScaler(nn.Module):
         """Map signals (P, leads, T) to scaled signals of this shape, all finite."""
         if not self.fitted:
             raise RuntimeError(
-                "The lead scaler is not fitted: call fit_scaler with the signals of the training part, "
+                "The lead scaler is not fitted: call its fit with the signals of the training part, "
                 "or load a checkpoint."
             )
         scaled = (signals.to(self.mean.dtype) - self.mean[:, None]) / self.deviation[:, None]
@@ -131,16 +131,12 @@ class SignalBranch(EitherLayout, nn.Module):
             nn.Linear(2 * counts[-1], features), nn.LayerNorm(features), nn.ReLU(), nn.Dropout(dropout)
         )
 
-    def fit_scaler(self, signals: Tensor) -> None:
-        """Fit the scaler on the training recordings that have a signal, (N, leads, T)."""
-        self.scaler.fit(signals)
-
     def forward(self, signal: Tensor) -> Tensor:
         """Map signals (P, leads, T) to features (P, features); P may be 0."""
-        maps = self.take_back(self.body(self.lay_out(self.scaler(signal))))
+        maps = self.from_layout(self.body(self.to_layout(self.scaler(signal))))
         return self.project(torch.cat([maps.mean(dim=-1), maps.amax(dim=-1)], dim=1))
 
-    def nothing(self) -> Tensor:
+    def empty_batch(self) -> Tensor:
         """Return a batch of no signals, on this module's device."""
         return self.scaler.mean.new_zeros((0, self.leads, SHORTEST_SIGNAL))
 

@@ -1,6 +1,6 @@
 """Parts that the networks for beats share: encoder of one-dimensional signals, and heads that classify.
 
-Features are (B, C, T), or images of height 1, which is faster (see `models.layers.layers`).
+Features are (B, C, T), or images of height 1, which is faster (see `models.layers.layout`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.layers.layers import Convolution, Normalization, TimeMean, like, mean_over_time, pool
+from models.layers.layout import Convolution, Normalization, TimeMean, expand_gate, mean_over_time, pool
 
 MODALITIES = ("ecg", "pcg")
 STRIDES = (1, 5, 5, 5)
@@ -44,7 +44,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, T) to (B, C, T)."""
-        return features * like(self.gate(mean_over_time(features)), features)
+        return features * expand_gate(self.gate(mean_over_time(features)), features)
 
 
 class ResidualBlock(nn.Module):

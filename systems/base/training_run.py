@@ -33,7 +33,7 @@ from learning.optimization import Schedule, make_optimizer
 from learning.parallel_folds import check_at_once, devices_at_once, fold_command, threads_each, train_at_once
 from learning.runs import flatten, is_begun, is_finished, lock_folder, lock_run, open_run, run_name
 from learning.tracking import Tracker
-from models.layers.layers import choose_layout
+from models.layers.layout import choose_layout
 from systems.base.task import Task
 
 

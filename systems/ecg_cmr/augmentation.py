@@ -1,4 +1,4 @@
-"""Changes of training signals that leave the heart as it is, drawn anew for every batch."""
+"""Random changes of training signals that keep the state of the heart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PIXELS = 2
 
 
 def shift_in_time(ecg: Tensor) -> Tensor:
-    """Return each ECG of a batch (B, leads, T) begun at another time; what is cut off follows at its end.
+    """Return each ECG of a batch (B, leads, T) rotated in time by a random shift.
 
     A recording begins at any time of any cycle; the seam is one more odd beat among ten.
     """
@@ -27,7 +27,7 @@ def shift_in_time(ecg: Tensor) -> Tensor:
 def vary_cine(cmr: Tensor) -> Tensor:
     """Return each cine of a batch (B, frames, H, W; 0 to 1) brighter or darker, and the batch shifted.
 
-    Brightness is a matter of the scanner, and place of how a picture was cut.
+    Brightness depends on the scanner, position on how the image was cropped.
     """
     count = len(cmr)
     gain = 1 + GAIN * (2 * torch.rand(count, 1, 1, 1, device=cmr.device) - 1)

@@ -15,7 +15,7 @@ from evaluation.figures import save_figure
 from evaluation.multilabel import multilabel_scores, multilabel_table
 from evaluation.report import json_safe, write_json
 from evaluation.tables import PROTOCOLS, frame_to_markdown
-from models.ecg_cmr.ecg_mae import ECGEncoder
+from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from models.ecg_cmr.rollout import lead_relevance
 from systems.base.evaluation_run import EvaluationRun, predict_run

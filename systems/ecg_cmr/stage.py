@@ -16,8 +16,8 @@ from datasets.cache import Cache
 from learning.checkpoint import BEST, file_digest, load_checkpoint
 from learning.distributed import unwrap
 from learning.loop import FoldContext
-from models.ecg_cmr.cmr_mae import CMREncoder
-from models.ecg_cmr.ecg_mae import ECGEncoder
+from models.ecg_cmr.cmr_encoder import CMREncoder
+from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.transformer import TokenEncoder
 from systems.base.task import CARRIED, Task
 from systems.ecg_cmr.augmentation import shift_in_time, vary_cine

@@ -43,7 +43,7 @@ def explain_patient(
     """
     network.eval()
     batch = patients.batch(torch.tensor([row]))
-    views = {name: batch[name].float() for name in network.views if bool(batch[f"has_{name}"])}
+    views = {name: batch[name].float() for name in network.modalities if bool(batch[f"has_{name}"])}
     views |= {"image": views["image"] / 255} if "image" in views else {}
     contributions = contributions_of(network, views, empty)
     image, signal = views.get("image"), views.get("signal")
@@ -78,7 +78,7 @@ def contributions_of(
         part: [float(judged(network, {name: views[name] for name in part}))] for part in coalitions(views)
     }
     found = {name: float(value[0]) for name, value in shapley_values(values, empty).items()}
-    return {name: found.get(name, float("nan")) for name in network.views}
+    return {name: found.get(name, float("nan")) for name in network.modalities}
 
 
 def judged(network: MultimodalNetwork, views: Mapping[str, Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Against one view that dominates: modality dropout, branch losses, and modulation of gradients.
+"""Against one modality that dominates: modality dropout, branch losses, and modulation of gradients.
 
 The modulation is that of Peng, Wei, Deng, Wang, Hu, "Balanced multimodal learning via on-the-fly gradient
-modulation", CVPR 2022 (OGM-GE), for two modalities; here for any number, with views that some patients lack.
+modulation", CVPR 2022 (OGM-GE), for two modalities; here for any number, some of which a patient may lack.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def drop_views(
+def drop_modalities(
     has: Mapping[str, Tensor], rate: float, generator: torch.Generator | None = None
 ) -> dict[str, Tensor]:
-    """Hide views at random for training: modality dropout.
+    """Hide modalities at random for training: modality dropout.
 
     Parameters
     ----------
     has : mapping of str to torch.Tensor of bool, shape (B,)
-        Which rows have which view.
+        Which rows have which modality.
     rate : float
-        Probability that a row is touched. Of a touched row a subset of its views is hidden, each subset that
-        is neither empty nor all of them with the same probability; a row with one view keeps it.
+        Probability that a row is changed. Of a changed row a subset of its modalities is hidden, each subset
+        that is neither empty nor all of them with the same probability; a row with one modality keeps it.
     generator : torch.Generator, optional
         On the device of the masks; default torch's own.
 
     Returns
     -------
     dict of str to torch.Tensor
-        Which views are left.
+        Which modalities are left.
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"rate must be 0 to 1, and is {rate}.")
     present = torch.stack(list(has.values()), dim=1)
     count, device = present.shape[1], present.device
-    # every subset of views as a row of bits; the first is the empty one
+    # every subset of modalities as a row of bits; the first is the empty one
     subsets = torch.arange(2**count, device=device).unsqueeze(1) >> torch.arange(count, device=device) & 1 > 0
     held = (subsets & ~present.unsqueeze(1)).logical_not().all(dim=2)
     size = subsets.sum(dim=1)
@@ -56,30 +56,32 @@ def branch_losses(
     has: Mapping[str, Tensor],
     weight: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return each branch's binary cross-entropy, averaged over the rows that have its view.
+    """Return each branch's binary cross-entropy, averaged over the rows that have its modality.
 
     Parameters
     ----------
     branch_logits : mapping of str to torch.Tensor, shape (B, classes)
-        Anything, NaN too, where the view is absent.
+        Anything, NaN too, where the modality is absent.
     label : torch.Tensor, shape (B,) or (B, classes)
         0 or 1.
     has : mapping of str to torch.Tensor of bool, shape (B,)
-        Which rows have the view (after modality dropout).
+        Which rows have the modality (after modality dropout).
     weight : torch.Tensor, shape (B,), optional
-        What a row counts.
+        Of each row.
 
     Returns
     -------
     dict of str to torch.Tensor
-        0, with a gradient of 0, for a view that no row has. Their sum is the auxiliary loss.
+        0, with a gradient of 0, for a modality that no row has. Their sum is the auxiliary loss.
     """
     losses = {}
     for name, logits in branch_logits.items():
         present = has[name]
         # absent rows are set to 0 before the loss: NaN times 0 would still be NaN
         known = torch.where(present.unsqueeze(1), logits.float(), 0.0)
-        each = functional.binary_cross_entropy_with_logits(known, _like(label, known), reduction="none")
+        each = functional.binary_cross_entropy_with_logits(
+            known, _labels_like(label, known), reduction="none"
+        )
         counts = present.float() if weight is None else present * weight
         losses[name] = (each.mean(dim=1) * counts).sum() / present.sum().clamp(min=1)
     return losses
@@ -89,30 +91,30 @@ def branch_losses(
 def branch_confidences(
     branch_logits: Mapping[str, Tensor], label: Tensor, has: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the mean probability each branch gives the truth, over the rows that have its view.
+    """Return each branch's mean probability of the true label, over the rows with its modality.
 
-    Parameters are those of `branch_losses`. Of several classes the mean counts; a view that no row has gets
-    NaN. What branches say of themselves needs heads that learn: by the branch losses, or as probes.
+    Parameters are those of `branch_losses`. Of several classes the mean counts; a modality that no row has
+    gets NaN. The branches' heads must be trained, by the branch losses or as probes.
     """
     confidences = {}
     for name, logits in branch_logits.items():
         probability = logits.float().sigmoid()
-        truth = _like(label, probability)
+        truth = _labels_like(label, probability)
         of_truth = truth * probability + (1 - truth) * (1 - probability)
         confidences[name] = of_truth[has[name]].mean()
     return confidences
 
 
 def discrepancy_ratios(confidences: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Return each view's confidence over the mean confidence of the others; 1 where nothing compares.
+    """Return each modality's confidence over the mean confidence of the others; 1 where there are none.
 
-    With two views these are the two ratios of the paper.
+    With two modalities these are the two ratios of the paper.
     """
     values = {name: float(value) for name, value in confidences.items()}
     known = {name: value for name, value in values.items() if math.isfinite(value)}
     ratios = dict.fromkeys(values, 1.0)
     for name, value in known.items():
-        others = [other for baseline, other in known.items() if baseline != name]
+        others = [other for key, other in known.items() if key != name]
         if others and sum(others) > 0:
             ratios[name] = value * len(others) / sum(others)
     return ratios
@@ -121,7 +123,7 @@ def discrepancy_ratios(confidences: Mapping[str, Tensor | float]) -> dict[str, f
 def modulation_coefficients(
     confidences: Mapping[str, Tensor | float], strength: float = 0.1
 ) -> dict[str, float]:
-    """Return what the gradients of each branch are multiplied by, 0 to 1.
+    """Return the factor of the gradients of each branch, 0 to 1.
 
     ``1 - tanh(strength * ratio)`` where the ratio of `discrepancy_ratios` exceeds 1, else 1.
 
@@ -174,11 +176,11 @@ def modulate_gradients(
             deviation = weight.grad.std(correction=0)
             weight.grad.mul_(coefficients[name])
             if noise:
-                drawn = torch.empty_like(weight.grad).normal_(generator=generator)
-                weight.grad.add_(drawn * deviation)
+                random = torch.empty_like(weight.grad).normal_(generator=generator)
+                weight.grad.add_(random * deviation)
 
 
-def _like(label: Tensor, logits: Tensor) -> Tensor:
+def _labels_like(label: Tensor, logits: Tensor) -> Tensor:
     """Return the label as numbers of the logits' shape (B, classes)."""
     truth = label.to(logits.dtype)
     truth = truth.unsqueeze(1) if truth.ndim == 1 else truth

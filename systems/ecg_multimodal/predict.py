@@ -85,8 +85,8 @@ def _outputs(
     row = torch.zeros(1, dtype=torch.int64)
     each = [predict(task, network, samples, row, batch_size=1, device=device)[1] for network in networks]
     batch = samples.batch(row)
-    given = {name: batch[name] for modality in networks[0].views for name in (modality, f"has_{modality}")}
-    weights = torch.stack([network.forward_with_views(**given)[2][0] for network in networks])
+    given = {key: batch[key] for name in networks[0].modalities for key in (name, f"has_{name}")}
+    weights = torch.stack([network(**given, with_branches=True)[2][0] for network in networks])
     return Outputs(
         torch.stack([found.reshape(-1) for found in each]).double().numpy(),
         weights.mean(dim=0).double().cpu().numpy(),
@@ -131,7 +131,7 @@ class PatientPrediction(base.Prediction):
     @property
     def weights(self) -> dict[str, float] | None:
         """Weight of each modality in the fusion, 0 to 1; None where that has no weights."""
-        modalities = self.networks[0].views
+        modalities = self.networks[0].modalities
         if len(modalities) > 1 and self.predictor.trained.model.fusion not in _WEIGHING:
             return None
         found = dict(zip(modalities, self.outputs.weights.tolist(), strict=True))
@@ -189,7 +189,7 @@ class PatientPrediction(base.Prediction):
 
     def figure(self) -> Figure:
         """Return the figure of the patient."""
-        image, modalities, steps = self.patient.image, self.networks[0].views, self._steps()
+        image, modalities, steps = self.patient.image, self.networks[0].modalities, self._steps()
         several = "probability of each superclass, several at once"
         return patient_prediction_figure(
             image=None if image is None or "image" not in self.used else 1 - image / 255.0,
@@ -247,7 +247,7 @@ class Predictor(base.Predictor):
             self.trained_on["abnormal_share"] = None
             self.column = " ".join(f"{name:>5}" for name in SUPERCLASSES)
         self.check_prevalence(settings.prevalence)
-        self.modalities: tuple[str, ...] = self.models[0].views
+        self.modalities: tuple[str, ...] = self.models[0].modalities
         self.notes: list[str] = []
 
     def model_name(self) -> str:

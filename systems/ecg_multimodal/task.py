@@ -35,7 +35,7 @@ from systems.ecg_multimodal.explain import explain_patient
 from systems.ecg_multimodal.modality_balance import (
     branch_confidences,
     branch_losses,
-    drop_views,
+    drop_modalities,
     modulate_gradients,
     modulation_coefficients,
 )
@@ -83,7 +83,7 @@ class EcgMultimodal(BinaryTask):
                 classes=1 if settings.target == "normal" else len(SUPERCLASSES),
                 leads=inputs["leads"],
                 clinical_features=len(inputs["clinical"]),
-                views=model.views,
+                modalities=model.views,
                 fusion=model.fusion,
                 width=model.width,
                 dropout=model.dropout,
@@ -98,8 +98,8 @@ class EcgMultimodal(BinaryTask):
         rows = run.train.to(samples.label.device)
         fitted = {name: samples.views[name][rows[samples.has[name][rows]]] for name in ("signal", "clinical")}
         try:
-            network.fit(**{name: view for name, view in fitted.items() if name in network.views})
-            if self.settings.model.image_weights is not None and "image" in network.views:
+            network.fit(**{name: view for name, view in fitted.items() if name in network.modalities})
+            if self.settings.model.image_weights is not None and "image" in network.modalities:
                 branch: Any = network.branches["image"]
                 branch.load_weights(self.settings.model.image_weights)
         except ValueError as error:
@@ -107,14 +107,14 @@ class EcgMultimodal(BinaryTask):
 
     def step(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Return losses of a batch and its probabilities, (B,) or (B, classes); NaN for who has no view."""
-        views = as_network(model).views
+        views = as_network(model).modalities
         known = torch.stack([batch[f"has_{name}"] for name in views]).any(dim=0)
         part = {name: value[known] for name, value in batch.items()}
         has = {name: part[f"has_{name}"] for name in views}
         if model.training and self.settings.model.modality_dropout:
-            has = drop_views(has, self.settings.model.modality_dropout)
+            has = drop_modalities(has, self.settings.model.modality_dropout)
         given = {name: part[name] for name in views} | {f"has_{name}": mask for name, mask in has.items()}
-        logits, branches, _ = model(**given, with_views=True)
+        logits, branches, _ = model(**given, with_branches=True)
         losses = self.losses(logits.float(), branches, part["label"], part["weight"], has)
         probability = torch.full((len(known), logits.shape[1]), torch.nan, device=logits.device)
         probability[known] = logits.detach().float().sigmoid()
@@ -146,7 +146,7 @@ class EcgMultimodal(BinaryTask):
         """Damp the gradients of the view that is ahead, if that is asked for."""
         network = as_network(model)
         if self.settings.model.modulation:
-            coefficients = {name: float(losses[DAMPED + name]) for name in network.views}
+            coefficients = {name: float(losses[DAMPED + name]) for name in network.modalities}
             modulate_gradients(dict(network.branches.items()), coefficients)
 
     def score(self, samples: Patients, rows: Tensor, predictions: Tensor) -> dict[str, float]:

@@ -17,7 +17,7 @@ from config import EvaluationSettings
 from datasets.cache import Cache, find_cache
 from datasets.splits import BEAT_PROTOCOLS, make_folds
 from systems.ecg_pcg.features.phase_grid import phase_grid
-from systems.ecg_pcg.linear.fit import out_of_fold_probe
+from systems.ecg_pcg.linear.fit import out_of_fold_log_odds
 from systems.ecg_pcg.settings import TrainingSettings
 from systems.ecg_pcg.signal_free import (
     PREDICTORS,
@@ -299,7 +299,7 @@ def with_probe(recordings: pd.DataFrame, cache: Cache) -> pd.DataFrame:
         return recordings
     features = {"pcg": grid.probe_pcg} | ({"ecg": grid.probe_ecg} if grid.has_ecg.all() else {})
     try:
-        probe = out_of_fold_probe(features, metadata["label"].to_numpy(), metadata["session"].to_numpy())
+        probe = out_of_fold_log_odds(features, metadata["label"].to_numpy(), metadata["session"].to_numpy())
     except (UserError, ValueError):  # too few sessions, or of one class, to be split
         return recordings
     return recordings.assign(probe=recordings["recording"].map(dict(zip(grid.recording, probe, strict=True))))

@@ -165,6 +165,6 @@ def test_a_sheet_of_a_short_ecg_leaves_paper():
         (lambda: draw_sheet(np.zeros((12, 5000)), RATE, leads=["I"] * 12), "A sheet needs"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(draw, sentence):
+def test_sampling_arguments_that_generate_nothing_are_refused(draw, sentence):
     with pytest.raises(ValueError, match=sentence):
         draw()

@@ -20,7 +20,7 @@ from learning.checkpoint import load_checkpoint
 from learning.distributed import unwrap
 from learning.loop import COMPILERS, FoldContext, compiled, fit
 from learning.tracking import Tracker
-from models.layers.layers import Convolution, choose_layout
+from models.layers.layout import Convolution, choose_layout
 from models.pacfnet import PACFNet
 
 CPU = torch.device("cpu")

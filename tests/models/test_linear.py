@@ -56,7 +56,7 @@ def test_a_recording_without_any_modality_is_refused():
         by_hand()(PCG, ECG, torch.tensor([True, False]), torch.tensor([True, False]))
 
 
-def test_a_modality_that_was_not_fitted_says_nothing():
+def test_a_modality_that_was_not_fitted_has_no_effect():
     model = by_hand()
     model.ecg.fitted.fill_(False)
     assert model(PCG, ECG, BOTH, BOTH).tolist() == [5.5, 0.5]

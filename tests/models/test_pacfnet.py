@@ -1,4 +1,4 @@
-"""PACFNet: size, shapes, what its attention reads, what each branch sees, and what it refuses."""
+"""PACFNet: size, shapes, the input of its attention and branches, and what it refuses."""
 
 from typing import Any
 
@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.pacfnet import FusionLevel, PACFNet
 
-PARAMETERS = 11_723_898
 MULTIPLY_ACCUMULATES = 1.57e9
 OPEN = 100.0
 """Bias that opens a sigmoid gate fully; its negative shuts it."""
@@ -40,12 +39,6 @@ def set_gate(gate: nn.Module | None, bias: float) -> None:
     nn.init.zeros_(layers[-1].weight)
     assert layers[-1].bias is not None
     nn.init.constant_(layers[-1].bias, bias)
-
-
-def test_size_of_the_published_network():
-    model = PACFNet()
-    assert sum(weight.numel() for weight in model.parameters() if weight.requires_grad) == PARAMETERS
-    assert all(weight.requires_grad for weight in model.parameters())
 
 
 def test_multiply_accumulates_of_one_beat():
@@ -208,24 +201,6 @@ def test_encoders_share_no_weights():
     assert not torch.allclose(model._encode("ecg", signal)[0], model._encode("pcg", signal)[0])
 
 
-@pytest.mark.parametrize("changed", ["ecg", "pcg"])
-def test_both_signals_count(changed):
-    model = network().eval()
-    ecg, pcg = beats()
-    other = beats(seed=1)[0]
-    replaced = (other, pcg) if changed == "ecg" else (ecg, other)
-    assert not torch.allclose(model(ecg, pcg), model(*replaced), atol=1e-6)
-
-
-def test_one_modality_ignores_the_other():
-    ecg, pcg = beats()
-    ecg_network, pcg_network = network(modalities=("ecg",)).eval(), network(modalities=("pcg",)).eval()
-    assert torch.equal(ecg_network(ecg, pcg), ecg_network(ecg, torch.full_like(pcg, torch.nan)))
-    assert torch.equal(ecg_network(ecg, pcg), ecg_network(ecg))
-    assert torch.equal(pcg_network(ecg, pcg), pcg_network(pcg=pcg))
-    assert not torch.allclose(ecg_network(ecg), ecg_network(pcg), atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -250,30 +225,8 @@ def test_refuses_options_that_make_no_network(options, message):
         network(**options)
 
 
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((2, 500), r"ecg must have shape \(batch, 1, points\).*\(2, 500\)"),
-        ((2, 2, 500), r"ecg must have shape .*\(2, 2, 500\)"),
-        ((2, 1, 24), r"at least 25 points"),
-    ],
-)
-def test_refuses_signals_of_other_shapes(shape, message):
-    with pytest.raises(ValueError, match=message):
-        network()(torch.zeros(shape), torch.zeros(2, 1, 500))
-
-
-def test_says_which_signal_is_missing():
-    with pytest.raises(ValueError, match=r"needs the PCG signal, shape \(batch, 1, points\)"):
-        network()(beats()[0])
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"attention": "parallel"}, {"fusion_levels": (4,)}, {"spatial": False}, {"modalities": ("pcg",)}],
-)
-def test_gradient_reaches_every_parameter(options):
-    model = network(width=32, **options)
+def test_gradient_reaches_every_parameter_under_parallel_attention():
+    model = network(width=32, attention="parallel")
     functional.cross_entropy(model(*beats(8, 250)), torch.tensor([0, 1] * 4)).backward()
     for name, weight in model.named_parameters():
         assert weight.grad is not None, name
@@ -299,7 +252,7 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(model(*signals), model(*signals))
 
 
-def test_a_beat_is_evaluated_by_itself_in_use():
+def test_a_prediction_does_not_depend_on_the_rest_of_the_batch():
     model = network().eval()
     ecg, pcg = beats(4)
     assert torch.allclose(model(ecg, pcg)[:1], model(ecg[:1], pcg[:1]), atol=1e-6)

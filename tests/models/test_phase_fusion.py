@@ -1,4 +1,4 @@
-"""Evidence adds up as on paper; filters move only what they should; the deep path starts mute."""
+"""Evidence is summed as on paper; filters change only some features; the deep path starts at zero."""
 
 import math
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from models.phase_fusion import VIEW_WEIGHTS, FusionMember, PhaseFusion
+from models.phase_fusion import EVIDENCE_WEIGHTS, FusionMember, PhaseFusion
 
 SMALL: dict[str, Any] = {"pcg_shape": (1, 2, 2), "ecg_shape": (1, 2, 1), "ecg_bands": 1, "members": 1}
 YES, NO = torch.tensor([True]), torch.tensor([False])
 
 
 def by_hand() -> Any:
-    """Return a model whose log-odds can be worked out on paper, its deep path mute."""
+    """Return a model whose log-odds can be worked out on paper, its deep path zero."""
     model: Any = PhaseFusion(**SMALL).eval()
     model.fitted.fill_(True)
     weights = {
@@ -52,12 +52,12 @@ def test_evidence_is_the_sum_worked_out_by_hand(has_pcg, has_ecg, expected):
 
 
 def test_three_views_of_one_signal_weigh_as_one_and_a_half_of_the_other():
-    assert sum(VIEW_WEIGHTS[name] for name in ("whole", "shape", "colour")) == pytest.approx(1)
-    assert VIEW_WEIGHTS["ecg"] == pytest.approx(2 / 3)
+    assert sum(EVIDENCE_WEIGHTS[name] for name in ("whole", "shape", "colour")) == pytest.approx(1)
+    assert EVIDENCE_WEIGHTS["ecg"] == pytest.approx(2 / 3)
 
 
 def trained(seed: int = 0, **options: Any) -> Any:
-    """Return a network whose deep path says something."""
+    """Return a network whose deep path is not zero."""
     torch.manual_seed(seed)
     model: Any = PhaseFusion((3, 22, 5), (3, 22, 4), 13, channels=8, members=2, **options).eval()
     model.fitted.fill_(True)
@@ -79,7 +79,7 @@ def masks(pcg, ecg, count=4):
     return torch.full((count,), pcg), torch.full((count,), ecg)
 
 
-def test_loudness_says_nothing():
+def test_loudness_has_no_effect():
     model = trained()
     torch.nn.init.normal_(model.evidence["whole"].weight)
     torch.nn.init.normal_(model.evidence["colour"].weight)
@@ -93,7 +93,7 @@ def test_a_filter_moves_whole_and_colour_but_neither_shape_nor_the_deep_path():
     pcg, _, cycle = recordings()
     gain = torch.tensor([0.5, -0.2, 0.1, 0.9, -0.4])
     filtered = (pcg.reshape(4, 3, 22, 5) + gain).flatten(1)
-    before, after = model.views(pcg), model.views(filtered)
+    before, after = model.sound_features(pcg), model.sound_features(filtered)
     assert torch.allclose(before["shape"], after["shape"], atol=1e-5)
     assert not torch.allclose(before["whole"], after["whole"], atol=0.1)
     assert torch.allclose(after["colour"] - before["colour"], (gain - gain.mean()).repeat(3), atol=1e-5)
@@ -111,13 +111,13 @@ def test_what_is_absent_reaches_nothing():
     assert torch.isfinite(before).all()
 
 
-def test_an_ecg_without_beats_still_speaks_through_its_band_powers():
+def test_an_ecg_without_beats_still_counts_by_its_band_powers():
     model = trained()
     torch.nn.init.normal_(model.evidence["ecg"].weight)
     pcg, bands, cycle = recordings()
     none = torch.full_like(cycle, math.nan)
     alone = model(pcg, bands, none, *masks(False, True))
-    assert torch.allclose(alone, VIEW_WEIGHTS["ecg"] * model.evidence["ecg"](bands))
+    assert torch.allclose(alone, EVIDENCE_WEIGHTS["ecg"] * model.evidence["ecg"](bands))
     assert torch.isfinite(model(pcg, bands, none, *masks(True, True))).all()
 
 
@@ -132,7 +132,7 @@ def test_both_signals_and_the_order_of_phases_reach_the_deep_path():
     assert not torch.allclose(model.deep(pcg, cycle, *masks(True, False)), before, atol=1e-3)
 
 
-def test_the_deep_path_starts_at_zero_and_is_heard_by_its_share():
+def test_the_deep_path_starts_at_zero_and_is_weighted_by_its_share():
     pcg, bands, cycle = recordings()
     has = masks(True, True)
     fresh = PhaseFusion((3, 22, 5), (3, 22, 4), 13, members=2).eval()
@@ -147,7 +147,7 @@ def test_the_deep_path_starts_at_zero_and_is_heard_by_its_share():
 def test_members_are_averaged_and_restart_from_the_seed():
     model = trained()
     pcg, _, cycle = recordings()
-    grids, has = model.prepared(pcg, cycle, *masks(True, True))
+    grids, has = model.standardized_grids(pcg, cycle, *masks(True, True))
     each = [member(grids, has) for member in model.members]
     assert torch.allclose(model.deep(pcg, cycle, *masks(True, True)), (each[0] + each[1]) / 2, atol=1e-6)
     member = FusionMember(15, 12)
@@ -171,7 +171,7 @@ def test_every_weight_of_a_member_gets_a_gradient():
     )
 
 
-def test_recordings_that_cannot_be_evaluated_and_sizes_that_fit_nothing_are_refused():
+def test_recordings_without_a_fitted_signal_and_wrong_sizes_are_refused():
     model = by_hand()
     with pytest.raises(ValueError, match="1 of 1 recordings have no signal"):
         model(GRID, BANDS, CYCLE, NO, NO)

@@ -58,9 +58,14 @@ def leaky(network: nn.Module) -> Any:
     return network
 
 
-def test_the_registry_is_what_this_table_lists():
-    assert list(NETWORKS) == list(PARAMETERS)
-    assert set(TAKES_ABSENCE) | set(SINGLE_MODALITY) | {"early-fusion", "late-fusion"} == set(NETWORKS)
+def test_the_networks_of_this_table_keep_their_order_and_what_they_take():
+    assert [name for name in NETWORKS if name in PARAMETERS] == list(PARAMETERS)
+    assert {name: SINGLE_MODALITY.get(name) for name in PARAMETERS} == dict.fromkeys(PARAMETERS) | {
+        "ecg-network": "ecg",
+        "pcg-network": "pcg",
+    }
+    rest = {"ecg-network", "pcg-network", "early-fusion", "late-fusion"}
+    assert set(TAKES_ABSENCE) & set(PARAMETERS) == set(PARAMETERS) - rest
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -68,7 +73,7 @@ def test_sizes(name):
     for width, expected in zip((64, 16), PARAMETERS[name], strict=True):
         with torch.device("meta"):
             network = build_model(name, width=width)
-        assert sum(weight.numel() for weight in network.parameters()) == expected
+        assert sum(weight.numel() for weight in network.parameters() if weight.requires_grad) == expected
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -90,7 +95,7 @@ def test_shapes(name, width, kernel_size, attention, shape):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_sample_gets_its_verdict_wherever_it_stands_in_the_batch(name):
+def test_a_prediction_does_not_depend_on_the_order_of_the_batch(name):
     network, (ecg, pcg) = small(name).eval(), signals(5)
     order = torch.tensor([3, 0, 4, 1, 2])
     torch.testing.assert_close(network(ecg, pcg)[order], network(ecg[order], pcg[order]))
@@ -154,7 +159,7 @@ def test_early_fusion_is_one_encoder_of_two_channels():
     assert next(encoders[0].parameters()).shape == (8, 2, 7)
     both = torch.cat(signals(), dim=1)
     expected = network.eval().head(network.encoder(both)[-1])
-    assert torch.equal(network(both[:, :1], both[:, 1:]), expected)
+    torch.testing.assert_close(network(both[:, :1], both[:, 1:]), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_late_fusion_is_the_mean_of_its_two_parts():
@@ -185,7 +190,7 @@ def test_cross_attention_crosses_and_without_it_nothing_does(crossing):
     assert torch.equal(before[1], turned[1]) is not crossing
 
 
-def test_a_token_stands_for_25_samples_and_knows_its_place():
+def test_a_token_stands_for_25_samples_and_encodes_its_position():
     network = small("cross-attention").eval()
     assert [part.shape for part in network.tokens(*signals(3, 500))] == [(3, 20, 32)] * 2
     code = positions(3, 4)
@@ -201,8 +206,6 @@ def test_a_token_stands_for_25_samples_and_knows_its_place():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (functools.partial(build_model, "pacfnett"), "Perhaps you meant pacfnet"),
-        (functools.partial(build_model, "x"), "Models: pacfnet, ecg-network"),
         (functools.partial(EarlyFusion, width=12), "width must be a multiple of 8, and is 12"),
         (functools.partial(LateFusion, kernel_size=4), "kernel_size must be odd, and is 4"),
         (functools.partial(CrossAttentionNetwork, width=0), "width must be a multiple of 8"),
@@ -224,10 +227,15 @@ def test_constructors_refuse(build, message):
 @pytest.mark.parametrize(
     ("ecg", "pcg", "message"),
     [
-        (torch.zeros(2, 1, 125), None, "needs the PCG signal"),
+        (torch.zeros(2, 1, 125), None, r"needs the PCG signal, shape \(batch, 1, points\)"),
         (None, torch.zeros(2, 1, 125), "needs the ECG signal"),
         (torch.zeros(2, 1, 24), torch.zeros(2, 1, 24), "at least 25 points"),
-        (torch.zeros(2, 125), torch.zeros(2, 125), r"\(batch, 1, points\)"),
+        (
+            torch.zeros(2, 125),
+            torch.zeros(2, 1, 125),
+            r"ecg must have shape \(batch, 1, points\).*\(2, 125\)",
+        ),
+        (torch.zeros(2, 2, 125), torch.zeros(2, 1, 125), r"ecg must have shape .*\(2, 2, 125\)"),
     ],
 )
 def test_networks_refuse_what_is_no_pair_of_beats(name, ecg, pcg, message):

@@ -1,19 +1,20 @@
-"""Preparation, training and evaluation of a tiny cohort, interrupted at chosen moments, and what they leave.
+"""Preparation, training and evaluation of a tiny cohort, interrupted at chosen moments.
 
-The three scripts are stages. `Workplace` holds what one stage starts from and writes; `judge_interrupted`
-runs it under a fault, asserts that nothing half written can be read, runs the same command again, and asserts
-that the result is, bit for bit, that of a run that was never disturbed.
+The three scripts are stages. `Workplace` holds the input and output of a stage. `Bench.check` runs it under a
+fault, asserts that no half-written file can be read, runs the same command again, and asserts that the result
+is, bit for bit, that of an undisturbed run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ TINY = [
     *("--folds", "0", "1", "--fold-count", "2", "--validation-share", "0.34"),
     *("--precision", "float32", "--device", "cpu", "--threads", "1", "--run-name", "run", "--resume"),
 ]
-UNTOLD = {"created", "samples_per_second", "cache_dir", "checkpoint_dir", "log_dir"}
-"""What differs between two runs of one command in two folders: times, and the folders."""
+NOT_COMPARED = {"created", "samples_per_second", "cache_dir", "checkpoint_dir", "log_dir"}
+"""Differs between two runs of one command in two folders: times, and the folders."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Workplace:
     root: Path
 
     def arguments(self, stage: str, figures: bool = False) -> list[str]:
-        """Return the command line of a stage; the same to begin and to go on."""
+        """Return the command line of a stage; the same to start and to resume."""
         cache = ["--cache-dir", str(self.root / "cache")]
         checkpoints = ["--checkpoint-dir", str(self.root / "checkpoints")]
         if stage == PREPARATION:
@@ -68,7 +69,7 @@ class Workplace:
 
 
 def content_of(workplace: Workplace, stage: str) -> dict[str, Any]:
-    """Return all that a stage wrote, by file, without the times; nothing hidden is looked at."""
+    """Return the output of a stage by file, without the times; hidden files are ignored."""
     if stage == PREPARATION:
         return _files(workplace.root / "raw") | _files(workplace.root / "cache")
     if stage == TRAINING:
@@ -76,7 +77,7 @@ def content_of(workplace: Workplace, stage: str) -> dict[str, Any]:
     return _files(workplace.root / "results")
 
 
-def _shown(folder: Path, pattern: str = "*") -> list[Path]:
+def _visible(folder: Path, pattern: str = "*") -> list[Path]:
     """Return files that are neither hidden nor in a hidden folder."""
     files = (path for path in sorted(folder.rglob(pattern)) if path.is_file())
     return [
@@ -86,7 +87,7 @@ def _shown(folder: Path, pattern: str = "*") -> list[Path]:
 
 def _files(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for path in _shown(folder):
+    for path in _visible(folder):
         content = path.read_bytes()
         if path.suffix == ".json":
             content = json.dumps(_timeless(json.loads(content))).encode()
@@ -95,16 +96,16 @@ def _files(folder: Path) -> dict[str, Any]:
 
 
 def _checkpoints(folder: Path) -> dict[str, Any]:
-    found = {path.name: path.read_bytes() for path in _shown(folder, "splits.csv")}
-    for path in _shown(folder, "*.pt"):
+    found = {path.name: path.read_bytes() for path in _visible(folder, "splits.csv")}
+    for path in _visible(folder, "*.pt"):
         found[path.relative_to(folder).as_posix()] = _timeless(load_checkpoint(path))
     return found
 
 
 def _timeless(content: Any) -> Any:
-    """Return nested content without times and places, tensors as their bytes."""
+    """Return nested content without times and folders, tensors as their bytes."""
     if isinstance(content, dict):
-        return {str(key): _timeless(value) for key, value in content.items() if key not in UNTOLD}
+        return {str(key): _timeless(value) for key, value in content.items() if key not in NOT_COMPARED}
     if isinstance(content, list | tuple):
         return [_timeless(item) for item in content]
     if isinstance(content, Tensor):
@@ -120,18 +121,18 @@ def assert_readable(workplace: Workplace) -> None:
         cache = Cache(manifest.parent)
         for name in ("recordings", "samples", "events", "skipped"):
             cache.table(name)
-        for kind in ("ecg", "pcg"):
-            assert len(cache.beats(kind)) == cache.manifest["counts"]["beats"]
-            assert np.isfinite(cache.beats(kind)).all()
+        for modality in ("ecg", "pcg"):
+            assert len(cache.beats(modality)) == cache.manifest["counts"]["beats"]
+            assert np.isfinite(cache.beats(modality)).all()
     assert all(
         (path / "manifest.json").exists() for path in (workplace.root / "cache").glob("physionet2016-*")
     )
-    for path in _shown(workplace.root / "checkpoints", "*.pt"):
+    for path in _visible(workplace.root / "checkpoints", "*.pt"):
         load_checkpoint(path)
-    for path in _shown(workplace.root, "*.json"):
+    for path in _visible(workplace.root, "*.json"):
         json.loads(path.read_text())
-    for path in _shown(workplace.root / "results", "*.csv") + _shown(workplace.root / "checkpoints", "*.csv"):
-        assert len(pd.read_csv(path))
+    for name in ("results", "checkpoints"):
+        assert all(len(pd.read_csv(path)) for path in _visible(workplace.root / name, "*.csv"))
 
 
 # Interrupting ---------------------------------------------------------------------------------------
@@ -139,13 +140,13 @@ def assert_readable(workplace: Workplace) -> None:
 
 @dataclass
 class Stage:
-    """One stage: where it starts from, how long it takes, how many changes to files, and its right result."""
+    """One stage: its input, duration, number of changes to files, and expected output."""
 
     name: str
     start: Workplace
     seconds: float
     changes: int
-    right: dict[str, Any]
+    expected: dict[str, Any]
     largest: int
     written: int
     figures: bool = False
@@ -168,13 +169,13 @@ class Bench:
             ended = self.forker.run(script, done.arguments(name, self.figures), Fault(under=str(done.root)))
             assert ended.code == 0, ended.output
             sizes, before = (sizes_below(place.root) for place in (done, start))
-            right = content_of(done, name)
+            expected = content_of(done, name)
             self.stages[name] = Stage(
                 name,
                 start,
                 ended.seconds,
                 ended.changes,
-                right,
+                expected,
                 max(sizes),
                 sum(sizes) - sum(before),
                 self.figures,
@@ -197,25 +198,35 @@ class Bench:
         place = self.folder / f"case-{random.getrandbits(48):012x}"
         return stage.start.copy(place)
 
-    def assert_right(self, stage: Stage, workplace: Workplace) -> None:
-        """Assert that a stage wrote what it writes undisturbed, bit for bit."""
-        found = content_of(workplace, stage.name)
-        assert found.keys() == stage.right.keys(), found.keys() ^ stage.right.keys()
-        differing = [name for name in found if found[name] != stage.right[name]]
-        assert not differing, f"{differing} differ from an undisturbed run"
-
-    def judge(self, stage: Stage, interrupt: Callable[[Workplace], Ended]) -> Ended:
-        """Interrupt a stage, look at what is left, run the same command again and compare."""
+    @contextlib.contextmanager
+    def temporary(self, stage: Stage) -> Iterator[Workplace]:
+        """Yield a workplace as the stage finds it; removed at the end."""
         workplace = self.fresh(stage)
         try:
-            ended = interrupt(workplace)
-            assert_readable(workplace)
-            again = self.run(stage, workplace)
-            assert again.code == 0, again.output
-            self.assert_right(stage, workplace)
-            return ended
+            yield workplace
         finally:
             shutil.rmtree(workplace.root)
+
+    def assert_undisturbed(self, stage: Stage, workplace: Workplace) -> None:
+        """Assert that the output of a stage is that of an undisturbed run, bit for bit."""
+        found = content_of(workplace, stage.name)
+        assert found.keys() == stage.expected.keys(), found.keys() ^ stage.expected.keys()
+        differing = [name for name in found if found[name] != stage.expected[name]]
+        assert not differing, f"{differing} differ from an undisturbed run"
+
+    def assert_runs(self, stage: Stage, workplace: Workplace) -> None:
+        """Run a stage to its end and assert that its output is that of an undisturbed run."""
+        ended = self.run(stage, workplace)
+        assert ended.code == 0, ended.output
+        self.assert_undisturbed(stage, workplace)
+
+    def check(self, stage: Stage, interrupt: Callable[[Workplace], Ended]) -> Ended:
+        """Interrupt a stage, read the files that it left, run the same command again and compare."""
+        with self.temporary(stage) as workplace:
+            ended = interrupt(workplace)
+            assert_readable(workplace)
+            self.assert_runs(stage, workplace)
+        return ended
 
     def kill_at_change(self, stage: Stage, number: int) -> Ended:
         """Kill a stage just before a change to a file, numbered from 1."""
@@ -223,7 +234,7 @@ class Bench:
         def interrupt(workplace: Workplace) -> Ended:
             return self.run(stage, workplace, Fault("kill", number, str(workplace.root)))
 
-        ended = self.judge(stage, interrupt)
+        ended = self.check(stage, interrupt)
         assert ended.code == -9, f"was not killed: {ended}"
         return ended
 
@@ -237,22 +248,22 @@ class Bench:
             kill(process)
             return self.forker.wait(process)
 
-        return self.judge(stage, interrupt)
+        return self.check(stage, interrupt)
 
     def refuse(self, stage: Stage, fault: Fault, sentence: str) -> Ended:
-        """Let the disk refuse; assert that a clear sentence says so, and that nothing is lost."""
+        """Let the disk refuse; assert that an error message says so, and that nothing is lost."""
 
         def interrupt(workplace: Workplace) -> Ended:
             under = str(workplace.root) if fault.what == "refuse" else ""
             return self.run(stage, workplace, Fault(fault.what, fault.at, under, fault.error))
 
-        ended = self.judge(stage, interrupt)
-        if ended.code != 0:  # a limit that nothing reached is no fault
-            assert_told(ended, sentence)
+        ended = self.check(stage, interrupt)
+        if ended.code != 0:  # no fault where nothing reached the limit
+            assert_error(ended, sentence)
         return ended
 
     def can_mount(self) -> bool:
-        """Tell whether this user may mount a file system of its own."""
+        """Return whether this user may mount a file system."""
         place = self.folder / "mounted"
         place.mkdir(exist_ok=True)
         try:
@@ -263,7 +274,7 @@ class Bench:
         return True
 
     def in_small_disk(self, stage: Stage, share: float, sentence: str) -> Ended:
-        """Run a stage in a file system with room for a share of what it writes, then give it more room."""
+        """Run a stage in a file system with room for a share of its output, then enlarge it."""
         place = self.folder / "mounted"
         before = sizes_below(stage.start.root)
         mount(place, sum(before) + 50 * PAGE + int(share * stage.written))
@@ -272,11 +283,9 @@ class Bench:
             ended = self.run(stage, workplace)
             assert_readable(workplace)
             if ended.code != 0:
-                assert_told(ended, sentence)
+                assert_error(ended, sentence)
             mount(place, 2**30, "remount,")
-            again = self.run(stage, workplace)
-            assert again.code == 0, again.output
-            self.assert_right(stage, workplace)
+            self.assert_runs(stage, workplace)
             return ended
         finally:
             subprocess.run(["umount", str(place)], check=True)
@@ -291,15 +300,15 @@ def sizes_below(folder: Path) -> list[int]:
     return [PAGE * -(-size // PAGE) for size in sizes]
 
 
-def mount(place: Path, size: int, how: str = "") -> None:
+def mount(place: Path, size: int, options: str = "") -> None:
     """Mount a file system of a size, in memory."""
-    command = ["mount", "-t", "tmpfs", "-o", f"{how}size={size}", "tmpfs", str(place)]
+    command = ["mount", "-t", "tmpfs", "-o", f"{options}size={size}", "tmpfs", str(place)]
     subprocess.run(command, check=True, capture_output=True)
 
 
-def assert_told(ended: Ended, sentence: str) -> None:
-    """Assert that a script ended with one sentence, and without a traceback."""
-    told = " ".join(ended.output.split())
+def assert_error(ended: Ended, sentence: str) -> None:
+    """Assert that a script ended with an error message, and without a traceback."""
+    output = " ".join(ended.output.split())
     assert ended.code == 2, ended.output if ended.code == CRASHED else ended
-    assert "Traceback" not in told, ended.output
-    assert re.search(f"Error: .*({sentence})", told), ended.output
+    assert "Traceback" not in output, ended.output
+    assert re.search(f"Error: .*({sentence})", output), ended.output

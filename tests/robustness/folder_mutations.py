@@ -1,4 +1,4 @@
-"""Folders and names of files that are odd."""
+"""Odd folders and file names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from numpy.random import Generator
 
 from datasets.cache import Cache
-from tests.robustness.mutations import LEFT_OUT, USED, Expect, Target, kind
+from tests.robustness.mutations import LEFT_OUT, USED, Expect, Target, mutation
 from tests.robustness.table_mutations import rows_of, user_row, write_rows
 from tests.robustness.workspaces import COHORT, LAYOUTS
 
@@ -28,7 +28,7 @@ FOLDERS = [
 ]
 
 
-@kind("odd folders", (COHORT,))
+@mutation("odd folders", (COHORT,))
 def records_in_an_odd_folder(target: Target, rng: Generator) -> Expect:
     folder = str(rng.choice(FOLDERS))
     name = f"{folder}/{target.header.name.removesuffix('.hea')}"
@@ -43,9 +43,9 @@ def records_in_an_odd_folder(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT if "::" in folder else USED, names=(name,))
 
 
-@kind("odd folders", LAYOUTS)
-def whole_house_in_an_odd_folder(target: Target, rng: Generator) -> Expect:
-    """Where the recordings lie does not count."""
+@mutation("odd folders", LAYOUTS)
+def all_recordings_in_an_odd_folder(target: Target, rng: Generator) -> Expect:
+    """The location of the recordings has no effect."""
     folder = (
         target.workspace.base / str(rng.choice([name for name in FOLDERS if "::" not in name])) / ("y" * 250)
     )
@@ -54,9 +54,9 @@ def whole_house_in_an_odd_folder(target: Target, rng: Generator) -> Expect:
     return Expect(USED)
 
 
-@kind("odd folders", LAYOUTS)
+@mutation("odd folders", LAYOUTS)
 def name_in_no_encoding(target: Target, rng: Generator) -> Expect:
-    """Beside good files: it is named, as well as can be, and left out."""
+    """Beside good files: it is listed, as well as possible, and left out."""
     path = os.fsencode(target.header.parent) + b"/b\xff\xfe.hea"
     Path(os.fsdecode(path)).write_bytes(target.header.read_bytes())
 
@@ -66,7 +66,7 @@ def name_in_no_encoding(target: Target, rng: Generator) -> Expect:
     return Expect(USED, check=check, lost=True)
 
 
-@kind("odd folders", LAYOUTS)
+@mutation("odd folders", LAYOUTS)
 def files_that_belong_to_nothing(target: Target, rng: Generator) -> Expect:
     folder = target.header.parent
     (folder / "Thumbs.db").write_bytes(rng.bytes(300))

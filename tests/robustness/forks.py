@@ -1,4 +1,4 @@
-"""Run the scripts in processes that can be killed, stopped or refused the disk at a chosen moment.
+"""Run the scripts in processes that can be killed, stopped or denied the disk at a chosen moment.
 
 A server imports the scripts once and forks for each call, which takes milliseconds; it never runs a network
 itself, since what has may not be forked. Requests and replies are lines of JSON.
@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 1800
-"""Seconds after which a script is taken to hang, on a machine that has other things to do."""
+"""Seconds after which a script counts as hanging, on a busy machine."""
 CRASHED = 70
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
 """Audit events, besides opening for writing, by which a process changes files."""
@@ -68,7 +68,7 @@ def _changed(event: str, arguments: tuple[Any, ...]) -> str:
 
 
 def _count_changes(fault: Fault) -> Callable[[], int]:
-    """Count changes below a folder, and let the fault happen at its turn; return what tells the count."""
+    """Count changes below a folder, and cause the fault at its turn; return a function for the count."""
     count = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -174,7 +174,7 @@ def serve() -> None:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a script ended: status (negative: the signal that killed it) and what it printed."""
+    """End of a script: status (negative: the signal that killed it) and output."""
 
     code: int
     output: str
@@ -186,7 +186,7 @@ class Ended:
 
     @property
     def seconds(self) -> float:
-        """Time that the process computed, whatever else the machine did meanwhile."""
+        """CPU time of the process."""
         return float(self.output.rsplit("CHANGES ", 1)[1].split()[1])
 
 
@@ -210,7 +210,7 @@ class Forker:
             self._server.kill()
             self._server.wait()
 
-    def _ask(self, what: str, given: object) -> Any:
+    def _request(self, what: str, given: object) -> Any:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         print(json.dumps({"do": what, "with": given}), file=self._server.stdin, flush=True)
@@ -219,15 +219,15 @@ class Forker:
     def start(self, script: str, arguments: Sequence[str], fault: Fault) -> int:
         """Start a script; return its process."""
         request = {"script": script, "arguments": list(arguments), "fault": dataclasses.asdict(fault)}
-        return int(self._ask("start", request))
+        return int(self._request("start", request))
 
     def wait(self, process: int) -> Ended:
         """Wait until a process has ended."""
-        return Ended(**self._ask("wait", process))
+        return Ended(**self._request("wait", process))
 
     def until_stopped(self, process: int) -> bool:
         """Wait until a process has stopped itself; tell whether it has, or has ended."""
-        return bool(self._ask("stopped", process))
+        return bool(self._request("stopped", process))
 
     def run(self, script: str, arguments: Sequence[str], fault: Fault) -> Ended:
         """Run a script to its end."""
@@ -235,7 +235,7 @@ class Forker:
 
 
 def computed(process: int) -> float:
-    """Return for how many seconds a process has computed; endless once it has ended."""
+    """Return the CPU seconds of a process; infinite once it has ended."""
     try:
         cells = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -7,6 +7,7 @@ from numpy.random import Generator
 
 from datasets.cache import Cache
 from tests.robustness.mutations import (
+    CHANNEL,
     ECG_LINE,
     FILE,
     FORMAT,
@@ -18,25 +19,62 @@ from tests.robustness.mutations import (
     USED,
     Expect,
     Target,
-    kind,
+    header_edit,
+    mutation,
     row_of,
 )
 from tests.robustness.workspaces import COHORT, PHYSIONET
 
-NUMBER_OF_SIGNALS, RATE, LENGTH = 1, 2, 3
+SIGNALS, RATE, LENGTH = 1, 2, 3
 
 
-def _line(rng: Generator) -> int:
-    return int(rng.choice([SOUND_LINE, ECG_LINE]))
+CHANNELS = (SOUND_LINE, ECG_LINE)
+HUGE_GAINS = ["1e-320", "1e-300", "1e-40", "1e300", "9" * 400]
+HUGE_LENGTHS = ["4000000000", "9" * 15, "9" * 40, "9" * 4200, "9" * 5000]
+HUGE_FRAMES = ["16:4000000000", "16x4000000000", "16+4000000000", "16x0", "16:" + "9" * 30]
+STARTS = ["16", "16+0", "16+42", "16+43", "16+45", "16+46", "16+9999"]
+FORMATS = ["8", "80", "24", "32", "61", "160", "212", "310", "311", "508", "516", "7", "999"]
+ABSOLUTE = ["{secret}/a0001.dat", "/etc/passwd", "C:\\a0001.dat", "\\\\host\\a0001.dat", "/"]
+UPWARDS = ["../secret/a0001.dat", "../../secret/a0001.dat", "./../../secret/a0001.dat"]
+UPWARDS += ["..\\secret\\a0001.dat"]
+ODD = ["http://127.0.0.1:9/a0001.dat", "file://{secret}/a0001.dat", "~/a0001.dat", "~", "a0001.dat::http"]
+RATES = ["0", "1", "44.1", "200", "1000", "4000", "100000", "9" * 400]
+UNITS = [f"1000/{unit}" for unit in ("Pa", "bpm", "NU", "mmHg", "?")]
+BASELINES = [f"1000({baseline})/mV" for baseline in (10**10, -(10**12), 10**30)]
+ABSENT = ["nothing.dat", "a9999.wav", "x"]
+SIGNAL_COUNTS = ["0", "1", "3", "99", "4000000000"]
+NAMES = ["phono", "II", "E C G", "ECGPCG", "?"]
+
+# name: group, lines, field, values, reason
+EDITS: dict[str, tuple[str, tuple[int, ...], int, list[str], str]] = {
+    "rate of the header": ("wrong sampling rate", (RECORD_LINE,), RATE, RATES, ""),
+    "gain beyond belief": ("wrong gain or baseline", (ECG_LINE,), GAIN, HUGE_GAINS, ""),
+    "baseline beyond belief": ("wrong gain or baseline", (ECG_LINE,), GAIN, BASELINES, ""),
+    "unit that is no voltage": ("wrong gain or baseline", (ECG_LINE,), GAIN, UNITS, "state V, mV or uV"),
+    "names an absent file": ("header names an absent file", CHANNELS, FILE, ABSENT, ""),
+    "names an absolute path": ("header names a path", CHANNELS, FILE, ABSOLUTE, ""),
+    "names a path upwards": ("header names a path", CHANNELS, FILE, UPWARDS, ""),
+    "names something odd": ("header names a path", CHANNELS, FILE, [*ODD, "*.dat", "."], ""),
+    "huge length": ("declared sizes", (RECORD_LINE,), LENGTH, HUGE_LENGTHS, "declares more|cannot be read"),
+    "huge shift or frame": ("declared sizes", CHANNELS, FORMAT, HUGE_FRAMES, ""),
+    "sound from another byte": ("declared sizes", (SOUND_LINE,), FORMAT, STARTS, "its header says|cut short"),
+    "another number of signals": ("declared sizes", (RECORD_LINE,), SIGNALS, SIGNAL_COUNTS, ""),
+    "another format": ("declared sizes", (ECG_LINE,), FORMAT, FORMATS, ""),
+}
+for name, edit in EDITS.items():
+    header_edit(name, *edit)
+header_edit(
+    "unusual names of channels",
+    "other line ends, spaces and names",
+    CHANNELS,
+    CHANNEL,
+    NAMES,
+    "It has no (ECG|heart sound)",
+    (PHYSIONET,),
+)
 
 
-@kind("wrong sampling rate")
-def rate_of_the_header(target: Target, rng: Generator) -> Expect:
-    target.edit(RECORD_LINE, RATE, rng.choice(["0", "1", "44.1", "200", "1000", "4000", "100000", "9" * 400]))
-    return Expect(LEFT_OUT)
-
-
-@kind("wrong sampling rate")
+@mutation("wrong sampling rate")
 def rate_of_both_without_onsets(target: Target, rng: Generator) -> Expect:
     """Without a second word on the rate, a heart that beats too slow or too fast tells."""
     if not target.has_onsets:
@@ -49,7 +87,7 @@ def rate_of_both_without_onsets(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, r"Its beats last|at least 1 s|is plausible|onsets after the end")
 
 
-@kind("wrong gain or baseline")
+@mutation("wrong gain or baseline")
 def gain(target: Target, rng: Generator) -> Expect:
     """Beats are standardized, so only what is stored in millivolts follows the header."""
     factor = float(rng.choice([0.25, 0.5, 2.0, 4.0, 1024.0]))
@@ -64,152 +102,49 @@ def gain(target: Target, rng: Generator) -> Expect:
     return Expect(USED, changed=True, check=check)
 
 
-@kind("wrong gain or baseline")
-def gain_beyond_belief(target: Target, rng: Generator) -> Expect:
-    target.edit(ECG_LINE, GAIN, rng.choice(["1e-320", "1e-300", "1e-40", "1e300", "9" * 400]))
-    return Expect(LEFT_OUT)
-
-
-@kind("wrong gain or baseline")
-def baseline_beyond_belief(target: Target, rng: Generator) -> Expect:
-    baseline = int(rng.choice([10**10, -(10**12), 10**30]))
-    target.edit(ECG_LINE, GAIN, f"1000({baseline})/mV")
-    return Expect(LEFT_OUT)
-
-
-@kind("wrong gain or baseline")
-def unit_that_is_no_voltage(target: Target, rng: Generator) -> Expect:
-    target.edit(ECG_LINE, GAIN, f"1000/{rng.choice(['Pa', 'bpm', 'NU', 'mmHg', '?'])}")
-    return Expect(LEFT_OUT, "state V, mV or uV")
-
-
-PATHS = {
-    "absent": ["nothing.dat", "a9999.wav", "x"],
-    "absolute": ["{secret}/a0001.dat", "/etc/passwd", "C:\\a0001.dat", "\\\\host\\a0001.dat", "/"],
-    "upwards": [
-        "../secret/a0001.dat",
-        "../../secret/a0001.dat",
-        "..\\secret\\a0001.dat",
-        "./../../secret/a0001.dat",
-    ],
-    "odd": [
-        "http://127.0.0.1:9/a0001.dat",
-        "file://{secret}/a0001.dat",
-        "~/a0001.dat",
-        "~",
-        "a0001.dat::http",
-        "*.dat",
-        ".",
-    ],
-}
-
-
-def _names(target: Target, rng: Generator, what: str) -> Expect:
-    name = str(rng.choice(PATHS[what])).format(secret=target.workspace.secret)
-    target.edit(_line(rng), FILE, name)
-    return Expect(LEFT_OUT)
-
-
-@kind("header names an absent file")
-def names_an_absent_file(target: Target, rng: Generator) -> Expect:
-    return _names(target, rng, "absent")
-
-
-@kind("header names a path")
-def names_an_absolute_path(target: Target, rng: Generator) -> Expect:
-    return _names(target, rng, "absolute")
-
-
-@kind("header names a path")
-def names_a_path_upwards(target: Target, rng: Generator) -> Expect:
-    return _names(target, rng, "upwards")
-
-
-@kind("header names a path")
-def names_something_odd(target: Target, rng: Generator) -> Expect:
-    return _names(target, rng, "odd")
-
-
-@kind("declared sizes")
-def huge_length(target: Target, rng: Generator) -> Expect:
-    target.edit(RECORD_LINE, LENGTH, rng.choice(["4000000000", "9" * 15, "9" * 40, "9" * 4200, "9" * 5000]))
-    return Expect(LEFT_OUT, "declares more|cannot be read")
-
-
-@kind("declared sizes")
-def huge_shift_or_frame(target: Target, rng: Generator) -> Expect:
-    target.edit(
-        _line(rng),
-        FORMAT,
-        rng.choice(["16:4000000000", "16x4000000000", "16+4000000000", "16x0", "16:" + "9" * 30]),
-    )
-    return Expect(LEFT_OUT)
-
-
-@kind("declared sizes")
+@mutation("declared sizes")
 def one_sample_more(target: Target, rng: Generator) -> Expect:
     target.edit(RECORD_LINE, LENGTH, int(target.lines()[0].split()[LENGTH]) + 1)
     return Expect(LEFT_OUT, "cut short")
 
 
-@kind("declared sizes")
+@mutation("declared sizes")
 def fewer_samples(target: Target, rng: Generator) -> Expect:
     count = len(target.samples("ecg"))
     target.edit(RECORD_LINE, LENGTH, int(rng.integers(1, count)))
     return Expect(LEFT_OUT)
 
 
-@kind("declared sizes")
-def sound_from_another_byte(target: Target, rng: Generator) -> Expect:
-    target.edit(SOUND_LINE, FORMAT, rng.choice(["16", "16+0", "16+42", "16+43", "16+45", "16+46", "16+9999"]))
-    return Expect(LEFT_OUT, "its header says|cut short")
-
-
-@kind("declared sizes")
-def another_number_of_signals(target: Target, rng: Generator) -> Expect:
-    target.edit(RECORD_LINE, NUMBER_OF_SIGNALS, rng.choice(["0", "1", "3", "99", "4000000000"]))
-    return Expect(LEFT_OUT)
-
-
-@kind("declared sizes")
+@mutation("declared sizes")
 def no_channels(target: Target, rng: Generator) -> Expect:
     target.write_lines([*["r 0 2000 12000"][: int(rng.integers(2))], "# Normal"])
     return Expect(LEFT_OUT)
 
 
-@kind("declared sizes")
-def another_format(target: Target, rng: Generator) -> Expect:
-    target.edit(
-        ECG_LINE,
-        FORMAT,
-        rng.choice(["8", "80", "24", "32", "61", "160", "212", "310", "311", "508", "516", "7", "999"]),
-    )
-    return Expect(LEFT_OUT)
-
-
-@kind("header that is no header")
+@mutation("header that is no header")
 def fields_that_are_no_numbers(target: Target, rng: Generator) -> Expect:
-    line, field = [(RECORD_LINE, int(rng.integers(1, 4))), (_line(rng), int(rng.integers(1, 7)))][
-        rng.integers(2)
-    ]
+    line, field = [
+        (RECORD_LINE, int(rng.integers(1, 4))),
+        (int(rng.choice(CHANNELS)), int(rng.integers(1, 7))),
+    ][rng.integers(2)]
     target.edit(line, field, rng.choice(["", "abc", "NaN", "inf", "-", "--5", "1,5", "0x10", "1e", "\u0663"]))
     return Expect(SAFE)
 
 
-@kind("header that is no header")
+@mutation("header that is no header")
 def header_of_random_bytes(target: Target, rng: Generator) -> Expect:
     target.header.write_bytes(rng.bytes(int(rng.integers(0, 3000))))
     return Expect(LEFT_OUT)
 
 
-@kind("header that is no header")
+@mutation("header that is no header")
 def header_cut_short(target: Target, rng: Generator) -> Expect:
     content = target.header.read_bytes()
     target.header.write_bytes(content[: int(rng.integers(len(content)))])
     return Expect(SAFE)
 
 
-@kind("header that is no header")
+@mutation("header that is no header")
 def header_with_bytes_flipped(target: Target, rng: Generator) -> Expect:
     """Any field may change, gain and names among them; what is used then follows the header."""
     content = bytearray(target.header.read_bytes())
@@ -219,14 +154,14 @@ def header_with_bytes_flipped(target: Target, rng: Generator) -> Expect:
     return Expect(SAFE, changed=True)
 
 
-@kind("header that is no header")
+@mutation("header that is no header")
 def header_of_several_segments(target: Target, rng: Generator) -> Expect:
     length = target.lines()[0].split()[LENGTH]
     target.write_lines([f"r/1 2 2000 {length}", f"{target.header.stem} {length}"])
     return Expect(LEFT_OUT)
 
 
-@kind("header that is no header")
+@mutation("header that is no header")
 def a_very_long_line(target: Target, rng: Generator) -> Expect:
     lines = target.lines()
     lines.insert(
@@ -236,7 +171,7 @@ def a_very_long_line(target: Target, rng: Generator) -> Expect:
     return Expect(SAFE)
 
 
-@kind("other line ends, spaces and names")
+@mutation("other line ends, spaces and names")
 def other_line_ends_and_spaces(target: Target, rng: Generator) -> Expect:
     lines = [
         "# a warning",
@@ -247,7 +182,7 @@ def other_line_ends_and_spaces(target: Target, rng: Generator) -> Expect:
     return Expect(USED)
 
 
-@kind("other line ends, spaces and names")
+@mutation("other line ends, spaces and names")
 def remark_in_another_alphabet(target: Target, rng: Generator) -> Expect:
     target.header.write_bytes(
         target.header.read_bytes()
@@ -256,20 +191,14 @@ def remark_in_another_alphabet(target: Target, rng: Generator) -> Expect:
     return Expect(SAFE)
 
 
-@kind("other line ends, spaces and names", (COHORT,))
+@mutation("other line ends, spaces and names", (COHORT,))
 def usual_names_of_channels(target: Target, rng: Generator) -> Expect:
     target.edit(SOUND_LINE, 8, rng.choice(["phono", "Heart sound", "HS", "stethoscope", "pcg1"]))
     target.edit(ECG_LINE, 8, rng.choice(["II", "MLII", "aVR", "lead V5", "EKG 1"]))
     return Expect(USED)
 
 
-@kind("other line ends, spaces and names", (PHYSIONET,))
-def unusual_names_of_channels(target: Target, rng: Generator) -> Expect:
-    target.edit(_line(rng), 8, rng.choice(["phono", "II", "E C G", "ECGPCG", "?"]))
-    return Expect(LEFT_OUT, "It has no (ECG|heart sound)")
-
-
-@kind("copies")
+@mutation("copies")
 def header_of_another_recording(target: Target, rng: Generator) -> Expect:
     """The same content under two names has one checksum, by which the audit finds it."""
     other = str(

@@ -1,8 +1,8 @@
-"""Recordings and tables that are wrong in one way, made from good ones by kind and seed.
+"""Recordings and tables that are wrong in one way, made from good ones by a mutation and a seed.
 
-A kind is a function that damages one recording of a workspace (`Target`), drawing what is left open from its
-random numbers, and returns what has to come of it (`Expect`). `cases` lists kinds, layouts and seeds in a
-fixed order that names each kind first.
+A mutation is a function that damages one recording of a workspace (`Target`), with details from its random
+numbers, and returns the expected outcome (`Expect`). `cases` lists mutations, layouts and seeds in a fixed
+order that has each mutation once at first.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from datasets.cache import Cache
 from tests.robustness.workspaces import LAYOUTS, Workspace
 
 LEFT_OUT, USED, REFUSED, SAFE = "left out", "used", "refused", "left out or the same"
-"""What may come of a recording: named in skipped.csv; used, as promised; the whole table refused; or it is
-left out, or used with the very beats of the good recording, or with a warning."""
+"""Possible outcomes: the recording is listed in skipped.csv; it is used; the whole table is refused; or it is
+left out, or used with exactly the beats of the good recording, or with a warning."""
 WAV_HEADER = 44
 
 
@@ -89,7 +89,7 @@ FILE, FORMAT, GAIN, CHECKSUM, CHANNEL = 0, 1, 2, 6, 8
 
 @dataclass(frozen=True)
 class Expect:
-    """What has to come of a damaged recording.
+    """Expected outcome for a damaged recording.
 
     Attributes
     ----------
@@ -100,13 +100,13 @@ class Expect:
     changed : bool
         Whether the beats of a recording that is used may differ from the good ones.
     check : callable, optional
-        Given the cache, asserts what is promised of a recording that is used.
+        Given the cache, asserts properties of a recording that is used.
     names : tuple of str
         Recordings concerned, if not the target alone.
     options : tuple of str
         Of load_data.py.
     lost : bool
-        Whether the target may be named otherwise, because its name is what was damaged.
+        Whether the target may be listed by another name, because its name was damaged.
     """
 
     outcome: str
@@ -118,56 +118,75 @@ class Expect:
     lost: bool = False
 
 
-Mutation = Callable[[Target, Generator], Expect]
+Damage = Callable[[Target, Generator], Expect]
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A way to be wrong: its name, the class it is counted in, and the layouts that can be wrong so."""
+class Mutation:
+    """A way to be wrong: its name, the group it is counted in, and the layouts that it applies to."""
 
     name: str
     group: str
     layouts: tuple[str, ...]
-    mutate: Mutation
+    damage: Damage
 
 
-KINDS: dict[str, Kind] = {}
+MUTATIONS: dict[str, Mutation] = {}
 
 
-def kind(group: str, layouts: tuple[str, ...] = LAYOUTS) -> Callable[[Mutation], Mutation]:
-    """Register a function as a kind of its name."""
+def mutation(group: str, layouts: tuple[str, ...] = LAYOUTS) -> Callable[[Damage], Damage]:
+    """Register a function as the mutation of its name."""
 
-    def register(mutate: Mutation) -> Mutation:
-        name = getattr(mutate, "__name__", "").replace("_", " ")
-        KINDS[name] = Kind(name, group, layouts, mutate)
-        return mutate
+    def register(damage: Damage) -> Damage:
+        name = getattr(damage, "__name__", "").replace("_", " ")
+        MUTATIONS[name] = Mutation(name, group, layouts, damage)
+        return damage
 
     return register
 
 
+def header_edit(
+    name: str,
+    group: str,
+    lines: tuple[int, ...],
+    field: int,
+    values: list[str],
+    reason: str,
+    layouts: tuple[str, ...] = LAYOUTS,
+) -> None:
+    """Register a mutation that writes one of these values to a field of one of these lines of the header."""
+
+    def damage(target: Target, rng: Generator) -> Expect:
+        value = str(rng.choice(values)).format(secret=target.workspace.secret)
+        target.edit(int(rng.choice(lines)), field, value)
+        return Expect(LEFT_OUT, reason)
+
+    MUTATIONS[name] = Mutation(name, group, layouts, damage)
+
+
 @dataclass(frozen=True)
 class Case:
-    """One kind in one layout with one seed."""
+    """One mutation in one layout with one seed."""
 
-    kind: Kind
+    mutation: Mutation
     layout: str
     seed: int
 
     def apply(self, workspace: Workspace) -> tuple[Target, Expect]:
         """Damage a copy of a good workspace."""
-        rng = np.random.default_rng([zlib.crc32(self.kind.name.encode()), self.seed])
+        rng = np.random.default_rng([zlib.crc32(self.mutation.name.encode()), self.seed])
         target = Target(workspace, str(rng.choice(workspace.names)))
-        return target, self.kind.mutate(target, rng)
+        return target, self.mutation.damage(target, rng)
 
     def __str__(self) -> str:
-        return f"{self.kind.name}-{self.layout}-{self.seed}"
+        return f"{self.mutation.name}-{self.layout}-{self.seed}"
 
 
 def cases(count: int) -> Iterator[Case]:
-    """Yield so many cases: every kind once, then again in the other layout and with another seed."""
+    """Yield so many cases: every mutation once, then again in the other layout and with another seed."""
     for number in range(count):
-        seed, place = divmod(number, len(KINDS))
-        chosen = list(KINDS.values())[place]
+        seed, position = divmod(number, len(MUTATIONS))
+        chosen = list(MUTATIONS.values())[position]
         yield Case(chosen, chosen.layouts[seed % len(chosen.layouts)], seed)
 
 

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from datasets.beats import read_heart_states
 from datasets.cache import Cache
 from systems.ecg_pcg.sources.simulated import write_states
-from tests.robustness.mutations import LEFT_OUT, USED, Expect, Target, kind
+from tests.robustness.mutations import LEFT_OUT, USED, Expect, Target, mutation
 from tests.robustness.workspaces import COHORT
 
 RATE = 2000
@@ -39,7 +39,7 @@ def _save(target: Target, **variables: Any) -> None:
     scipy.io.savemat(target.onsets, variables)
 
 
-@kind("onsets in the wrong order or place")
+@mutation("onsets in the wrong order or place")
 def onsets_unsorted(target: Target, rng: Generator) -> Expect:
     states = _states(target)
     first, second = sorted(rng.choice(len(states), size=2, replace=False))
@@ -48,21 +48,21 @@ def onsets_unsorted(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "not in order")
 
 
-@kind("onsets in the wrong order or place")
+@mutation("onsets in the wrong order or place")
 def onset_negative(target: Target, rng: Generator) -> Expect:
     states = _states(target)
     _write(target, [(-int(rng.integers(0, 10**6)), "S1"), *states])
     return Expect(LEFT_OUT, "negative or missing onset")
 
 
-@kind("onsets in the wrong order or place")
+@mutation("onsets in the wrong order or place")
 def onset_past_the_end(target: Target, rng: Generator) -> Expect:
     count = len(target.samples("pcg"))
     _write(target, [*_states(target), (count + int(rng.integers(2, 10**6)), "S1")])
     return Expect(LEFT_OUT, "after the end")
 
 
-@kind("missing or unknown states")
+@mutation("missing or unknown states")
 def states_missing(target: Target, rng: Generator) -> Expect:
     """Beats run from S1 to S1: the other states are not needed for them."""
     states = _states(target)
@@ -71,7 +71,7 @@ def states_missing(target: Target, rng: Generator) -> Expect:
     return Expect(USED, changed=not target.has_onsets or target.workspace.layout == COHORT)
 
 
-@kind("missing or unknown states")
+@mutation("missing or unknown states")
 def one_s1_missing(target: Target, rng: Generator) -> Expect:
     """Two cycles without the S1 between them are not taken for one."""
     states = _states(target)
@@ -89,7 +89,7 @@ def one_s1_missing(target: Target, rng: Generator) -> Expect:
     return Expect(USED, changed=True, check=check)
 
 
-@kind("missing or unknown states")
+@mutation("missing or unknown states")
 def unknown_state(target: Target, rng: Generator) -> Expect:
     states = _states(target)
     place = int(rng.integers(len(states)))
@@ -99,13 +99,13 @@ def unknown_state(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "not known|cannot be read")
 
 
-@kind("missing or unknown states")
+@mutation("missing or unknown states")
 def no_states_at_all(target: Target, rng: Generator) -> Expect:
     _write(target, _states(target)[: int(rng.integers(2))])
     return Expect(LEFT_OUT, "No complete beat|no table")
 
 
-@kind("wrong MATLAB type")
+@mutation("wrong MATLAB type")
 def another_matlab_type(target: Target, rng: Generator) -> Expect:
     table = np.array([[1.0, 1.0], [500.0, 2.0]])
     cells = np.empty((3, 2), dtype=object)
@@ -126,7 +126,7 @@ def another_matlab_type(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "no table|No complete beat|not known")
 
 
-@kind("wrong MATLAB type")
+@mutation("wrong MATLAB type")
 def another_type_in_a_cell(target: Target, rng: Generator) -> Expect:
     values: list[Any] = [np.nan, np.inf, 1 + 2j, "x", np.zeros((0, 0)), np.arange(4.0), {"a": 1}, True]
     cells = np.empty((3, 2), dtype=object)
@@ -136,7 +136,7 @@ def another_type_in_a_cell(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "not a number|missing onset|cannot be read")
 
 
-@kind("wrong MATLAB type")
+@mutation("wrong MATLAB type")
 def names_and_onsets_exchanged(target: Target, rng: Generator) -> Expect:
     cells = np.empty((2, 2), dtype=object)
     cells[:] = [["S1", 1], ["S1", 2000]]
@@ -144,7 +144,7 @@ def names_and_onsets_exchanged(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "not known")
 
 
-@kind("damaged onsets")
+@mutation("damaged onsets")
 def onsets_cut_short(target: Target, rng: Generator) -> Expect:
     _write(target, _states(target))
     content = target.onsets.read_bytes()
@@ -152,7 +152,7 @@ def onsets_cut_short(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "cannot be read|no table")
 
 
-@kind("damaged onsets")
+@mutation("damaged onsets")
 def onsets_that_are_another_file(target: Target, rng: Generator) -> Expect:
     contents = [
         b"",
@@ -165,7 +165,7 @@ def onsets_that_are_another_file(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "cannot be read|no table")
 
 
-@kind("damaged onsets")
+@mutation("damaged onsets")
 def onsets_of_a_huge_declared_size(target: Target, rng: Generator) -> Expect:
     cells = np.empty((3, 2), dtype=object)
     cells[:] = [[1, "S1"], [2, "S2"], [3, "S1"]]
@@ -178,7 +178,7 @@ def onsets_of_a_huge_declared_size(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "no table")
 
 
-@kind("damaged onsets")
+@mutation("damaged onsets")
 def onsets_linked_from_outside(target: Target, rng: Generator) -> Expect:
     target.onsets.unlink(missing_ok=True)
     target.onsets.symlink_to(target.workspace.secret / "a0001_StateAns.mat")

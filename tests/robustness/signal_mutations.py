@@ -19,7 +19,7 @@ from tests.robustness.mutations import (
     USED,
     Expect,
     Target,
-    kind,
+    mutation,
     row_of,
 )
 from tests.robustness.workspaces import COHORT
@@ -29,7 +29,7 @@ def _signal(target: Target, rng: Generator) -> tuple[str, Path]:
     return ("ecg", target.ecg) if rng.integers(2) else ("pcg", target.sound)
 
 
-@kind("signal file cut short")
+@mutation("signal file cut short")
 def file_cut_short(target: Target, rng: Generator) -> Expect:
     _, path = _signal(target, rng)
     content = path.read_bytes()
@@ -37,26 +37,26 @@ def file_cut_short(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "cut short")
 
 
-@kind("signal file cut short")
+@mutation("signal file cut short")
 def file_cut_by_one_byte(target: Target, rng: Generator) -> Expect:
     _, path = _signal(target, rng)
     path.write_bytes(path.read_bytes()[:-1])
     return Expect(LEFT_OUT, "cut short")
 
 
-@kind("signal file cut short")
+@mutation("signal file cut short")
 def file_empty(target: Target, rng: Generator) -> Expect:
     _signal(target, rng)[1].write_bytes(b"")
     return Expect(LEFT_OUT, "cut short")
 
 
-@kind("file absent, or a directory")
+@mutation("file absent, or a directory")
 def signal_absent(target: Target, rng: Generator) -> Expect:
     _signal(target, rng)[1].unlink()
     return Expect(LEFT_OUT, "absent")
 
 
-@kind("file absent, or a directory")
+@mutation("file absent, or a directory")
 def directory_in_its_place(target: Target, rng: Generator) -> Expect:
     path = [target.ecg, target.sound, target.header][rng.integers(3)]
     path.unlink()
@@ -64,7 +64,7 @@ def directory_in_its_place(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "absent|cannot be read|There is no")
 
 
-@kind("damaged bytes")
+@mutation("damaged bytes")
 def bytes_flipped(target: Target, rng: Generator) -> Expect:
     content = bytearray(target.ecg.read_bytes())
     for place in rng.choice(len(content), size=int(rng.integers(1, 50)), replace=False):
@@ -75,7 +75,7 @@ def bytes_flipped(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "checksum")
 
 
-@kind("damaged bytes")
+@mutation("damaged bytes")
 def file_of_another_recording(target: Target, rng: Generator) -> Expect:
     other = str(rng.choice([name for name in target.workspace.names if name != target.name]))
     size = target.ecg.stat().st_size
@@ -84,15 +84,15 @@ def file_of_another_recording(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "checksum")
 
 
-def assert_gaps_told(cache: Cache, recording: str, kind_of_signal: str) -> None:
-    """Assert that as much of a signal is missing as is told."""
+def assert_gaps_counted(cache: Cache, recording: str, modality: str) -> None:
+    """Assert that the share of missing samples is that of the table."""
     row = row_of(cache, recording)
-    offset, length = (int(row[f"{kind_of_signal}_{name}"]) for name in ("offset", "length"))
-    stored = cache.waveforms(kind_of_signal)[offset:][:length]
-    assert abs(np.isnan(stored).mean() - row[f"{kind_of_signal}_missing"]) < 2e-6
+    offset, length = (int(row[f"{modality}_{name}"]) for name in ("offset", "length"))
+    stored = cache.waveforms(modality)[offset:][:length]
+    assert abs(np.isnan(stored).mean() - row[f"{modality}_missing"]) < 2e-6
 
 
-@kind("missing samples (lowest code)")
+@mutation("missing samples (lowest code)")
 def run_of_missing_samples(target: Target, rng: Generator) -> Expect:
     name, _ = _signal(target, rng)
     samples = target.samples(name)
@@ -103,27 +103,27 @@ def run_of_missing_samples(target: Target, rng: Generator) -> Expect:
 
     def check(cache: Cache) -> None:
         row = row_of(cache, target.name)
-        assert_gaps_told(cache, target.name, name)  # a loud neighbour makes saturation of it
+        assert_gaps_counted(cache, target.name, name)  # a loud neighbour makes saturation of it
         assert row[f"{name}_missing"] > 0 or row[f"{name}_saturated"] > 0
 
     return Expect(USED, changed=True, check=check)
 
 
-@kind("missing samples (lowest code)")
+@mutation("missing samples (lowest code)")
 def nothing_but_missing_samples(target: Target, rng: Generator) -> Expect:
     name, _ = _signal(target, rng)
     target.write_samples(name, np.full_like(target.samples(name), -32768))
     return Expect(LEFT_OUT, "holds no sample")
 
 
-@kind("constant signal")
+@mutation("constant signal")
 def constant(target: Target, rng: Generator) -> Expect:
     name, _ = _signal(target, rng)
     target.write_samples(name, np.full_like(target.samples(name), int(rng.integers(-32767, 32768))))
     return Expect(LEFT_OUT, "constant")
 
 
-@kind("clipped signal")
+@mutation("clipped signal")
 def clipped(target: Target, rng: Generator) -> Expect:
     name, _ = _signal(target, rng)
     samples = target.samples(name).astype(float)
@@ -133,12 +133,12 @@ def clipped(target: Target, rng: Generator) -> Expect:
     def check(cache: Cache) -> None:
         row = row_of(cache, target.name)
         assert row[f"{name}_saturated"] > 0
-        assert_gaps_told(cache, target.name, name)  # a long run of the lowest code means missing samples
+        assert_gaps_counted(cache, target.name, name)  # a long run of the lowest code means missing samples
 
     return Expect(USED, changed=True, check=check)
 
 
-@kind("too short")
+@mutation("too short")
 def half_a_second(target: Target, rng: Generator) -> Expect:
     count = int(rng.integers(1, 1999))
     for name in ("ecg", "pcg"):
@@ -147,7 +147,7 @@ def half_a_second(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, r"at least 1 s|constant|onsets after the end")
 
 
-@kind("swapped channels")
+@mutation("swapped channels")
 def channel_lines_swapped(target: Target, rng: Generator) -> Expect:
     """The order of channels says nothing: their names do."""
     record, first, second, *rest = target.lines()
@@ -155,7 +155,7 @@ def channel_lines_swapped(target: Target, rng: Generator) -> Expect:
     return Expect(USED)
 
 
-@kind("swapped channels")
+@mutation("swapped channels")
 def channel_names_swapped(target: Target, rng: Generator) -> Expect:
     """What a header calls the ECG is taken for the ECG: nothing else can tell."""
     target.edit(SOUND_LINE, CHANNEL, "ECG")
@@ -170,7 +170,7 @@ def channel_names_swapped(target: Target, rng: Generator) -> Expect:
     return Expect(USED, changed=True, check=check) if target.has_onsets else Expect(SAFE, changed=True)
 
 
-@kind("swapped channels")
+@mutation("swapped channels")
 def signal_files_swapped(target: Target, rng: Generator) -> Expect:
     moved = target.ecg.with_suffix(".tmp")
     target.ecg.rename(moved)
@@ -179,7 +179,7 @@ def signal_files_swapped(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "cut short|checksum|holds")
 
 
-@kind("swapped channels")
+@mutation("swapped channels")
 def a_channel_without_a_name(target: Target, rng: Generator) -> Expect:
     line = int(rng.choice([SOUND_LINE, ECG_LINE]))
     target.edit(line, CHANNEL, "")
@@ -188,7 +188,7 @@ def a_channel_without_a_name(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "It has no (ECG|heart sound)")
 
 
-@kind("links out of the folder")
+@mutation("links out of the folder")
 def signal_linked_from_outside(target: Target, rng: Generator) -> Expect:
     _, path = _signal(target, rng)
     path.unlink()
@@ -196,14 +196,14 @@ def signal_linked_from_outside(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "outside the data folder")
 
 
-@kind("links out of the folder")
+@mutation("links out of the folder")
 def header_linked_from_outside(target: Target, rng: Generator) -> Expect:
     shutil.move(target.header, target.workspace.secret / "moved.hea")
     target.header.symlink_to(target.workspace.secret / "moved.hea")
     return Expect(LEFT_OUT, "outside the data folder")
 
 
-@kind("links out of the folder")
+@mutation("links out of the folder")
 def links_in_a_circle(target: Target, rng: Generator) -> Expect:
     path = [target.ecg, target.sound, target.header][rng.integers(3)]
     path.unlink()

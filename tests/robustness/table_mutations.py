@@ -10,7 +10,7 @@ from typing import Any
 from numpy.random import Generator
 
 from datasets.cache import Cache
-from tests.robustness.mutations import LEFT_OUT, REFUSED, SAFE, USED, Expect, Target, kind
+from tests.robustness.mutations import LEFT_OUT, REFUSED, SAFE, USED, Expect, Target, mutation
 from tests.robustness.workspaces import COHORT, PHYSIONET
 
 APPENDIX = "annotations/Online_Appendix_training_set.csv"
@@ -28,6 +28,12 @@ def user_row(target: Target, rows: list[list[str]]) -> list[str]:
     return next(row for row in rows if row[0] == target.name)
 
 
+def _set_cell(target: Target, column: int, value: object, **options: Any) -> None:
+    rows = rows_of(target)
+    user_row(target, rows)[column] = str(value)
+    write_rows(target, rows, **options)
+
+
 def _label(target: Target) -> int:
     return 3 if target.workspace.layout == COHORT else 1
 
@@ -37,35 +43,30 @@ def _text(target: Target, change: Callable[[str], str | bytes]) -> None:
     target.workspace.table.write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
-@kind("label or quality that is none")
+@mutation("label or quality that is none")
 def label_that_is_none(target: Target, rng: Generator) -> Expect:
-    rows = rows_of(target)
-    user_row(target, rows)[_label(target)] = str(
-        rng.choice(["", "2", "-2", "sick", "nan", "1;", "\u0661", "x" * 3000, '"1,\n1"'])
-    )
-    write_rows(target, rows)
+    labels = ["", "2", "-2", "sick", "nan", "1;", "\u0661", "x" * 3000, '"1,\n1"']
+    _set_cell(target, _label(target), rng.choice(labels))
     return Expect(LEFT_OUT, "label")
 
 
-@kind("label or quality that is none")
+@mutation("label or quality that is none")
 def quality_that_is_none(target: Target, rng: Generator) -> Expect:
-    rows = rows_of(target)
-    quality = 6 if target.workspace.layout == COHORT else 2
-    user_row(target, rows)[quality] = str(rng.choice(["2", "poor", "-", "0.5", "x" * 3000]))
-    write_rows(target, rows)
+    column = 6 if target.workspace.layout == COHORT else 2
+    _set_cell(target, column, rng.choice(["2", "poor", "-", "0.5", "x" * 3000]))
     return Expect(LEFT_OUT, "quality")
 
 
-@kind("duplicate names")
+@mutation("duplicate names")
 def name_listed_twice(target: Target, rng: Generator) -> Expect:
-    """PhysioNet 2016: the first row counts, with a warning. One's own: neither can be trusted."""
+    """PhysioNet 2016: the first row counts, with a warning. The user's own: neither can be trusted."""
     rows = rows_of(target)
     rows.insert(int(rng.integers(1, len(rows) + 1)), list(user_row(target, rows)))
     write_rows(target, rows)
     return Expect(LEFT_OUT, "occurs 2 times") if target.workspace.layout == COHORT else Expect(SAFE)
 
 
-@kind("duplicate names", (PHYSIONET,))
+@mutation("duplicate names", (PHYSIONET,))
 def name_in_two_sets(target: Target, rng: Generator) -> Expect:
     folder = target.workspace.raw / "training-b"
     folder.mkdir()
@@ -80,12 +81,10 @@ def name_in_two_sets(target: Target, rng: Generator) -> Expect:
     return Expect(USED, check=check, options=("--sets", "a", "b"), lost=True)
 
 
-@kind("duplicate names", (COHORT,))
+@mutation("duplicate names", (COHORT,))
 def name_in_two_spellings(target: Target, rng: Generator) -> Expect:
     """é in one letter and in two: for a table of labels that is one name."""
-    rows = rows_of(target)
-    user_row(target, rows)[0] = "caf\u00e9"
-    write_rows(target, rows)
+    _set_cell(target, 0, "caf\u00e9")
     for form in ("NFC", "NFD"):
         target.workspace.header(unicodedata.normalize(form, "caf\u00e9")).write_bytes(
             target.header.read_bytes()
@@ -93,58 +92,37 @@ def name_in_two_spellings(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "Two records have this name|no row in", names=(target.name, "caf\u00e9"))
 
 
-@kind("name that is none")
+@mutation("name that is none")
 def name_that_is_none(target: Target, rng: Generator) -> Expect:
-    rows = rows_of(target)
-    names = [
-        "",
-        " ",
-        "../secret/a0001",
-        "/etc/passwd",
-        "a b",
-        "x" * 300,
-        "x" * 5000,
-        "caf\u00e9?",
-        "\x1b[31m",
-        "a\x00b",
-        "C:a",
-    ]
-    user_row(target, rows)[0] = str(rng.choice(names))
-    write_rows(target, rows, encoding="utf-8")
+    names = ["", " ", "../secret/a0001", "/etc/passwd", "a b", "x" * 300, "x" * 5000]
+    names += ["caf\u00e9?", "\x1b[31m", "a\x00b", "C:a"]
+    _set_cell(target, 0, rng.choice(names), encoding="utf-8")
     return Expect(LEFT_OUT, "no row in")
 
 
-@kind("name that is none", (COHORT,))
+@mutation("name that is none", (COHORT,))
 def annotation_that_leads_away(target: Target, rng: Generator) -> Expect:
     """Beats are then found without it, with a warning."""
-    rows = rows_of(target)
-    names = [
-        "../secret/a0001_StateAns.mat",
-        "{secret}/a0001_StateAns.mat",
-        "nothing.mat",
-        "x" * 300,
-        "a\x00b",
-        "..\\secret\\x",
-    ]
-    user_row(target, rows)[7] = str(rng.choice(names)).format(secret=target.workspace.secret)
-    write_rows(target, rows)
+    names = ["../secret/a0001_StateAns.mat", "{secret}/a0001_StateAns.mat", "nothing.mat", "x" * 300]
+    names += ["a\x00b", "..\\secret\\x"]
+    _set_cell(target, 7, str(rng.choice(names)).format(secret=target.workspace.secret))
     return Expect(SAFE)
 
 
-@kind("spelling of the table")
+@mutation("spelling of the table")
 def byte_order_mark(target: Target, rng: Generator) -> Expect:
     _text(target, lambda text: b"\xef\xbb\xbf" + text.encode())
     return Expect(USED)
 
 
-@kind("spelling of the table")
+@mutation("spelling of the table")
 def other_line_ends(target: Target, rng: Generator) -> Expect:
     end = str(rng.choice(["\r\n", "\r", "\n\n", "\n,,\n"]))
     _text(target, lambda text: text.replace("\n", end))
     return Expect(USED)
 
 
-@kind("spelling of the table")
+@mutation("spelling of the table")
 def spaces_and_quotes(target: Target, rng: Generator) -> Expect:
     ways: list[Callable[[str], str]] = [
         lambda text: text.replace(",", " , "),
@@ -156,7 +134,7 @@ def spaces_and_quotes(target: Target, rng: Generator) -> Expect:
     return Expect(USED)
 
 
-@kind("spelling of the table")
+@mutation("spelling of the table")
 def quoted_line_break(target: Target, rng: Generator) -> Expect:
     """In a note it does no harm."""
     rows = rows_of(target)
@@ -168,14 +146,14 @@ def quoted_line_break(target: Target, rng: Generator) -> Expect:
     return Expect(USED)
 
 
-@kind("spelling of the table")
+@mutation("spelling of the table")
 def semicolons(target: Target, rng: Generator) -> Expect:
-    """One's own table may be written so; that of PhysioNet 2016 never is, and is refused as a whole."""
+    """The user's own table may be written so; that of PhysioNet 2016 never is, and is refused as a whole."""
     _text(target, lambda text: text.replace(",", ";"))
     return Expect(USED) if target.workspace.layout == COHORT else Expect(REFUSED, "no recording name")
 
 
-@kind("table that is none")
+@mutation("table that is none")
 def table_in_another_encoding(target: Target, rng: Generator) -> Expect:
     encoding = str(rng.choice(["utf-16", "latin-1", "utf-32"]))
     _text(target, lambda text: (text + "caf\u00e9,s,p,1\n").encode(encoding))
@@ -184,7 +162,7 @@ def table_in_another_encoding(target: Target, rng: Generator) -> Expect:
     return Expect(REFUSED, "UTF-8|lacks")
 
 
-@kind("table that is none")
+@mutation("table that is none")
 def table_absent_or_empty(target: Target, rng: Generator) -> Expect:
     table = target.workspace.table
     for other in ("REFERENCE.csv",) if target.workspace.layout == PHYSIONET else ():
@@ -198,14 +176,14 @@ def table_absent_or_empty(target: Target, rng: Generator) -> Expect:
     return Expect(REFUSED)
 
 
-@kind("table that is none")
+@mutation("table that is none")
 def table_of_random_bytes(target: Target, rng: Generator) -> Expect:
     content = rng.bytes(int(rng.integers(1, 2000)))
     _text(target, lambda text: content)
     return Expect(REFUSED)
 
 
-@kind("table that is none")
+@mutation("table that is none")
 def a_cell_beyond_all_measure(target: Target, rng: Generator) -> Expect:
     rows = rows_of(target)
     user_row(target, rows).append('"' + "x" * 200_000 + '"')
@@ -213,7 +191,7 @@ def a_cell_beyond_all_measure(target: Target, rng: Generator) -> Expect:
     return Expect(REFUSED, "cannot be read as a table")
 
 
-@kind("table cut short")
+@mutation("table cut short")
 def table_cut_after_a_line(target: Target, rng: Generator) -> Expect:
     rows = rows_of(target)
     first = 1 if target.workspace.layout == COHORT else 0
@@ -223,7 +201,7 @@ def table_cut_after_a_line(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "no row in", names=lost)
 
 
-@kind("table cut short")
+@mutation("table cut short")
 def a_quote_that_is_never_closed(target: Target, rng: Generator) -> Expect:
     rows = rows_of(target)
     place = rows.index(user_row(target, rows))
@@ -234,7 +212,7 @@ def a_quote_that_is_never_closed(target: Target, rng: Generator) -> Expect:
     return Expect(REFUSED if place == first else LEFT_OUT, names=names)
 
 
-@kind("columns of the table", (COHORT,))
+@mutation("columns of the table", (COHORT,))
 def columns_wrong(target: Target, rng: Generator) -> Expect:
     ways: list[Callable[[str], str]] = [
         lambda text: text.replace("label", "class", 1),
@@ -247,7 +225,7 @@ def columns_wrong(target: Target, rng: Generator) -> Expect:
     return Expect(REFUSED, "lacks|twice|ambiguous")
 
 
-@kind("columns of the table", (COHORT,))
+@mutation("columns of the table", (COHORT,))
 def labels_of_two_conventions(target: Target, rng: Generator) -> Expect:
     rows = rows_of(target)
     for row, label in zip(rows[1:], rng.permutation(["-1", "0", "1", "1"]), strict=True):
@@ -256,7 +234,7 @@ def labels_of_two_conventions(target: Target, rng: Generator) -> Expect:
     return Expect(REFUSED, "ambiguous")
 
 
-@kind("columns of the table", (COHORT,))
+@mutation("columns of the table", (COHORT,))
 def session_missing(target: Target, rng: Generator) -> Expect:
     rows = rows_of(target)
     user_row(target, rows)[1] = str(rng.choice(["", "  "]))
@@ -264,7 +242,7 @@ def session_missing(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "session is missing")
 
 
-@kind("columns of the table", (COHORT,))
+@mutation("columns of the table", (COHORT,))
 def too_many_cells(target: Target, rng: Generator) -> Expect:
     rows = rows_of(target)
     user_row(target, rows).append("extra")
@@ -272,7 +250,7 @@ def too_many_cells(target: Target, rng: Generator) -> Expect:
     return Expect(LEFT_OUT, "no row in")
 
 
-@kind("appendix", (PHYSIONET,))
+@mutation("appendix", (PHYSIONET,))
 def appendix_damaged(target: Target, rng: Generator) -> Expect:
     path = target.workspace.raw / APPENDIX
     text = path.read_text()
@@ -288,9 +266,9 @@ def appendix_damaged(target: Target, rng: Generator) -> Expect:
     return Expect(REFUSED, "Online_Appendix")
 
 
-@kind("appendix", (PHYSIONET,))
+@mutation("appendix", (PHYSIONET,))
 def appendix_without_a_session(target: Target, rng: Generator) -> Expect:
-    """The recording is used as a session of its own, and that is told."""
+    """The recording is used as a session of its own, with a warning."""
     path = target.workspace.raw / APPENDIX
     lines = path.read_text().splitlines(keepends=True)
     row = next(line for line in lines if target.name in line)

@@ -1,10 +1,10 @@
-"""Bad input: 100 of the thousand mutated recordings and tables of ``make torture``."""
+"""Bad input: 100 of the thousand mutated recordings and tables of ``make robustness``."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.robustness.mutations import KINDS, cases
+from tests.robustness.mutations import MUTATIONS, cases
 from tests.robustness.trial import run_case
 from tests.robustness.workspaces import COHORT, LAYOUTS, PHYSIONET, build_workspaces, prepare
 
@@ -14,7 +14,7 @@ SAMPLE = 100
 @pytest.fixture(scope="module")
 def workspaces(tmp_path_factory):
     """Return good workspaces by layout, not to be changed."""
-    return build_workspaces(tmp_path_factory.mktemp("houses"))
+    return build_workspaces(tmp_path_factory.mktemp("workspaces"))
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def test_onsets_and_layout_make_no_difference_where_they_should_not(good):
     assert good[COHORT]["p004"] != good[PHYSIONET]["a0004"]
 
 
-def test_the_sample_holds_every_kind():
-    assert {case.kind.name for case in cases(SAMPLE)} == set(KINDS)
+def test_the_sample_holds_every_mutation():
+    assert {case.mutation.name for case in cases(SAMPLE)} == set(MUTATIONS)
     assert {case.layout for case in cases(SAMPLE)} == set(LAYOUTS)
     assert [str(case) for case in cases(1000)][:SAMPLE] == [str(case) for case in cases(SAMPLE)]
 

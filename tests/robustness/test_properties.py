@@ -1,4 +1,4 @@
-"""What holds for any input: parsers end in a value or a clear error; spans and splits keep their promise."""
+"""Properties of any input: parsers return a value or raise a clear error; spans and splits are valid."""
 
 import io
 import tempfile
@@ -228,8 +228,8 @@ def test_any_table_of_labels_is_read_or_refused(folder, content):
     table = ends_in_a_value_or_a_clear_error(lambda: read_labels(root / "labels.csv"))
     index = ends_in_a_value_or_a_clear_error(lambda: index_cohort(root))
     if table is not None and index is not None:
-        told = {problem.where for problem in index.problems}
-        assert table.listed <= told | set(index.recordings["recording"])
+        listed = {problem.where for problem in index.problems}
+        assert table.listed <= listed | set(index.recordings["recording"])
         assert set(table.rows) <= table.listed
 
 

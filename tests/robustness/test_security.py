@@ -1,4 +1,4 @@
-"""Security: nothing that is read is run, one file talks to the network, and versions are pinned."""
+"""Security: no input is executed, one file uses the network, and versions are pinned."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ BANNED_MODULES = {
     "yaml",
     "tarfile",
 }
-"""Readers that run what they read; ``zipfile`` is only for its error (see below)."""
+"""Readers that execute their input; ``zipfile`` is only for its error (see below)."""
 BANNED_CALLS = {
     "eval",
     "exec",
@@ -95,11 +95,11 @@ def call_faults(node: ast.Call) -> list[str]:
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_that_is_read_is_run(path):
+def test_no_input_is_executed(path):
     assert faults_of(path.read_text(encoding="utf-8")) == []
 
 
-def test_all_sources_are_looked_at():
+def test_all_sources_are_checked():
     names = {path.relative_to(ROOT).as_posix() for path in PRODUCT}
     assert {
         "training.py",
@@ -146,7 +146,7 @@ def test_the_search_lets_safe_calls_pass():
 # What is fetched, and what is depended on -----------------------------------------------------------
 
 
-def test_only_the_downloader_talks_to_the_network():
+def test_only_the_downloader_uses_the_network():
     """Whoever opens a connection has to check paths and sums as systems/ecg_pcg/sources/download.py does."""
     network = {"requests", "urllib", "http", "socket", "ftplib", "wfdb.io"}
     talking = set()

@@ -1,4 +1,4 @@
-"""One case: damage a good workspace, prepare it, and judge what came of it."""
+"""One case: damage a good workspace, prepare it, and check the outcome."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from common.errors import UserError
-from tests.robustness import (  # each registers its kinds
+from tests.robustness import (
     folder_mutations,
     header_mutations,
     onset_mutations,
@@ -18,20 +18,12 @@ from tests.robustness import (  # each registers its kinds
 from tests.robustness.mutations import LEFT_OUT, REFUSED, SAFE, USED, Case, Expect, Target
 from tests.robustness.workspaces import Prepared, Workspace, prepare
 
-__all__ = [
-    "folder_mutations",
-    "header_mutations",
-    "onset_mutations",
-    "run_case",
-    "signal_mutations",
-    "table_mutations",
-]
-
+REGISTERED = folder_mutations, header_mutations, onset_mutations, signal_mutations, table_mutations
 Digests = dict[str, str]
 
 
 def run_case(case: Case, workspace: Workspace, good: Digests, folder: Path) -> str:
-    """Return what came of a case; assert that it is what is promised, and that nothing else was lost.
+    """Return the outcome of a case; assert that it is the expected one, and that nothing else was lost.
 
     Parameters
     ----------
@@ -44,28 +36,28 @@ def run_case(case: Case, workspace: Workspace, good: Digests, folder: Path) -> s
         Where the damaged copy and its caches may lie; removed.
     """
     try:
-        target, expect = case.apply(workspace.copy(folder / "house"))
+        target, expect = case.apply(workspace.copy(folder / "workspace"))
         prepared = prepare(target.workspace, folder / "cache", *expect.options)
-        refuse_outside(prepared.run, target.workspace)
-        outcome = judge(prepared, target, expect, good)
+        _assert_nothing_outside(prepared.opened, target.workspace)
+        outcome = _check(prepared, target, expect, good)
         if outcome in (LEFT_OUT, REFUSED):
-            judge_strict(target, expect, folder / "strict")
+            _check_strict(target, expect, folder / "strict")
         if prepared.error is not None:
-            assert_nothing_left(folder / "cache")
+            _assert_nothing_left(folder / "cache")
         return outcome
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def refuse_outside(run: list[str], workspace: Workspace) -> None:
+def _assert_nothing_outside(opened: list[str], workspace: Workspace) -> None:
     """Assert that no file was opened that lies beside the raw recordings."""
     secret = workspace.secret.resolve()
-    outside = {path for path in run if Path(os.path.realpath(path)).is_relative_to(secret)}
+    outside = {path for path in opened if Path(os.path.realpath(path)).is_relative_to(secret)}
     assert not outside, f"opened {outside}"
-    assert "/etc/passwd" not in run
+    assert "/etc/passwd" not in opened
 
 
-def judge(prepared: Prepared, target: Target, expect: Expect, good: Digests) -> str:
+def _check(prepared: Prepared, target: Target, expect: Expect, good: Digests) -> str:
     """Return the outcome; assert that it is the one expected."""
     if prepared.error is not None:
         assert expect.outcome == REFUSED, f"refused: {prepared.error}"
@@ -78,19 +70,17 @@ def judge(prepared: Prepared, target: Target, expect: Expect, good: Digests) -> 
     concerned = set(expect.names or (target.name,))
     others = set(good) - concerned - {target.name}
     assert {name: beats.get(name) for name in others} == {name: good[name] for name in others}
-    assert expect.lost or set(skipped["recording"]) <= concerned | target_rows(skipped["recording"])
+    assert expect.lost or set(skipped["recording"]) <= concerned | _nameless_rows(skipped["recording"])
     assert (skipped["reason"].str.len() > 0).all()
-    return predict_target(prepared, target, expect, good, concerned)
+    return _outcome(prepared, target, expect, good, concerned)
 
 
-def target_rows(named: list[str]) -> set[str]:
-    """Return the rows of a table that are named by their number, as they name no recording."""
-    return {name for name in named if re.search(r", (line|row) \d+$|^\s*$|[/ ?\x1b\x00:]|x{20}", name)}
+def _nameless_rows(listed: list[str]) -> set[str]:
+    """Return the rows of a table that are listed by their number, as they name no recording."""
+    return {name for name in listed if re.search(r", (line|row) \d+$|^\s*$|[/ ?\x1b\x00:]|x{20}", name)}
 
 
-def predict_target(
-    prepared: Prepared, target: Target, expect: Expect, good: Digests, concerned: set[str]
-) -> str:
+def _outcome(prepared: Prepared, target: Target, expect: Expect, good: Digests, concerned: set[str]) -> str:
     """Return whether the recordings concerned were used or left out, all of them alike."""
     cache = prepared.cache
     assert cache is not None
@@ -106,7 +96,7 @@ def predict_target(
     assert expect.outcome in (USED, SAFE), "was used"
     same = expect.names or all(beats[name] == good[name] for name in concerned)
     warned = any(name in warning for name in concerned for warning in cache.manifest["warnings"])
-    assert same or warned or expect.changed, "used with other beats, and nobody was told"
+    assert same or warned or expect.changed, "used with other beats, without a warning"
     if expect.outcome == USED and not expect.changed:
         assert same, "the beats differ"
     if expect.check is not None:
@@ -114,13 +104,13 @@ def predict_target(
     return USED
 
 
-def judge_strict(target: Target, expect: Expect, cache_dir: Path) -> None:
+def _check_strict(target: Target, expect: Expect, cache_dir: Path) -> None:
     """Assert that --strict stops, in a sentence, and leaves nothing."""
     stopped = prepare(target.workspace, cache_dir, "--strict", *expect.options)
     assert isinstance(stopped.error, UserError), "--strict went on"
-    assert_nothing_left(cache_dir)
+    _assert_nothing_left(cache_dir)
 
 
-def assert_nothing_left(cache_dir: Path) -> None:
+def _assert_nothing_left(cache_dir: Path) -> None:
     """Assert that a preparation that was refused left no cache, and no half of one."""
     assert not cache_dir.exists() or list(cache_dir.iterdir()) == []

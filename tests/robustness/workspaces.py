@@ -1,4 +1,4 @@
-"""Good recordings in both layouts, small enough to be prepared in a moment, and what preparing them gives."""
+"""Good recordings in both layouts, small enough to be prepared in a moment, and their preparation."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PHYSIONET, COHORT = "physionet2016", "cohort"
 LAYOUTS = (PHYSIONET, COHORT)
 SMALL = SimulationSettings(sessions=2, persons=1, recordings=2, duration=6.0, seed=3)
 RECORDS = {"a0001": "visit1/p001", "a0002": "visit1/p002", "a0003": "p003", "a0004": "p004"}
-"""Recordings of the simulated cohort, and what they are called in one's own."""
+"""Recordings of the simulated cohort, and their names in the user's cohort."""
 WITH_ONSETS = ("a0001", "a0003")
-"""Recordings of one's own cohort that have heart-state onsets; beats of the others are found in the ECG."""
+"""Recordings of the user's cohort with heart-state onsets; beats of the others are found in the ECG."""
 SECRET = "secret"
-"""Folder beside the raw recordings in which good files lie that nothing may read."""
+"""Folder of good files beside the raw recordings, which nothing may read."""
 LONGEST = 120
-"""Seconds after which a preparation of four recordings is taken to hang; alone on a machine it takes 0.1."""
+"""Seconds after which a preparation of four recordings counts as hanging; on an idle machine it takes 0.1."""
 MEMORY = 2 * 2**30
 """Bytes that a preparation may allocate beyond what the process has already."""
 
@@ -52,26 +52,21 @@ class Workspace:
 
     @property
     def raw(self) -> Path:
-        """Folder that is prepared."""
         return self.base / "raw"
 
     @property
     def secret(self) -> Path:
-        """Folder that is not to be read."""
         return self.base / SECRET
 
     @property
     def names(self) -> list[str]:
-        """Names of the recordings."""
         return sorted(RECORDS if self.layout == PHYSIONET else RECORDS.values())
 
     @property
     def table(self) -> Path:
-        """Table of labels."""
         return self.raw / ("labels.csv" if self.layout == COHORT else "training-a/REFERENCE-SQI.csv")
 
     def header(self, name: str) -> Path:
-        """Header of a recording."""
         return self.raw / (f"{name}.hea" if self.layout == COHORT else f"training-a/{name}.hea")
 
     def onsets(self, name: str) -> Path:
@@ -90,30 +85,30 @@ def build_workspaces(folder: Path) -> dict[str, Workspace]:
     """Write good recordings in both layouts; return the workspaces by layout."""
     simulated = Workspace(PHYSIONET, folder / PHYSIONET)
     write_cohort(simulated.raw, SMALL)
-    (simulated.raw / "simulation.json").unlink()  # a mutated cohort is no simulated one
+    (simulated.raw / "simulation.json").unlink()  # a mutated cohort does not count as simulated
     _add_secret(simulated, simulated)
-    own = Workspace(COHORT, folder / COHORT)
+    user = Workspace(COHORT, folder / COHORT)
     rows = ["recording,session,person,label,diagnosis,site,quality,annotation"]
     labels = pd.read_csv(simulated.table, header=None, index_col=0)[1]
     for number, (name, new) in enumerate(RECORDS.items()):
-        _adopt(simulated, name, own, new)
+        _copy_recording(simulated, name, user, new)
         rows.append(
             f"{new},s{number // 2},P{number},{'abnormal' if labels[name] == 1 else 'normal'},,Apex,1,"
         )
-    own.table.write_text("\n".join(rows) + "\n")
-    _add_secret(simulated, own)
-    return {PHYSIONET: simulated, COHORT: own}
+    user.table.write_text("\n".join(rows) + "\n")
+    _add_secret(simulated, user)
+    return {PHYSIONET: simulated, COHORT: user}
 
 
-def _adopt(simulated: Workspace, name: str, own: Workspace, new: str) -> None:
-    """Copy a recording into one's own cohort, under another name."""
-    header = own.header(new)
+def _copy_recording(simulated: Workspace, name: str, user: Workspace, new: str) -> None:
+    """Copy a recording into the user's cohort, under another name."""
+    header = user.header(new)
     header.parent.mkdir(parents=True, exist_ok=True)
     for ending in (".wav", ".dat"):
         shutil.copy(simulated.header(name).with_suffix(ending), header.with_suffix(ending))
     header.write_bytes(simulated.header(name).read_bytes().replace(name.encode(), header.stem.encode()))
     if name in WITH_ONSETS:
-        shutil.copy(simulated.onsets(name), own.onsets(new))
+        shutil.copy(simulated.onsets(name), user.onsets(new))
 
 
 def _add_secret(simulated: Workspace, workspace: Workspace) -> None:
@@ -137,12 +132,12 @@ def _remember(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[list[str]]:
-    """Give a list of every path that is opened within the block."""
+def _watched() -> Iterator[list[str]]:
+    """Yield a list of every path that is opened within the block."""
     global _opened
-    if not getattr(watched, "hooked", False):
+    if not getattr(_watched, "hooked", False):
         sys.addaudithook(_remember)
-        setattr(watched, "hooked", True)  # noqa: B010 - a hook stays for good
+        setattr(_watched, "hooked", True)  # noqa: B010 - a hook stays for good
     paths: list[str] = []
     _opened = paths
     try:
@@ -152,7 +147,7 @@ def watched() -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def guarded(seconds: int = LONGEST, memory: int = MEMORY) -> Iterator[None]:
+def _guarded(seconds: int = LONGEST, memory: int = MEMORY) -> Iterator[None]:
     """Stop what takes too long, and refuse what allocates too much."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -175,11 +170,11 @@ def guarded(seconds: int = LONGEST, memory: int = MEMORY) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a preparation gave: a cache, or an error meant for the user; and what it opened."""
+    """Result of a preparation: a cache, or an error meant for the user; and the files that it opened."""
 
     cache: Cache | None
     error: UserError | None
-    run: list[str]
+    opened: list[str]
 
     def beats(self) -> dict[str, str]:
         """Return a digest of the beats of each recording: where they lie, and every bit of them."""
@@ -195,12 +190,12 @@ class Prepared:
 
 
 def prepare(workspace: Workspace, cache_dir: Path, *options: str) -> Prepared:
-    """Prepare a workspace as the script does; anything raised but an error meant for the user is a fault."""
+    """Prepare a workspace as the script does; only an error meant for the user may be raised."""
     arguments = ["--raw-dir", str(workspace.raw), "--source", workspace.layout, "--cache-dir", str(cache_dir)]
-    with watched() as run:
+    with _watched() as opened:
         try:
-            with guarded():
+            with _guarded():
                 path = load_data.main([*arguments, "--jobs", "1", "--beat-points", "100", *options])
         except UserError as error:
-            return Prepared(None, error, run)
-    return Prepared(Cache(path), None, run)
+            return Prepared(None, error, opened)
+    return Prepared(Cache(path), None, opened)

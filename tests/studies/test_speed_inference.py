@@ -12,14 +12,6 @@ TINY = {"small": ModelSettings(width=8, points=100)}
 KEYS = ["part", "case", "quantity", "value", "unit", "plain", "ratio"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory):
     """Return all forms of a tiny network that there are here."""

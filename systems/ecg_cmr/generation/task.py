@@ -27,7 +27,8 @@ from learning.distributed import unwrap
 from learning.loop import FoldContext, Progress, fit
 from learning.tracking import Tracker
 from models.ecg_cmr.cine_generator import EARLIEST, CineGenerator, noise_for
-from models.ecg_cmr.cmr_mae import CMREncoder
+from models.ecg_cmr.cmr_encoder import CMREncoder
+from models.ecg_cmr.transformer import TokenEncoder
 from systems.ecg_cmr.autoencoder.task import build_autoencoder
 from systems.ecg_cmr.contrast.task import shuffled_pairs
 from systems.ecg_cmr.samples import Pairs
@@ -107,7 +108,7 @@ class EcgToCmr(Stage):
         except ValueError as error:
             raise UserError(str(error)) from None
         if settings.init_cmr is not None:
-            model.judge = cmr_encoder(settings, inputs).requires_grad_(False)
+            model.add_feature_encoder(cmr_encoder(settings, inputs))
         return model
 
     def initialize(self, model: nn.Module, run: FoldContext) -> None:
@@ -120,8 +121,8 @@ class EcgToCmr(Stage):
             if kind == "autoencoder":
                 take_autoencoder(network.autoencoder, content, place)
             else:
-                encoder = network.encoder if kind == "ecg" else network.judge
-                assert encoder is not None
+                encoder = network.encoder if kind == "ecg" else network.feature_encoder
+                assert isinstance(encoder, TokenEncoder)
                 take_encoder(encoder, content, kind, place)
         network.eval()
         rows = run.train[torch.linspace(0, len(run.train) - 1, min(FITTED_ON, len(run.train))).long()]
@@ -147,7 +148,7 @@ class EcgToCmr(Stage):
             batch = batch | encoded(network, batch)
         data = batch["data"]
         if model.training:
-            network.follow()
+            network.update_ema()
             time = torch.rand(len(data), device=data.device).clamp(min=EARLIEST)
             noise = torch.randn_like(data)
         else:
@@ -211,4 +212,5 @@ def take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: P
 
 def judging_encoder(network: CineGenerator) -> CMREncoder | None:
     """Return the CMR encoder whose features tell generated from true cines, if the run has one."""
-    return network.judge if isinstance(network.judge, CMREncoder) else None
+    encoder = network.feature_encoder
+    return encoder if isinstance(encoder, CMREncoder) else None

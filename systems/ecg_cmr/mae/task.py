@@ -1,8 +1,7 @@
 """Tasks ``ecg-mae`` and ``cmr-mae``: reconstruct what was hidden of an ECG, or of a cine.
 
 Data     ``ecg`` (B, 12, T) and which leads there are, or ``cmr`` (B, frames, H, W)
-Model    masked autoencoder over patches (`models.ecg_cmr.ecg_mae`, `models.ecg_cmr.cmr_mae`); later stages
-         keep its encoder
+Model    masked autoencoder over patches (`models.ecg_cmr.masking`); later stages keep its encoder
 Loss     mean squared error over the hidden patches of the standardized signal
 Scores   correlation (NCC) and error over the hidden part, a patient; the error of the mean beside it
 """
@@ -19,18 +18,19 @@ from torch import Tensor, nn
 from common.errors import UserError
 from datasets.ecg import LEADS
 from learning.distributed import unwrap
-from models.ecg_cmr.cmr_mae import CMRMaskedAutoencoder
-from models.ecg_cmr.ecg_mae import ECGMaskedAutoencoder
 from models.ecg_cmr.masking import MaskedAutoencoder
 from models.ecg_cmr.transformer import TokenEncoder
 from systems.ecg_cmr.figures import cines_figure, reconstruction_figure
 from systems.ecg_cmr.mae.reconstruction import masked_correlation, masked_error
 from systems.ecg_cmr.samples import Pairs
 from systems.ecg_cmr.settings import CmrMaeSettings, EcgMaeSettings
-from systems.ecg_cmr.stage import Stage, patch_length
+from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder
 
 MASK_SEED = 20_000
 """Seed of the masks in evaluation: the same patients are asked the same, whoever is asked."""
+
+
+ENCODERS = {"ecg": ecg_encoder, "cmr": cmr_encoder}
 
 
 class MaskedStage(Stage):
@@ -38,6 +38,16 @@ class MaskedStage(Stage):
 
     columns = ("ncc", "error", "error_of_mean")
     kind: str
+
+    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the model for inputs as `inputs` describes them."""
+        assert inputs is not None
+        size = self.settings.masking
+        try:
+            encoder = ENCODERS[self.kind](self.settings, inputs)
+            return MaskedAutoencoder(encoder, size.mask_ratio, size.decoder_width, size.decoder_depth)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the loss of a batch, and for each patient correlation, error, and error of the mean."""
@@ -88,25 +98,6 @@ class EcgMae(MaskedStage):
     needs = ("ecg",)
     kind = "ecg"
 
-    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
-        """Return the model for inputs as `inputs` describes them."""
-        assert inputs is not None
-        size, masking = self.settings.encoder, self.settings.masking
-        try:
-            return ECGMaskedAutoencoder(
-                inputs["samples"],
-                patch_length(size.patch_seconds, inputs),
-                inputs["leads"],
-                size.width,
-                size.depth,
-                size.heads,
-                masking.decoder_width,
-                masking.decoder_depth,
-                mask_ratio=masking.mask_ratio,
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from None
-
     def signal(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the ECG and which leads there are."""
         return batch["ecg"], batch["lead_present"]
@@ -131,25 +122,6 @@ class CmrMae(MaskedStage):
     settings_class = CmrMaeSettings
     needs = ("cmr",)
     kind = "cmr"
-
-    def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
-        """Return the model for inputs as `inputs` describes them."""
-        assert inputs is not None
-        size, masking = self.settings.encoder, self.settings.masking
-        try:
-            return CMRMaskedAutoencoder(
-                inputs["frames"],
-                inputs["size"],
-                (inputs["frames"], size.patch_pixels, size.patch_pixels),
-                size.width,
-                size.depth,
-                size.heads,
-                masking.decoder_width,
-                masking.decoder_depth,
-                mask_ratio=masking.mask_ratio,
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from None
 
     def signal(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the cine."""

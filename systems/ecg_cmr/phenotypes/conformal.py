@@ -80,13 +80,13 @@ def _errors(model: PhenotypeModel, samples: Pairs, rows: Tensor, reads: str) -> 
         kept = torch.tensor(flags, dtype=torch.bool, device=known.device)
         given = known.masked_fill(~kept, torch.nan) if model.covariates else None
         chosen = choice_key([name for name, flag in zip(names, flags, strict=True) if flag])
-        found[chosen] = _compared(model, samples, here, model.answers(pooled, given))
+        found[chosen] = _compared(model, samples, here, model.predict(pooled, given))
     return found
 
 
 def _found(model: PhenotypeModel, samples: Pairs, rows: Tensor, reads: str) -> Tensor:
     batch = samples.batch(rows)
-    return model.found(batch[reads], batch["lead_present"] if reads == "ecg" else None)
+    return model.features(batch[reads], batch["lead_present"] if reads == "ecg" else None)
 
 
 def _compared(

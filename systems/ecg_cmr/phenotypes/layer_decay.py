@@ -1,4 +1,4 @@
-"""Parameter groups for fine-tuning: layers near the signal learn slower than those near the answer.
+"""Parameter groups for fine-tuning: layers near the input learn slower than those near the output.
 
 Layer-wise decay of the learning rate as in BEiT (Bao et al. 2022) and masked autoencoders (He et al. 2022).
 """
@@ -10,9 +10,6 @@ from typing import Any
 
 from torch import nn
 
-ENCODER = "encoder"
-"""Name, in the fine-tuned model, of the network that was pre-trained."""
-
 
 def layer_decay_groups(
     model: nn.Module,
@@ -20,14 +17,14 @@ def layer_decay_groups(
     *,
     decay: float = 0.75,
     weight_decay: float = 0.05,
-    encoder: str = ENCODER,
+    encoder: str = "encoder",
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters by layer, each with its learning rate and weight decay.
 
     The learning rate of layer l is ``learning_rate * decay ** (depth + 1 - l)``: layer 0 embeds patches,
     layers 1 to depth are the encoder's blocks, and all else (its last normalization, heads) is layer
-    depth + 1. Only weights of dense and convolutional layers decay, so neither norms, biases, tokens,
-    embeddings nor scalars do.
+    depth + 1. Only weights of dense and convolutional layers decay: not norms, biases, tokens,
+    embeddings or scalars.
 
     Parameters
     ----------
@@ -39,7 +36,7 @@ def layer_decay_groups(
         In (0, 1]; 1: the same rate everywhere.
     weight_decay : float
     encoder : str
-        Name of the encoder in the model.
+        Name of the pre-trained network in the model.
 
     Returns
     -------
@@ -93,13 +90,13 @@ def _layer(name: str, encoder: str, depth: int) -> int:
     block = _block(name, encoder)
     if block is not None:
         return block + 1
-    # what follows the blocks belongs to the heads, what else the encoder has feeds the first block
+    # layers after the blocks belong to the heads, others of the encoder to the embedding
     follows = not name.startswith(f"{encoder}.") or re.search(r"(^|\.)norm\.", name) is not None
     return depth + 1 if follows else 0
 
 
 def _decaying(model: nn.Module) -> set[str]:
-    """Return the names of the parameters that weight decay is for."""
+    """Return the names of the parameters with weight decay."""
     return {
         f"{name}.weight" if name else "weight"
         for name, module in model.named_modules()

@@ -1,21 +1,23 @@
-"""Fit `models.phase_fusion.PhaseFusion`: the evidence in closed form, the deep path on what it leaves open.
+"""Fit `models.phase_fusion.PhaseFusion`: the evidence in closed form, the deep path on its residual.
 
-1. A logistic regression a view, both classes counted the same (systems/ecg_pcg/linear/fit.py). Those of the
-   heart sound learn from coloured copies as well: the same recordings as other microphones, rooms and chests
-   might have filtered them, with gains drawn at random that are smooth over frequency.
-2. The log-odds of the evidence for each training recording, from a fit that shared no session with it. A
-   member learns with these as an offset, so it sees the errors that evidence makes on people it has not met,
-   not the near-perfect fit to those it has.
-3. The share of the deep path: the one, of `SHARES`, with the least log loss out of fold, sessions kept apart
-   once more. A share above zero must win by more than the standard error of its gain over sessions.
-4. Members on all training recordings (systems/ecg_pcg/phase_fusion/members.py).
+1. Four logistic regressions, both classes weighted equally (systems/ecg_pcg/linear/fit.py). Those of the
+   heart sound are fitted on randomly equalized copies as well: the same recordings as through other
+   microphones, rooms and chests, with random gains that are smooth over frequency.
+2. The log-odds of the evidence for each training recording, from a fit that shares no session with it. They
+   are the offset that a member learns with: the errors of the evidence on unseen people, not its near-perfect
+   fit to the training part.
+3. The share of the deep path: the one of `SHARES` with the least log loss out of fold, again with no session
+   shared. A share above zero must win by more than the standard error of its gain over sessions.
+4. Members on all training recordings, each from a seed of its own. Noise is added to the grids, and of some
+   recordings with both signals one is hidden.
 
-Nothing but the training recordings is read.
+Only the training recordings are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -30,20 +32,66 @@ from torch.nn import functional
 
 from common.errors import UserError
 from systems.ecg_pcg.linear.fit import ITERATIONS, Logistic, fit_logistic
-from systems.ecg_pcg.phase_fusion.members import DeepSettings, Recorded, train_members
 
 INVERSE_PENALTY: Mapping[str, float] = MappingProxyType(
     {"whole": 0.01, "shape": 0.003, "colour": 0.03, "ecg": 1.0}
 )
-"""Inverse strength C of the squared penalty of each view."""
+"""Inverse strength C of the squared penalty of each regression."""
 COPIES = 4
-"""Coloured copies of each recording."""
-COLOURING = 0.3
+"""Randomly equalized copies of each recording."""
+GAIN_DEVIATION = 0.3
 """Standard deviation of the gain at a knot, log10 of power (3 dB)."""
 KNOTS = 6
-"""Bands, equally far apart, at which a gain is drawn; between them it is linear."""
+"""Bands, equally far apart, with a random gain; between them it is linear."""
 SHARES = (0.0, 0.25, 0.5, 1.0)
 """Shares of the deep path that are tried."""
+
+
+@dataclass(frozen=True)
+class DeepSettings:
+    """Training of the deep path."""
+
+    epochs: int = 20
+    """Passes over the training recordings."""
+    batch_size: int = 64
+    """Recordings of one step."""
+    learning_rate: float = 1e-3
+    """Peak of the one-cycle schedule."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay."""
+    noise: float = 0.3
+    """Standard deviation of noise on the standardized grids."""
+    hidden: float = 0.3
+    """Share of recordings with both signals of which one is hidden, 0 to 1."""
+    inner_folds: int = 5
+    """Session-level folds for the offset and the share."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Features and labels of some recordings; NaN where one lacks a signal."""
+
+    pcg_grid: Tensor
+    ecg_bands: Tensor
+    ecg_grid: Tensor
+    has_pcg: Tensor
+    has_ecg: Tensor
+    label: NDArray[np.int64]
+    session: NDArray[Any]
+
+    def __len__(self) -> int:
+        """Return the number of recordings."""
+        return len(self.label)
+
+    def rows(self, rows: NDArray[np.integer]) -> Recorded:
+        """Return some of the recordings."""
+        here = torch.from_numpy(rows)
+        pcg_grid, ecg_bands, ecg_grid, has_pcg, has_ecg = (values[here] for values in self.inputs())
+        return Recorded(pcg_grid, ecg_bands, ecg_grid, has_pcg, has_ecg, self.label[rows], self.session[rows])
+
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Return the inputs of the network."""
+        return self.pcg_grid, self.ecg_bands, self.ecg_grid, self.has_pcg, self.has_ecg
 
 
 def fit_phase_fusion(
@@ -94,9 +142,9 @@ def fit_evidence(model: Any, recorded: Recorded, seed: int, copies: int = COPIES
     recorded : Recorded
         The training recordings only.
     seed : int
-        Of the colouring.
+        Of the equalization.
     copies : int
-        Coloured copies of each recording; 0: none, and nothing is drawn at random.
+        Randomly equalized copies of each recording; 0: none, and nothing is random.
     """
     has = {"pcg": recorded.has_pcg.numpy(), "ecg": recorded.has_ecg.numpy()}
     usable = {name: len(np.unique(recorded.label[rows])) == 2 for name, rows in has.items()}
@@ -110,9 +158,9 @@ def fit_evidence(model: Any, recorded: Recorded, seed: int, copies: int = COPIES
         fitted = fit_logistic(recorded.ecg_bands.numpy()[rows], recorded.label[rows], INVERSE_PENALTY["ecg"])
         _fill(model.evidence["ecg"], fitted)
     if usable["pcg"]:
-        grids = coloured(recorded.pcg_grid[recorded.has_pcg], model.shapes["pcg"][2], copies, seed)
+        grids = equalized_copies(recorded.pcg_grid[recorded.has_pcg], model.shapes["pcg"][2], copies, seed)
         labels = np.tile(recorded.label[has["pcg"]], copies + 1)
-        for name, values in model.views(grids).items():
+        for name, values in model.sound_features(grids).items():
             penalty = INVERSE_PENALTY[name] / (copies + 1)
             fitted = fit_in_span(values.numpy(), labels, penalty, int(has["pcg"].sum()) + 2 * KNOTS)
             _fill(model.evidence[name], fitted)
@@ -140,8 +188,8 @@ def fit_in_span(
     return Logistic(scaler.mean_, scaler.scale_, weight, float(regression.intercept_[0]))
 
 
-def coloured(
-    grids: Tensor, bands: int, copies: int, seed: int, deviation: float = COLOURING, knots: int = KNOTS
+def equalized_copies(
+    grids: Tensor, bands: int, copies: int, seed: int, deviation: float = GAIN_DEVIATION, knots: int = KNOTS
 ) -> Tensor:
     """Return the grids, and below them copies of them all, each row filtered by a gain of its own.
 
@@ -162,8 +210,8 @@ def coloured(
     if not copies:
         return grids
     generator = torch.Generator().manual_seed(seed)
-    drawn = deviation * torch.randn(copies * len(grids), 1, knots, generator=generator)
-    gain = functional.interpolate(drawn, bands, mode="linear", align_corners=True).to(grids.dtype)
+    knot_gain = deviation * torch.randn(copies * len(grids), 1, knots, generator=generator)
+    gain = functional.interpolate(knot_gain, bands, mode="linear", align_corners=True).to(grids.dtype)
     repeated = grids.repeat(copies, 1).reshape(copies * len(grids), -1, bands)
     return torch.cat([grids, (repeated + gain).flatten(1)])
 
@@ -182,8 +230,8 @@ def _standardize(model: Any, recorded: Recorded) -> None:
     ):
         if int(has.sum()) < 2:
             continue
-        there = grid[has].float().reshape(-1, *model.shapes[name])
-        shape = there - there.mean(dim=2, keepdim=True)
+        values = grid[has].float().reshape(-1, *model.shapes[name])
+        shape = values - values.mean(dim=2, keepdim=True)
         getattr(model, f"{name}_mean").copy_(shape.mean(dim=0))
         getattr(model, f"{name}_scale").copy_(shape.std(dim=0) + 1e-6)
 
@@ -211,13 +259,13 @@ def _out_of_fold(
     seed: int,
     settings: DeepSettings,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what evidence and deep path say of each recording, from fits that shared no session with it.
+    """Return evidence and deep log-odds of each recording, from fits that share no session with it.
 
-    The offset that a deep path learns with is out of fold inside its own training part.
+    The offset of a deep path is itself out of fold within its training part.
     """
     evidence, deep = np.zeros(len(recorded)), np.zeros(len(recorded))
     for train, test in folds:
-        inner = _like(model, members=1)
+        inner = _unfitted(model, members=1)
         within, outside = recorded.rows(train), recorded.rows(test)
         fit_evidence(inner, within, seed)
         evidence[test] = _evidence(inner, outside)
@@ -226,7 +274,7 @@ def _out_of_fold(
             continue
         offset = np.zeros(len(within))
         for kept, left in deeper:
-            part = _like(model, members=1)
+            part = _unfitted(model, members=1)
             fit_evidence(part, within.rows(kept), seed)
             offset[left] = _evidence(part, within.rows(left))
         train_members(inner, within, offset, seed, settings)
@@ -234,7 +282,7 @@ def _out_of_fold(
     return evidence, deep
 
 
-def _like(model: Any, members: int) -> Any:
+def _unfitted(model: Any, members: int) -> Any:
     """Return a network of the same sizes, not fitted."""
     return type(model)(**model.options | {"members": members})
 
@@ -248,7 +296,7 @@ def _evidence(model: Any, recorded: Recorded) -> NDArray[np.float64]:
 
 @torch.no_grad()
 def _deep(model: Any, recorded: Recorded) -> NDArray[np.float64]:
-    """Return what the members say."""
+    """Return the log-odds of the deep path."""
     model.eval()
     has = recorded.has_pcg & model.fitted[0], recorded.has_ecg & model.fitted[1]
     return model.deep(recorded.pcg_grid, recorded.ecg_grid, *has).double().numpy()
@@ -282,3 +330,99 @@ def choose_share(
     best = max(gains, key=lambda share: gains[share].sum())
     error = gains[best].std(ddof=1) * np.sqrt(len(gains[best]))
     return best if gains[best].sum() > error else 0.0
+
+
+# The deep path
+
+
+def train_members(
+    model: Any,
+    recorded: Recorded,
+    offset: NDArray[np.float64],
+    seed: int,
+    settings: DeepSettings,
+) -> None:
+    """Train every member on the recordings, with the log-odds of the evidence as an offset."""
+    model_has = recorded.has_pcg & model.fitted[0], recorded.has_ecg & model.fitted[1]
+    grids, has = model.standardized_grids(recorded.pcg_grid, recorded.ecg_grid, *model_has)
+    known = (has["pcg"] | has["ecg"]).nonzero().flatten()
+    label = torch.tensor(recorded.label, dtype=torch.float32)
+    share = label[known].mean().clamp(0.01, 0.99)
+    weight = torch.where(label > 0, 0.5 / share, 0.5 / (1 - share))
+    batch = {"offset": torch.from_numpy(offset).float(), "label": label, "weight": weight}
+    for number, member in enumerate(model.members):
+        _train(member, grids, has, batch, known, seed * 1009 + number, settings)
+        _center(member, grids, has, known, weight)
+
+
+def _train(
+    member: Any,
+    grids: dict[str, Tensor],
+    has: dict[str, Tensor],
+    batch: dict[str, Tensor],
+    known: Tensor,
+    seed: int,
+    settings: DeepSettings,
+) -> None:
+    """Train one member; its weights and all that is random come from the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        member.restart()
+        size = min(settings.batch_size, len(known))
+        steps = len(known) // size
+        optimizer = torch.optim.AdamW(
+            member.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, settings.learning_rate, total_steps=max(settings.epochs * steps, 2)
+        )
+        member.train()
+        for _ in range(settings.epochs):
+            order = known[torch.randperm(len(known), generator=generator)]
+            for rows in order.split(size)[:steps]:
+                noisy, present = _augmented(grids, has, rows, generator, settings)
+                log_odds = member(noisy, present) + batch["offset"][rows]
+                losses = functional.binary_cross_entropy_with_logits(
+                    log_odds, batch["label"][rows], reduction="none"
+                )
+                optimizer.zero_grad(set_to_none=True)
+                (losses * batch["weight"][rows]).mean().backward()
+                optimizer.step()
+                schedule.step()
+    member.eval()
+
+
+@torch.no_grad()
+def _center(
+    member: Any, grids: dict[str, Tensor], has: dict[str, Tensor], known: Tensor, weight: Tensor
+) -> None:
+    """Shift a member so that on the training recordings it adds nothing on average, classes balanced.
+
+    A constant is no evidence; without this, a share could be chosen for correcting the intercept.
+    """
+    log_odds = member(
+        {name: values[known] for name, values in grids.items()},
+        {name: values[known] for name, values in has.items()},
+    )
+    member.output.bias -= (log_odds * weight[known]).sum() / weight[known].sum()
+
+
+def _augmented(
+    grids: dict[str, Tensor],
+    has: dict[str, Tensor],
+    rows: Tensor,
+    generator: torch.Generator,
+    settings: DeepSettings,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return a batch with noise on its grids, and one signal hidden of some recordings that have both."""
+    noisy = {}
+    for name, grid in grids.items():
+        values = grid[rows]
+        noisy[name] = values + settings.noise * torch.randn(values.shape, generator=generator)
+    present = {name: values[rows] for name, values in has.items()}
+    random = torch.rand(len(rows), generator=generator)
+    both = present["pcg"] & present["ecg"]
+    present["pcg"] = present["pcg"] & ~(both & (random < settings.hidden / 2))
+    present["ecg"] = present["ecg"] & ~(both & (random > 1 - settings.hidden / 2))
+    return noisy, present

@@ -27,8 +27,7 @@ from learning.tracking import Tracker
 from models import build_model
 from systems.ecg_pcg.features.ecg_cycle_grid import cycle_grids
 from systems.ecg_pcg.linear.task import TENSORS, EcgPcgLinear, Recordings
-from systems.ecg_pcg.phase_fusion.fit import fit_phase_fusion
-from systems.ecg_pcg.phase_fusion.members import Recorded
+from systems.ecg_pcg.phase_fusion.fit import Recorded, fit_phase_fusion
 from systems.ecg_pcg.settings import TrainingSettings
 
 INPUTS = ("pcg_grid", "ecg_bands", "ecg_grid", "has_pcg", "has_ecg")

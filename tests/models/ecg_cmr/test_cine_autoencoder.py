@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.ecg_cmr.cine_autoencoder import CineAutoencoder
+from tests.models.ecg_cmr.small import generator, train
 
 
 def build(**changed) -> CineAutoencoder:
@@ -31,7 +32,7 @@ def test_shapes_there_and_back(settings, shape):
     assert found.shape == (3, 5, 16, 16) and float(found.min()) >= 0 and float(found.max()) <= 1
 
 
-def test_the_network_sees_minus_one_to_one_and_folding_loses_nothing():
+def test_frames_are_scaled_to_minus_one_to_one_and_folding_loses_nothing():
     model = build()
     frames = torch.rand(3, 16, 16)
     folded = model._folded(frames)
@@ -42,7 +43,7 @@ def test_the_network_sees_minus_one_to_one_and_folding_loses_nothing():
 
 
 def test_losses_by_hand(monkeypatch):
-    """A decoder that says 0 (grey) of black frames is wrong by 1; latents of mean 1 and deviation 1."""
+    """A decoder that returns 0 (grey) for black frames is wrong by 1; latents of mean 1 and deviation 1."""
     model = build(kl_weight=0.1).eval()
     shape = (3, *model.latent_shape)
     monkeypatch.setattr(model.network, "encode", lambda folded: (torch.ones(shape), torch.ones(shape)))
@@ -53,7 +54,7 @@ def test_losses_by_hand(monkeypatch):
     assert float(found["loss"]) == pytest.approx(1 + 0.1 * 16)
 
 
-def test_training_draws_latents_and_evaluation_does_not():
+def test_training_samples_latents_and_evaluation_does_not():
     model, frames = build(), torch.rand(2, 16, 16)
     assert not torch.equal(model(frames)["error"], model(frames)["error"])
     model.eval()
@@ -70,14 +71,12 @@ def test_memory_is_bounded_without_changing_the_answer(monkeypatch):
 
 def test_it_learns_to_tell_bright_from_dark():
     model = build()
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(60):
-        frames = torch.rand(16, 1, 1, generator=generator).expand(16, 16, 16)
-        loss = model(frames)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    random = generator()
+
+    def loss_of(step: int) -> torch.Tensor:
+        return model(torch.rand(16, 1, 1, generator=random).expand(16, 16, 16))["loss"]
+
+    train(model, loss_of, 60, 5e-3, decay=0.0)
     model.eval()
     shades = torch.linspace(0.1, 0.9, 8)[:, None, None].expand(8, 16, 16)
     assert float(model(shades)["error_of_frame"].detach().mean()) < 0.03  # their mean is wrong by 0.075

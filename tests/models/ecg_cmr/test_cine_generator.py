@@ -1,4 +1,4 @@
-"""The generator of cines: paths, targets and steps by hand; what a network draws that knows the answer."""
+"""The generator of cines: paths, targets and steps by hand; sampling with the ideal prediction."""
 
 import math
 
@@ -9,11 +9,13 @@ from models.ecg_cmr.cine_autoencoder import CineAutoencoder
 from models.ecg_cmr.cine_generator import (
     LATEST,
     CineGenerator,
+    alpha_sigma,
     cycle_basis,
     noise_for,
+    prediction_target,
+    x0_and_noise,
 )
-from models.ecg_cmr.ecg_mae import ECGEncoder
-from models.ecg_cmr.noise_schedule import alpha_sigma, prediction_target, x0_and_noise
+from models.ecg_cmr.ecg_encoder import ECGEncoder
 
 OBJECTIVES = ("velocity", "noise", "flow")
 FRAMES, SIZE, LEADS, POINTS = 4, 16, 3, 40
@@ -73,24 +75,23 @@ def test_targets_by_hand():
     assert float(prediction_target("velocity", data, noise, time)) == pytest.approx((5 - 2) / math.sqrt(2))
 
 
-# SamplingConfig
-# ----------------------------------------------------------------------------------------------
+# Sampling ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_network_that_knows_the_distribution_draws_from_it(objective, monkeypatch):
-    """Of data with mean 3 and deviation 0.5 everything is known: the draws have both."""
+def test_the_ideal_prediction_samples_from_the_distribution(objective, monkeypatch):
+    """For data of mean 3 and deviation 0.5 the ideal prediction is known: the samples have both."""
     mean, deviation = 3.0, 0.5
     model = build(objective=objective).eval()
 
-    def knows(point, time, condition, hidden):
+    def ideal(point, time, condition, hidden):
         signal, spread = alpha_sigma(objective, time)
         gain = deviation**2 * signal / (signal**2 * deviation**2 + spread**2)
         data = mean + gain * (point - signal * mean)
         noise = (point - signal * data) / spread
         return prediction_target(objective, data, noise, time)
 
-    monkeypatch.setattr(model, "_predict", knows)
+    monkeypatch.setattr(model, "_predict", ideal)
     monkeypatch.setattr(model, "cines_of", lambda data: data)
     drawn = model.sample(model.condition(ecgs(40)), range(40), steps=50)
     assert float(drawn.mean()) == pytest.approx(mean, abs=0.06)
@@ -115,7 +116,7 @@ def test_noise_of_a_seed_is_standard_normal_and_its_own():
     )
 
 
-def test_guidance_leads_away_from_what_is_drawn_without_an_ecg(model, monkeypatch):
+def test_guidance_extrapolates_from_the_unconditional_prediction(model, monkeypatch):
     point, time = torch.zeros(2, *model.shape), torch.full((2,), 0.5)
     condition = model.condition(ecgs(2))
 
@@ -127,9 +128,9 @@ def test_guidance_leads_away_from_what_is_drawn_without_an_ecg(model, monkeypatc
     assert found == {0.0: 1.0, 1.0: 4.0, 3.0: 10.0}
 
 
-def test_at_scale_nought_the_ecg_is_not_seen_and_at_one_it_is():
+def test_the_ecg_has_no_effect_at_guidance_zero_and_has_one_at_one():
     model = build().eval()
-    for weight in model.average.parameters():  # MONAI begins with a network that says nothing
+    for weight in model.ema.parameters():  # MONAI's network returns zeros at first
         torch.nn.init.normal_(weight, std=0.1)
     one, two = model.condition(ecgs(2)).unsqueeze(1)
     blind = [model.sample(condition, [3], steps=2, guidance=0.0) for condition in (one, two)]
@@ -138,10 +139,10 @@ def test_at_scale_nought_the_ecg_is_not_seen_and_at_one_it_is():
     assert not torch.allclose(seeing[0], seeing[1])
 
 
-def test_what_cannot_be_drawn_is_refused(model):
+def test_sampling_arguments_that_generate_nothing_are_refused(model):
     condition = model.condition(ecgs(2))
     for arguments in (([1], 2, 1.0), ([1, 2], 0, 1.0), ([1, 2], 2, -1.0)):
-        with pytest.raises(ValueError, match="draw nothing"):
+        with pytest.raises(ValueError, match="generate nothing"):
             model.sample(condition, *arguments)
     assert LATEST["noise"] < 1  # there data = (point - noise) / 0
 
@@ -149,7 +150,7 @@ def test_what_cannot_be_drawn_is_refused(model):
 # Learning ---------------------------------------------------------------------------------------------
 
 
-def test_only_the_u_net_and_the_unknown_token_learn():
+def test_only_the_u_net_and_the_null_token_learn():
     model = build(condition_dropout=0.5).train()
     data = torch.randn(8, *model.shape)
     model(data, model.condition(ecgs(8)), torch.rand(8), torch.randn_like(data)).mean().backward()
@@ -158,8 +159,8 @@ def test_only_the_u_net_and_the_unknown_token_learn():
     assert not model.encoder.training and not model.autoencoder.training and model.network.training
 
 
-def test_the_error_of_knowing_nothing():
-    """At first the network says 0: the error of the flow is var(noise) + var(data), of the noise 1."""
+def test_the_error_of_an_untrained_network():
+    """At first the network returns 0: the error of the flow is var(noise) + var(data), of the noise 1."""
     data = torch.randn(64, 8, 8, 8)
     for objective, expected in (("flow", 2.0), ("noise", 1.0), ("velocity", 1.0)):
         model = build(objective=objective).eval()
@@ -184,26 +185,26 @@ def test_condition_dropout_hides_that_share(monkeypatch):
     assert not hidden[1].any()
 
 
-def test_the_average_follows_the_weights():
-    model = build(average_decay=0.5)
-    weight, mean = next(model.network.parameters()), next(model.average.parameters())
+def test_the_ema_follows_the_weights():
+    model = build(ema_decay=0.5)
+    weight, mean = next(model.network.parameters()), next(model.ema.parameters())
     before = mean.clone()
     with torch.no_grad():
         weight.add_(1.0)
-    model.follow()  # (1 + 1) / (10 + 1) of the old one stays
+    model.update_ema()  # (1 + 1) / (10 + 1) of the old one stays
     assert torch.allclose(mean, before + 9 / 11, atol=1e-6)
     for _ in range(20):
-        model.follow()
+        model.update_ema()
     assert torch.allclose(mean, weight, atol=1e-4)
     model.get_buffer("steps").fill_(1000)
     before = mean.clone()
     with torch.no_grad():
         weight.add_(1.0)
-    model.follow()
+    model.update_ema()
     assert torch.allclose(mean, before + 0.5, atol=1e-3)
 
 
-def test_evaluation_asks_the_average():
+def test_evaluation_uses_the_ema():
     model = build().eval()
     data = torch.randn(2, *model.shape)
     given = (data, model.condition(ecgs(2)), torch.full((2,), 0.5), torch.randn_like(data))
@@ -276,7 +277,7 @@ def test_tokens_are_standardized_and_those_of_missing_leads_are_the_mean():
 def test_the_ecg_as_a_whole_reaches_every_block():
     model = build().eval()
     with torch.no_grad():
-        for name, weight in model.average.named_parameters():
+        for name, weight in model.ema.named_parameters():
             if "attn2" in name or "cross" in name:
                 weight.zero_()  # nothing comes through cross-attention
             elif "class_embedding" in name:
@@ -306,7 +307,7 @@ def test_the_condition_is_the_class_token_and_a_token_a_lead(model):
         {"objective": "score"},
         {"tokens": "beats"},
         {"condition_dropout": 1.0},
-        {"average_decay": 1.0},
+        {"ema_decay": 1.0},
     ],
 )
 def test_wrong_settings_are_refused(wrong):

@@ -1,9 +1,10 @@
-"""Patches and random masks: inverses, shares, gathering and putting back."""
+"""Patches and random masks: inverses, shares, gathering and putting back; what both autoencoders share."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from models.ecg_cmr.masking import (
     check_ratio,
@@ -14,10 +15,7 @@ from models.ecg_cmr.masking import (
     unpatchify_cine,
     unpatchify_signal,
 )
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.models.ecg_cmr.small import cines, cmr_autoencoder, ecg_autoencoder, ecgs, generator
 
 
 def test_signal_patches_run_lead_by_lead():
@@ -104,3 +102,65 @@ def test_masks_follow_their_generator():
 def test_shares_that_leave_nothing_are_refused(ratio):
     with pytest.raises(ValueError, match="mask_ratio must be between 0 and 1"):
         check_ratio(ratio, 10)
+
+
+AUTOENCODERS = pytest.mark.parametrize(
+    ("build", "batch"), [(ecg_autoencoder, ecgs), (cmr_autoencoder, cines)], ids=["ecg", "cmr"]
+)
+
+
+@AUTOENCODERS
+def test_every_weight_learns(build, batch):
+    """A weight without gradient stops training in several processes."""
+    model = build()
+    model(batch())["loss"].backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    assert model.mask_token.grad.any(), "it stands for what is hidden"
+
+
+@AUTOENCODERS
+def test_same_seed_same_weights_other_seed_others(build, batch):
+    first, same, other = (nn.utils.parameters_to_vector(build(seed).parameters()) for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "message"),
+    [
+        (ecg_autoencoder, {"samples": 85}, "multiple of patch_length"),
+        (ecg_autoencoder, {"leads": 0}, "leads at least 1"),
+        (ecg_autoencoder, {"token_width": 15}, "multiple of heads"),
+        (ecg_autoencoder, {"depth": 0}, "depth must be at least 1"),
+        (ecg_autoencoder, {"mask_ratio": 1.0}, "mask_ratio must be"),
+        (ecg_autoencoder, {"mask_ratio": 0.001}, "mask_ratio must be"),
+        (cmr_autoencoder, {"patch": (3, 4, 4)}, "divide a cine"),
+        (cmr_autoencoder, {"patch": (4, 4)}, "frames, rows, columns"),
+        (cmr_autoencoder, {"patch": (0, 4, 4)}, "divide a cine"),
+        (cmr_autoencoder, {"patch": (8, 4, 4)}, "divide a cine"),
+        (cmr_autoencoder, {"mask_ratio": 0.0}, "mask_ratio must be"),
+        (cmr_autoencoder, {"heads": 5}, "multiple of heads"),
+    ],
+)
+def test_settings_that_make_no_model_are_refused(build, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+@pytest.mark.parametrize(
+    ("build", "batch", "present", "message"),
+    [
+        (ecg_autoencoder, ecgs(leads=3), None, r"shape \(batch, 4, 80\), and has \(5, 3, 80\)"),
+        (ecg_autoencoder, ecgs(samples=160), None, "resample or cut"),
+        (ecg_autoencoder, ecgs()[0], None, "ecg must have shape"),
+        (ecg_autoencoder, ecgs(), torch.ones(5, 4), "lead_present must be boolean"),
+        (ecg_autoencoder, ecgs(), torch.ones(5, 3, dtype=torch.bool), r"of shape \(5, 4\)"),
+        (cmr_autoencoder, cines(frames=8), None, r"\(batch, 4, 16, 16\), and has \(4, 8, 16, 16\)"),
+        (cmr_autoencoder, cines()[0], None, "resample the cine"),
+        (cmr_autoencoder, cines(), torch.ones(4), "present must be boolean"),
+        (cmr_autoencoder, cines(), torch.ones(3, dtype=torch.bool), r"of shape \(4,\)"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(build, batch, present, message):
+    with pytest.raises(ValueError, match=message):
+        build()(batch, present)

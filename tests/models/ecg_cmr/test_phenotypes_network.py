@@ -7,15 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.ecg_cmr.cmr_mae import CMREncoder
-from models.ecg_cmr.ecg_mae import ECGEncoder
+from models.ecg_cmr.cmr_encoder import CMREncoder
+from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.phenotypes import CovariateFiLM, PhenotypeModel, column_statistics
+from tests.models.ecg_cmr.small import generator, train
 
 NAN = math.nan
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def build(seed: int = 0, kind: str = "ecg", **options: Any) -> PhenotypeModel:
@@ -211,18 +208,14 @@ def test_absent_leads_do_not_count():
 
 
 def test_it_learns_voltage_from_waves_that_are_else_alike():
-    """Leads are standardized; that voltage is told beside them must be enough to measure it."""
+    """Leads are standardized; the added voltage must be enough to measure it."""
     model = build(indicators=1, diseases=1)
     voltage = torch.exp(0.4 * torch.randn(160, 1, 1, generator=generator(3)))
     wave = torch.sin(torch.arange(40) / 3 + torch.arange(3)[:, None])
     ecg, target = 0.2 * voltage * wave, 30 + 5 * voltage[:, :, 0]
     model.fit_targets(target[:128])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(60):
-        found = model.losses(model(ecg[:128]), target[:128], (target[:128] > 35.0).float())
-        optimizer.zero_grad()
-        found["loss"].backward()
-        optimizer.step()
+    known = target[:128], (target[:128] > 35.0).float()
+    train(model, lambda _: model.losses(model(ecg[:128]), *known)["loss"], 60, 5e-3)
     with torch.no_grad():
         outputs = model.eval()(ecg[128:])
     measured = model.in_units(outputs["indicators"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.ecg_cmr.ecg_mae import ECGEncoder
+from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.rollout import attention_rollout, lead_relevance
 
 

@@ -1,4 +1,4 @@
-"""One network takes ECG and heart sound, or one of them, and what is absent reaches nothing."""
+"""One network takes ECG and heart sound, or one of them, and what is absent has no effect."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models import TAKES_ABSENCE, build_model
-from models.layers.absence import place
-from models.layers.layers import as_images
+from models.layers.absence import fill_rows
+from models.layers.layout import as_images
 
 ECG_ONLY = torch.tensor([True, True, True, False, False])
 PCG_ONLY = torch.tensor([True, False, False, True, True])
@@ -22,7 +22,7 @@ def network(name: str, absence_tokens: bool = True) -> Any:
     options = {"absence_tokens": True} if absence_tokens else {}
     model = build_model(name, width=8, dropout=0.0, **options)
     for key, weight in model.named_parameters():
-        if "absence" in key:  # zero at first; here they say something
+        if "absence" in key:  # zero at first; here they have an effect
             nn.init.normal_(weight)
     return model
 
@@ -63,7 +63,7 @@ def test_a_present_signal_still_counts_beside_absent_ones(name):
 
 
 @pytest.mark.parametrize("name", TAKES_ABSENCE)
-def test_left_out_masked_and_alone_give_one_verdict(name):
+def test_left_out_masked_and_alone_give_one_prediction(name):
     model, (ecg, pcg) = network(name).eval(), signals()
     mixed = model(ecg, pcg, **MASKS)
     torch.testing.assert_close(mixed[1:3], model(ecg=ecg)[1:3])
@@ -121,7 +121,7 @@ def test_gradients_reach_every_token(name):
 def test_a_token_fills_the_rows_between():
     found = torch.arange(12.0).reshape(2, 2, 3)
     token = torch.tensor([[[-1.0], [-2.0]]])
-    filled = place(found, token, torch.tensor([False, True, False, True]))
+    filled = fill_rows(found, token, torch.tensor([False, True, False, True]))
     assert torch.equal(filled[[1, 3]], found)
     assert torch.equal(filled[0], torch.tensor([[-1.0] * 3, [-2.0] * 3]))
     assert torch.equal(filled[0], filled[2])

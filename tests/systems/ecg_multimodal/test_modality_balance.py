@@ -11,7 +11,7 @@ from systems.ecg_multimodal.modality_balance import (
     branch_confidences,
     branch_losses,
     discrepancy_ratios,
-    drop_views,
+    drop_modalities,
     modulate_gradients,
     modulation_coefficients,
 )
@@ -154,7 +154,7 @@ def test_the_view_that_dominates_is_slowed_from_losses_to_gradients():
 
 def test_dropout_leaves_every_proper_subset_equally_often():
     has = {name: full(12_000) for name in ("image", "signal", "clinical")}
-    left = drop_views(has, rate=1.0, generator=torch.Generator().manual_seed(0))
+    left = drop_modalities(has, rate=1.0, generator=torch.Generator().manual_seed(0))
     bits = torch.stack(list(left.values()), dim=1)
     kinds, counts = bits.unique(dim=0, return_counts=True)
     assert len(kinds) == 6 and kinds.any(dim=1).all() and not kinds.all(dim=1).any()
@@ -167,7 +167,7 @@ def test_dropout_hides_only_what_is_there_and_never_all():
     present = torch.tensor([[bool(code >> view & 1) for view in range(3)] for code in range(1, 8)])
     present = present.repeat(500, 1)
     has = dict(zip(("image", "signal", "clinical"), present.unbind(dim=1), strict=True))
-    left = torch.stack(list(drop_views(has, rate=0.5, generator=generator).values()), dim=1)
+    left = torch.stack(list(drop_modalities(has, rate=0.5, generator=generator).values()), dim=1)
     assert not (left & ~present).any() and left.any(dim=1).all()
     several = present.sum(dim=1) > 1
     assert torch.equal(left[~several], present[~several])
@@ -177,15 +177,15 @@ def test_dropout_hides_only_what_is_there_and_never_all():
 
 def test_dropout_with_rate_zero_changes_nothing_and_the_input_stays():
     has = {"image": full(), "signal": ROWS.clone()}
-    assert all(torch.equal(mask, has[name]) for name, mask in drop_views(has, rate=0.0).items())
-    drop_views(has, rate=1.0)
+    assert all(torch.equal(mask, has[name]) for name, mask in drop_modalities(has, rate=0.0).items())
+    drop_modalities(has, rate=1.0)
     assert has["image"].all() and torch.equal(has["signal"], ROWS)
 
 
 def test_dropout_follows_its_generator():
     def left(seed: int) -> torch.Tensor:
         has = {name: full(50) for name in ("image", "signal")}
-        return drop_views(has, 0.5, torch.Generator().manual_seed(seed))["image"]
+        return drop_modalities(has, 0.5, torch.Generator().manual_seed(seed))["image"]
 
     assert torch.equal(left(0), left(0))
     assert not torch.equal(left(0), left(1))
@@ -194,7 +194,7 @@ def test_dropout_follows_its_generator():
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: drop_views({"image": full()}, rate=1.5), "rate must be 0 to 1"),
+        (lambda: drop_modalities({"image": full()}, rate=1.5), "rate must be 0 to 1"),
         (lambda: modulation_coefficients({"image": 0.5}, strength=-1), "strength must be"),
         (lambda: branch_losses({"image": torch.zeros(4, 5)}, LABEL, {"image": full()}), "does not fit"),
         (lambda: branch_confidences({"image": torch.zeros(4, 1)}, LABEL[:3], {"image": full()}), "does not"),

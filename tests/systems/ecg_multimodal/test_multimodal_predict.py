@@ -269,7 +269,7 @@ def test_what_is_absent_counts_as_absent(workspace, tmp_path, views):
         network = as_network(EcgMultimodal(settings).build(content["inputs"])).eval()
         network.load_state_dict(content["model"])
         with torch.no_grad():
-            logits, _, gate = network.forward_with_views(**{view: arrays[view] for view in views})
+            logits, _, gate = network(**{view: arrays[view] for view in views}, with_branches=True)
         said.append(float(logits.sigmoid()))
         gates.append({view: float(gate[0, VIEWS.index(view)]) for view in views})
     assert row["probability"] == pytest.approx(np.mean(said), abs=1e-5)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from models.ecg_cmr.contrast import ContrastiveModel
-from models.ecg_cmr.ecg_mae import ECGEncoder, ECGMaskedAutoencoder
+from models.ecg_cmr.ecg_encoder import ECGEncoder
+from models.ecg_cmr.masking import MaskedAutoencoder
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from systems.ecg_cmr.phenotypes.layer_decay import layer_decay_groups
 
@@ -106,7 +107,7 @@ def test_the_encoder_can_have_another_name():
 
 def test_mask_tokens_do_not_decay():
     torch.manual_seed(0)
-    network = ECGMaskedAutoencoder(40, 10, 3, 16, 1, 2, 8, 1, 2, 0.5)
+    network = MaskedAutoencoder(ECGEncoder(40, 10, 3, 16, 1, 2), 0.5, 8, 1, 2)
     assert of("mask_token", network)["weight_decay"] == 0
     assert of("head.weight", network)["weight_decay"] == 0.05
 

@@ -26,7 +26,7 @@ from systems.ecg_pcg.features.spectral import (
     pcg_grid,
     remove_spikes,
 )
-from systems.ecg_pcg.linear.fit import out_of_fold_log_odds, out_of_fold_probe
+from systems.ecg_pcg.linear.fit import out_of_fold_log_odds
 from systems.ecg_pcg.prepare import RecordingCache
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
@@ -287,6 +287,6 @@ def test_training_a_gives_the_published_floor(tmp_path):
         pcg, ecg = (out_of_fold_log_odds(one, labels, sessions, seed=seed) for one in alone)
         both = out_of_fold_log_odds(features, labels, sessions, seed=seed)
         np.testing.assert_allclose(both, pcg + ecg)
-        conditions = out_of_fold_probe(probe, labels, sessions, seed=seed)
+        conditions = out_of_fold_log_odds(probe, labels, sessions, seed=seed)
         found.append([roc_auc_score(labels, log_odds) for log_odds in (pcg, ecg, both, conditions)])
     np.testing.assert_allclose(np.mean(found, axis=0), [0.853, 0.817, 0.900, 0.821], atol=0.01)

@@ -16,7 +16,6 @@ from systems.ecg_pcg.linear.fit import (
     fit_linear,
     fit_modalities,
     out_of_fold_log_odds,
-    out_of_fold_probe,
     present,
 )
 
@@ -58,7 +57,7 @@ def apply(model, features):
         return model(*tensors, *has).numpy()
 
 
-def test_stored_tensors_say_what_the_pipeline_said(features, labels, tmp_path):
+def test_stored_tensors_predict_as_the_pipeline(features, labels, tmp_path):
     torch.save(fitted(features, labels).state_dict(), tmp_path / "linear.pt")
     model = PhaseGridLinear(PCG, ECG)
     model.load_state_dict(torch.load(tmp_path / "linear.pt", weights_only=True))
@@ -92,7 +91,7 @@ def test_each_modality_is_fitted_on_the_recordings_that_have_it(features, labels
     np.testing.assert_array_equal(apply(model, features)[~here], pcg_only[~here])
 
 
-def test_the_scaler_knows_the_training_rows_only(features, labels):
+def test_the_scaler_is_fitted_on_the_training_rows_only(features, labels):
     train = np.arange(COUNT) < 90
     features["pcg"][~train] += 50.0
     rows = {name: values[train] for name, values in features.items()}
@@ -102,7 +101,7 @@ def test_the_scaler_knows_the_training_rows_only(features, labels):
     assert not np.allclose(apply(model, features), apply(leaky, features), atol=0.1)
 
 
-def test_out_of_fold_scalers_know_their_training_folds_only(features, labels, sessions):
+def test_out_of_fold_scalers_are_fitted_on_their_training_folds_only(features, labels, sessions):
     values = features["pcg"].astype(np.float64)
     values[sessions == sessions[0]] *= 30.0
     regression = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
@@ -154,9 +153,9 @@ def test_what_has_no_modality_has_no_log_odds(features, labels, sessions):
 def test_the_probe_recognizes_conditions_that_go_with_the_label(labels, sessions):
     random = np.random.default_rng(1)
     probe = {"pcg": random.normal(size=(COUNT, 34)), "ecg": random.normal(size=(COUNT, 5))}
-    assert roc_auc_score(labels, out_of_fold_probe(probe, labels, sessions)) < 0.7
+    assert roc_auc_score(labels, out_of_fold_log_odds(probe, labels, sessions)) < 0.7
     probe["ecg"][:, 2] += 3.0 * labels
-    assert roc_auc_score(labels, out_of_fold_probe(probe, labels, sessions)) > 0.9
+    assert roc_auc_score(labels, out_of_fold_log_odds(probe, labels, sessions)) > 0.9
 
 
 def test_one_class_or_too_few_sessions_are_refused(features, labels, sessions):

@@ -1,4 +1,4 @@
-"""The fit sees training sessions only, hears the deep path where it helps and only there."""
+"""The fit reads training sessions only, and weights the deep path only where it helps."""
 
 from typing import Any
 
@@ -11,14 +11,16 @@ from common.errors import UserError
 from models.phase_fusion import PhaseFusion
 from systems.ecg_pcg.linear.fit import fit_logistic
 from systems.ecg_pcg.phase_fusion.fit import (
+    DeepSettings,
+    Recorded,
     choose_share,
-    coloured,
+    equalized_copies,
     fit_evidence,
     fit_in_span,
     fit_phase_fusion,
     inner_folds,
+    train_members,
 )
-from systems.ecg_pcg.phase_fusion.members import DeepSettings, Recorded, train_members
 
 CELLS, BANDS = 8, 6
 SIZES: dict[str, Any] = {
@@ -49,7 +51,7 @@ def recorded(label, seed=0, sessions=40, informative=0.0):
 
 
 def crossed(count=300, seed=0):
-    """Return recordings whose label is the sign of a product, which no linear model can see."""
+    """Return recordings whose label is the sign of a product, which no linear model can learn."""
     made = recorded(np.zeros(count, dtype=int), seed)
     grid = made.pcg_grid.reshape(count, CELLS, BANDS)
     signs = np.random.default_rng(seed + 1).choice([-1.0, 1.0], size=(2, count))
@@ -64,23 +66,23 @@ def crossed(count=300, seed=0):
 
 def test_copies_are_the_same_recordings_through_smooth_filters():
     grids = torch.randn(50, 3 * 22 * 34, dtype=torch.float64)
-    found = coloured(grids, 34, 4, seed=0)
+    found = equalized_copies(grids, 34, 4, seed=0)
     assert torch.equal(found[:50], grids)
     gain = (found[50:] - grids.repeat(4, 1)).reshape(200, 3 * 22, 34)
     assert torch.allclose(gain, gain[:, :1].expand_as(gain), atol=1e-9)  # alike in all cells and percentiles
     assert gain[:, 0].std() == pytest.approx(0.3, rel=0.25)
     bends = gain[:, 0].diff(n=2, dim=1).abs() > 1e-5
     assert bends.sum(dim=1).max() <= 2 * 4  # straight but at the four inner knots
-    assert torch.equal(coloured(grids, 34, 4, seed=0), found)
-    assert not torch.equal(coloured(grids, 34, 4, seed=1), found)
-    assert torch.equal(coloured(grids, 34, 0, seed=0), grids)
+    assert torch.equal(equalized_copies(grids, 34, 4, seed=0), found)
+    assert not torch.equal(equalized_copies(grids, 34, 4, seed=1), found)
+    assert torch.equal(equalized_copies(grids, 34, 0, seed=0), grids)
 
 
 def test_the_fit_in_the_span_is_the_fit_on_all_features():
     label = np.random.default_rng(0).integers(0, 2, 40)
     made = recorded(label, informative=1.0)
     wide = torch.cat([made.pcg_grid] * 1 + [torch.randn(40, 16 * BANDS)], dim=1).double()
-    values = coloured(wide, BANDS, 4, seed=0, knots=3).numpy()
+    values = equalized_copies(wide, BANDS, 4, seed=0, knots=3).numpy()
     full = fit_logistic(values, np.tile(label, 5), 0.01)
     quick = fit_in_span(values, np.tile(label, 5), 0.01, 40 + 2 * 3)
     assert values.shape[1] > 46
@@ -88,8 +90,8 @@ def test_the_fit_in_the_span_is_the_fit_on_all_features():
     assert quick.bias == pytest.approx(full.bias, abs=1e-3)
 
 
-def test_colouring_takes_weight_from_what_a_filter_can_move():
-    """Colour alone separates the classes of train, shape nearly as well; filtered copies turn to shape."""
+def test_equalization_takes_weight_from_what_a_filter_changes():
+    """Spectral tilt separates the classes of train, shape nearly as well; copies shift weight to shape."""
     label = np.tile([0, 1], 100)
     made = recorded(label, informative=1.5)
     grid = made.pcg_grid.reshape(200, CELLS, BANDS)
@@ -108,7 +110,7 @@ def test_colouring_takes_weight_from_what_a_filter_can_move():
     assert float(kept[4]) == pytest.approx(float(kept[0]), rel=0.1)
 
 
-def test_inner_folds_keep_sessions_apart_and_ask_for_enough_of_them():
+def test_inner_folds_are_session_level_and_need_enough_sessions():
     label = np.tile([0, 1], 30)
     session = np.repeat(np.arange(12), 5)
     folds = inner_folds(label, session, 4, seed=0) or []
@@ -118,7 +120,7 @@ def test_inner_folds_keep_sessions_apart_and_ask_for_enough_of_them():
     assert inner_folds(np.repeat([0, 1], [5, 55]), session, 4, seed=0) is None  # class 0 in one session
 
 
-def test_a_deep_path_that_only_guesses_is_not_heard_and_one_that_knows_is():
+def test_a_random_deep_path_gets_no_weight_and_an_informative_one_does():
     generator = np.random.default_rng(0)
     label, session = generator.integers(0, 2, 300), np.arange(300) // 6
     evidence = 0.5 * (2 * label - 1) + generator.normal(size=300)
@@ -128,7 +130,7 @@ def test_a_deep_path_that_only_guesses_is_not_heard_and_one_that_knows_is():
     assert choose_share(evidence, -2.0 * (2 * label - 1), label, session) == 0
 
 
-def test_a_deep_path_that_knows_one_session_only_is_not_heard():
+def test_a_deep_path_informative_in_one_session_only_gets_no_weight():
     """The gain must be more than its standard error over sessions, not over recordings."""
     label, session = np.tile([0, 1], 150), np.arange(300) // 6
     deep = np.where(session == 0, 3.0 * (2 * label - 1), 0.0)
@@ -142,16 +144,16 @@ def test_the_deep_path_finds_what_evidence_cannot_and_adds_nothing_on_average():
     with torch.no_grad():
         evidence = model.eval().evidence_of(*(test.inputs()[place] for place in (0, 1, 3, 4)))
         both = model(*test.inputs())
-        said = model.deep(*(train.inputs()[place] for place in (0, 2, 3, 4))).numpy()
+        deep = model.deep(*(train.inputs()[place] for place in (0, 2, 3, 4))).numpy()
     assert float(model.share) > 0
     assert roc_auc_score(test.label, evidence) < 0.65
     assert roc_auc_score(test.label, both) > 0.85
     assert roc_auc_score(train.label, out_of_fold) > 0.8
-    balanced = np.mean([said[train.label == value].mean() for value in (0, 1)])
+    balanced = np.mean([deep[train.label == value].mean() for value in (0, 1)])
     assert balanced == pytest.approx(0, abs=1e-4)
 
 
-def test_where_evidence_says_all_the_deep_path_stays_mute():
+def test_the_deep_path_gets_no_weight_where_the_evidence_is_sufficient():
     label = np.random.default_rng(3).integers(0, 2, 200)
     model: Any = PhaseFusion(**SIZES)
     settings = DeepSettings(epochs=3, inner_folds=3)
@@ -195,11 +197,11 @@ def test_one_signal_is_enough_and_without_both_classes_there_is_nothing_to_learn
         fit_evidence(PhaseFusion(**SIZES), made.rows(np.flatnonzero(label == 1)), seed=0)
 
 
-def test_inside_the_fit_nothing_is_said_of_a_session_that_was_learned_from(monkeypatch):
+def test_inner_predictions_are_of_sessions_that_were_not_fitted(monkeypatch):
     import systems.ecg_pcg.phase_fusion.fit as module
 
     learned: dict[int, set[int]] = {}
-    alive, said = [], []
+    alive, calls = [], []
     fit, evidence, deep = module.fit_evidence, module._evidence, module._deep
 
     def fitted(model, recorded, *arguments):
@@ -207,26 +209,26 @@ def test_inside_the_fit_nothing_is_said_of_a_session_that_was_learned_from(monke
         learned[id(model)] = set(recorded.session.tolist())
         fit(model, recorded, *arguments)
 
-    def asked(answer):
+    def spy(answer):
         def spied(model, recorded):
-            said.append(answer.__name__)
+            calls.append(answer.__name__)
             assert not learned[id(model)] & set(recorded.session.tolist())
             return answer(model, recorded)
 
         return spied
 
     monkeypatch.setattr(module, "fit_evidence", fitted)
-    monkeypatch.setattr(module, "_evidence", asked(evidence))
-    monkeypatch.setattr(module, "_deep", asked(deep))
+    monkeypatch.setattr(module, "_evidence", spy(evidence))
+    monkeypatch.setattr(module, "_deep", spy(deep))
     settings = DeepSettings(epochs=1, inner_folds=2)
     fit_phase_fusion(PhaseFusion(**SIZES), crossed(120), seed=0, settings=settings)
-    assert said.count("_evidence") == 2 + 2 * 2  # of both folds, and of both folds inside each
-    assert said.count("_deep") == 2
+    assert calls.count("_evidence") == 2 + 2 * 2  # of both folds, and of both folds inside each
+    assert calls.count("_deep") == 2
 
 
 def test_members_start_from_the_log_odds_of_the_evidence(monkeypatch):
-    """At the first step a member adds nothing, so what the loss sees is the offset of each recording."""
-    import systems.ecg_pcg.phase_fusion.members as module
+    """At the first step a member adds nothing, so the loss gets the offset of each recording."""
+    import systems.ecg_pcg.phase_fusion.fit as module
 
     made, seen = crossed(60), []
     loss = module.functional.binary_cross_entropy_with_logits

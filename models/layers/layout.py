@@ -1,9 +1,9 @@
-"""Layers of one-dimensional networks, in the layout that matrix units of CPUs and GPUs like.
+"""Layers of one-dimensional networks in the memory layout that is fast on matrix units of CPUs and GPUs.
 
 Each layer maps features (B, C, T), as those of torch do, or the same as images of height 1, (B, C, 1, T),
-channels last in memory: a kernel then reads channels side by side, and nothing is rearranged before and
-after each convolution. torch knows that layout for images only. Weights have the shapes of
-`torch.nn.Conv1d`, so a state dict is that of the usual layers, and numbers agree but for rounding.
+channels last in memory. A kernel then reads channels side by side, and nothing is rearranged before and
+after each convolution. torch has that layout for images only. Weights have the shapes of `torch.nn.Conv1d`,
+so a state dict is that of the usual layers, and numbers agree but for rounding.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def as_images(features: Tensor) -> Tensor:
     return features.unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
 
-def like(gate: Tensor, features: Tensor) -> Tensor:
-    """Return a gate (B, C) with the dimensions of the features that it weights."""
+def expand_gate(gate: Tensor, features: Tensor) -> Tensor:
+    """Return a gate (B, C) with as many dimensions as the features that it weights."""
     return gate.reshape(*gate.shape, *(1 for _ in features.shape[2:]))
 
 
@@ -31,18 +31,18 @@ class EitherLayout:
     Attributes
     ----------
     channels_last : bool
-        Compute with images (the default), or with (B, C, T). Set it as you like: weights are the same, and
-        results agree but for rounding.
+        Compute with images (the default), or with (B, C, T). Weights are the same, and results agree but
+        for rounding.
     """
 
     channels_last: bool = True
 
-    def lay_out(self, features: Tensor) -> Tensor:
-        """Return features (B, C, T) in the layout that is computed in."""
+    def to_layout(self, features: Tensor) -> Tensor:
+        """Return features (B, C, T) in the layout of the computation."""
         return as_images(features) if self.channels_last else features
 
-    def take_back(self, features: Tensor) -> Tensor:
-        """Return features in the layout that is computed in as (B, C, T)."""
+    def from_layout(self, features: Tensor) -> Tensor:
+        """Return features in the layout of the computation as (B, C, T)."""
         return features.squeeze(2) if self.channels_last else features
 
 
@@ -62,7 +62,7 @@ class Convolution(nn.Conv1d):
             return super().forward(features)
         weight, stride, padding = as_images(self.weight), (1, *self.stride), (0, *self.padding)
         found = functional.conv2d(features, weight, self.bias, stride, padding)
-        return found.contiguous(memory_format=torch.channels_last)  # of one channel no layout can be told
+        return found.contiguous(memory_format=torch.channels_last)  # strides of one channel tell no layout
 
 
 class Normalization(nn.BatchNorm1d):
@@ -97,7 +97,7 @@ def mean_over_time(features: Tensor) -> Tensor:
     """Return the mean over time (B, C) of features (B, C, T), or of images."""
     if features.ndim == 3 or torch.compiler.is_compiling():
         return features.mean(dim=-1).flatten(1)
-    # as a product, whose gradient lies channels last; that of a mean does not, and slows all that it meets
+    # as a product: its gradient lies channels last, that of a mean does not and slows the layers before
     rows = features.squeeze(2).transpose(1, 2)
     return torch.matmul(rows.new_ones(1, rows.shape[1]), rows).squeeze(1) / rows.shape[1]
 

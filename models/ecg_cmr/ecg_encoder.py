@@ -1,8 +1,8 @@
-"""Masked autoencoder of 12-lead ECGs, and its encoder, which later stages keep.
+"""Encoder of 12-lead ECGs, pre-trained by `models.ecg_cmr.masking.MaskedAutoencoder`.
 
 A patch is one stretch of one lead (1 x 100 samples, as Turgut et al., arXiv 2308.05764, and Ding et al.,
-arXiv 2411.13602), so a token knows its time and its lead. Leads are standardized one by one; their
-deviation is told to the tokens, because voltage means something.
+arXiv 2411.13602), so each token stands for one time and one lead. Leads are standardized one by one. Their
+deviation is added to the tokens, because voltage is informative.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.ecg_cmr.masking import EPSILON, MaskedAutoencoder, patchify_signal, unpatchify_signal
+from models.ecg_cmr.masking import EPSILON, check_mask, patchify_signal, unpatchify_signal
 from models.ecg_cmr.transformer import Patches, TokenEncoder, initialize, mean_of, sine_positions
 
 FLAT = 1e-5
@@ -25,7 +25,7 @@ def standardize_leads(ecg: Tensor, lead_present: Tensor | None = None) -> tuple[
     ecg : torch.Tensor, shape (B, leads, T)
         Millivolts.
     lead_present : torch.Tensor of bool, shape (B, leads), optional
-        Which leads were recorded; what the others hold is never read.
+        Which leads were recorded; the values of the others are ignored.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def standardize_leads(ecg: Tensor, lead_present: Tensor | None = None) -> tuple[
     """
     usable = ecg.isfinite().all(dim=-1)
     if lead_present is not None:
-        usable = usable & _check_leads(ecg, lead_present)
+        usable = usable & check_mask("lead_present", lead_present, ecg.shape[:2])
     ecg = ecg.where(usable.unsqueeze(-1), 0.0)
     usable = usable & (ecg.amax(dim=-1) - ecg.amin(dim=-1) > FLAT)
     known = usable.unsqueeze(-1)
@@ -46,16 +46,6 @@ def standardize_leads(ecg: Tensor, lead_present: Tensor | None = None) -> tuple[
     variance = ecg.var(dim=-1, keepdim=True, unbiased=False)
     deviation = (variance + EPSILON**2).sqrt().where(known, 1.0)
     return ((ecg - mean) / deviation).where(known, 0.0), usable, mean, deviation
-
-
-def _check_leads(ecg: Tensor, lead_present: Tensor) -> Tensor:
-    """Return the mask of leads, refusing one of another shape or kind."""
-    if lead_present.dtype != torch.bool or lead_present.shape != ecg.shape[:2]:
-        raise ValueError(
-            f"lead_present must be boolean of shape {tuple(ecg.shape[:2])}, "
-            f"and is {lead_present.dtype} of {tuple(lead_present.shape)}."
-        )
-    return lead_present
 
 
 class ECGEncoder(TokenEncoder):
@@ -93,7 +83,7 @@ class ECGEncoder(TokenEncoder):
         self.lead_embedding = nn.Parameter(torch.zeros(leads, token_width))
         self.scale_embedding = nn.Linear(1, token_width)
         self.register_buffer("time", sine_positions((self.times,), token_width), persistent=False)
-        # about as large as the sines of time: with a tenth of it, training rests long on the lead's mean
+        # about as large as the sines of time: with a tenth of it, training stays long at the lead's mean
         nn.init.normal_(self.lead_embedding, std=0.5)
         initialize(self.scale_embedding)
 
@@ -122,47 +112,6 @@ class ECGEncoder(TokenEncoder):
         return super().tokens(patches) + voltage.repeat_interleave(self.times, dim=1)
 
     def regions(self, tokens: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
-        """Average patch tokens (B, leads * times, C) over time: one (B, leads, C) for each lead's view."""
+        """Average patch tokens (B, leads * times, C) over time: (B, leads, C)."""
         by_lead = usable.unflatten(1, (self.leads, self.times))
         return mean_of(tokens.unflatten(1, (self.leads, self.times)), by_lead, dim=2), by_lead.any(dim=2)
-
-
-class ECGMaskedAutoencoder(MaskedAutoencoder):
-    """Masked autoencoder of ECGs (B, leads, samples) in millivolts.
-
-    ``forward(ecg, lead_present=None, generator=None)``, `encode` and `reconstruct` take ``lead_present``,
-    boolean (B, leads). Patches of leads that are absent, flat or not finite are neither shown nor scored.
-
-    Parameters
-    ----------
-    samples, patch_length, leads, token_width, depth, heads
-        As `ECGEncoder`.
-    decoder_width, decoder_depth, decoder_heads : int
-    mask_ratio : float
-    normalize_patches : bool
-        See `MaskedAutoencoder`.
-    """
-
-    def __init__(
-        self,
-        samples: int = 2500,
-        patch_length: int = 100,
-        leads: int = 12,
-        token_width: int = 128,
-        depth: int = 4,
-        heads: int = 4,
-        decoder_width: int = 64,
-        decoder_depth: int = 2,
-        decoder_heads: int = 4,
-        mask_ratio: float = 0.8,
-        *,
-        normalize_patches: bool = False,
-    ) -> None:
-        super().__init__(
-            ECGEncoder(samples, patch_length, leads, token_width, depth, heads),
-            mask_ratio,
-            decoder_width,
-            decoder_depth,
-            decoder_heads,
-            normalize_patches=normalize_patches,
-        )

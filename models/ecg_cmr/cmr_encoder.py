@@ -1,9 +1,9 @@
-"""Masked autoencoder of cine CMR, and its encoder, which later stages keep.
+"""Encoder of cine CMR, pre-trained by `models.ecg_cmr.masking.MaskedAutoencoder`.
 
-A patch is a small square of the image over several frames; by default over all of them, which is the frames
-as channels of Ding et al. (arXiv 2411.13602) with a plain transformer in place of Swin-B: on a coarse grid
-its global attention is no dearer than windows, hidden patches can be left out of the encoder, which a
-shifted window cannot, and a patch hidden at all times cannot be copied from the frame before.
+A patch is a small square of the image over several frames. The default, all frames, is the frames as channels
+of Ding et al. (arXiv 2411.13602) with a plain transformer in place of Swin-B. On a coarse grid global
+attention costs no more than windows; hidden patches can be left out of the encoder, unlike with shifted
+windows; and a patch hidden in all frames cannot be copied from the frame before.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.ecg_cmr.masking import EPSILON, MaskedAutoencoder, patchify_cine, unpatchify_cine
+from models.ecg_cmr.masking import EPSILON, check_mask, patchify_cine, unpatchify_cine
 from models.ecg_cmr.transformer import Patches, TokenEncoder, mean_of, sine_positions
 
 FLAT = 1e-5
-"""Span of intensities, as a share of the largest, up to which a cine shows nothing."""
+"""Span of intensities, as a share of the largest, up to which a cine counts as flat."""
 
 
 def standardize_cines(cmr: Tensor, present: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -27,20 +27,20 @@ def standardize_cines(cmr: Tensor, present: Tensor | None = None) -> tuple[Tenso
     ----------
     cmr : torch.Tensor, shape (B, frames, H, W)
     present : torch.Tensor of bool, shape (B,), optional
-        Which samples have a cine; what the others hold is never read.
+        Which samples have a cine; the values of the others are ignored.
 
     Returns
     -------
     values : torch.Tensor, shape (B, frames, H, W)
         Zero in unusable cines.
     usable : torch.Tensor of bool, shape (B,)
-        Cines that are present, finite, and show anything.
+        Cines that are present, finite, and not flat.
     mean, deviation : torch.Tensor, shape (B, 1, 1, 1)
         0 and 1 in unusable cines.
     """
     usable = cmr.isfinite().flatten(1).all(dim=1)
     if present is not None:
-        usable = usable & _check_present(cmr, present)
+        usable = usable & check_mask("present", present, cmr.shape[:1])
     cmr = cmr.where(usable[:, None, None, None], 0.0)
     highest, lowest = cmr.amax(dim=(1, 2, 3)), cmr.amin(dim=(1, 2, 3))
     usable = usable & (highest - lowest > FLAT * torch.maximum(highest.abs(), lowest.abs()))
@@ -49,16 +49,6 @@ def standardize_cines(cmr: Tensor, present: Tensor | None = None) -> tuple[Tenso
     variance = cmr.var(dim=(1, 2, 3), keepdim=True, unbiased=False)
     deviation = (variance + EPSILON**2).sqrt().where(known, 1.0)
     return ((cmr - mean) / deviation).where(known, 0.0), usable, mean, deviation
-
-
-def _check_present(cmr: Tensor, present: Tensor) -> Tensor:
-    """Return the mask of samples, refusing one of another shape or kind."""
-    if present.dtype != torch.bool or present.shape != cmr.shape[:1]:
-        raise ValueError(
-            f"present must be boolean of shape ({len(cmr)},), and is {present.dtype} "
-            f"of {tuple(present.shape)}."
-        )
-    return present
 
 
 class CMREncoder(TokenEncoder):
@@ -96,7 +86,7 @@ class CMREncoder(TokenEncoder):
             )
         super().__init__(self.patch[0] * self.patch[1] * self.patch[2], token_width, depth, heads, dropout)
         self.grid = tuple(length // step for length, step in zip(self.shape, self.patch, strict=True))
-        self.register_buffer("place", sine_positions(self.grid, token_width), persistent=False)
+        self.register_buffer("position_table", sine_positions(self.grid, token_width), persistent=False)
 
     def patches(self, signal: Tensor, present: Tensor | None = None) -> Patches:
         """Cut cines (B, frames, H, W), of which ``present`` (B,) exist, into patches."""
@@ -115,50 +105,10 @@ class CMREncoder(TokenEncoder):
 
     def positions(self) -> Tensor:
         """Return time, row and column of each patch, (N, token_width)."""
-        return self.get_buffer("place")
+        return self.get_buffer("position_table")
 
     def regions(self, tokens: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
-        """Average patch tokens (B, N, C) over time: one (B, rows * columns, C) for each place."""
+        """Average patch tokens (B, N, C) over time: (B, rows * columns, C)."""
         times = self.grid[0]
         by_time = usable.unflatten(1, (times, -1))
         return mean_of(tokens.unflatten(1, (times, -1)), by_time), by_time.any(dim=1)
-
-
-class CMRMaskedAutoencoder(MaskedAutoencoder):
-    """Masked autoencoder of cines (B, frames, H, W).
-
-    ``forward(cmr, present=None, generator=None)``, `encode` and `reconstruct` take ``present``, boolean (B,).
-
-    Parameters
-    ----------
-    frames, size, patch, token_width, depth, heads
-        As `CMREncoder`.
-    decoder_width, decoder_depth, decoder_heads : int
-    mask_ratio : float
-    normalize_patches : bool
-        See `MaskedAutoencoder`.
-    """
-
-    def __init__(
-        self,
-        frames: int = 16,
-        size: int = 64,
-        patch: Sequence[int] = (16, 8, 8),
-        token_width: int = 128,
-        depth: int = 4,
-        heads: int = 4,
-        decoder_width: int = 64,
-        decoder_depth: int = 2,
-        decoder_heads: int = 4,
-        mask_ratio: float = 0.75,
-        *,
-        normalize_patches: bool = False,
-    ) -> None:
-        super().__init__(
-            CMREncoder(frames, size, patch, token_width, depth, heads),
-            mask_ratio,
-            decoder_width,
-            decoder_depth,
-            decoder_heads,
-            normalize_patches=normalize_patches,
-        )
