@@ -32,8 +32,7 @@ from common.files import write_table
 from datasets.beats import NOISE_MARKS, HeartStates, read_heart_states
 from datasets.cache import find_cache
 from studies.segmentation.fit import Truth, fit, read_recordings
-from systems.ecg_pcg.segmentation.features import FRAME_RATE
-from systems.ecg_pcg.segmentation.parameters import WEIGHTS, write_parameters
+from systems.ecg_pcg.segmentation.features import FRAME_RATE, WEIGHTS, write_parameters
 from systems.ecg_pcg.segmentation.segment import Segmentation, segment_envelopes
 
 TOLERANCES = (0.06, 0.1)

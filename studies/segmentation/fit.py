@@ -14,8 +14,7 @@ from tqdm import tqdm
 from datasets.beats import HeartStates
 from datasets.cache import Cache
 from datasets.sources import DataError
-from systems.ecg_pcg.segmentation.features import FRAME_RATE, Envelopes, envelopes
-from systems.ecg_pcg.segmentation.parameters import RING, Parameters
+from systems.ecg_pcg.segmentation.features import FRAME_RATE, RING, Envelopes, Parameters, envelopes
 from systems.ecg_pcg.segmentation.segment import NEAR_R_PEAK, find_r_peaks
 
 SMALLEST_R_DEVIATION = 0.03

@@ -85,9 +85,7 @@ def _outputs(
     row = torch.zeros(1, dtype=torch.int64)
     each = [predict(task, network, samples, row, batch_size=1, device=device)[1] for network in networks]
     batch = samples.batch(row)
-    given = {
-        name: batch[name] for modality in networks[0].modalities for name in (modality, f"has_{modality}")
-    }
+    given = {key: batch[key] for name in networks[0].modalities for key in (name, f"has_{name}")}
     weights = torch.stack([network(**given, with_branches=True)[2][0] for network in networks])
     return Outputs(
         torch.stack([found.reshape(-1) for found in each]).double().numpy(),

@@ -197,7 +197,12 @@ class InputPreparer:
         pcg, ecg = recording.pcg, recording.ecg
         if pcg is not None and _is_read(models, "pcg", pcg.sampling_rate, warnings):
             if states is None:
-                states, source = self._segmented_if_it_can_be(recording, warnings), AUTOMATIC
+                source = AUTOMATIC
+                try:
+                    states = self._segmented(recording, warnings)
+                except DataError as error:
+                    text = f"The heart sound is left out: no heart states are found in it. {error}"
+                    warnings.append(SignalWarning("no-beats", "pcg", text))
             if states is not None:
                 grid = spectral.pcg_grid(pcg.samples, pcg.sampling_rate, states)
         if ecg is not None and _is_read(models, "ecg", ecg.sampling_rate, warnings):
@@ -246,17 +251,6 @@ class InputPreparer:
             )
             warnings.append(SignalWarning("segmentation", "pcg", text))
         return found.states
-
-    def _segmented_if_it_can_be(
-        self, recording: Recording, warnings: list[SignalWarning]
-    ) -> HeartStates | None:
-        """Return heart states found automatically, or None and a warning."""
-        try:
-            return self._segmented(recording, warnings)
-        except DataError as error:
-            text = f"The heart sound is left out: no heart states are found in it. {error}"
-            warnings.append(SignalWarning("no-beats", "pcg", text))
-            return None
 
 
 def _is_read(

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from models.ecg_cmr.ecg_encoder import ECGEncoder
 from numpy.typing import ArrayLike
 
 from evaluation.multilabel import multilabel_scores, multilabel_table
 from evaluation.statistics import Array, Interval, cluster_bootstrap, divided, paired_cluster_bootstrap
+from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from models.ecg_cmr.rollout import lead_relevance
 from systems.base.evaluation_run import EvaluationRun, predict_run

@@ -1,7 +1,7 @@
 """Find and read patients that a user predicts for: the same files as for training, without labels.
 
-Everything is read and prepared as by `load_data.py ecg-multimodal` (`folders` and `modalities`
-beside this file, `datasets.ptbxl`); nothing is fitted on what is read. What was given of
+Everything is read and prepared as by `load_data.py ecg-multimodal` (`folders` and
+`modalities` beside this file, `datasets.ptbxl`); nothing is fitted on what is read. What was given of
 a patient and cannot be used is kept with its reason.
 """
 

@@ -8,8 +8,7 @@ from datasets.beats import HeartStates
 from studies.segmentation import benchmark as segmentation
 from studies.segmentation.benchmark import ALONE, WITH_ECG, count_onsets, counted, match
 from studies.segmentation.fit import Truth, fit, frame_states, read_recordings
-from systems.ecg_pcg.segmentation.features import Envelopes
-from systems.ecg_pcg.segmentation.parameters import read_parameters
+from systems.ecg_pcg.segmentation.features import Envelopes, read_parameters
 
 
 def states(*pairs: tuple[float, str]) -> HeartStates:

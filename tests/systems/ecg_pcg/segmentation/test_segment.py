@@ -11,8 +11,7 @@ from scipy import signal as scipy_signal
 from datasets.beats import NOISE_MARKS
 from datasets.sources import DataError
 from simulation.settings import SimulationSettings
-from systems.ecg_pcg.segmentation.decoder import decode
-from systems.ecg_pcg.segmentation.parameters import (
+from systems.ecg_pcg.segmentation.features import (
     RING,
     WEIGHTS,
     duration_distributions,
@@ -20,7 +19,7 @@ from systems.ecg_pcg.segmentation.parameters import (
     shipped_parameters,
     write_parameters,
 )
-from systems.ecg_pcg.segmentation.segment import find_r_peaks, segment, segment_heart_sound
+from systems.ecg_pcg.segmentation.segment import decode, find_r_peaks, segment, segment_heart_sound
 from systems.ecg_pcg.sources.simulated import plan_cohort, simulate_recording
 
 RATE = 2000.0
