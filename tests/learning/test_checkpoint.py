@@ -176,7 +176,10 @@ DATA: dict[str, Any] = {
             {"tables": {"samples.csv": "x"}},
             ["samples.csv of the prepared data is not"],
         ),
-        ({"source_files": "d2", "tables": {"samples.csv": "x"}}, ["evaluated on other raw files (of cohort)"]),
+        (
+            {"source_files": "d2", "tables": {"samples.csv": "x"}},
+            ["evaluated on other raw files (of cohort)"],
+        ),
     ],
 )
 def test_data_that_have_changed_since_are_said(changed, lines):
