@@ -5,12 +5,12 @@ import dataclasses
 import inspect
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-import config
 import evaluate
 import learning.devices
 import load_data
@@ -165,9 +165,9 @@ def test_every_script_refuses_an_unknown_task(script):
 
 def documented_fields(kind: type) -> dict[str, str]:
     """Return the fields of a settings class (and of those it is made of) with the text under each."""
-    tree = ast.parse(inspect.getsource(config))
+    modules = {inspect.getsource(sys.modules[base.__module__]) for base in kind.__mro__ if base is not object}
     texts = {}
-    for node in ast.walk(tree):
+    for node in [node for source in modules for node in ast.walk(ast.parse(source))]:
         if isinstance(node, ast.ClassDef):
             for field, text in zip(node.body, node.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):

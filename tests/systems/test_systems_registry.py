@@ -38,9 +38,9 @@ def test_some_predict_and_some_are_exported():
 
 
 def test_a_dry_run_loads_no_other_system(simulated_cache):
-    code = "import sys, training; training.main(sys.argv[1:]); print(*sys.modules, sep='\n')"
+    code = "import sys, training; training.main(sys.argv[1:]); print(*sys.modules)"
     options = ["--cache", str(simulated_cache.path), "--threads", "1", "--device", "cpu", "--dry-run"]
-    loaded = python(code, *options, "--points", "100", "--width", "8").splitlines()
+    loaded = python(code, *options, "--points", "100", "--width", "8").split()
     assert "systems.ecg_pcg.task" in loaded
     assert [name for name in loaded if name.startswith(OTHERS)] == []
 
