@@ -15,8 +15,8 @@ from datasets.cache import Cache, find_cache
 from datasets.sources import DataError, Problem
 from load_data import main
 from systems import registry
-from systems.ecg_pcg import prepare as ecg_pcg_data
 from systems.ecg_pcg.settings import PreparationSettings
+from systems.ecg_pcg.sources import download as download_module
 from systems.ecg_pcg.sources.simulated import write_record, write_states
 
 ROOT = Path(__file__).parents[1]
@@ -169,7 +169,7 @@ def test_download_fetches_the_sets_first_and_tells_what_is_absent(simulated_raw,
         shutil.copytree(simulated_raw, folder)
         return [Problem("training-a/a9999.wav", "The server has no such file.", "Try again later.")]
 
-    monkeypatch.setattr(ecg_pcg_data, "download_physionet2016", download)
+    monkeypatch.setattr(download_module, "download_physionet2016", download)
     path = run("--download")
     assert asked == [(Path("data/raw/challenge-2016"), ("a",))]
     assert "The server has no such file." in capsys.readouterr().out
@@ -223,7 +223,7 @@ def test_a_dry_run_names_the_folder_that_is_then_written(simulated_raw, capsys):
     ],
 )
 def test_a_dry_run_neither_simulates_nor_downloads(workplace, capsys, monkeypatch, option, words):
-    monkeypatch.setattr(ecg_pcg_data, "download_physionet2016", None)
+    monkeypatch.setattr(download_module, "download_physionet2016", None)
     run(option, *SIMULATION, "--dry-run")
     assert words in capsys.readouterr().out
     assert list(workplace.iterdir()) == []

@@ -83,7 +83,7 @@ def test_groups_are_diseases_and_parts_official_folds(tmp_path):
     assert index.recordings["diagnosis"].tolist() == ["NOR", "MINF", "DCM", "HCM", "RV", "NOR"]
     assert index.recordings["official_fold"].tolist() == [1, 1, 1, 1, 1, 10]
     np.testing.assert_array_equal(index.targets[list(DISEASES)], [[0] * 4, *np.eye(4).tolist(), [0] * 4])
-    assert set(index.recordings["signal"]) == {""}
+    assert set(index.recordings["ecg"]) == {""}
     assert len(index.files) == 6 * 3
 
 

@@ -85,8 +85,8 @@ def test_a_good_table_is_read_without_complaint(root):
     assert table["recording"].tolist() == [f"v0000{number}" for number in range(5)]
     assert table["person"].tolist() == table["recording"].tolist()
     assert set(table["label"]) == {0}
-    assert table["signal"][2] == "ecg/v00002.hea"
-    assert table["image"][2] == "cmr/v00002_sa.nii.gz"
+    assert table["ecg"][2] == "ecg/v00002.hea"
+    assert table["cine"][2] == "cmr/v00002_sa.nii.gz"
     assert table["long_axis"][2] == "cmr/v00002_la.nii.gz"
     assert (table["first_frame"] == 0).all()
     assert index.indicators == INDICATORS
@@ -349,7 +349,7 @@ def test_leads_are_put_in_order_and_those_lacking_are_absent(root):
     np.testing.assert_allclose(ecg.samples[7], waves(3)[0])
     np.testing.assert_allclose(ecg.samples[0], waves(3)[1])
     assert np.isnan(ecg.samples[1]).all()
-    row = index_pairs(root).recordings.loc[0].to_dict() | {"signal": "ecg/own.npy"}
+    row = index_pairs(root).recordings.loc[0].to_dict() | {"ecg": "ecg/own.npy"}
     found = prepared(row, root=root, settings=SETTINGS)
     assert found.lead_present.tolist() == [number in (0, 7) for number in range(12)]
     assert found.row["absent_leads"] == "II III aVR aVL aVF V1 V3 V4 V5 V6"
@@ -374,7 +374,7 @@ def test_a_gap_and_a_flat_lead_are_no_fault(root):
     samples[4, 100:200] = np.nan
     samples[5, 7] = np.inf
     ecg_array(root, samples)
-    row = index_pairs(root).recordings.loc[0].to_dict() | {"signal": "ecg/own.npy", "ecg_rate": 400.0}
+    row = index_pairs(root).recordings.loc[0].to_dict() | {"ecg": "ecg/own.npy", "ecg_rate": 400.0}
     found = prepared(row, root=root, settings=SETTINGS)
     assert found.lead_present.tolist() == [number != 3 for number in range(12)]
     assert np.isfinite(found.ecg).all()
@@ -411,9 +411,9 @@ def test_ptbxl_is_a_source_of_patients_without_cine(make_ptbxl):
     index = ecg_only(index_ptbxl(make_ptbxl(rows)))
     assert index.name == "ptbxl-ecg"
     assert index.recordings["person"].tolist() == ["ptbxl-7", "ptbxl-8"]
-    assert index.recordings["signal"].tolist() == ["records100/00001_lr.hea", "records100/00002_lr.hea"]
+    assert index.recordings["ecg"].tolist() == ["records100/00001_lr.hea", "records100/00002_lr.hea"]
     assert index.recordings["official_fold"].tolist() == [9, 3]
-    assert set(index.recordings["image"]) == {""}
+    assert set(index.recordings["cine"]) == {""}
     assert index.indicators == ()
     assert index.diseases == ("disease_MI", "disease_STTC", "disease_CD", "disease_HYP")
     assert index.targets["disease_MI"].tolist() == [0, 1]

@@ -242,7 +242,7 @@ def test_files_are_in_the_layout_of_patient_folders(folder):
     assert len({len(row) for row in rows}) > 1
     assert (folder / "images" / "7" / "007ECG_lead2.jpg").is_file()
     assert len(list(folder.rglob("*.jpg"))) == 40
-    assert "virtual" in (folder / "README.txt").read_text()
+    assert "simulated" in (folder / "README.txt").read_text()
     assert json.loads((folder / "simulation.json").read_text())["settings"]["patients"] == 40
 
 
