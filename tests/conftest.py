@@ -6,18 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from systems.ecg_pcg.sources.cache import build_cache
-from systems.ecg_pcg.sources.simulated_cohort import write_cohort
 
 from datasets.cache import Cache, remember_latest
-from simulation.population import SimulationSettings
+from simulation.settings import SimulationSettings
+from systems.ecg_pcg.prepare import RecordingCache
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
+from systems.ecg_pcg.sources.simulated import write_cohort
 
 COHORT = SimulationSettings(sessions=8, persons=2, recordings=2, duration=6.0)
 """32 recordings; one without ECG and one of poor quality are left out of a cache."""
-
-
 THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))  # subprocesses inherit it
 
 
@@ -53,6 +51,6 @@ def simulated_cache(simulated_raw: Path, tmp_path_factory: pytest.TempPathFactor
     """Return the cache of the simulated cohort, the latest in its folder; not to be changed."""
     index = index_physionet2016(simulated_raw, ["a"])
     folder = tmp_path_factory.mktemp("cache")
-    path = build_cache(index, PreparationSettings(), folder, jobs=1, simulated=True, progress=False)
+    path = RecordingCache(index, PreparationSettings()).build(folder, jobs=1, progress=False)
     remember_latest(path)
     return Cache(path)
