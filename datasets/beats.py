@@ -75,7 +75,7 @@ def r_peak_spans(ecg: Floats, sampling_rate: float) -> NDArray[np.float64]:
 STATES = ("S1", "systole", "S2", "diastole", "(N", "N)")
 NOISE_MARKS = ("(N", "N)")
 LONGEST_TABLE = 1_000_000
-"""Onsets in one file beyond which its declared size is not believed, nor allocated."""
+"""Onsets in one file beyond which its declared size is not trusted, nor allocated."""
 
 
 @dataclass(frozen=True)

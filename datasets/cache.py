@@ -150,7 +150,7 @@ class Cache:
 
 
 def remember_latest(path: Path, task: str = "ecg-pcg") -> None:
-    """Note which cache was prepared last for a task; training takes it unless told otherwise."""
+    """Note which cache was prepared last for a task; training takes it unless another is named."""
     write_text(path.parent / LATEST.format(task=task), path.name + "\n")
 
 

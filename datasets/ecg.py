@@ -17,7 +17,7 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 
 
 PLAUSIBLE_RATE = (50.0, 20_000.0)
-"""Sampling rates that are believed, hertz."""
+"""Sampling rates that are plausible, hertz."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def prepare_signal(
     rate, target_rate : float
         Hertz.
     seconds : float
-        Length wanted.
+        Length requested.
 
     Returns
     -------
@@ -104,9 +104,9 @@ def read_ecg(header: Path, root: Path, leads: tuple[str, ...]) -> Ecg:
     if lacking:
         named = ", ".join(record.sig_name)
         raise DataError(f"The recording {header.stem} lacks {', '.join(lacking)}; it has {named}.")
-    wanted = [numbers[lead.casefold()] for lead in leads]
-    units = [str(record.units[number]).lower() for number in wanted]
+    requested = [numbers[lead.casefold()] for lead in leads]
+    units = [str(record.units[number]).lower() for number in requested]
     if set(units) - set(MILLIVOLTS):
         raise DataError(f"The recording {header.stem} is not in V, mV or uV, but in {', '.join(set(units))}.")
     scale = np.array([MILLIVOLTS[unit] for unit in units])
-    return Ecg((physical[:, wanted] * scale).T, float(record.fs))
+    return Ecg((physical[:, requested] * scale).T, float(record.fs))

@@ -5,7 +5,7 @@ Source: Wagner et al., Sci. Data 7 (2020) 154; physionet.org/content/ptb-xl/1.0.
 Rules
 -----
 - A record has the superclass of each of its statements that has one, with any likelihood. The likelihood
-  is no filter: statements of rhythm and form carry 0, and 15 to 80 are doubts of the reader, not absence.
+  is no filter: statements of rhythm and form carry 0, and 15 to 80 are uncertain statements, not absent ones.
 - NORM alone is normal (0); any other superclass without NORM is abnormal (1).
 - No superclass: left out. Nothing says what such a record is.
 - NORM together with another: contradictory for normal against abnormal, and left out unless ``mixed`` is
@@ -62,7 +62,7 @@ def index_ptbxl(
     root : pathlib.Path
         Folder that holds ``ptbxl_database.csv``, ``scp_statements.csv`` and ``records100`` or ``records500``.
     rate : {100, 500}
-        Sampling rate wanted, hertz. Where a record is there at the other rate only, that is taken.
+        Sampling rate requested, hertz. Where a record is there at the other rate only, that is taken.
     mixed : {"leave-out", "abnormal"}
         What a record with NORM and another superclass is.
     labelled : bool
@@ -87,8 +87,8 @@ def index_ptbxl(
     problems: list[Problem] = []
     fallback: Counter[int] = Counter()
     for record in _unique(database.to_dict("records"), problems):
-        told = _diagnosis(record, classes, mixed, problems) if labelled else ([], UNLABELLED)
-        if told is None:
+        stated = _diagnosis(record, classes, mixed, problems) if labelled else ([], UNLABELLED)
+        if stated is None:
             continue
         header, other = _header(root, record, rate)
         if not header:
@@ -99,7 +99,7 @@ def index_ptbxl(
         metadata = (
             _metadata(record, problems) if labelled else {"person": record["ecg_id"], "official_fold": 0}
         )
-        rows.append(_row(record, *told, header) | metadata)
+        rows.append(_row(record, *stated, header) | metadata)
         clinical[record["ecg_id"]] = _clinical(record, problems)
     require_some(rows, problems, root)
     notes = _notes(database, fallback, rate)

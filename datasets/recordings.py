@@ -12,7 +12,7 @@ import wfdb
 from numpy.typing import NDArray
 from wfdb.io._signal import INVALID_SAMPLE_VALUE
 
-from datasets.signals import MINIMUM_DURATION, Floats, tell_saturation_from_gaps
+from datasets.signals import MINIMUM_DURATION, Floats, separate_saturation_from_gaps
 from datasets.sources import DataError
 from datasets.wfdb_files import (
     MILLIVOLTS,
@@ -118,7 +118,7 @@ def read_recording(header: Path, root: Path, find_channels: ChannelFinder = chan
 
 
 def _channel(record: wfdb.Record, number: int, convert: Callable[[wfdb.Record, int], Floats]) -> Signal:
-    """Return one channel in its physical unit, with saturation told from gaps."""
+    """Return one channel in its physical unit, with saturation and gaps kept apart."""
     digital = np.asarray(record.e_d_signal[number])
     rate = float(record.fs * record.samps_per_frame[number])
     if not rate > 0:
@@ -129,7 +129,7 @@ def _channel(record: wfdb.Record, number: int, convert: Callable[[wfdb.Record, i
             f"{len(digital) / rate:.2f} s; at least {MINIMUM_DURATION:g} s are needed."
         )
     lowest = _lowest_code(record, number)
-    saturated, missing = tell_saturation_from_gaps(digital, lowest, rate)
+    saturated, missing = separate_saturation_from_gaps(digital, lowest, rate)
     if missing.all():
         raise DataError(f"Channel {record.sig_name[number]} of {record.record_name} holds no sample.")
     present = digital[~missing]

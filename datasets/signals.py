@@ -23,7 +23,7 @@ _POINTS_AT_ONCE = 8192
 """Points of beats that are cut together: few enough that what is computed on the way stays near the core."""
 
 
-def tell_saturation_from_gaps(
+def separate_saturation_from_gaps(
     digital: NDArray[np.integer], invalid: int, sampling_rate: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Tell the two meanings of the lowest code apart: negative saturation, and a missing sample.
@@ -207,7 +207,7 @@ def shorten_beats(beats: NDArray[np.float32], points: int, chunk: int = 4096) ->
     ----------
     beats : numpy.ndarray of float32, shape (beats, cached points)
     points : int
-        Points wanted; must divide the cached number.
+        Points requested; must divide the cached number.
 
     Returns
     -------

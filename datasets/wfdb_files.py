@@ -97,7 +97,7 @@ def check_sound_file(record: wfdb.Record, file: Path) -> None:
         with file.open("rb") as stream, wave.open(stream) as sound:
             begin = stream.tell()  # the reader stops where the samples begin
             found = (sound.getframerate(), sound.getnchannels(), 8 * sound.getsampwidth(), begin)
-    except (wave.Error, EOFError):  # not plain PCM: it cannot be told
+    except (wave.Error, EOFError):  # not plain PCM: it cannot be determined
         return
     bits = 8 * BYTES_PER_SAMPLE.get(record.fmt[first], 0)
     stated = (

@@ -183,7 +183,7 @@ def shift_prior(probability: ArrayLike, source: float, target: float) -> Array:
         Prevalence that the probabilities were learned for, between 0 and 1: that of the training part,
         or 0.5 for a model whose loss weighted both classes the same.
     target : float
-        Prevalence wanted, between 0 and 1.
+        Prevalence requested, between 0 and 1.
 
     Returns
     -------

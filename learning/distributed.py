@@ -26,7 +26,7 @@ from common.script import print_error
 Value = TypeVar("Value")
 LOST = (
     "One of the {count} processes that train together was lost (killed, failed or out of reach; if it could "
-    "say why, it did so above), or torchrun was told to end. The last finished epoch is saved: the same "
+    "say why, it did so above), or torchrun was stopped. The last finished epoch is saved: the same "
     "command with --resume goes on from there."
 )
 """What is said when the others cannot go on."""

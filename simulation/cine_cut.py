@@ -268,8 +268,8 @@ def _around(sides: Floats, heights: Floats) -> Floats:
     x = np.concatenate([sides[:, :, 0], -sides[:, ::-1, 1]], axis=1)
     y = np.concatenate([heights, heights[:, ::-1]], axis=1)
     angles, radii = np.degrees(np.arctan2(y, x)), np.hypot(x, y)
-    wanted = np.arange(_LONG_AXIS_ANGLES) * (360 / _LONG_AXIS_ANGLES)
-    return np.stack([np.interp(wanted, *frame, period=360) for frame in zip(angles, radii, strict=True)])
+    requested = np.arange(_LONG_AXIS_ANGLES) * (360 / _LONG_AXIS_ANGLES)
+    return np.stack([np.interp(requested, *frame, period=360) for frame in zip(angles, radii, strict=True)])
 
 
 def _atrial_volumes(heart: Heart, phases: Floats) -> Floats:

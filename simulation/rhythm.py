@@ -132,10 +132,10 @@ def _ectopic(
     onsets: Floats, drivers: Drivers, paroxysm: Paroxysm, duration: float, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
     """Return which beats are ectopic: never two in a row, and all of them well inside the recording."""
-    wanted = rng.poisson(drivers.ectopic_rate * duration / 60) + paroxysm.ectopic_beats
+    requested = rng.poisson(drivers.ectopic_rate * duration / 60) + paroxysm.ectopic_beats
     places = np.flatnonzero((onsets > 1.0) & (onsets < duration - 0.7))
     chosen = np.zeros(len(onsets), bool)
     for place in rng.permutation(places):
-        if wanted > chosen.sum() and not chosen[place - 1 : place + 2].any():
+        if requested > chosen.sum() and not chosen[place - 1 : place + 2].any():
             chosen[place] = True
     return chosen

@@ -18,7 +18,7 @@ TINY += ["--epochs", "2", "--batch-size", "8", "--precision", "float32", "--devi
 
 
 class Workspace:
-    """One folder with virtual pairs, checkpoints, curves and results."""
+    """One folder with simulated pairs, checkpoints, curves and results."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -32,7 +32,7 @@ class Workspace:
         places = ["--checkpoint-dir", str(self.root / "checkpoints"), "--log-dir", str(self.root / "runs")]
         return training.main([task, *TINY, *self.places, *places, "--run-name", name, *options])
 
-    def judge(self, checkpoint: Path, *options: str) -> dict:
+    def evaluate(self, checkpoint: Path, *options: str) -> dict:
         places = ["--results-dir", str(self.root / "results"), "--bootstrap-draws", "20", "--threads", "1"]
         return evaluate.main(["--checkpoint", str(checkpoint), *self.places, *places, *options])
 
@@ -54,21 +54,21 @@ def chain(workspace) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def metrics(workspace, chain) -> dict[str, dict]:
-    return {task: workspace.judge(run) for task, run in chain.items()}
+    return {task: workspace.evaluate(run) for task, run in chain.items()}
 
 
 def test_every_stage_is_evaluated_on_the_same_patients_whom_none_has_seen(workspace, chain, metrics):
-    judged = {}
+    evaluated = {}
     for task, run in chain.items():
         assert metrics[task]["stamp"] == "simulated data" and metrics[task]["counts"]["patients"] == 8
-        judged[task] = pd.read_csv(workspace.root / "results" / run.name / "predictions.csv")[
+        evaluated[task] = pd.read_csv(workspace.root / "results" / run.name / "predictions.csv")[
             "session"
         ].tolist()
-    assert len({tuple(people) for people in judged.values()}) == 1
+    assert len({tuple(people) for people in evaluated.values()}) == 1
     content = load_checkpoint(chain["ecg-phenotypes"] / "fold_0" / "best.pt")
     learned = set(content["trained_on"]["session"])
     learned |= {name for parent in content["parents"] for name in parent["session"]}
-    assert not learned & set(judged["ecg-mae"])
+    assert not learned & set(evaluated["ecg-mae"])
 
 
 def test_tables_and_figures_of_each_stage(workspace, chain, metrics):
@@ -87,7 +87,7 @@ def test_tables_and_figures_of_each_stage(workspace, chain, metrics):
 
 def test_what_no_ecg_can_know_is_no_bound_for_the_cine_itself(workspace, chain):
     run = workspace.train("ecg-phenotypes", "cine", "--reads", "cmr", "--init-cmr", str(chain["cmr-mae"]))
-    metrics = workspace.judge(run)
+    metrics = workspace.evaluate(run)
     assert all(row["r2_ceiling"] is None for row in metrics["indicators"])
     assert not list((workspace.root / "results" / "cine" / "figures").glob("rollout_*"))
 
@@ -125,7 +125,7 @@ def test_a_stage_goes_on_from_where_it_stopped_and_ends_the_same(workspace, chai
 def test_new_patients_are_an_external_test_of_the_whole_chain(workspace, chain):
     other = workspace.prepare(12, "--simulation.seed", "5")
     try:
-        metrics = workspace.judge(chain["ecg-phenotypes"], "--compact", "--cache", str(other))
+        metrics = workspace.evaluate(chain["ecg-phenotypes"], "--compact", "--cache", str(other))
     finally:
         workspace.prepare(40)  # the newest again
     assert metrics["protocol"] == "external" and metrics["counts"]["patients"] == 12

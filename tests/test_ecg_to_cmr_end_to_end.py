@@ -30,7 +30,7 @@ DRAWN = ["--steps", "2", "--samples", "2", "--patients", "6", "--bootstrap-draws
 
 
 class Workspace:
-    """One folder with virtual pairs, checkpoints, curves and results."""
+    """One folder with simulated pairs, checkpoints, curves and results."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -40,7 +40,7 @@ class Workspace:
         places = ["--checkpoint-dir", str(self.root / "checkpoints"), "--log-dir", str(self.root / "runs")]
         return training.main([task, *TINY, *self.places, *places, "--run-name", name, *options])
 
-    def judge(self, checkpoint: Path, *options: str) -> dict:
+    def evaluate(self, checkpoint: Path, *options: str) -> dict:
         places = ["--results-dir", str(self.root / "results")]
         return evaluate.main(["--checkpoint", str(checkpoint), *self.places, *places, *DRAWN, *options])
 
@@ -67,7 +67,7 @@ def run(workspace, parents) -> Path:
 
 @pytest.fixture(scope="module")
 def metrics(workspace, run) -> dict:
-    return workspace.judge(run)
+    return workspace.evaluate(run)
 
 
 def test_everything_that_is_promised_is_scored(workspace, run, metrics):
@@ -85,7 +85,7 @@ def test_everything_that_is_promised_is_scored(workspace, run, metrics):
 
 
 def test_evaluating_again_draws_the_same_cines(workspace, run, metrics):
-    again = workspace.judge(run, "--batch-size", "5", "--compact")
+    again = workspace.evaluate(run, "--batch-size", "5", "--compact")
     for table in ("images", "memorization", "spread"):
         for first, second in zip(metrics[table], again[table], strict=True):
             for key, value in first.items():
@@ -94,12 +94,12 @@ def test_evaluating_again_draws_the_same_cines(workspace, run, metrics):
 
 
 def test_whoever_is_evaluated_was_seen_by_no_stage(workspace, run, metrics):
-    judged = set(pd.read_csv(workspace.root / "results" / run.name / "predictions.csv")["session"])
+    evaluated = set(pd.read_csv(workspace.root / "results" / run.name / "predictions.csv")["session"])
     content = load_checkpoint(run / "fold_0" / "best.pt")
     learned = set(content["trained_on"]["session"])
     learned |= {name for parent in content["parents"] for name in parent["session"]}
     assert {parent["kind"] for parent in content["parents"]} == {"ecg", "autoencoder", "cmr"}
-    assert judged and not judged & learned
+    assert evaluated and not evaluated & learned
 
 
 def test_resuming_is_exact(workspace, parents, run):
@@ -135,7 +135,7 @@ def test_parents_are_needed_and_must_be_what_they_are_taken_for(workspace, paren
 
 
 def test_the_autoencoder_is_evaluated_by_what_is_measured_through_it(workspace, parents):
-    metrics = workspace.judge(Path(parents[5]))
+    metrics = workspace.evaluate(Path(parents[5]))
     assert {row["source"] for row in metrics["indicators"]} == {
         "true cine",
         "true cine through the autoencoder",
@@ -186,4 +186,4 @@ def test_a_run_is_evaluated_on_its_own_cache_only(workspace, run):
     words = ["ecg-to-cmr", "--simulate", "--patients", "30", "--jobs", "1", *VIEWS, "--simulation.seed", "5"]
     other = load_data.main([*words, "--cache-dir", str(workspace.root / "elsewhere")])
     with pytest.raises(UserError, match="cache that it was trained from"):
-        workspace.judge(run, "--cache", str(other))
+        workspace.evaluate(run, "--cache", str(other))

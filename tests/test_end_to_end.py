@@ -60,7 +60,7 @@ class Workspace:
     def train(self, *options: str, tiny: bool = True) -> Path:
         return training.main([*(TINY if tiny else ()), *self.places(), *options])
 
-    def judge(self, checkpoint: Path | None, *options: str, draws: int = 0) -> dict[str, Any]:
+    def evaluate(self, checkpoint: Path | None, *options: str, draws: int = 0) -> dict[str, Any]:
         named = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
         places = ["--cache-dir", str(self.root / "cache"), "--checkpoint-dir", str(self.root / "checkpoints")]
         results = ["--results-dir", str(self.root / "results"), "--bootstrap-draws", str(draws)]
@@ -86,7 +86,7 @@ def strict_json(path: Path) -> Any:
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Workspace:
     """Return a workspace with a small cohort, simulated and prepared by load_data.py."""
-    workspace = Workspace(tmp_path_factory.mktemp("house"))
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     cohort = {"sessions": 8, "persons": 2, "recordings": 2, "duration": 6.0}
     workspace.prepare("--simulate", *(f"--simulation.{name}={value}" for name, value in cohort.items()))
     return workspace
@@ -100,7 +100,7 @@ def session_run(workspace) -> Path:
 
 @pytest.fixture(scope="module")
 def session_metrics(workspace, session_run) -> dict[str, Any]:
-    return workspace.judge(session_run, draws=50)
+    return workspace.evaluate(session_run, draws=50)
 
 
 @pytest.fixture(scope="module")
@@ -189,11 +189,11 @@ def test_no_session_of_the_test_part_is_learned_from(session_run, session_metric
         sessions = {name: set(splits.loc[part == name, "session"]) for name in set(part)}
         assert not sessions["test"] & (sessions["train"] | sessions["validation"])
         assert not sessions["train"] & sessions["validation"]
-        judged = predictions[predictions["fold"] == number]
-        assert set(judged["sample"]) == set(splits.loc[part == "test", "sample"])
+        evaluated = predictions[predictions["fold"] == number]
+        assert set(evaluated["sample"]) == set(splits.loc[part == "test", "sample"])
         content = load_checkpoint(session_run / f"fold_{number}" / "best.pt")
         assert set(content["trained_on"]["session"]) == sessions["train"] | sessions["validation"]
-        assert not set(content["trained_on"]["session"]) & set(judged["session"])
+        assert not set(content["trained_on"]["session"]) & set(evaluated["session"])
     assert not set(splits.loc[splits["fold_0"] == "test", "session"]) & set(
         splits.loc[splits["fold_1"] == "test", "session"]
     )
@@ -206,13 +206,13 @@ def test_a_fold_that_shares_a_session_is_not_evaluated(workspace, session_run, t
     parts[torch.nonzero(parts == 2).flatten()[0]] = 0
     torch.save(content | {"parts": parts}, tmp_path / "best.pt")
     with pytest.raises(AssertionError, match="1 sessions in both train and test"):
-        workspace.judge(tmp_path / "best.pt")
+        workspace.evaluate(tmp_path / "best.pt")
 
 
 def test_paper_protocol_is_watermarked_everywhere(workspace, paper_run, capsys):
     content = load_checkpoint(paper_run / "fold_0" / "best.pt")
     capsys.readouterr()
-    metrics = workspace.judge(paper_run)
+    metrics = workspace.evaluate(paper_run)
     folder = workspace.root / "results" / "published"
     assert "selected on test" in metrics["stamp"]
     assert "selected on test" in capsys.readouterr().out
@@ -239,7 +239,7 @@ def test_final_fit_on_everything_is_not_evaluated(workspace):
     assert set(pd.read_csv(run / "splits.csv")["fold_all"]) == {"train"}
     for checkpoint in (run, run / "fold_all", run / "fold_all" / "best.pt"):
         with pytest.raises(UserError, match="final fit on everything: no recording of this cache is left"):
-            workspace.judge(checkpoint)
+            workspace.evaluate(checkpoint)
     assert not (workspace.root / "results" / "final").exists()
 
 
@@ -249,13 +249,13 @@ def test_final_fit_on_everything_is_not_evaluated(workspace):
 def test_evaluating_twice_gives_the_same(session_run, session_metrics, workspace):
     folder = workspace.root / "results" / "sessions"
     before = {name: (folder / name).read_bytes() for name in ("metrics.json", "predictions.csv", "report.md")}
-    assert workspace.judge(session_run, draws=50) == session_metrics
+    assert workspace.evaluate(session_run, draws=50) == session_metrics
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
 def test_one_checkpoint_file(workspace, session_run, session_metrics, tmp_path):
     options = ["--results-dir", str(tmp_path)]
-    metrics = workspace.judge(session_run / "fold_1" / "best.pt", *options)
+    metrics = workspace.evaluate(session_run / "fold_1" / "best.pt", *options)
     assert metrics["counts"]["folds"] == 1
     every = pd.read_csv(workspace.root / "results" / "sessions" / "predictions.csv")
     one = pd.read_csv(tmp_path / "sessions" / "predictions.csv")
@@ -263,7 +263,7 @@ def test_one_checkpoint_file(workspace, session_run, session_metrics, tmp_path):
 
 
 def test_threshold_of_the_validation_part(workspace, session_run, tmp_path):
-    metrics = workspace.judge(session_run, "--threshold", "validation", "--results-dir", str(tmp_path))
+    metrics = workspace.evaluate(session_run, "--threshold", "validation", "--results-dir", str(tmp_path))
     table = pd.read_csv(tmp_path / "sessions" / "predictions.csv")
     for number in (0, 1):
         stored = load_checkpoint(session_run / f"fold_{number}" / "best.pt")["threshold"]
@@ -280,7 +280,7 @@ def test_newest_run_is_evaluated_by_default(workspace, session_run, paper_run, t
     for run, age in ((session_run, 100), (paper_run, 0)):
         for best in run.glob("fold_*/best.pt"):
             os.utime(best, (now + 1000 - age, now + 1000 - age))
-    assert workspace.judge(None, "--results-dir", str(tmp_path))["run"]["run"] == "published"
+    assert workspace.evaluate(None, "--results-dir", str(tmp_path))["run"]["run"] == "published"
 
 
 def test_folds_trained_one_by_one(workspace, capsys):
@@ -291,7 +291,7 @@ def test_folds_trained_one_by_one(workspace, capsys):
     assert all(after[name] == first[name] for name in first if name.startswith("fold_0"))
     splits = pd.read_csv(run / "splits.csv")
     assert {"fold_0", "fold_1"} <= set(splits), "splits.csv remembers the folds of both calls"
-    assert workspace.judge(run)["counts"]["folds"] == 2
+    assert workspace.evaluate(run)["counts"]["folds"] == 2
     with pytest.raises(UserError, match=r"already holds fold_0, fold_1.*--resume.*--overwrite"):
         workspace.train("--folds", "0", "1", "--run-name", "piecemeal")
     with pytest.raises(UserError, match=r"optimization.epochs: 1 then, 2 now"):
@@ -323,7 +323,7 @@ def test_what_is_not_as_it_was_in_training_is_said(workspace, session_run, tmp_p
     content = load_checkpoint(path)
     # whoever commits while tests run has another commit now
     monkeypatch.setattr("learning.checkpoint.provenance", lambda now=content["provenance"]: now)
-    unchanged = workspace.judge(run, *places)["run"]["changed"]
+    unchanged = workspace.evaluate(run, *places)["run"]["changed"]
     assert [line for line in unchanged if "which changes is not stored" not in line] == []
     capsys.readouterr()
 
@@ -332,7 +332,7 @@ def test_what_is_not_as_it_was_in_training_is_said(workspace, session_run, tmp_p
     content["cache"]["tables"]["samples.csv"] = "another"
     content["cache"]["versions"]["scipy"] = "0.1"
     torch.save(content, path)
-    metrics = workspace.judge(run, *places)
+    metrics = workspace.evaluate(run, *places)
     said = capsys.readouterr().out
     for line in (
         "trained with torch 1.0, evaluated with",
@@ -351,29 +351,29 @@ def test_what_is_not_as_it_was_in_training_is_said(workspace, session_run, tmp_p
 
 
 def test_a_cache_of_other_settings_is_another_cache(workspace, session_run, session_metrics, tmp_path):
-    """The run cannot be continued on it; judged on it, what any fold learned from is left out."""
+    """The run cannot be continued on it; evaluated on it, what any fold learned from is left out."""
     other = workspace.prepare("--beat-points", "500", "--cache-dir", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=r"other settings \(the prepared data\)"):
         workspace.train("--folds", "2", "--run-name", "sessions", "--cache", str(other))
     with pytest.raises(UserError, match=r"No cache in .* is the one this run was trained from"):
-        workspace.judge(session_run, "--cache-dir", str(tmp_path / "cache"))
+        workspace.evaluate(session_run, "--cache-dir", str(tmp_path / "cache"))
     before = tree(workspace.root / "results")
     checkpoint, places = session_run / "fold_0" / "best.pt", ["--results-dir", str(tmp_path / "results")]
-    metrics = workspace.judge(checkpoint, "--cache", str(other), *places)
+    metrics = workspace.evaluate(checkpoint, "--cache", str(other), *places)
     assert metrics["protocol"] == "external"
     assert tree(workspace.root / "results") == before
-    judged = pd.read_csv(tmp_path / "results" / f"sessions-on-{other.name}" / "predictions.csv")
+    evaluated = pd.read_csv(tmp_path / "results" / f"sessions-on-{other.name}" / "predictions.csv")
     learned = load_checkpoint(checkpoint)["trained_on"]
-    assert set(judged["recording"]) & set(pd.read_csv(other / "recordings.csv")["recording"])
-    assert not set(judged["recording"]) & set(learned["recording"])
-    assert not set(judged["session"]) & set(learned["session"])
+    assert set(evaluated["recording"]) & set(pd.read_csv(other / "recordings.csv")["recording"])
+    assert not set(evaluated["recording"]) & set(learned["recording"])
+    assert not set(evaluated["session"]) & set(learned["session"])
 
 
 def test_a_cache_that_was_all_learned_from_is_refused(workspace, paper_run, tmp_path):
     """Under paper every recording has beats in the training part, so none is left for an external test."""
     other = workspace.prepare("--beat-points", "500", "--cache-dir", str(tmp_path))
     with pytest.raises(UserError, match=r"Every recording of .* was trained on: none is left"):
-        workspace.judge(paper_run, "--cache", str(other))
+        workspace.evaluate(paper_run, "--cache", str(other))
 
 
 def test_checkpoints_of_two_runs_are_not_mixed(workspace, session_run, paper_run, tmp_path):
@@ -381,7 +381,7 @@ def test_checkpoints_of_two_runs_are_not_mixed(workspace, session_run, paper_run
     shutil.copytree(session_run / "fold_0", mixed / "fold_0")
     shutil.copytree(paper_run / "fold_0", mixed / "fold_1")
     with pytest.raises(UserError, match="belongs to run published, the others to sessions"):
-        workspace.judge(mixed)
+        workspace.evaluate(mixed)
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_no_data_and_no_run(tmp_path):
     with pytest.raises(UserError, match=r"No prepared data in .*Run load_data.py first.*--simulate"):
         empty.train()
     with pytest.raises(UserError, match=r"no trained run in .*Train one with training.py"):
-        empty.judge(None)
+        empty.evaluate(None)
     with pytest.raises(UserError, match=r"Looked for .*--download.*--simulate"):
         empty.prepare()
     assert tree(tmp_path) == {}
@@ -431,7 +431,7 @@ def test_dry_runs_write_nothing(workspace, session_run, session_metrics, tmp_pat
     said = capsys.readouterr().out
     for promised in ("fold_0, fold_1, fold_2, fold_3, fold_4", "parameters", "s an epoch", "GB of memory"):
         assert promised in said
-    workspace.judge(session_run, "--dry-run", "--results-dir", str(tmp_path / "results"))
+    workspace.evaluate(session_run, "--dry-run", "--results-dir", str(tmp_path / "results"))
     assert "Would evaluate" in capsys.readouterr().out
     assert tree(workspace.root) == before
     fresh = Workspace(tmp_path / "fresh")
@@ -494,6 +494,6 @@ def test_splitting_beats_flatters_and_splitting_sessions_does_not(tmp_path):
     for protocol, folds in (("beat", ["0"]), ("session", ["0", "1"])):
         size = ["--width", "16", "--points", "500", "--epochs", "6", "--batch-size", "32"]
         run = workspace.train("--protocol", protocol, "--folds", *folds, *size)
-        auroc[protocol] = workspace.judge(run)["beats"]["at_half"]["pooled"]["auroc"]
+        auroc[protocol] = workspace.evaluate(run)["beats"]["at_half"]["pooled"]["auroc"]
     assert auroc["beat"] > 0.95
     assert auroc["session"] < auroc["beat"] - 0.1

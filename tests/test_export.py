@@ -38,7 +38,7 @@ def needs_onnx() -> None:
 @pytest.fixture(scope="module")
 def run(simulated_cache, tmp_path_factory) -> Path:
     """Return a run of two folds, trained for one epoch on simulated recordings."""
-    workspace = tmp_path_factory.mktemp("house")
+    workspace = tmp_path_factory.mktemp("workspace")
     return training.main(
         [
             *("--preset", "small", "--width", "8", "--points", "100", "--epochs", "1", "--folds", "0", "1"),
@@ -77,11 +77,11 @@ def test_the_example_of_the_documentation(run, simulated_cache, tmp_path, capsys
     network.load_state_dict(content["model"])
     rows = torch.from_numpy(np.flatnonzero(recordings == recordings.iloc[0]))
     samples = task.samples(simulated_cache, cpu)
-    wanted = predict(task, network, samples, rows, batch_size=16, device=cpu)[1].numpy()
-    assert np.abs(names["probability"] - wanted).max() <= TOLERANCE
+    requested = predict(task, network, samples, rows, batch_size=16, device=cpu)[1].numpy()
+    assert np.abs(names["probability"] - requested).max() <= TOLERANCE
     assert names["logits"].shape == (len(rows), 2)
     threshold = content["threshold"]
-    words = f"{len(rows)} beats, abnormal: {wanted.mean():.2f}; threshold {threshold:.2f}"
+    words = f"{len(rows)} beats, abnormal: {requested.mean():.2f}; threshold {threshold:.2f}"
     assert words in capsys.readouterr().out
 
 

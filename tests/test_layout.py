@@ -1,4 +1,4 @@
-"""The rules of the workspace (docs/ARCHITECTURE.md): who may import whom, and where a file lives."""
+"""The rules of the layout (docs/ARCHITECTURE.md): who may import whom, and where a file lives."""
 
 import ast
 from collections import Counter, defaultdict

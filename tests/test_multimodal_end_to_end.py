@@ -49,7 +49,7 @@ class Workspace:
         logs = ["--log-dir", str(self.root / "runs"), "--run-name", name]
         return training.main([TASK, *TINY, *places, *logs, *options])
 
-    def judge(self, checkpoint: Path, *options: str) -> tuple[dict, Path]:
+    def evaluate(self, checkpoint: Path, *options: str) -> tuple[dict, Path]:
         places = ["--cache-dir", str(self.root / "cache"), "--results-dir", str(self.root / "results")]
         words = [
             "--checkpoint",
@@ -79,7 +79,7 @@ def run(workspace) -> Path:
 
 @pytest.fixture(scope="module")
 def results(workspace, run) -> Path:
-    _, folder = workspace.judge(run)
+    _, folder = workspace.evaluate(run)
     return folder / "three-views"
 
 
@@ -132,7 +132,7 @@ def test_results_are_complete_and_watermarked(results):
 
 
 def test_a_hidden_view_is_evaluated_in_a_folder_of_its_own(workspace, run, results):
-    _, folder = workspace.judge(run, "--without", "image+clinical", "--compact")
+    _, folder = workspace.evaluate(run, "--without", "image+clinical", "--compact")
     alone = pd.read_csv(folder / "three-views-without-image+clinical" / "recordings.csv")
     whole = pd.read_csv(results / "recordings.csv")
     assert alone["recording"].tolist() == whole["recording"].tolist()
@@ -161,7 +161,7 @@ def test_a_stopped_run_goes_on_exactly(workspace, run):
 
 def test_one_view_alone(workspace):
     run = workspace.train("signal-alone", "--views", "signal", "--modality-dropout", "0", "--folds", "0")
-    metrics, folder = workspace.judge(run)
+    metrics, folder = workspace.evaluate(run)
     assert metrics["counts"]["folds"] == 1
     assert not (folder / "signal-alone" / "subsets.csv").exists()
     assert (folder / "signal-alone" / "figures" / "patient_least_sure.png").exists()

@@ -99,7 +99,7 @@ def test_one_recording_is_reported_in_words(run, records, capsys):
         DISCLAIMER,
     ):
         assert words in said
-    assert "confidence" not in said, "the linear model judges no beats"
+    assert "confidence" not in said, "the linear model takes no beats"
     assert not list(records.glob("*.png"))
 
 

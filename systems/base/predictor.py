@@ -144,7 +144,7 @@ class Predictor:
         If an option has no meaning for these models.
     """
 
-    noun, column, remarks = "recording", "abnormal", "warnings"
+    noun, column, warning_heading = "recording", "abnormal", "warnings"
     """What one recording is called, and the headings of the table of several."""
     wraps = False
     """Whether text is broken into lines that fit the terminal."""
@@ -290,8 +290,8 @@ class Predictor:
         lines = [part for line in self.model_text(self.metadata()) for part in self.lines(line)]
         for row in rows:
             if row["status"] == PREDICTED:
-                remarks = [f"warning: {warning['text']}" for warning in row["warnings"]]
-                found = [*self.recording_text(row), *(part for line in remarks for part in self.lines(line))]
+                warnings = [f"warning: {warning['text']}" for warning in row["warnings"]]
+                found = [*self.recording_text(row), *(part for line in warnings for part in self.lines(line))]
                 found += [f"written to {path}" for path in row["files"]]
                 lines += ["", row["recording"], *(f"  {line}" for line in found)]
         if len(rows) > 1:
@@ -313,11 +313,11 @@ class Predictor:
 
     def recording_text(self, row: Metadata) -> list[str]:
         """Return the prediction for one recording, a line each."""
-        return [line for name, text in self.facts(row) for line in self.lines(text, name)]
+        return [line for name, text in self.details(row) for line in self.lines(text, name)]
 
-    def facts(self, row: Metadata) -> list[tuple[str, str]]:
+    def details(self, row: Metadata) -> list[tuple[str, str]]:
         """Return names and texts of what is predicted for one recording."""
-        found = self.probability_facts(row)
+        found = self.probability_details(row)
         if row["spread_over_beats"] is not None:
             low, high = row["spread_over_beats"].values()
             spread = f"{low:.2f} to {high:.2f}  (10th to 90th percentile; no confidence interval)"
@@ -326,16 +326,16 @@ class Predictor:
         found.append(("made from", f"{signals}, {row['duration']:.1f} s"))
         if row["beats"] is not None:
             found.append(("beats", f"{row['beats']}, by {row['beat_source']}"))
-        return found + self.model_facts(row)
+        return found + self.model_details(row)
 
-    def probability_facts(self, row: Metadata) -> list[tuple[str, str]]:
+    def probability_details(self, row: Metadata) -> list[tuple[str, str]]:
         """Return the probability of abnormal at the prevalences there are."""
         found = [("probability of abnormal", row["probability"], row["assumed_prevalence"])]
         if row["probability_at_prevalence"] is not None:
             found.append(("", row["probability_at_prevalence"], row["prevalence"]))
         return [(name, rounded_probability(value) + at_share(share)) for name, value, share in found]
 
-    def model_facts(self, row: Metadata) -> list[tuple[str, str]]:
+    def model_details(self, row: Metadata) -> list[tuple[str, str]]:
         """Return how many models there are, where some were left out."""
         if not row["models_trained_on_it"]:
             return []
@@ -345,7 +345,7 @@ class Predictor:
         """Return the prediction in a few characters, for the table of several recordings."""
         return rounded_probability(row["probability"])
 
-    def remark_text(self, row: Metadata) -> str:
+    def warning_text(self, row: Metadata) -> str:
         """Return the last column of that table: which warnings there are."""
         return ", ".join(dict.fromkeys(warning["code"] for warning in row["warnings"]))
 
@@ -354,13 +354,13 @@ class Predictor:
         predicted = [row for row in rows if row["status"] == PREDICTED]
         width = max(len(self.noun), *(len(row["recording"]) for row in rows))
         wide = max([10, len(self.column), *(len(self.short_text(row)) for row in predicted)])
-        lines = [f"{self.noun:{width}}  {self.column:>{wide}}  {self.remarks}"]
+        lines = [f"{self.noun:{width}}  {self.column:>{wide}}  {self.warning_heading}"]
         for row in rows:
             if row["status"] == REFUSED:
                 lines += self.lines(f"refused: {row['reason']}", row["recording"], width + 2)
                 continue
             beside = f"{row['recording']:{width}}  {self.short_text(row):>{wide}}  "
-            lines += self.lines(self.remark_text(row), beside, len(beside))
+            lines += self.lines(self.warning_text(row), beside, len(beside))
         return [*lines, f"Predicted {len(predicted)} of {len(rows)} {self.noun}s."]
 
     def lines(self, text: str, name: str | None = None, column: int = COLUMN) -> list[str]:

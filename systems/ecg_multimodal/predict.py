@@ -222,7 +222,7 @@ class PatientPrediction(base.Prediction):
 class Predictor(base.Predictor):
     """Trained models of one run, ready for patients; parameters as of `systems.base.predictor.Predictor`."""
 
-    noun, remarks, wraps = "patient", "views, warnings", True
+    noun, warning_heading, wraps = "patient", "views, warnings", True
     settings: MultimodalPredictionSettings
 
     def __init__(
@@ -388,9 +388,9 @@ class Predictor(base.Predictor):
             *(f"Note: {note}" for note in model["notes"]),
         ]
 
-    def facts(self, row: Metadata) -> list[tuple[str, str]]:
+    def details(self, row: Metadata) -> list[tuple[str, str]]:
         """Return names and texts of what is predicted for one patient."""
-        found = [*self.probability_facts(row), ("made from", _modalities_text(row))]
+        found = [*self.probability_details(row), ("made from", _modalities_text(row))]
         known = [name for name, value in row["clinical"].items() if value is not None]
         if row["clinical"]:
             missing = [name for name in row["clinical"] if name not in known]
@@ -400,12 +400,12 @@ class Predictor(base.Predictor):
             (low,), (high,) = row["spread_over_models"].values()
             spread = f"{low:.2f} to {high:.2f}  (no confidence interval)"
             found.append((f"the {row['models']} models", spread))
-        return found + self.model_facts(row)
+        return found + self.model_details(row)
 
-    def probability_facts(self, row: Metadata) -> list[tuple[str, str]]:
+    def probability_details(self, row: Metadata) -> list[tuple[str, str]]:
         """Return the probability of abnormal, or those of all superclasses."""
         if row["probabilities"] is None:
-            return super().probability_facts(row)
+            return super().probability_details(row)
         values = row["probabilities"].items()
         return [(f"probability of {name}", rounded_probability(value)) for name, value in values]
 
@@ -415,9 +415,9 @@ class Predictor(base.Predictor):
             return super().short_text(row)
         return " ".join(f"{value:5.2f}" for value in row["probabilities"].values())
 
-    def remark_text(self, row: Metadata) -> str:
+    def warning_text(self, row: Metadata) -> str:
         """Return the modalities that were read, and which warnings there are."""
-        return "; ".join(filter(None, ["+".join(row["signals_used"]), super().remark_text(row)]))
+        return "; ".join(filter(None, ["+".join(row["signals_used"]), super().warning_text(row)]))
 
 
 def _modalities_text(row: Metadata) -> str:

@@ -3,7 +3,7 @@
 Data     patients of a cache made by load_data.py ecg-multimodal: ``image`` (B, 1, H, W), ``signal``
          (B, leads, T), ``clinical`` (B, features), and which of them each patient has
 Model    a branch a modality and a gate a patient (`models.ecg_multimodal.network`), with absence tokens
-Loss     binary cross-entropy, both classes counting the same; beside it each branch's own, and if wanted
+Loss     binary cross-entropy, both classes counting the same; beside it each branch's own, and if requested
          gradients of the modality that is ahead are damped
 Target   normal or abnormal, or five diagnostic superclasses at once (``--target superclasses``)
 """

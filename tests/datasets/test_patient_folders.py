@@ -14,7 +14,7 @@ from datasets.sources import DataError, Problem
 from systems.ecg_multimodal.sources.folders import index_patient_folders
 
 
-def told(index, where):
+def reported(index, where):
     """Return what is said about one patient or file."""
     return " ".join(problem.what for problem in index.problems if problem.where == where)
 
@@ -194,7 +194,7 @@ def test_every_fault_is_named_in_one_run_and_the_rest_is_used(make_patients):
         "20": "not in images",
     }
     for where, words in expected.items():
-        assert words in told(index, where), where
+        assert words in reported(index, where), where
     assert {problem.where for problem in index.problems} == set(expected)
     assert len(index.problems) == len(expected) + 1  # 77 is in one table only, too
     assert all(problem.remedy for problem in index.problems)
@@ -232,7 +232,7 @@ def test_what_gives_the_label_away_is_no_clinical_value(make_patients):
     assert [name for name in index.clinical.columns if name not in ("recording", "age", "sex")][
         -1
     ] == "rr_mean"
-    text = told(index, "clinical.csv")
+    text = reported(index, "clinical.csv")
     for words in (
         "'Label' tells the label",
         "'Diagnosis' tells",

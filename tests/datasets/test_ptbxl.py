@@ -17,7 +17,7 @@ def codes(**likelihoods):
 NORMAL = codes(NORM=100.0, SR=0.0)
 
 
-def told(index, where):
+def reported(index, where):
     return " ".join(problem.what for problem in index.problems if problem.where == where)
 
 
@@ -58,7 +58,7 @@ def test_of_all_real_records_patients_and_missing_values_are_as_published(ptbxl_
 def test_where_the_slower_files_are_absent_the_faster_are_taken_and_that_is_said_once(ptbxl_dir):
     index = index_ptbxl(ptbxl_dir, 100)
     assert index.recordings["signal"].str.startswith("records500/").all()
-    assert "481 records are not there at 100 Hz" in told(index, "records100")
+    assert "481 records are not there at 100 Hz" in reported(index, "records100")
 
 
 # Rules, on records of our own -----------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_a_record_is_labelled_by_its_superclasses_whatever_their_likelihood(
 def test_a_record_that_is_neither_is_left_out_with_the_reason(make_ptbxl, statements, reason):
     index = index_ptbxl(make_ptbxl([{"scp_codes": NORMAL}, {"scp_codes": statements}]))
     assert index.recordings["recording"].tolist() == ["1"]
-    assert reason in told(index, "2")
+    assert reason in reported(index, "2")
     assert [problem.left_out for problem in index.problems] == [True]
 
 
@@ -113,7 +113,7 @@ def test_the_age_of_300_means_over_89(make_ptbxl):
     root = make_ptbxl([{"scp_codes": NORMAL, "age": age} for age in ("300.0", "89.0", "300", "")])
     index = index_ptbxl(root)
     np.testing.assert_array_equal(index.clinical["age"], [90, 89, 90, np.nan])
-    assert told(index, "ptbxl_database.csv").startswith("2 ages are coded 300")
+    assert reported(index, "ptbxl_database.csv").startswith("2 ages are coded 300")
     assert not any(problem.left_out for problem in index.problems)
 
 
@@ -122,7 +122,7 @@ def test_impossible_values_count_as_missing_and_are_named(make_ptbxl):
     index = index_ptbxl(make_ptbxl([{"scp_codes": NORMAL}, wrong]))
     assert index.clinical.loc[1, ["age", "sex", "height", "weight"]].isna().all()
     assert index.clinical.loc[0].notna().sum() == 4  # name, age, sex, weight
-    text = told(index, "2")
+    text = reported(index, "2")
     for words in ("age 'old' is no number", "sex 2", "height 6 is not possible (50 to 250 cm)", "weight 0"):
         assert words in text
     assert len(index.recordings) == 2
@@ -155,11 +155,11 @@ def test_faulty_rows_are_named_and_the_rest_is_used(make_ptbxl):
     assert index.recordings["recording"].tolist() == ["1", "4"]
     assert index.recordings["official_fold"].tolist() == [1, 0]
     assert index.recordings["person"].tolist() == ["7", "record 4"]
-    assert "occurs 2 times" in told(index, "3")
-    assert "patient_id '' is no number" in told(index, "4")
-    assert "strat_fold '11' is not 1 to 10" in told(index, "4")
-    assert "'records100/gone' is absent" in told(index, "5")
-    assert "'../outside' is absent" in told(index, "6")
+    assert "occurs 2 times" in reported(index, "3")
+    assert "patient_id '' is no number" in reported(index, "4")
+    assert "strat_fold '11' is not 1 to 10" in reported(index, "4")
+    assert "'records100/gone' is absent" in reported(index, "5")
+    assert "'../outside' is absent" in reported(index, "6")
 
 
 @pytest.mark.parametrize("name", ["ptbxl_database.csv", "scp_statements.csv"])

@@ -1,4 +1,4 @@
-"""Headers that do not fit their files are told, and nothing of the size they declare is allocated."""
+"""Headers that do not fit their files are reported, and nothing of the size they declare is allocated."""
 
 import os
 

@@ -141,11 +141,11 @@ def test_no_delay_is_made_up_where_the_sound_does_not_follow_the_peaks():
 
 
 @pytest.mark.parametrize(("shift", "told"), [(0.0, False), (0.25, True)])
-def test_examination_says_when_signals_are_out_of_step(shift, told):
+def test_examination_says_when_signals_are_out_of_step(shift, reported):
     ecg, pcg, peaks = heart(shift=shift)
     spans = np.stack([peaks[:-1], peaks[1:]], axis=1)
     quality = examine(Recording(ecg, pcg, RATE, ""), spans)
-    assert [warning.code for warning in quality.warnings] == (["out-of-step"] if told else [])
+    assert [warning.code for warning in quality.warnings] == (["out-of-step"] if reported else [])
     assert quality.sound_delay == pytest.approx(DELAY + shift, abs=0.015)
 
 

@@ -20,7 +20,7 @@ def scan(path, *lines, ends="\n", encoding="utf-8"):
     return scan_signals(path, RATE, problems), problems
 
 
-def told(problems, name):
+def reported(problems, name):
     return " ".join(problem.what for problem in problems if problem.where == name)
 
 
@@ -95,8 +95,8 @@ def test_gaps_become_nan_and_empty_cells_at_the_end_do_not_count(path):
 )
 def test_a_faulty_row_is_named_with_its_line_and_the_others_are_used(path, samples, sentence):
     rows, problems = scan(path, line(1), ",".join(["2", *samples]), line(3), line(4))
-    assert sentence in told(problems, "2")
-    assert "line 2" in told(problems, "2")
+    assert sentence in reported(problems, "2")
+    assert "line 2" in reported(problems, "2")
     assert [problem.left_out for problem in problems] == [False]
     assert list(rows.places) == ["1", "3", "4"]
     assert rows.listed == {"1", "2", "3", "4"}
@@ -110,18 +110,18 @@ def test_a_row_shorter_within_a_tenth_is_used(path):
 
 def test_a_patient_listed_twice_has_no_signal(path):
     rows, problems = scan(path, line(7), line(8), line("07.0"))
-    assert "occurs 2 times (lines 1, 3)" in told(problems, "7")
+    assert "occurs 2 times (lines 1, 3)" in reported(problems, "7")
     assert list(rows.places) == ["8"]
 
 
 def test_a_row_without_a_name_is_named(path):
     _, problems = scan(path, line(1), line(""), line(2))
-    assert "names no patient" in told(problems, "ecg_signals.csv, line 2")
+    assert "names no patient" in reported(problems, "ecg_signals.csv, line 2")
 
 
 def test_a_constant_signal_is_used_and_named(path):
     rows, problems = scan(path, line(1), line(2, np.full(200, 0.5)))
-    assert "constant" in told(problems, "2")
+    assert "constant" in reported(problems, "2")
     assert list(rows.places) == ["1", "2"]
 
 

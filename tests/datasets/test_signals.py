@@ -9,9 +9,9 @@ from datasets.signals import (
     cut_beats,
     fill_gaps,
     resample,
+    separate_saturation_from_gaps,
     shorten_beats,
     standardize,
-    tell_saturation_from_gaps,
 )
 from datasets.sources import DataError
 
@@ -47,7 +47,7 @@ def stored(before, run, after):
 )
 def test_the_lowest_code_is_saturation_if_short_or_near_the_rail(before, run, after, rate, saturated):
     digital = stored(before, run, after)
-    found, missing = tell_saturation_from_gaps(digital, LOWEST, rate)
+    found, missing = separate_saturation_from_gaps(digital, LOWEST, rate)
     expected = digital == LOWEST
     np.testing.assert_array_equal(found, expected if saturated else False)
     np.testing.assert_array_equal(missing, False if saturated else expected)
@@ -55,7 +55,7 @@ def test_the_lowest_code_is_saturation_if_short_or_near_the_rail(before, run, af
 
 def test_each_run_is_evaluated_for_itself():
     digital = np.concatenate([stored(0, 100, 0), stored(-30000, 100, 0)])
-    saturated, missing = tell_saturation_from_gaps(digital, LOWEST, RATE)
+    saturated, missing = separate_saturation_from_gaps(digital, LOWEST, RATE)
     np.testing.assert_array_equal(np.flatnonzero(missing), np.arange(21, 121))
     np.testing.assert_array_equal(np.flatnonzero(saturated), 142 + np.arange(21, 121))
 
@@ -63,17 +63,17 @@ def test_each_run_is_evaluated_for_itself():
 def test_runs_at_both_ends_and_a_recording_of_nothing_else():
     digital = np.zeros(300, dtype=np.int16)
     digital[:100] = digital[-3:] = LOWEST
-    saturated, missing = tell_saturation_from_gaps(digital, LOWEST, RATE)
+    saturated, missing = separate_saturation_from_gaps(digital, LOWEST, RATE)
     np.testing.assert_array_equal(np.flatnonzero(missing), np.arange(100))
     np.testing.assert_array_equal(np.flatnonzero(saturated), [297, 298, 299])
     nothing = np.full(100, LOWEST, dtype=np.int16)
-    saturated, missing = tell_saturation_from_gaps(nothing, LOWEST, RATE)
+    saturated, missing = separate_saturation_from_gaps(nothing, LOWEST, RATE)
     assert missing.all()
     assert not saturated.any()
 
 
 def test_a_signal_without_the_lowest_code_has_neither():
-    saturated, missing = tell_saturation_from_gaps(np.array([0, -32767, 32767]), LOWEST, RATE)
+    saturated, missing = separate_saturation_from_gaps(np.array([0, -32767, 32767]), LOWEST, RATE)
     assert not saturated.any()
     assert not missing.any()
 

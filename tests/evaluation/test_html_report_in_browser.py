@@ -48,7 +48,7 @@ def chromium(folder, *options):
     """Run Chromium without a window and return what it printed."""
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += ["--disable-background-networking", "--disable-dev-shm-usage", "--no-first-run"]
-    command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=3000", *options]
+    command += [f"--user-data-dir={folder / 'profile'}", "--simulated-time-budget=3000", *options]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
     return ended.stdout
@@ -82,7 +82,7 @@ def report(folder):
             "run": "ecg-pcg-a-run-with-a-name-that-is-very-long-session-small-seed42",
             "settings": {"model": {"widths": list(range(60))}},
             "checkpoints": {f"fold_{number}/best.pt": "0123456789abcdef" * 4 for number in range(5)},
-            "changed": ["Note: trained with torch 2.12.0, judged with 2.13.0; last digits may differ."],
+            "changed": ["Note: trained with torch 2.12.0, evaluated with 2.13.0; last digits may differ."],
         },
     }
     path = folder / "report.html"

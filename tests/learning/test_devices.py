@@ -118,5 +118,5 @@ def test_threads():
 
 
 def test_a_cpu_evaluates_fewer_samples_at_once():
-    assert [rows_at_once(wanted, CPU) for wanted in (1, 64, 256)] == [1, 64, 64]
+    assert [rows_at_once(requested, CPU) for requested in (1, 64, 256)] == [1, 64, 64]
     assert rows_at_once(256, torch.device("cuda")) == 256

@@ -62,7 +62,7 @@ def two_at_once(bench: Bench, stage: Stage, share: float) -> str:
         bench.assert_undisturbed(stage, workplace)
         assert not list((workplace.root / "checkpoints").glob("run/.lock_*"))
         refused = second.code != 0
-        return f"{'the second told, ' if refused else ''}same result"
+        return f"{'the second reported, ' if refused else ''}same result"
 
 
 def cache_of(workplace: Workplace) -> Path:

@@ -82,7 +82,7 @@ def test_a_folder_that_one_may_not_write_to_is_reported(bench):
 def test_two_at_once(bench, name, share):
     """A second training is refused; two preparations or evaluations write the same, either may be last."""
     outcome = two_at_once(bench, bench.stages[name], share)
-    assert outcome == ("the second told, same result" if name == TRAINING else "same result")
+    assert outcome == ("the second reported, same result" if name == TRAINING else "same result")
 
 
 def test_the_lock_of_a_dead_process_is_ignored(bench):

@@ -155,7 +155,7 @@ def test_only_the_downloader_uses_the_network():
             names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             talking |= {path.relative_to(ROOT).as_posix() for name in names if name.split(".")[0] in network}
-    # the lock of a run names the machine; a process that is told to end wakes its own thread by sockets
+    # the lock of a run names the machine; a process that is reported to end wakes its own thread by sockets
     assert talking <= {"systems/ecg_pcg/sources/download.py", "learning/runs.py", "learning/distributed.py"}
 
 
@@ -165,9 +165,9 @@ REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+(\[[\w,]+\])?>=\d[\w.]*,<\d[\w.]*")
 @pytest.mark.parametrize("path", sorted(ROOT.glob("requirements*.txt")), ids=lambda path: path.name)
 def test_requirements_are_pinned_from_below_and_above(path):
     lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
-    wanted = [line for line in lines if line and not line.startswith("-r ")]
-    assert wanted
-    assert [line for line in wanted if not REQUIREMENT.fullmatch(line)] == []
+    requested = [line for line in lines if line and not line.startswith("-r ")]
+    assert requested
+    assert [line for line in requested if not REQUIREMENT.fullmatch(line)] == []
 
 
 def test_every_package_that_is_imported_is_required():

@@ -307,8 +307,8 @@ class Predictor(base.Predictor):
             lines += _table([head, *found])
         known = ", ".join(f"{name} {_covariate(name, value)}" for name, value in row["covariates"].items())
         made = f"12-lead ECG, {row['duration']:.1f} s at {row['sampling_rate']:g} Hz"
-        facts = [("made from", f"{made}; {known}" if known else made), *self.model_facts(row)]
-        return lines + [f"{name:11}{text}" for name, text in facts]
+        details = [("made from", f"{made}; {known}" if known else made), *self.model_details(row)]
+        return lines + [f"{name:11}{text}" for name, text in details]
 
     def short_text(self, row: Metadata) -> str:
         """Return the first indicator, ejection fraction if there is one, and the most probable disease."""

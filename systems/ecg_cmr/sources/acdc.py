@@ -43,7 +43,7 @@ INDICATORS = ("lv_edv", "lv_esv", "stroke_volume", "ejection_fraction", "lv_mass
               "rv_ejection_fraction")  # fmt: skip
 COVARIATES = ("height", "weight")
 _LARGEST_SLICE = 25.0
-"""Millimetres between slices that are believed."""
+"""Millimetres between slices that are plausible."""
 
 
 def index_acdc(root: Path) -> PairIndex:

@@ -34,7 +34,7 @@ _FEWEST_FRAMES = 4
 _LARGEST_FILE = 400_000_000
 """Values above which a file is refused before it is decoded."""
 PLAUSIBLE_SPACING = (0.2, 10.0)
-"""Millimetres a pixel that are believed."""
+"""Millimetres a pixel that are plausible."""
 _USUAL_SPACING, _USUAL_FRAMES = (0.6, 3.5), (12, 60)
 """What a cine commonly has; anything else is named, and used."""
 _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
@@ -73,7 +73,7 @@ def read_cine(path: Path, spacing: float = 0.0) -> Cine:
     path : pathlib.Path
         ``.nii``, ``.nii.gz`` or ``.npy``.
     spacing : float
-        Millimetres a pixel; wanted for ``.npy`` and otherwise in place of what the file says. 0: unknown.
+        Millimetres a pixel; requested for ``.npy`` and otherwise in place of what the file says. 0: unknown.
 
     Raises
     ------
@@ -236,8 +236,8 @@ def _voxel_sizes(image: nibabel.Nifti1Image, plane: list[int]) -> tuple[tuple[fl
     if _oriented(image):
         found = np.linalg.norm(np.asarray(image.affine, float)[:3, plane], axis=0)
         if not np.allclose(found, zooms, rtol=0.05):
-            told = [" x ".join(f"{factor * size:.3g}" for size in sizes) for sizes in (found, zooms)]
-            doubt = (f"It states two pixel sizes, {told[0]} and {told[1]} mm; the first is used.",)
+            stated = [" x ".join(f"{factor * size:.3g}" for size in sizes) for sizes in (found, zooms)]
+            doubt = (f"It states two pixel sizes, {stated[0]} and {stated[1]} mm; the first is used.",)
     return (float(factor * found[0]), float(factor * found[1])), doubt
 
 
@@ -285,11 +285,11 @@ def prepare_cine(
     ----------
     cine : Cine
     frames : int
-        Frames wanted, evenly over the one cycle that the file shows; linear between its frames.
+        Frames requested, evenly over the one cycle that the file shows; linear between its frames.
     size : int
-        Height and width wanted, pixels. What lies outside the picture is 0.
+        Height and width requested, pixels. What lies outside the picture is 0.
     pixel_spacing : float
-        Millimetres a pixel wanted; finer pixels are averaged.
+        Millimetres a pixel requested; finer pixels are averaged.
     center : {"motion", "image"}
         Cut out around what moves, without leaving the picture, or around its middle.
     first_frame : int

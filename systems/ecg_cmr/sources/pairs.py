@@ -204,9 +204,9 @@ def _kinds(
     columns: dict[str, str], table: PatientTable, problems: list[Problem]
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Return the names of indicators, diseases and covariates; a column without a number is none of them."""
-    wanted = [name for name in columns if name not in (*_FILES, *_NUMBERS, *_TEXTS)]
+    requested = [name for name in columns if name not in (*_FILES, *_NUMBERS, *_TEXTS)]
     found = []
-    for name in wanted:
+    for name in requested:
         if any(_is_number(row[columns[name]], name) for row in table.rows.values()):
             found.append(name)
             continue
@@ -244,8 +244,8 @@ def _values(
     problems: list[Problem],
 ) -> dict[str, float]:
     """Return what is known of a patient besides the files."""
-    wanted = [name for kind in kinds for name in kind]
-    values = {name: _number(patient, name, cells[columns[name]], table, problems) for name in wanted}
+    requested = [name for kind in kinds for name in kind]
+    values = {name: _number(patient, name, cells[columns[name]], table, problems) for name in requested}
     for name in kinds[1]:
         if not math.isnan(values[name]) and values[name] not in (0.0, 1.0):
             what = f"The {name} is {values[name]:g}, neither 0 nor 1; it counts as missing."

@@ -286,7 +286,7 @@ _LARGEST_PICTURE = 80_000_000
 _FAINT = 0.2
 """Darkness, as a share of that of black, that is still paper: grain, and what JPEG leaves of a grid."""
 _FINENESS = 4
-"""Ink is told from paper at up to so many times the size asked for, where a thin trace is still dark."""
+"""Ink is distinguished from paper at up to so many times the size given, where a thin trace is still dark."""
 
 
 def read_ecg_image(path: Path, height: int, width: int | None = None) -> Picture:
@@ -297,7 +297,7 @@ def read_ecg_image(path: Path, height: int, width: int | None = None) -> Picture
     path : pathlib.Path
         JPEG, PNG, TIFF, BMP, GIF or WebP of any size; a rotation noted by the camera is undone.
     height, width : int
-        Pixels wanted; width by default ten times the height, as a strip of lead II has it.
+        Pixels requested; width by default ten times the height, as a strip of lead II has it.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Envelopes of a heart sound at 50 frames a second, from which its states are told, and how they repeat.
+"""Envelopes of a heart sound at 50 frames a second, from which its states are derived, and how they repeat.
 
 After Schmidt et al., Physiological Measurement 31:513 (2010), and Springer, Tarassenko and Clifford, IEEE
 Transactions on Biomedical Engineering 63:822 (2016), with more bands than theirs. At 1000 Hz, band-passed

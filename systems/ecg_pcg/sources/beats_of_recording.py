@@ -138,7 +138,7 @@ def _lacking(recording: Recording, row: dict[str, object], settings: Preparation
 def _condition(
     signal: Signal, kind: str, settings: PreparationSettings
 ) -> tuple[NDArray[np.floating], float]:
-    """Return (signal, rate) ready for cutting: gaps filled, at most 2000 Hz, filtered if wanted, z-scored."""
+    """Return (signal, rate) to be cut: gaps filled, at most 2000 Hz, filtered if requested, z-scored."""
     samples, rate = fill_gaps(signal.samples.astype(np.float64)), signal.sampling_rate
     if rate > _BEAT_RATE:
         samples, rate = resample(samples, rate, _BEAT_RATE), _BEAT_RATE
@@ -153,7 +153,7 @@ def _condition(
 def read_states(
     root: Path, row: dict[str, object], recording: Recording, settings: PreparationSettings
 ) -> HeartStates | None:
-    """Read the annotated onsets, where there are any and they are wanted."""
+    """Read the annotated onsets, where there are any and they are requested."""
     if settings.onsets == "ecg" or not row["annotation"]:
         return None
     if not is_inside(root / str(row["annotation"]), root):

@@ -34,7 +34,7 @@ _LABELS_FILE = "labels.csv"
 _ECG_NAME = re.compile(r".*(ecg|ekg).*|(lead[ _-]*)?(i{1,3}|av[rlf]|v[1-9]r?|mli{1,3}|mcl[1-6])")
 _PCG_NAME = re.compile(r".*(pcg|phono|stetho|heart[ _-]*sound).*|(.*[^a-z])?hs([^a-z].*)?")
 PLAUSIBLE_RATE = {"ECG": (50.0, 20_000.0), "PCG": (500.0, 200_000.0)}
-"""Sampling rates that are believed, hertz; outside, the header is more likely wrong than right."""
+"""Sampling rates that are plausible, hertz; outside, the header is more likely wrong than right."""
 _NO_GROUPS = Problem(
     _LABELS_FILE,
     "There is neither a session nor a person column: each recording counts as a session of its own, so "
@@ -127,10 +127,10 @@ def find_channels(
     named = (_folded(ecg_channel), _folded(pcg_channel))
     usual = [(_ECG_NAME, _PCG_NAME), (_PCG_NAME, _ECG_NAME)]
     found: list[int | None] = []
-    for wanted, (own, other) in zip(named, usual, strict=True):
+    for requested, (own, other) in zip(named, usual, strict=True):
         fitting = [
-            name == wanted
-            if wanted
+            name == requested
+            if requested
             else bool(own.fullmatch(name) and not other.fullmatch(name)) and name not in named
             for name in names
         ]
@@ -197,7 +197,7 @@ def _hint(name: str, headers: dict[str, str]) -> str:
     return f"Write {similar[0]!r}, if that is meant." if similar else "Add the record, or remove the row."
 
 
-def _check_record(root: Path, path: str, wanted: tuple[str, str]) -> list[Problem]:
+def _check_record(root: Path, path: str, requested: tuple[str, str]) -> list[Problem]:
     """Refuse a record without usable signals; return what is doubtful about the others."""
     try:
         if not is_inside(root / path, root):
@@ -208,12 +208,12 @@ def _check_record(root: Path, path: str, wanted: tuple[str, str]) -> list[Proble
     except (DataError, OSError) as error:
         raise _UnusableError(str(error), "Mend the header or add the file.") from error
     names = ", ".join(_channel_names(header)) or "none"
-    found = dict(zip(PLAUSIBLE_RATE, find_channels(header, *wanted), strict=True))
+    found = dict(zip(PLAUSIBLE_RATE, find_channels(header, *requested), strict=True))
     if not any(number is not None for number in found.values()):
         what = f"Neither an ECG nor a PCG channel is recognized among its channels: {names}."
         raise _UnusableError(what, "Name them with --ecg-channel and --pcg-channel.")
     problems = []
-    for (kind, number), name in zip(found.items(), wanted, strict=True):
+    for (kind, number), name in zip(found.items(), requested, strict=True):
         if number is not None:
             _check_rate(kind, float(header.fs) * header.samps_per_frame[number])
         elif name or header.n_sig > 1:

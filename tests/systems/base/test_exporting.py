@@ -112,7 +112,7 @@ def test_a_file_that_differs_is_not_written(form, ending, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("change", "wanted"),
+    ("change", "requested"),
     [
         (lambda found: found, 0.0),
         (lambda found: found | {"sum": found["sum"] + 0.25}, 0.25),
@@ -120,7 +120,7 @@ def test_a_file_that_differs_is_not_written(form, ending, tmp_path, monkeypatch)
         (lambda found: found | {"product": found["product"] * math.nan}, math.inf),
     ],
 )
-def test_the_largest_difference_counts_every_output(change, wanted):
+def test_the_largest_difference_counts_every_output(change, requested):
     exportable = toy()
 
     def run(inputs):
@@ -128,7 +128,7 @@ def test_the_largest_difference_counts_every_output(change, wanted):
             first, second = exportable.network(**inputs)
         return change({"sum": first, "product": second})
 
-    assert largest_difference(exportable, run) == pytest.approx(wanted, rel=1e-5)
+    assert largest_difference(exportable, run) == pytest.approx(requested, rel=1e-5)
 
 
 def test_a_network_that_is_no_graph_is_refused(tmp_path):

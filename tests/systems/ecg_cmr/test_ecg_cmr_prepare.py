@@ -280,9 +280,9 @@ def test_damaged_pairs_are_named_and_skipped_and_unusual_ones_are_used(root, cap
     for name in reasons:
         assert name in said
     assert "5 with ECG, 5 with cine, 3 with both; 4 left out" in said
-    told = cache.manifest["warnings"]
-    assert any(text.startswith("v00004") and "not square" in text for text in told)
-    assert any(text.startswith("v00005") and "8 frames, which is unusual" in text for text in told)
+    reported = cache.manifest["warnings"]
+    assert any(text.startswith("v00004") and "not square" in text for text in reported)
+    assert any(text.startswith("v00005") and "8 frames, which is unusual" in text for text in reported)
 
     pairs = read_pairs(cache, ("ecg", "cmr"), torch.device("cpu"))
     assert pairs.table["recording"].tolist() == ["v00003", "v00004", "v00005"]

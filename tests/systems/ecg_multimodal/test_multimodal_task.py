@@ -222,7 +222,7 @@ def test_ahead_is_measured_where_it_is_asked_for():
         assert ("damped_image" in named) is expected
 
 
-# Judging --------------------------------------------------------------------------------------------
+# Evaluation --------------------------------------------------------------------------------------------
 
 
 def test_what_a_hidden_view_holds_reaches_nothing():

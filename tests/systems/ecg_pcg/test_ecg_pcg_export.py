@@ -1,4 +1,4 @@
-"""Every network of beats, exported, says what it says when it is judged."""
+"""Every network of beats, exported, says what it says when it is evaluated."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Kinds of PACFNet as ONNX, run by onnxruntime, say what they say when they are judged."""
+"""Kinds of PACFNet as ONNX, run by onnxruntime, say what they say when they are evaluated."""
 
 from typing import Any
 

@@ -24,7 +24,7 @@ TASK = EcgPcg()
 
 
 class Fixed(nn.Module):
-    """Gives the logits it was told."""
+    """Gives the logits it was reported."""
 
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()

@@ -52,20 +52,20 @@ def cache(has_ecg: list[int]) -> Any:
 
 
 class Recorder(nn.Module):
-    """Says which signals it was told are present."""
+    """Says which signals it was reported are present."""
 
     absence_tokens = True
 
     def forward(self, ecg: Tensor, pcg: Tensor, has_ecg: Tensor, has_pcg: Tensor) -> Tensor:
-        self.told = has_ecg, has_pcg
+        self.reported = has_ecg, has_pcg
         return torch.zeros(len(ecg), 2)
 
 
-def told(samples: Beats, *, training: bool, seed: int = 0) -> tuple[Tensor, Tensor]:
+def reported(samples: Beats, *, training: bool, seed: int = 0) -> tuple[Tensor, Tensor]:
     torch.manual_seed(seed)
     model = Recorder().train(training)
     TASK.step(model, samples.batch(torch.arange(len(samples))))
-    return model.told
+    return model.reported
 
 
 def train(samples: Beats, model: nn.Module, steps: int) -> None:
@@ -97,7 +97,7 @@ def test_a_real_cache_has_the_columns(simulated_cache):
 
 
 def test_training_hides_one_signal_of_the_share_it_should():
-    has_ecg, has_pcg = told(beats(8000, modality_dropout=0.3), training=True)
+    has_ecg, has_pcg = reported(beats(8000, modality_dropout=0.3), training=True)
     assert (has_ecg | has_pcg).all(), "never both"
     for has in (has_ecg, has_pcg):
         assert (~has).float().mean() == pytest.approx(0.15, abs=0.02)
@@ -105,26 +105,26 @@ def test_training_hides_one_signal_of_the_share_it_should():
 
 def test_hiding_follows_the_seed():
     samples = beats(modality_dropout=0.5)
-    first, same, other = (torch.stack(told(samples, training=True, seed=seed)) for seed in (0, 0, 1))
+    first, same, other = (torch.stack(reported(samples, training=True, seed=seed)) for seed in (0, 0, 1))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_extremes(share):
-    has_ecg, has_pcg = told(beats(modality_dropout=share), training=True)
+    has_ecg, has_pcg = reported(beats(modality_dropout=share), training=True)
     assert torch.equal(has_ecg ^ has_pcg, torch.full((64,), share == 1.0))
 
 
 def test_nothing_is_hidden_in_use():
-    has_ecg, has_pcg = told(beats(modality_dropout=1.0), training=False)
+    has_ecg, has_pcg = reported(beats(modality_dropout=1.0), training=False)
     assert has_ecg.all() and has_pcg.all()
 
 
 def test_a_recording_without_ecg_keeps_its_heart_sound():
     has = torch.arange(64) % 2 == 0
     for training in (True, False):
-        has_ecg, has_pcg = told(beats(has_ecg=has, modality_dropout=1.0), training=training)
+        has_ecg, has_pcg = reported(beats(has_ecg=has, modality_dropout=1.0), training=training)
         assert has_pcg[~has].all()
         assert not has_ecg[~has].any()
 
@@ -132,12 +132,12 @@ def test_a_recording_without_ecg_keeps_its_heart_sound():
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_build_gives_absence_tokens_where_there_is_modality_dropout(name, share):
-    wanted = settings(model=name, modality_dropout=share)
+    requested = settings(model=name, modality_dropout=share)
     if share and name not in TAKES_ABSENCE:
         with pytest.raises(UserError, match="leave --modality-dropout and --zeroed away"):
-            EcgPcg(wanted).build()
+            EcgPcg(requested).build()
         return
-    model = EcgPcg(wanted).build()
+    model = EcgPcg(requested).build()
     assert getattr(model, "absence_tokens", False) is (share > 0)
     batch = beats(4, modality_dropout=share).batch(torch.arange(4))
     assert len(inputs(model, batch)) == (4 if share else 2)

@@ -188,7 +188,7 @@ def test_another_sampling_rate_gives_the_same_up_to_resampling(workspace, run, p
     found = predicted(call("--ecg", write_record(tmp_path / "fine", finer, rate=1000), *person)[0])
     assert found == pytest.approx(known, rel=2e-3)
     wrong = predicted(call("--ecg", write_record(tmp_path / "wrong", samples, rate=400), *person)[0])
-    assert wrong != pytest.approx(known, rel=2e-3), "a rate that is not believed must show"
+    assert wrong != pytest.approx(known, rel=2e-3), "a rate that is not accepted must show"
 
 
 # What is refused, and warnings -----------------------------------------------------------------------

@@ -48,7 +48,7 @@ def prepared(row, root, settings):
     return prepare_pair(row, root=root, settings=settings)
 
 
-def told(index, where):
+def reported(index, where):
     return " ".join(problem.what for problem in index.problems if problem.where == where)
 
 
@@ -119,15 +119,15 @@ def test_damaged_patients_are_named_and_the_rest_is_used(tmp_path):
     kept = ["patient001", "patient002", "patient006", "patient007", "patient008"]
     assert index.recordings["recording"].tolist() == kept
     values = index.targets.set_index("recording")
-    assert "frame03_gt.nii.gz cannot be read: it is damaged" in told(index, "patient001")
-    assert "It has no patient002_frame07_gt.nii.gz. It has no volumes." in told(index, "patient002")
+    assert "frame03_gt.nii.gz cannot be read: it is damaged" in reported(index, "patient001")
+    assert "It has no patient002_frame07_gt.nii.gz. It has no volumes." in reported(index, "patient002")
     assert values.loc[["patient001", "patient002"], "lv_edv"].isna().all()
     assert values.loc[["patient001", "patient002"], "disease_dilated"].eq(1).all()
-    assert "has no patient003_4d.nii.gz" in told(index, "patient003")
-    assert "Info.cfg cannot be read" in told(index, "patient004")
-    assert "gives 'first' as frame ED" in told(index, "patient005")
-    assert "group 'XYZ' is none of NOR" in told(index, "patient006")
-    assert "weight 900 is not possible" in told(index, "patient006")
+    assert "has no patient003_4d.nii.gz" in reported(index, "patient003")
+    assert "Info.cfg cannot be read" in reported(index, "patient004")
+    assert "gives 'first' as frame ED" in reported(index, "patient005")
+    assert "group 'XYZ' is none of NOR" in reported(index, "patient006")
+    assert "weight 900 is not possible" in reported(index, "patient006")
     assert values.loc["patient006", list(DISEASES)].isna().all()
     assert np.isnan(values.loc["patient006", "height"])
     problem = prepared(
@@ -145,8 +145,8 @@ def test_contours_without_a_structure_or_with_impossible_voxels_give_no_volumes(
     path = thin / "patient002_frame07_gt.nii.gz"
     nibabel.save(nibabel.Nifti1Image(labels("ES"), np.diag([1.5, 1.25, 90.0, 1.0])), path)
     index = index_acdc(tmp_path)
-    assert "lack a structure" in told(index, "patient001")
-    assert "neither can be" in told(index, "patient002")
+    assert "lack a structure" in reported(index, "patient001")
+    assert "neither can be" in reported(index, "patient002")
     assert index.targets["lv_edv"].isna().all()
 
 

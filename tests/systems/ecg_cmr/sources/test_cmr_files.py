@@ -211,9 +211,9 @@ def test_the_cut_does_not_leave_the_picture():
 def test_any_number_of_frames_shows_one_cycle(count):
     curve = np.cos(2 * np.pi * np.arange(count) / count) - 0.3 * np.sin(4 * np.pi * np.arange(count) / count)
     phase = np.arange(16) / 16
-    wanted = np.cos(2 * np.pi * phase) - 0.3 * np.sin(4 * np.pi * phase)
+    requested = np.cos(2 * np.pi * phase) - 0.3 * np.sin(4 * np.pi * phase)
     found = in_time(curve[:, None, None].astype(np.float32), 16)[:, 0, 0]
-    np.testing.assert_allclose(found, wanted, atol=3.2 / count**1.5 if count > 10 else 0.25)
+    np.testing.assert_allclose(found, requested, atol=3.2 / count**1.5 if count > 10 else 0.25)
     assert found[0] == pytest.approx(1)
 
 

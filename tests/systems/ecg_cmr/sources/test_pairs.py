@@ -62,7 +62,7 @@ def change(root, number, **cells):
     save(root, rows)
 
 
-def told(problems, where):
+def reported(problems, where):
     """Return what is said about one patient or file."""
     return " ".join(problem.what for problem in problems if problem.where == where)
 
@@ -158,7 +158,7 @@ def test_what_the_table_says_of_frames_is_kept(root):
     named = index.recordings.set_index("recording")
     assert named.loc["7", "first_frame"] == 3
     assert named["official_fold"].tolist() == [0, 9, 9, 9, 9]
-    assert "official_fold 11 is not possible" in told(index.problems, "7")
+    assert "official_fold 11 is not possible" in reported(index.problems, "7")
     pairs = [
         prepared(dict(row) | {"first_frame": first}, root=root, settings=SETTINGS)
         for row in [index.recordings.iloc[0]]
@@ -187,13 +187,13 @@ def test_everything_that_is_wrong_is_named_in_one_table_and_the_rest_is_used(roo
     assert [problem.where for problem in problems if not problem.left_out] == ["v00004"]  # the number
     views = [problem.where for problem in problems if isinstance(problem, MissingModality)]
     assert sorted(views) == [f"v0000{number}" for number in range(5)]
-    assert "'ecg/v00000.hea' does not exist. It is used without ECG." in told(problems, "v00000")
-    assert "v00001" in told(problems, "v00001")
-    assert "used without ECG" in told(problems, "v00001")
-    assert "v00002_sa.nii.gz cannot be read: it is damaged or cut short" in told(problems, "v00002")
-    assert "v00003_sa.nii.gz holds 1 values that are no numbers" in told(problems, "v00003")
-    assert "'cmr/nothing.nii.gz' does not exist. It is used without cine." in told(problems, "v00004")
-    assert "lv_edv 'large' is no number" in told(problems, "v00004")
+    assert "'ecg/v00000.hea' does not exist. It is used without ECG." in reported(problems, "v00000")
+    assert "v00001" in reported(problems, "v00001")
+    assert "used without ECG" in reported(problems, "v00001")
+    assert "v00002_sa.nii.gz cannot be read: it is damaged or cut short" in reported(problems, "v00002")
+    assert "v00003_sa.nii.gz holds 1 values that are no numbers" in reported(problems, "v00003")
+    assert "'cmr/nothing.nii.gz' does not exist. It is used without cine." in reported(problems, "v00004")
+    assert "lv_edv 'large' is no number" in reported(problems, "v00004")
     assert len(problems) == 6
     assert index.recordings["recording"].tolist() == [f"v0000{number}" for number in range(5)]
     assert np.isnan(index.targets["lv_edv"][4])
@@ -208,8 +208,8 @@ def test_a_patient_of_whom_nothing_is_left_is_left_out(root):
     change(root, 1, ecg="ecg/none", cmr="cmr/none.nii")
     index = index_pairs(root)
     assert index.recordings["recording"].tolist() == ["v00002", "v00003", "v00004"]
-    assert "It has no ECG. It has no cine. Nothing of it can be used." in told(index.problems, "v00000")
-    assert "'ecg/none' does not exist" in told(index.problems, "v00001")
+    assert "It has no ECG. It has no cine. Nothing of it can be used." in reported(index.problems, "v00000")
+    assert "'ecg/none' does not exist" in reported(index.problems, "v00001")
     assert [problem.left_out for problem in index.problems] == [True, True]
     (root / "ecg/v00002.dat").write_bytes(b"")
     (root / "cmr/v00002_sa.nii.gz").write_bytes(b"")
@@ -223,7 +223,7 @@ def test_patients_listed_twice_are_left_out_and_named(root):
     save(root, [*rows, rows[1]])
     index = index_pairs(root)
     assert "v00001" not in set(index.recordings["recording"])
-    assert "occurs 2 times in pairs.csv (rows 3, 7)" in told(index.problems, "v00001")
+    assert "occurs 2 times in pairs.csv (rows 3, 7)" in reported(index.problems, "v00001")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_patients_listed_twice_are_left_out_and_named(root):
 def test_one_wrong_cell_is_named_and_the_patient_kept(root, cells, sentence):
     change(root, 3, **cells)
     index = index_pairs(root)
-    assert sentence in told(index.problems, "v00003")
+    assert sentence in reported(index.problems, "v00003")
     assert len(index.problems) == 1
     assert len(index.recordings) == 5
     for name in set(cells) - {"ecg", "cmr", "long_axis"}:
@@ -254,7 +254,7 @@ def test_a_link_out_of_the_folder_is_not_followed(root, tmp_path):
     (tmp_path / "elsewhere.nii.gz").write_bytes((root / "cmr/v00000_sa.nii.gz").read_bytes())
     (root / "cmr/v00000_sa.nii.gz").unlink()
     (root / "cmr/v00000_sa.nii.gz").symlink_to(tmp_path / "elsewhere.nii.gz")
-    assert "outside the folder" in told(index_pairs(root).problems, "v00000")
+    assert "outside the folder" in reported(index_pairs(root).problems, "v00000")
 
 
 def test_columns_without_numbers_or_twice_are_not_used(root):
@@ -262,8 +262,8 @@ def test_columns_without_numbers_or_twice_are_not_used(root):
     save(root, rows)
     index = index_pairs(root)
     assert index.indicators == INDICATORS
-    assert "'hospital' holds no number" in told(index.problems, "pairs.csv")
-    assert "'Gender' repeats 'sex'" in told(index.problems, "pairs.csv")
+    assert "'hospital' holds no number" in reported(index.problems, "pairs.csv")
+    assert "'Gender' repeats 'sex'" in reported(index.problems, "pairs.csv")
     assert len(index.problems) == 2
 
 
@@ -303,7 +303,7 @@ def test_unusual_cines_come_out_as_the_usual_one(root):
     assert phases.mean() < 6
     assert found.row["cmr_slices"] == 3
     assert found.row["cmr_frames"] == 48
-    assert "axis, the shortest, is taken for that of the slices" in told(found.problems, "v00001")
+    assert "axis, the shortest, is taken for that of the slices" in reported(found.problems, "v00001")
 
 
 def test_another_spacing_shows_the_same_heart(root):
@@ -315,7 +315,7 @@ def test_another_spacing_shows_the_same_heart(root):
     affine = run(path).affine @ np.diag([2.0, 1.0, 1.0, 1.0])
     nibabel.save(nibabel.Nifti1Image(coarse, affine), path)
     found = prepared(row, root=root, settings=SETTINGS)
-    assert "not square" in told(found.problems, "v00001")
+    assert "not square" in reported(found.problems, "v00001")
     assert np.corrcoef(found.cmr.ravel(), usual.ravel())[0, 1] > 0.95
 
 
@@ -323,7 +323,7 @@ def test_an_end_diastole_behind_the_last_frame_is_reported(root):
     row = index_pairs(root).recordings.loc[0].to_dict() | {"first_frame": 24}
     found = prepared(row, root=root, settings=SETTINGS)
     assert found.cmr is None
-    assert "end-diastole is frame 25, and there are 24" in told(found.problems, "v00000")
+    assert "end-diastole is frame 25, and there are 24" in reported(found.problems, "v00000")
 
 
 # ECGs -----------------------------------------------------------------------------------------------

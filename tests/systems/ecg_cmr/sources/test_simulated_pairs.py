@@ -1,4 +1,4 @@
-"""Virtual pairs: ECG and cine of the same heart, in memory and as files, and what each of them can tell."""
+"""simulated pairs: ECG and cine of the same heart, in memory and as files, and what each of them can tell."""
 
 import dataclasses
 import json

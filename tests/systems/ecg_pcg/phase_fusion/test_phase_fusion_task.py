@@ -33,7 +33,7 @@ def train(cache, folder, *options):
     )
 
 
-def judge(cache, folder, run, *options):
+def evaluate_run(cache, folder, run, *options):
     evaluate.main(
         [
             *("--checkpoint", str(run), "--cache", str(cache), "--results-dir", str(folder / "results")),
@@ -54,7 +54,7 @@ def run(simulated_cache, tmp_path_factory):
 def test_one_model_evaluates_both_signals_and_either_one(run, simulated_cache):
     folder, checkpoints = run
     tables = [
-        judge(simulated_cache.path, folder, checkpoints, *options)
+        evaluate_run(simulated_cache.path, folder, checkpoints, *options)
         for options in ((), ("--without", "ecg"), ("--without", "pcg"))
     ]
     both, pcg, ecg = (np.log(t["probability"] / (1 - t["probability"])) for t in tables)
@@ -110,11 +110,11 @@ def test_another_cohort_with_sound_alone_and_one_with_ecg_alone_are_evaluated(ru
         recordings.assign(sha256="unseen").to_csv(copy / "recordings.csv", index=False)
         if missing == "pcg":  # nor are there heart states where no sound was
             (copy / "events.csv").write_text("recording,time,state\n")
-        judge(copy, folder, checkpoints)
-        judged = pd.read_csv(folder / "results" / f"{checkpoints.name}-on-{copy.name}" / "recordings.csv")
-        assert len(judged) == len(recordings)
-        assert judged["probability"].between(0, 1).all()
-        assert judged["probability"].nunique() > len(judged) / 2
+        evaluate_run(copy, folder, checkpoints)
+        evaluated = pd.read_csv(folder / "results" / f"{checkpoints.name}-on-{copy.name}" / "recordings.csv")
+        assert len(evaluated) == len(recordings)
+        assert evaluated["probability"].between(0, 1).all()
+        assert evaluated["probability"].nunique() > len(evaluated) / 2
 
 
 def test_it_is_evaluated_under_stress_like_any_other_model(run, simulated_cache):

@@ -1,4 +1,4 @@
-"""A cache made worse, and trained runs judged on it."""
+"""A cache made worse, and trained runs evaluated on it."""
 
 import dataclasses
 from typing import Any
@@ -123,7 +123,7 @@ def test_features_are_those_of_the_corrupted_signals_and_leave_the_cache_alone(s
     assert not folder.exists(), "what was derived is gone"
 
 
-# Judging -------------------------------------------------------------------------------------------------
+# Evaluation -------------------------------------------------------------------------------------------------
 
 
 def train(cache: Cache, folder, *options: str):
@@ -176,10 +176,10 @@ def test_drowning_the_signal_that_carries_the_label_costs_auroc_and_drowning_the
 def test_every_recording_is_evaluated_once_by_the_fold_that_did_not_train_on_it(heard):
     cache, _, checkpoints = heard
     with CorruptedCache(cache, LOUD) as stressed:
-        judged = predict_recordings(checkpoints, stressed, SETTINGS)
-    assert sorted(judged["recording"]) == sorted(cache.table("recordings")["recording"])
+        evaluated = predict_recordings(checkpoints, stressed, SETTINGS)
+    assert sorted(evaluated["recording"]) == sorted(cache.table("recordings")["recording"])
     for checkpoint in checkpoints:
-        tested = judged.loc[judged["fold"] == checkpoint["fold"], "recording"]
+        tested = evaluated.loc[evaluated["fold"] == checkpoint["fold"], "recording"]
         assert len(tested)
         assert not set(tested) & set(checkpoint["trained_on"]["recording"])
 
@@ -222,45 +222,45 @@ def test_the_row_of_a_corruption_holds_the_change_from_clean():
 
 @pytest.fixture
 def command(heard, tmp_path, monkeypatch):
-    """Return what runs the study in a folder with made-up predictions, and the list of what was judged."""
+    """Return what runs the study in a folder with made-up predictions, and the list of what was evaluated."""
     cache, run, _ = heard
     metadata = cache.table("recordings")[["recording", "session", "label"]]
-    judged: list[object] = []
+    evaluated: list[object] = []
 
-    def judge(checkpoints, cache, settings) -> pd.DataFrame:
-        judged.append(getattr(cache, "corruption", "clean"))
-        return metadata.assign(probability=np.random.default_rng(len(judged)).uniform(size=len(metadata)))
+    def evaluate_run(checkpoints, cache, settings) -> pd.DataFrame:
+        evaluated.append(getattr(cache, "corruption", "clean"))
+        return metadata.assign(probability=np.random.default_rng(len(evaluated)).uniform(size=len(metadata)))
 
-    monkeypatch.setattr(study, "predict_recordings", judge)
+    monkeypatch.setattr(study, "predict_recordings", evaluate_run)
 
     def start(*options: str) -> pd.DataFrame:
-        judged.clear()
+        evaluated.clear()
         places = ("--checkpoint-dir", run.parent, "--cache", cache.path, "--results-dir", tmp_path)
         study.main([*map(str, places), "--threads", "1", "--bootstrap-draws", "50", *options])
         return pd.read_csv(tmp_path / "stress.csv")
 
-    return start, judged, run.name
+    return start, evaluated, run.name
 
 
 def test_the_study_writes_table_and_figure_and_evaluates_nothing_twice(command, tmp_path, capsys):
-    start, judged, run = command
+    start, evaluated, run = command
     with pytest.raises(FileNotFoundError):
         start()
     assert "name runs with --runs" in capsys.readouterr().out
     table = start("--runs", run, "--kinds", "clipping")
-    assert len(table) == len(judged) == 10, "clean, and three levels on three signals"
+    assert len(table) == len(evaluated) == 10, "clean, and three levels on three signals"
     assert (tmp_path / "stress.png").stat().st_size > 10_000
     text = (tmp_path / "stress.md").read_text()
     assert "| clipping | heart sound |" in text
     assert f"{table['auroc'].iloc[0]:.3f}" in text
     again = start("--runs", run, "--kinds", "clipping")
-    assert judged == []
+    assert evaluated == []
     pd.testing.assert_frame_equal(again, table)
     more = start("--runs", run, "--kinds", "clipping", "shift")
-    assert len(judged) == 1 + 6, "clean again, to compare with"
+    assert len(evaluated) == 1 + 6, "clean again, to compare with"
     assert len(more) == 16
     start("--runs", run, "--kinds", "clipping", "--seed", "1")
-    assert len(judged) == 10, "made with another seed"
+    assert len(evaluated) == 10, "made with another seed"
 
 
 def test_seeds_of_a_model_are_shown_as_their_mean():

@@ -39,7 +39,7 @@ GOOD = (
 )
 
 
-def told(index, where: str) -> str:
+def reported(index, where: str) -> str:
     """Return what is said about one recording or file."""
     return " ".join(f"{p.what} {p.remedy}" for p in index.problems if p.where == where)
 
@@ -119,7 +119,7 @@ def test_without_session_and_person_each_recording_stands_alone_and_the_user_is_
     index = index_cohort(make_cohort(tmp_path, "recording,label\nr1,0\nr2,1\n", ["r1", "r2"]))
     assert index.session_unit == {"cohort": "recording"}
     assert index.recordings["session"].tolist() == ["r1", "r2"]
-    assert "shared between train and test" in told(index, "labels.csv")
+    assert "shared between train and test" in reported(index, "labels.csv")
 
 
 def test_the_person_is_the_session_where_only_persons_are_given(tmp_path):
@@ -143,8 +143,8 @@ def test_sessions_that_share_a_person_become_one(tmp_path):
     assert index.recordings["session"].tolist() == ["s1+s2+s3"] * 4 + ["s4", "s5"]
     assert index.recordings["person"].tolist() == ["p1", "p1", "p2", "p2", "", ""]
     assert [problem.where for problem in index.problems] == ["p1", "p2"]
-    assert "s1, s2" in told(index, "p1")
-    assert "count as one" in told(index, "p1")
+    assert "s1, s2" in reported(index, "p1")
+    assert "count as one" in reported(index, "p1")
 
 
 @settings(max_examples=80, deadline=None)
@@ -220,7 +220,7 @@ def test_every_mismatch_is_named_in_one_table_and_the_rest_is_used(tmp_path):
     }
     assert {problem.where for problem in index.problems} == set(expected)
     for where, pattern in expected.items():
-        assert re.search(pattern, told(index, where)), where
+        assert re.search(pattern, reported(index, where)), where
     assert all(problem.what and problem.remedy for problem in index.problems)
 
 
@@ -286,5 +286,5 @@ def test_a_signal_is_never_dropped_in_silence(tmp_path, channels, options, said)
     (tmp_path / "labels.csv").write_text("recording,person,label\nr1,p,0\n")
     index = index_cohort(tmp_path, *options)
     assert index.recordings["recording"].tolist() == ["r1"]
-    assert re.search(said, told(index, "r1"))
+    assert re.search(said, reported(index, "r1"))
     assert bool(index.problems) == bool(said)

@@ -35,7 +35,7 @@ def column(index, name):
     return dict(zip(index.recordings["recording"], index.recordings[name], strict=True))
 
 
-def told(index):
+def reported(index):
     return {problem.where: problem.what for problem in index.problems}
 
 
@@ -75,7 +75,7 @@ def test_every_faulty_row_is_named_and_the_others_are_used(tmp_path):
     rows += ["a0007, -1 , 1 ", "a0008,1", "a0009,1,1,extra"]
     index = index_physionet2016(make_release(tmp_path, {"a": "\n".join(rows)}, GOOD_APPENDIX), ["a"])
     assert column(index, "label") == {"a0001": 1, "a0007": 0, "a0008": 1, "a0009": 1}
-    assert told(index) == {
+    assert reported(index) == {
         "a0002": "The label '0' (REFERENCE-SQI.csv, line 2) is neither -1 nor 1.",
         "a0003": "The label '' (REFERENCE-SQI.csv, line 3) is neither -1 nor 1.",
         "a0004": "The quality '2' (REFERENCE-SQI.csv, line 4) is neither 0 nor 1.",
@@ -93,7 +93,7 @@ def test_without_the_appendix_a_recording_is_its_own_session_and_that_is_reporte
     assert column(index, "session") == {"a0001": "a0001", "a0002": "a0002", "a0003": "a0003"}
     assert index.session_unit == {"training-a": "recording"}
     assert [problem.left_out for problem in index.problems] == [False]
-    assert "no recording has a session" in told(index)[APPENDIX]
+    assert "no recording has a session" in reported(index)[APPENDIX]
     assert "a recording counts as a session" in index.problems[0].remedy
 
 
