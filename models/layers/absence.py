@@ -116,7 +116,8 @@ def _select_rows(features: Tensor, token: Tensor, present: Tensor) -> Tensor:
 def modality_mask(name: str, values: Tensor | None, has: Tensor | None, given: Tensor) -> Tensor:
     """Return which rows have a modality, (B,), checked; ``given`` is the batch of any modality."""
     if has is None:
-        return torch.full((len(given),), values is not None, device=given.device)
+        # not len(): an exported network would hold the number of rows as a constant
+        return torch.full((given.shape[0],), values is not None, device=given.device)
     if has.dtype != torch.bool or has.shape != given.shape[:1]:
         raise ValueError(
             f"has_{name} must be boolean of shape ({len(given)},), and is {has.dtype} of {tuple(has.shape)}."
