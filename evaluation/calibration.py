@@ -312,7 +312,7 @@ def _at(prevalence: float) -> dict[str, Statistic]:
     def brier(units: pd.DataFrame, weights: Array) -> Array:
         positive = units["label"].to_numpy(dtype=float)
         error = (units["probability"].to_numpy(dtype=float) - positive) ** 2
-        of_class = [divided(weights @ (kind * error), weights @ kind) for kind in (positive, 1 - positive)]
+        of_class = [divided(weights @ (part * error), weights @ part) for part in (positive, 1 - positive)]
         return prevalence * of_class[0] + (1 - prevalence) * of_class[1]
 
     return {

@@ -110,8 +110,8 @@ def confusion_figure(
     scores = binary_scores(units["label"], units["probability"], limit)
     counts = np.array([[scores["tn"], scores["fp"]], [scores["fn"], scores["tp"]]], dtype=int)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    said = "threshold from validation" if threshold is None else f"threshold {threshold:g}"
-    figure, axes = _square(f"Confusion matrix · {said}", unit, protocol, watermark)
+    text = "threshold from validation" if threshold is None else f"threshold {threshold:g}"
+    figure, axes = _square(f"Confusion matrix · {text}", unit, protocol, watermark)
     axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("share", ["#FFFFFF", BLUE]), vmin=0, vmax=1)
     for row, column in np.ndindex(2, 2):
         colour = "white" if shares[row, column] > 0.75 else INK
@@ -151,7 +151,7 @@ def calibration_figure(
     axes.set(ylabel=f"share of {unit} that are abnormal", ylim=(-0.03, 1.03))
     axes.legend(loc="upper left", **LEGEND)
     edges = np.linspace(0, 1, bins + 1)
-    parts = [units.loc[units["label"] == kind, "probability"].to_numpy() for kind in (0, 1)]
+    parts = [units.loc[units["label"] == label, "probability"].to_numpy() for label in (0, 1)]
     below.hist(parts, edges, stacked=True, color=[SKY, VERMILLION], label=["normal", "abnormal"], rwidth=0.9)
     below.set(xlabel="predicted probability of abnormal", ylabel=f"number of {unit}", xlim=(-0.03, 1.03))
     below.set_ylim(0, 1.45 * max(below.get_ylim()[1], 1))
@@ -209,9 +209,9 @@ def beat_attention_figure(
         elif table is not None:
             _draw_levels(axes, time, table, scale)
     panels[-1].set(xlabel=time_label, xlim=(time[0], time[-1]))
-    drawn = [image for axes in panels for image in axes.images]
-    if drawn:
-        figure.colorbar(drawn[0], ax=list(panels), label="attention", fraction=0.035, pad=0.02)
+    images = [image for axes in panels for image in axes.images]
+    if images:
+        figure.colorbar(images[0], ax=list(panels), label="attention", fraction=0.035, pad=0.02)
     return figure
 
 

@@ -49,7 +49,7 @@ ROWS = {
     "brier": "Brier",
 }
 LONGEST_TABLE = 60
-"""Rows up to which a table is shown on the page; longer ones are named."""
+"""Rows up to which a table is shown on the page; of longer ones the number of rows."""
 _UNITS: dict[str, str | None] = {"beats": None, "recordings": "recording", "persons": "person"}
 _CLUSTER = {"patient": "patient", "official": "patient"}
 """What the column ``session`` holds under some protocols: a patient counts as one session."""
@@ -145,8 +145,8 @@ def result_files(
         units = predictions if by is None else aggregate(predictions, by)
         if name != "persons" and not compact:
             found |= {
-                f"figures/{kind}_{name}.png": figure
-                for kind, figure in _figures(units, name, metrics).items()
+                f"figures/{figure_name}_{name}.png": figure
+                for figure_name, figure in _figures(units, name, metrics).items()
             }
         if by == "recording" or (by is not None and not compact):
             found[f"{name}.csv"] = units
@@ -215,19 +215,19 @@ def _evaluate_units(predictions: pd.DataFrame, by: str | None, draws: int, seed:
 
 
 def _figures(units: pd.DataFrame, unit: str, metrics: Mapping[str, Any]) -> dict[str, Figure]:
-    said = {"unit": unit, "protocol": metrics["protocol"], "watermark": metrics["stamp"]}
+    style = {"unit": unit, "protocol": metrics["protocol"], "watermark": metrics["stamp"]}
     limit = 0.5 if metrics["threshold"] == "half" else None
     auroc = metrics[unit]["at_half"]["intervals"]["auroc"]
     interval = Interval(**auroc) if auroc["low"] is not None else None
     draw: dict[str, Callable[[], Figure]] = {
-        "roc": lambda: roc_figure(units, interval=interval, **said),
-        "precision_recall": lambda: precision_recall_figure(units, **said),
-        "confusion": lambda: confusion_figure(units, threshold=limit, **said),
-        "calibration": lambda: calibration_figure(units, **said),
+        "roc": lambda: roc_figure(units, interval=interval, **style),
+        "precision_recall": lambda: precision_recall_figure(units, **style),
+        "confusion": lambda: confusion_figure(units, threshold=limit, **style),
+        "calibration": lambda: calibration_figure(units, **style),
     }
     if unit == "recordings" and units["label"].nunique() == 2:
-        draw["decision_curve"] = lambda: decision_curve_figure(units, **said)
-    return {kind: make() for kind, make in draw.items()}
+        draw["decision_curve"] = lambda: decision_curve_figure(units, **style)
+    return {name: make() for name, make in draw.items()}
 
 
 # Text and Markdown ---------------------------------------------------------------------------------------
@@ -363,8 +363,8 @@ def _persons_line(metrics: dict[str, Any]) -> str:
 def _interval_line(metrics: dict[str, Any]) -> str:
     bootstrap = metrics["bootstrap"]
     draws = f"from {bootstrap['draws']:,} draws of whole {bootstrap['cluster']}s, seed {bootstrap['seed']}"
-    said = f"Intervals: 95 %, {draws}" if bootstrap["draws"] else "Intervals: not computed"
-    return f"{said}. Mean and standard deviation: over folds. MAcc = (sensitivity + specificity) / 2."
+    intervals = f"Intervals: 95 %, {draws}" if bootstrap["draws"] else "Intervals: not computed"
+    return f"{intervals}. Mean and standard deviation: over folds. MAcc = (sensitivity + specificity) / 2."
 
 
 # One HTML page -------------------------------------------------------------------------------------------

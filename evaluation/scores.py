@@ -80,8 +80,8 @@ def aggregate(predictions: pd.DataFrame, by: str = "recording") -> pd.DataFrame:
 def one_label_a_person(recordings: pd.DataFrame) -> pd.DataFrame:
     """Return the table with a person who has both labels named as two, one a label."""
     labels = recordings["person"].map(recordings.groupby("person")["label"].nunique())
-    kind = recordings["label"].map({0: " (normal)", 1: " (abnormal)"})
-    return recordings.assign(person=recordings["person"] + kind.where(labels > 1, ""))
+    suffix = recordings["label"].map({0: " (normal)", 1: " (abnormal)"})
+    return recordings.assign(person=recordings["person"] + suffix.where(labels > 1, ""))
 
 
 def macro_auroc(label: ArrayLike, probability: ArrayLike) -> float:
@@ -283,11 +283,11 @@ def _shared(groups: Any, otherwise: Any) -> pd.Series:
 
 
 def _refuse_disagreement(groups: Any, unit: str, column: str) -> None:
-    kinds = groups[column].nunique(dropna=False)
-    if (kinds > 1).any():
-        name = kinds.index[kinds > 1][0]
+    counts = groups[column].nunique(dropna=False)
+    if (counts > 1).any():
+        name = counts.index[counts > 1][0]
         found = sorted(str(value) for value in groups.get_group(name)[column].unique())
         raise ValueError(
-            f"{int((kinds > 1).sum())} {unit}s have more than one {column}, the first is {unit} {name} with "
+            f"{int((counts > 1).sum())} {unit}s have more than one {column}, the first is {unit} {name} with "
             f"{', '.join(found)}: a {unit} needs one {column}."
         )

@@ -295,7 +295,7 @@ def _drawn(
     """Return the score in the first `draws` usable draws of clusters, and the share that was not usable."""
     random = np.random.default_rng(seed)
     clusters = int(codes.max()) + 1
-    parts = [np.ones(len(codes), dtype=bool)] if labels is None else [labels == kind for kind in (0, 1)]
+    parts = [np.ones(len(codes), dtype=bool)] if labels is None else [labels == label for label in (0, 1)]
     holds = np.stack([np.bincount(codes, part, clusters) for part in parts], axis=1)
     at_once = max(1, min(draws, ELEMENTS_AT_ONCE // len(codes)))
     kept, used, tried = [np.empty(0)], 0, 0

@@ -27,7 +27,7 @@ TINY += ["--epochs", "2", "--batch-size", "8", "--precision", "float32", "--devi
 FRAMES = ["--channels", "16", "16", "--latent-channels", "2"]
 SAME = ["--autoencoder.channels", "16", "16", "--autoencoder.latent-channels", "2"]
 FEW = ["--patients", "6", "--bootstrap-draws", "20", "--threads", "1"]
-DRAWN = ["--steps", "2", "--samples", "2"]
+SAMPLING = ["--steps", "2", "--samples", "2"]
 
 
 class Workspace:
@@ -68,7 +68,7 @@ def run(workspace, parents) -> Path:
 
 @pytest.fixture(scope="module")
 def metrics(workspace, run) -> dict:
-    return workspace.evaluate(run, *DRAWN)
+    return workspace.evaluate(run, *SAMPLING)
 
 
 def test_everything_that_is_promised_is_scored(workspace, run, metrics):
@@ -86,7 +86,7 @@ def test_everything_that_is_promised_is_scored(workspace, run, metrics):
 
 
 def test_evaluating_again_draws_the_same_cines(workspace, run, metrics):
-    again = workspace.evaluate(run, *DRAWN, "--batch-size", "5", "--compact")
+    again = workspace.evaluate(run, *SAMPLING, "--batch-size", "5", "--compact")
     for table in ("images", "memorization", "spread"):
         for first, second in zip(metrics[table], again[table], strict=True):
             for key, value in first.items():
@@ -187,4 +187,4 @@ def test_a_run_is_evaluated_on_its_own_cache_only(workspace, run):
     words = ["ecg-to-cmr", "--simulate", "--patients", "30", "--jobs", "1", *VIEWS, "--simulation.seed", "5"]
     other = load_data.main([*words, "--cache-dir", str(workspace.root / "elsewhere")])
     with pytest.raises(UserError, match="cache that it was trained from"):
-        workspace.evaluate(run, *DRAWN, "--cache", str(other))
+        workspace.evaluate(run, *SAMPLING, "--cache", str(other))

@@ -48,12 +48,12 @@ def retrieval_figure(table: pd.DataFrame, *, watermark: str = "") -> Figure:
     figure = new_figure("Retrieval", f"{pairs:,} unseen pairs · 95 % intervals", "", watermark, 4.6)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (direction, part) in zip(panels, table.groupby("direction", sort=False), strict=True):
-        place = np.arange(len(part))
-        axes.bar(place, part["recall"], 0.6, color=BLUE)
+        at = np.arange(len(part))
+        axes.bar(at, part["recall"], 0.6, color=BLUE)
         ends = np.abs(part[["low", "high"]].to_numpy().T - part["recall"].to_numpy())
-        axes.errorbar(place, part["recall"], ends, fmt="none", color=INK, capsize=4)
-        axes.hlines(part["chance"], place - 0.4, place + 0.4, color=ORANGE, linewidth=2.5, label="chance")
-        axes.set(xticks=place, xticklabels=[f"first {rank}" for rank in part["rank"]], ylim=(0, 1))
+        axes.errorbar(at, part["recall"], ends, fmt="none", color=INK, capsize=4)
+        axes.hlines(part["chance"], at - 0.4, at + 0.4, color=ORANGE, linewidth=2.5, label="chance")
+        axes.set(xticks=at, xticklabels=[f"first {rank}" for rank in part["rank"]], ylim=(0, 1))
         axes.set_title(direction, loc="left", fontsize=12, color=INK)
         _plain(axes)
     panels[0].set_ylabel("recall")
@@ -140,8 +140,8 @@ def relevance_figure(
     time = np.arange(traces.shape[1]) / sampling_rate
     for axes, trace, share, name in zip(panels, traces, shares, leads, strict=True):
         low, high = _limits(trace)
-        place = (0, seconds, low, high)
-        axes.imshow(share[None], cmap=SHADES, vmin=lowest, vmax=highest, extent=place, aspect="auto")
+        extent = (0, seconds, low, high)
+        axes.imshow(share[None], cmap=SHADES, vmin=lowest, vmax=highest, extent=extent, aspect="auto")
         axes.plot(time, trace, color=INK, linewidth=0.8)
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
         axes.set(yticks=[])
@@ -160,7 +160,7 @@ def reconstruction_figure(
     *,
     watermark: str = "",
 ) -> Figure:
-    """Draw an ECG, and over the stretches that were hidden what was put in their place.
+    """Draw an ECG, and its reconstruction over the stretches that were hidden.
 
     Parameters
     ----------

@@ -185,21 +185,21 @@ def find_contours(cine: ArrayLike) -> Contours | None:
         return None
     center, radii, levels = found
     centers = np.repeat(center[None], len(frames), axis=0)
-    seen = _polar(frames, centers)
-    endocardium, levels = _inner(seen, _blood_of(seen, radii, levels), limit=None)
+    polar = _polar(frames, centers)
+    endocardium, levels = _inner(polar, _blood_of(polar, radii, levels), limit=None)
     centers = centers + _shift(endocardium)
     first = endocardium[[0, 1, -1]].max(axis=0)
     limit = ndimage.maximum_filter1d(first, 7, mode="wrap") + 2
-    seen = _polar(frames, centers)
-    endocardium, levels = _inner(seen, levels, limit)
+    polar = _polar(frames, centers)
+    endocardium, levels = _inner(polar, levels, limit)
     if endocardium.mean() < SMALLEST:
         return None
     lung = float(np.percentile(frames, 10))
     rise = np.full(ANGLES, BRIGHTER[1])
-    epicardium = _outer(seen, endocardium, levels, lung, rise)
-    behind = _blood_behind(seen, epicardium, levels)
+    epicardium = _outer(polar, endocardium, levels, lung, rise)
+    behind = _blood_behind(polar, epicardium, levels)
     rise[behind < behind.max() / 2] = BRIGHTER[0]
-    epicardium = _outer(seen, endocardium, levels, lung, rise)
+    epicardium = _outer(polar, endocardium, levels, lung, rise)
     septum = float(np.degrees(np.arctan2((behind * _SIN).sum(), (behind * _COS).sum())) % 360)
     return Contours(endocardium, epicardium, centers, septum)
 
@@ -301,9 +301,9 @@ def _shift(border: Array) -> Array:
     return np.stack([-(cubic * _SIN).sum(axis=1) / area, (cubic * _COS).sum(axis=1) / area], axis=1)
 
 
-def _blood_of(seen: Pixels, radii: Array, levels: tuple[float, float]) -> tuple[float, float]:
+def _blood_of(polar: Pixels, radii: Array, levels: tuple[float, float]) -> tuple[float, float]:
     """Return the levels with that of blood taken from inside the cavity of the first frame."""
-    inside = seen[0][_radii(seen.shape[2]) < radii[:, None] - 1.5]
+    inside = polar[0][_radii(polar.shape[2]) < radii[:, None] - 1.5]
     return (float(np.percentile(inside, 60)) if inside.size else levels[0]), levels[1]
 
 
@@ -355,12 +355,12 @@ def _closed_path(score: Array, slope: int = 2, cost: float = 0.05) -> NDArray[np
 
 
 def _inner(
-    seen: Pixels, levels: tuple[float, float], limit: Array | None
+    polar: Pixels, levels: tuple[float, float], limit: Array | None
 ) -> tuple[Array, tuple[float, float]]:
     """Return the endocardium in every frame, and the levels of blood and muscle on both sides of it."""
     blood, muscle = levels
-    radii = _radii(seen.shape[2])
-    like = np.clip((seen - (blood + muscle) / 2) / (blood - muscle), -0.5, 0.5)
+    radii = _radii(polar.shape[2])
+    like = np.clip((polar - (blood + muscle) / 2) / (blood - muscle), -0.5, 0.5)
     score, _ = _gain(like, ENDOCARDIUM_DROP, ENDOCARDIUM_LEAK, 2.0)
     if limit is not None:
         score = score - 10 * np.maximum(radii - limit[:, None], 0)
@@ -368,21 +368,21 @@ def _inner(
     ring = (radii > border[..., None] + 0.9) & (radii < border[..., None] + 2.2)
     inside = radii < border[..., None] - 1.5
     found = [
-        float(np.percentile(seen[part], share)) if part.any() else level
+        float(np.percentile(polar[part], share)) if part.any() else level
         for part, share, level in ((inside, 65, blood), (ring, 40, muscle))
     ]
     return border, (found[0], found[1]) if found[0] > found[1] else levels
 
 
-def _outer(seen: Pixels, endocardium: Array, levels: tuple[float, float], lung: float, rise: Array) -> Array:
-    """Return the epicardium in every frame: where, seen from the endocardium, muscle ends.
+def _outer(polar: Pixels, endocardium: Array, levels: tuple[float, float], lung: float, rise: Array) -> Array:
+    """Return the epicardium in every frame: where muscle ends, going outward from the endocardium.
 
     It does where brightness has risen by a share ``rise`` (ANGLES,) of the way to blood, or fallen.
     """
     blood, muscle = levels
-    radii = _radii(seen.shape[2])
+    radii = _radii(polar.shape[2])
     dark = max(muscle - lung, 1e-3)
-    smooth = ndimage.uniform_filter1d(seen, 5, axis=1, mode="wrap")
+    smooth = ndimage.uniform_filter1d(polar, 5, axis=1, mode="wrap")
     below_blood = (muscle + rise[:, None] * (blood - muscle) - smooth) / (blood - muscle)
     above_lung = (smooth - muscle + DARKER * dark) / dark
     beyond = radii - endocardium[..., None]
@@ -393,9 +393,9 @@ def _outer(seen: Pixels, endocardium: Array, levels: tuple[float, float], lung: 
     return np.maximum(radii[_closed_path(score)] + STEP / 2, endocardium)
 
 
-def _blood_behind(seen: Pixels, epicardium: Array, levels: tuple[float, float]) -> Array:
+def _blood_behind(polar: Pixels, epicardium: Array, levels: tuple[float, float]) -> Array:
     """Return how much blood there is behind the muscle in each direction, 0 to 1: the right ventricle."""
-    radii = _radii(seen.shape[2])
+    radii = _radii(polar.shape[2])
     behind = (radii > epicardium[..., None] + 1) & (radii < epicardium[..., None] + 5)
-    bright = np.clip((seen - levels[1]) / (levels[0] - levels[1]), 0, 1)
+    bright = np.clip((polar - levels[1]) / (levels[0] - levels[1]), 0, 1)
     return np.asarray(((bright * behind).sum(axis=2) / np.maximum(behind.sum(axis=2), 1)).mean(axis=0))

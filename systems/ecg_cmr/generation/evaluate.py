@@ -1,4 +1,4 @@
-"""Evaluation of a run of ``ecg-to-cmr``: what can be measured in generated cines, and how they look.
+"""Evaluation of a run of ``ecg-to-cmr``: measurements in generated cines, and image quality.
 
 Ejection fraction, volumes, mass and wall thickness measured in generated cines are compared with the truth,
 beside the measuring method's own error on true cines, and beside baselines fitted on the same training
