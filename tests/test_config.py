@@ -176,8 +176,9 @@ def documented_fields(kind: type) -> dict[str, str]:
                     texts[node.name, field.target.id] = said if isinstance(said, str) else ""
     found: dict[str, str] = {}
     for item in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(item.default):
-            nested = documented_fields(type(item.default))
+        made = item.default_factory if dataclasses.is_dataclass(item.default_factory) else type(item.default)
+        if dataclasses.is_dataclass(made):
+            nested = documented_fields(made)
             prefix = f"{item.name}." if item.name == "simulation" else ""
             found |= {prefix + name: text for name, text in nested.items()}
         else:

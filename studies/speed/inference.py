@@ -39,9 +39,8 @@ from systems.base.exporting import (
     write_export,
 )
 from systems.ecg_pcg.export import OUTPUTS, ExportedBeats, random_beats
-from systems.ecg_pcg.samples import Beats
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, defaults
-from systems.ecg_pcg.task import EcgPcg
+from systems.ecg_pcg.task import Beats, EcgPcg
 
 Preset = Literal["paper", "small"]
 Ask = Callable[[], object]

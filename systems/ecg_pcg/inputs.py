@@ -28,12 +28,11 @@ from systems.ecg_pcg.explain.attribution import signals_read
 from systems.ecg_pcg.features import spectral
 from systems.ecg_pcg.linear.task import Recordings
 from systems.ecg_pcg.robustness.corruptions import prepare_beats
-from systems.ecg_pcg.samples import Beats
 from systems.ecg_pcg.segmentation.segment import Segmentation, segment
 from systems.ecg_pcg.settings import ModelSettings, PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import read_states
 from systems.ecg_pcg.sources.user_recording import UserRecording
-from systems.ecg_pcg.task import needs_tokens
+from systems.ecg_pcg.task import Beats, needs_tokens
 
 Segment = Callable[[Recording], Segmentation]
 ANNOTATION, R_PEAKS, AUTOMATIC = "annotation", "R-peaks of the ECG", "automatic segmentation"

@@ -29,7 +29,6 @@ from systems.ecg_pcg.explain.attribution import attention
 from systems.ecg_pcg.features.spectral import BAND_EDGES, FRAME, GRID_SHAPE, RATE, STATE_PARTS
 from systems.ecg_pcg.figure import Contributions, MeanAttention, Trace, recording_figure
 from systems.ecg_pcg.linear.task import Recordings
-from systems.ecg_pcg.samples import Beats
 from systems.ecg_pcg.settings import EcgPcgPredictionSettings, TrainingSettings
 from systems.ecg_pcg.sources.user_recording import (
     UserRecording,
@@ -37,6 +36,7 @@ from systems.ecg_pcg.sources.user_recording import (
     read_user_recording,
     sound_digest,
 )
+from systems.ecg_pcg.task import Beats
 
 _IDENTITY = (0.0, 1.0)
 """Intercept and slope of log-odds that are left as they are."""

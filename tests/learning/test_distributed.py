@@ -199,8 +199,8 @@ def test_only_what_waited_in_vain_is_called_a_loss(monkeypatch):
 
 WAITS = """
 import threading, time
-from learning.distributed import Processes, _told_to_end
-with _told_to_end(Processes(rank={rank}, count=8, local_rank={rank}), threading.Lock()):
+from learning.distributed import Processes, _sigterm_explained
+with _sigterm_explained(Processes(rank={rank}, count=8, local_rank={rank}), threading.Lock()):
     print("waits", flush=True)
     time.sleep(60)
 """

@@ -32,9 +32,8 @@ from models.pacfnet import PACFNet
 from systems.base.evaluation_run import EvaluationRun
 from systems.ecg_pcg.explain.cycle import BeatMaps, beat_onsets
 from systems.ecg_pcg.features.spectral import GRID_SHAPE
-from systems.ecg_pcg.samples import Beats
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
-from systems.ecg_pcg.task import inputs
+from systems.ecg_pcg.task import Beats, inputs
 
 BEATS_AT_ONCE = 32
 """Beats between two steps of the progress bar."""

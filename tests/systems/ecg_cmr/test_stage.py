@@ -195,7 +195,7 @@ def test_the_mean_of_the_lead_has_the_error_that_is_worked_out_by_hand():
 def test_a_cine_that_is_reconstructed_is_drawn_beside_what_was_seen():
     samples = pairs()
     task, model = new("cmr-mae", samples)
-    figures = task.figures(model, samples, ROWS[-2:], torch.zeros(2, 3), None)
+    figures = task.figures(model, samples, ROWS[-2:], torch.zeros(2, 3))
     shown = [np.asarray(axes.images[0].get_array()) for axes in figures["test/reconstruction"].axes]
     assert np.array_equal(shown[0], samples.batch(ROWS[-2:-1])["cmr"][0, 0].numpy())
     assert (shown[8] == 0.5).any() and (shown[8] == shown[0]).any()
