@@ -18,6 +18,7 @@ import atexit
 import difflib
 import gzip
 import hashlib
+import html
 import importlib
 import json
 import os
@@ -63,8 +64,8 @@ WORDS = {
     "FRAMES": "--channels 16 16 --latent-channels 2",
     "SAME": "--autoencoder.channels 16 16 --autoencoder.latent-channels 2 --channels 64",
     "PATIENTS": "--width 8 --fold-count 3 --validation-share 0.2",
-    "JUDGE": "--bootstrap-draws 20 --threads 1 --checkpoint checkpoints",
-    "DRAWN": "--steps 2 --samples 2 --patients 6",
+    "RUNS": "--bootstrap-draws 20 --threads 1 --checkpoint checkpoints",
+    "SAMPLED": "--steps 2 --samples 2 --patients 6",
     "SOUND": "data/raw/simulated/training-a",
 }
 CALLS = """
@@ -135,50 +136,50 @@ train/drawn         training ecg-to-cmr $ONE $STAGE $SAME --run-name drawn --ini
 train/noise         training ecg-to-cmr $ONE $STAGE $SAME --run-name noise --init-ecg checkpoints/both \
                     --init-autoencoder checkpoints/frames --objective noise --tokens leads --shuffle-pairs
 
-judge/pcg           evaluate $JUDGE/pcg --prevalence 0.1
-judge/pcg-dry       evaluate $JUDGE/pcg --dry-run
-judge/threshold     evaluate $JUDGE/pcg/fold_1/best.pt --threshold validation --compact --results-dir one
-judge/external      evaluate $JUDGE/pcg --cache @1:data/second/*-???????? --compact
-judge/subsets       evaluate $JUDGE/subsets --without ecg --compact
-judge/pcg-without   evaluate $JUDGE/pcg --without ecg
-judge/paper         evaluate $JUDGE/ecg-pcg-pacfnet-paper-small-seed42 --compact
-judge/final         evaluate $JUDGE/final
-judge/linear        evaluate $JUDGE/linear --compact
-judge/phase-fusion  evaluate $JUDGE/phase-fusion --without pcg --compact
-judge/compare       evaluate --compare results/pcg results/linear --bootstrap-draws 20 --threads 1
-judge/audit         evaluate --audit --threads 1 --cache @1:data/cache/physionet2016-*
-judge/views         evaluate $JUDGE/views --prevalence 0.2
-judge/views-without evaluate $JUDGE/views --without image+clinical --compact
-judge/ecg           evaluate $JUDGE/ecg
-judge/cmr           evaluate $JUDGE/cmr
-judge/both          evaluate $JUDGE/both
-judge/function      evaluate $JUDGE/function
-judge/cine          evaluate $JUDGE/cine --compact
-judge/frames        evaluate $JUDGE/frames $DRAWN
-judge/drawn         evaluate $JUDGE/drawn $DRAWN
-judge/stress        evaluate $JUDGE/views --stress
+evaluate/pcg           evaluate $RUNS/pcg --prevalence 0.1
+evaluate/pcg-dry       evaluate $RUNS/pcg --dry-run
+evaluate/threshold     evaluate $RUNS/pcg/fold_1/best.pt --threshold validation --compact --results-dir one
+evaluate/external      evaluate $RUNS/pcg --cache @1:data/second/*-???????? --compact
+evaluate/subsets       evaluate $RUNS/subsets --without ecg --compact
+evaluate/pcg-without   evaluate $RUNS/pcg --without ecg
+evaluate/paper         evaluate $RUNS/ecg-pcg-pacfnet-paper-small-seed42 --compact
+evaluate/final         evaluate $RUNS/final
+evaluate/linear        evaluate $RUNS/linear --compact
+evaluate/phase-fusion  evaluate $RUNS/phase-fusion --without pcg --compact
+evaluate/compare       evaluate --compare results/pcg results/linear --bootstrap-draws 20 --threads 1
+evaluate/audit         evaluate --audit --threads 1 --cache @1:data/cache/physionet2016-*
+evaluate/views         evaluate $RUNS/views
+evaluate/views-without evaluate $RUNS/views --without image+clinical --compact
+evaluate/ecg           evaluate $RUNS/ecg
+evaluate/cmr           evaluate $RUNS/cmr
+evaluate/both          evaluate $RUNS/both
+evaluate/function      evaluate $RUNS/function
+evaluate/cine          evaluate $RUNS/cine --compact
+evaluate/frames        evaluate $RUNS/frames --patients 6
+evaluate/drawn         evaluate $RUNS/drawn $SAMPLED
+evaluate/stress        evaluate $RUNS/views --stress
 
 predict/shipped     predict @1:$SOUND/*.hea --threads 1
 predict/shipped-json predict @3:$SOUND/*.hea --threads 1 --json --prevalence 0.05
-predict/sound       predict @1:$SOUND/*.wav --threads 1 --out judged/sound
+predict/sound       predict @1:$SOUND/*.wav --threads 1 --out predicted/sound
 predict/sound-ecg   predict @1:$SOUND/*.wav --ecg @1:$SOUND/*.hea --threads 1 --json
 predict/own         predict own/cohort --threads 1 --checkpoint checkpoints/linear
 predict/some        predict own/bad.wav @1:$SOUND/*.hea --threads 1 --checkpoint checkpoints/linear --json
-predict/pcg         predict @1:$SOUND/*.hea --threads 1 --out judged/pcg --checkpoint checkpoints/pcg
+predict/pcg         predict @1:$SOUND/*.hea --threads 1 --out predicted/pcg --checkpoint checkpoints/pcg
 predict/subsets     predict @1:$SOUND/*.wav --threads 1 --checkpoint checkpoints/subsets --json
 predict/final       predict @1:$SOUND/*.hea --threads 1 --checkpoint checkpoints/final --json
 predict/phase       predict @2:$SOUND/*.hea --threads 1 --checkpoint checkpoints/phase-fusion --json
-predict/views       predict data/raw/sheets --threads 1 --checkpoint checkpoints/views --out judged/views
+predict/views       predict data/raw/sheets --threads 1 --checkpoint checkpoints/views --out predicted/views
 predict/views-json  predict data/raw/sheets --threads 1 --checkpoint checkpoints/views --json \
                     --prevalence 0.05
 predict/function    predict --ecg @1:data/raw/pairs/ecg/*.hea --checkpoint checkpoints/function --threads 1 \
-                    --age 54 --sex female --out judged/function
+                    --age 54 --sex female --out predicted/function
 predict/functions   predict data/raw/pairs/ecg --checkpoint checkpoints/function --threads 1 --json \
                     --patients data/raw/pairs/pairs.csv
 predict/drawn       predict --ecg @1:data/raw/pairs/ecg/*.hea --checkpoint checkpoints/drawn --threads 1 \
-                    --steps 2 --samples 2 --out judged/drawn
+                    --steps 2 --samples 2 --out predicted/drawn
 predict/drawn-json  predict --ecg @1:data/raw/pairs/ecg/*.hea --checkpoint checkpoints/noise --threads 1 \
-                    --steps 2 --samples 2 --out judged/noise --guidance 2 --json
+                    --steps 2 --samples 2 --out predicted/noise --guidance 2 --json
 
 export/onnx         export --checkpoint checkpoints/pcg --fold 1 --out exported/pcg.onnx --threads 1
 export/torch        export --checkpoint checkpoints/subsets --out exported/subsets.pt2 --threads 1
@@ -206,14 +207,14 @@ error/duration      load_data --simulate --simulation.duration 2
 error/exclude       load_data --simulate --download
 error/no-run        evaluate --checkpoint-dir nowhere
 error/no-checkpoint evaluate --checkpoint checkpoints/nothing
-error/not-judged    evaluate --compare results/pcg results/nothing
+error/not-evaluated evaluate --compare results/pcg results/nothing
 error/nothing       predict
 error/prevalence    predict X --prevalence 1.5
 error/bad-sound     predict own/bad.wav --threads 1
 error/gone          predict own/gone.wav --threads 1 --json
 error/no-torch-file predict own/gone.wav --checkpoint own/bad.wav
 error/no-predictor  predict own/bad.wav --checkpoint checkpoints/ecg
-error/draws-nothing predict --ecg own/gone.npy --checkpoint checkpoints/ecg --out judged
+error/draws-nothing predict --ecg own/gone.npy --checkpoint checkpoints/ecg --out predicted
 error/format        export --checkpoint checkpoints/pcg --format tensorflow
 """
 SCRIPTS = ("load_data", "training", "evaluate", "predict", "export")
@@ -408,7 +409,12 @@ class Keeper:
             return self.nested(events_of(path))
         if path.suffix in READERS:
             return self.nested(plain(READERS[path.suffix](path), VOLATILE | dated))
-        if path.suffix in (".csv", ".md", ".html", ".txt"):
+        if path.suffix == ".html":  # what a reader sees: tags and style may be written in other ways
+            page = re.sub(r"(?s)<style>.*?</style>|<[^>]*>", " ", path.read_text(encoding="utf-8"))
+            return self.text(
+                "\n".join(line.strip() for line in html.unescape(page).splitlines() if line.strip())
+            )
+        if path.suffix in (".csv", ".md", ".txt"):
             more = [(r"patients-\w{8}", "patients-<digest>")] if dated else []
             keep = self.table if path.suffix == ".csv" else self.text
             return keep(path.read_text(encoding="utf-8"), more)
