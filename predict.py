@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
         print(json.dumps(predictor.document(rows), indent=2, allow_nan=False))
     else:
         print("\n".join(predictor.text(rows)))
-    exit_with_status(rows)
+    _exit_with_status(rows)
     return rows
 
 
@@ -79,7 +79,7 @@ def choose_task(checkpoint: str | None) -> str:
     return task or next(iter(registry.TASKS))
 
 
-def exit_with_status(rows: Sequence[dict[str, Any]]) -> None:
+def _exit_with_status(rows: Sequence[dict[str, Any]]) -> None:
     """Exit with status 1 if some recordings were refused; with an error, and so status 2, if all were."""
     reasons = [f"{row['recording']}: {row['reason']}" for row in rows if "reason" in row]
     if len(reasons) == len(rows):

@@ -41,12 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 def read_training_settings(task: str, arguments: Sequence[str]) -> RunSettings:
     """Return the settings of the preset and protocol that the options name, changed by the other options."""
     early = named_early(arguments, "preset", "protocol", "device")
-    preset = resolve_preset(early["preset"] or "auto", early["device"] or "auto", arguments)
+    preset = _resolve_preset(early["preset"] or "auto", early["device"] or "auto", arguments)
     defaults = registry.training_defaults(task, preset, early["protocol"] or "")
     return replace(read_settings(type(defaults), arguments, __doc__, defaults), preset=preset)
 
 
-def resolve_preset(preset: str, device: str, arguments: Sequence[str] = ()) -> Literal["paper", "small"]:
+def _resolve_preset(preset: str, device: str, arguments: Sequence[str] = ()) -> Literal["paper", "small"]:
     """Return the preset that auto stands for on this machine; --help finds CUDA without torch."""
     if preset != "auto":
         return "paper" if preset == "paper" else "small"

@@ -14,7 +14,7 @@ from common.errors import UserError
 
 PATIENCE = 15
 """How long a scheduler, and then its first worker, is waited for, seconds."""
-GUIDE = "docs/scale.md shows how a cluster is started"
+_GUIDE = "docs/scale.md shows how a cluster is started"
 
 
 @contextlib.contextmanager
@@ -64,14 +64,14 @@ def _connect(distributed: Any, address: str) -> Any:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"No Dask scheduler answers at {address} ({type(error).__name__}). Start one (dask scheduler), "
-            f"or correct the address after --dask; {GUIDE}."
+            f"or correct the address after --dask; {_GUIDE}."
         ) from None
     try:
         client.wait_for_workers(1, timeout=PATIENCE)
     except TimeoutError:
         client.close()
         raise UserError(
-            f"The Dask scheduler at {address} has no workers. Start some (dask worker {address}); {GUIDE}."
+            f"The Dask scheduler at {address} has no workers. Start some (dask worker {address}); {_GUIDE}."
         ) from None
     return client
 
@@ -84,7 +84,7 @@ def _check_workers(client: Any, address: str, folder: Path) -> None:
     except Exception as error:  # whatever is raised there comes back as an Exception
         raise UserError(
             f"The scheduler or the workers of the Dask cluster at {address} cannot import this project "
-            f"({error}): start them with PYTHONPATH set to its folder, here {_project()}; {GUIDE}."
+            f"({error}): start them with PYTHONPATH set to its folder, here {_project()}; {_GUIDE}."
         ) from None
     seen = client.run(os.path.isdir, str(folder))
     blind = [worker for worker, found in seen.items() if not found]

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from common.errors import UserError
 
-DISK = {
+_DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your share of the disk is used up",
     errno.EFBIG: "the file is larger than is allowed",
@@ -36,11 +36,11 @@ def run_script(main: Callable[[], object]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in _DISK:
             raise
         what = f"{error.filename} cannot be read or written" if error.filename else "A file cannot be written"
         fail(
-            f"{what}: {DISK[error.errno]}. Make room, or choose other folders (--help names them). What was "
+            f"{what}: {_DISK[error.errno]}. Make room, or choose other folders (--help names them). What was "
             "finished is kept: the same command goes on, training with --resume."
         )
     except KeyboardInterrupt:

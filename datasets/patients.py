@@ -242,7 +242,7 @@ UNNAMED = ("", "unnamed: 0")
 MISSING = ("", "-", "--", "?", "na", "n/a", "#n/a", "nan", "none", "null", "unknown", "missing", "nd")
 """Cells, in lower case, that say that a value is not known."""
 WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "y": 1.0, "n": 0.0}
-SEXES = {"m": 0.0, "male": 0.0, "man": 0.0, "f": 1.0, "female": 1.0, "woman": 1.0, "w": 1.0}
+_SEXES = {"m": 0.0, "male": 0.0, "man": 0.0, "f": 1.0, "female": 1.0, "woman": 1.0, "w": 1.0}
 
 
 @dataclass(frozen=True)
@@ -343,7 +343,7 @@ def clinical_number(cell: str, sex: bool = False) -> float:
     text = cell.strip().replace("\N{MINUS SIGN}", "-").casefold()
     if text in MISSING:
         return math.nan
-    words = WORDS | (SEXES if sex else {})
+    words = WORDS | (_SEXES if sex else {})
     if text in words:
         return words[text]
     if not re.fullmatch(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", text, re.ASCII):

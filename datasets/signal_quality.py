@@ -27,31 +27,31 @@ FLAT_WINDOW, FLAT_RANGE, LARGEST_FLAT = 0.5, 1e-5, 0.02
 share of such windows that is borne."""
 RAIL_RUN, LARGEST_CLIPPED = 3, 1e-3
 """Samples in a row at the highest or lowest value that make a clipped peak; share of them that is borne."""
-LARGEST_MISSING = 0.01
-SMALLEST_IN_BAND = {"ecg": 0.7, "pcg": 0.9}
+_LARGEST_MISSING = 0.01
+_SMALLEST_IN_BAND = {"ecg": 0.7, "pcg": 0.9}
 """Share of the power from the lower edge of the band up that must lie within it."""
-NEEDED_RATE = {"ecg": 100.0, "pcg": 1000.0}
+_NEEDED_RATE = {"ecg": 100.0, "pcg": 1000.0}
 """Rate below which a signal lacks much of what models were trained on, hertz."""
-SMALLEST_AGREEMENT = {"ecg": 0.7, "pcg": 0.5}
+_SMALLEST_AGREEMENT = {"ecg": 0.7, "pcg": 0.5}
 """Correlation of a beat with the mean of the others below which a signal is noisy, or its beats are wrong."""
 NO_HEART = 0.3
 """Agreement below which a signal shows no heart beat."""
-LARGEST_DIFFERENCE = 1.0
+_LARGEST_DIFFERENCE = 1.0
 """Seconds by which ECG and heart sound may differ in length."""
-HEART_RATES = (35.0, 180.0)
+_HEART_RATES = (35.0, 180.0)
 """Plausible heart rates at rest, beats a minute; another rate suggests a wrong sampling rate."""
 BAND = {"ecg": (0.7, 40.0), "pcg": (20.0, 400.0)}
 """Frequencies of a heart, hertz; all below counts neither as heart nor as noise."""
-AGREEMENT_RATE = {"ecg": 250.0, "pcg": 200.0}
+_AGREEMENT_RATE = {"ecg": 250.0, "pcg": 200.0}
 FEWEST_BEATS = 3
-IN_STEP = (-0.03, 0.13)
+_IN_STEP = (-0.03, 0.13)
 """When S1 is loudest after the R-peak, seconds: on training-a 0.005 to 0.085 for 95 of 100 recordings."""
 STEP_MARGIN, STEP_LIKENESS = 0.1, 0.6
 """Correlation that a pattern out of step must have more than any in step; agreement of the heart sound over
 the R-to-R beats from which a step can be measured."""
-SYSTOLES = np.arange(0.22, 0.42, 0.02)
+_SYSTOLES = np.arange(0.22, 0.42, 0.02)
 """Times from S1 to S2 that are tried, seconds."""
-LONGEST_SYSTOLE = 0.55
+_LONGEST_SYSTOLE = 0.55
 """Share of the cycle that systole takes at most."""
 
 
@@ -123,7 +123,7 @@ def examine(recording: Recording, spans: Floats) -> Quality:
     delay = None
     if len(present) == 2:
         warnings += _warnings_of_ends(present)
-        if metadata["ecg"].get("agreement", 0.0) >= SMALLEST_AGREEMENT["ecg"]:
+        if metadata["ecg"].get("agreement", 0.0) >= _SMALLEST_AGREEMENT["ecg"]:
             delay, warning = _step(present["pcg"], peaks)
             warnings += warning
     return Quality(metadata, delay, warnings)
@@ -137,7 +137,7 @@ def _step(pcg: Signal, peaks: Floats) -> tuple[float | None, list[SignalWarning]
     delay, in_step = measured
     text = (
         f"ECG and heart sound are out of step: S1 is loudest {1000 * delay:+.0f} ms from the R-peak, and a "
-        f"heart takes {1000 * IN_STEP[0]:.0f} to {1000 * IN_STEP[1]:.0f} ms. Did both start together?"
+        f"heart takes {1000 * _IN_STEP[0]:.0f} to {1000 * _IN_STEP[1]:.0f} ms. Did both start together?"
     )
     return delay, [] if in_step else [SignalWarning("out-of-step", "", text)]
 
@@ -146,7 +146,7 @@ def _warnings_of_ends(present: Mapping[str, Signal]) -> list[SignalWarning]:
     """Return a warning about signals of which one goes on when the other has ended."""
     ecg, pcg = present["ecg"].duration, present["pcg"].duration
     text = f"The ECG lasts {ecg:.1f} s and the heart sound {pcg:.1f} s: were they recorded together?"
-    return [] if abs(ecg - pcg) <= LARGEST_DIFFERENCE else [SignalWarning("lengths", "", text)]
+    return [] if abs(ecg - pcg) <= _LARGEST_DIFFERENCE else [SignalWarning("lengths", "", text)]
 
 
 def measure(signal: Signal, modality: str) -> dict[str, float]:
@@ -212,7 +212,7 @@ def warnings_of_signal(metadata: Mapping[str, Any], modality: str) -> list[Signa
     checks = [
         (
             "gaps",
-            metadata["missing"] > LARGEST_MISSING,
+            metadata["missing"] > _LARGEST_MISSING,
             f"{metadata['missing']:.1%} of the {name} is missing.",
         ),
         (
@@ -227,18 +227,18 @@ def warnings_of_signal(metadata: Mapping[str, Any], modality: str) -> list[Signa
         ),
         (
             "rate",
-            metadata["sampling_rate"] < NEEDED_RATE[modality],
+            metadata["sampling_rate"] < _NEEDED_RATE[modality],
             f"The {name} is sampled at {metadata['sampling_rate']:g} Hz, so nothing above "
             f"{metadata['sampling_rate'] / 2:g} Hz is in it; models were trained on more.",
         ),
         (
             "noisy",
-            metadata["in_band"] < SMALLEST_IN_BAND[modality],
+            metadata["in_band"] < _SMALLEST_IN_BAND[modality],
             f"The {name} is noisy: {metadata['in_band']:.0%} of its power is at {low:g} to {high:g} Hz.",
         ),
         (
             "noisy",
-            agreed is not None and agreed < SMALLEST_AGREEMENT[modality],
+            agreed is not None and agreed < _SMALLEST_AGREEMENT[modality],
             f"The beats of the {name} do not look alike (agreement {agreed or 0:.2f} of 1): it is noisy, or "
             "its beats were not found rightly.",
         ),
@@ -251,7 +251,7 @@ def warnings_of_rhythm(spans: Floats) -> list[SignalWarning]:
     if not len(spans):
         return []
     rate = 60 / float(np.median(spans[:, 1] - spans[:, 0]))
-    if HEART_RATES[0] <= rate <= HEART_RATES[1]:
+    if _HEART_RATES[0] <= rate <= _HEART_RATES[1]:
         return []
     text = (
         f"The heart rate would be {rate:.0f} a minute: is the sampling rate right, were beats found rightly?"
@@ -274,7 +274,7 @@ def loudness(pcg: Signal) -> Floats:
     slow = resample(fill_gaps(pcg.samples.astype(np.float64)), pcg.sampling_rate, rate)
     energy = bandpass(slow, rate, (25.0, 400.0)) ** 2
     smooth = scipy_signal.sosfiltfilt(scipy_signal.butter(2, 20.0, fs=rate, output="sos"), energy)
-    return resample(np.sqrt(np.maximum(smooth, 0)), rate, AGREEMENT_RATE["pcg"])
+    return resample(np.sqrt(np.maximum(smooth, 0)), rate, _AGREEMENT_RATE["pcg"])
 
 
 def agreement(signal: Signal, modality: str, starts: Floats) -> float:
@@ -292,7 +292,7 @@ def agreement(signal: Signal, modality: str, starts: Floats) -> float:
     """
     if len(starts) < FEWEST_BEATS:
         return float("nan")
-    rate = AGREEMENT_RATE[modality]
+    rate = _AGREEMENT_RATE[modality]
     if modality == "pcg":
         shape = loudness(signal)
     else:
@@ -347,13 +347,13 @@ def sound_delay(pcg: Signal, peaks: Floats) -> tuple[float, bool] | None:
     """
     if len(peaks) < FEWEST_BEATS:
         return None
-    rate, cycle = AGREEMENT_RATE["pcg"], float(np.median(np.diff(peaks)))
+    rate, cycle = _AGREEMENT_RATE["pcg"], float(np.median(np.diff(peaks)))
     beats = windows(loudness(pcg), rate, peaks, (-cycle / 2, cycle / 2))
     if len(beats) < FEWEST_BEATS or not likeness(beats) >= STEP_LIKENESS:
         return None
     beats = beats / np.maximum(np.median(beats, axis=1, keepdims=True), 1e-12)
     delays, fit = _two_sounds(np.median(beats, axis=0), rate)
-    possible = (delays >= IN_STEP[0]) & (delays <= IN_STEP[1])
+    possible = (delays >= _IN_STEP[0]) & (delays <= _IN_STEP[1])
     in_step = bool(fit[possible].max(initial=-1.0) >= fit.max() - STEP_MARGIN)
     best = np.where(possible, fit, -1.0).argmax() if in_step else fit.argmax()
     return float(delays[best]), in_step
@@ -365,8 +365,8 @@ def _two_sounds(cycle: NDArray[np.float64], rate: float) -> tuple[NDArray[np.flo
     time = np.arange(count) / rate
     spectrum = np.fft.rfft(_standard(cycle))
     fits = []
-    for systole in SYSTOLES:
-        if systole >= LONGEST_SYSTOLE * count / rate:
+    for systole in _SYSTOLES:
+        if systole >= _LONGEST_SYSTOLE * count / rate:
             break
         first, second = (_circular(time - centre, count / rate) for centre in (0.0, systole))
         pattern = np.exp(-((first / 0.03) ** 2) / 2) + 0.8 * np.exp(-((second / 0.025) ** 2) / 2)

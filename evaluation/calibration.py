@@ -10,8 +10,8 @@ from evaluation.scores import binary_scores
 from evaluation.statistics import STATISTICS, Array, Interval, Statistic, cluster_bootstrap, divided
 
 SMALLEST_PROBABILITY = 1e-6
-NEWTON_STEPS = 50
-LARGEST_SLOPE = 1e3
+_NEWTON_STEPS = 50
+_LARGEST_SLOPE = 1e3
 
 
 def calibration_table(units: pd.DataFrame, *, draws: int, seed: int = 0) -> pd.DataFrame:
@@ -84,7 +84,7 @@ def weighted_calibration_line(label: ArrayLike, probability: ArrayLike, weights:
     powers = np.stack([np.ones_like(odds), odds, odds**2])
     line = np.zeros((len(weight), 2))
     step = np.full_like(line, np.inf)
-    for _ in range(NEWTON_STEPS):
+    for _ in range(_NEWTON_STEPS):
         with np.errstate(over="ignore"):
             expected = 1 / (1 + np.exp(-(line @ powers[:2])))
         gradient = (weight * (labels - expected)) @ powers[:2].T
@@ -95,7 +95,7 @@ def weighted_calibration_line(label: ArrayLike, probability: ArrayLike, weights:
         line = line + np.nan_to_num(step)
         if np.nan_to_num(np.abs(step)).max() < 1e-9:
             break
-    unfinished = ~(np.abs(step).max(axis=1) < 1e-6) | (np.abs(line).max(axis=1) > LARGEST_SLOPE)
+    unfinished = ~(np.abs(step).max(axis=1) < 1e-6) | (np.abs(line).max(axis=1) > _LARGEST_SLOPE)
     line[unfinished] = np.nan
     return line
 

@@ -29,7 +29,7 @@ WIDTH = 7.2
 RESOLUTION = 125
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 PURPLE, SKY, VERMILLION = "#CC79A7", "#56B4E9", "#D55E00"
-FOLD_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+_FOLD_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 INK, GREY = "#1A1A1A", "#767676"
 SHADES = LinearSegmentedColormap.from_list("attention", ["#FFFFFF", "#FBE3B5", ORANGE, VERMILLION])
 LEGEND: dict[str, Any] = {"fontsize": 11, "title_fontsize": 11, "alignment": "left", "framealpha": 0.9}
@@ -263,8 +263,8 @@ def _curves(units: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, 
     for number, fold in enumerate(folds if len(folds) > 1 else []):
         rows = units[units["fold"] == fold]
         if rows["label"].nunique() == 2:
-            colour = FOLD_COLOURS[number % len(FOLD_COLOURS)]
-            style = ("-", "--", "-.")[number // len(FOLD_COLOURS) % 3]
+            colour = _FOLD_COLOURS[number % len(_FOLD_COLOURS)]
+            style = ("-", "--", "-.")[number // len(_FOLD_COLOURS) % 3]
             yield f"fold {fold}", rows, {"color": colour, "linewidth": 1.3, "linestyle": style}
     if units["label"].nunique() == 2:
         yield "pooled", units, {"color": INK, "linewidth": 2.6}

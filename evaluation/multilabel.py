@@ -19,8 +19,8 @@ from evaluation.report import json_safe
 from evaluation.scores import binary_scores
 from evaluation.statistics import STATISTICS, Array, Statistic, cluster_bootstrap
 
-RANKED = ("auroc", "auprc")
-SCORES = (*RANKED, "brier", "expected_calibration_error")
+_RANKED = ("auroc", "auprc")
+SCORES = (*_RANKED, "brier", "expected_calibration_error")
 HEADS = {"class": "class", "n": "n", "positives": "positive", "prevalence": "prevalence"}
 HEADS |= {"auroc": "AUROC", "auroc_interval": "95 % interval"}
 HEADS |= {"auprc": "AUPRC", "auprc_interval": "95 % interval"}
@@ -101,7 +101,7 @@ def multilabel_table(scores: dict[str, Any]) -> pd.DataFrame:
     for name, part in [*scores["classes"].items(), ("macro", scores["macro"])]:
         ends = {
             f"{score}_{end}": part["intervals"].get(score, {}).get(end)
-            for score in RANKED
+            for score in _RANKED
             for end in ("low", "high")
         }
         rows.append({"class": name, **{key: part.get(key) for key in (*list(HEADS)[1:4], *SCORES)}, **ends})
@@ -168,7 +168,7 @@ def _class_scores(part: pd.DataFrame, defined: bool, draws: int, seed: int) -> d
         error = expected_calibration_error(part["label"], part["probability"])
         found = {**{name: scores[name] for name in SCORES[:-1]}, SCORES[-1]: error}
         intervals = {
-            name: asdict(cluster_bootstrap(part, name, "group", draws=draws, seed=seed)) for name in RANKED
+            name: asdict(cluster_bootstrap(part, name, "group", draws=draws, seed=seed)) for name in _RANKED
         }
     return {
         "n": len(part),
@@ -196,7 +196,7 @@ def _macro_intervals(truth: Array, predicted: Array, group: Array, draws: int, s
 
         return asdict(cluster_bootstrap(units, mean, "group", draws=draws, seed=seed))
 
-    return {name: interval(STATISTICS[name]) for name in RANKED}
+    return {name: interval(STATISTICS[name]) for name in _RANKED}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 COLUMNS = ("sample", "recording", "session", "person", "fold", "label", "probability", "threshold")
-CARRIED_COLUMNS = ("diagnosis", "site")
+_CARRIED_COLUMNS = ("diagnosis", "site")
 SCORE_NAMES = (
     "accuracy",
     "sensitivity",
@@ -268,7 +268,7 @@ def _mean_over(frame: pd.DataFrame, unit: str) -> pd.DataFrame:
     for column in ("beats", "recordings"):
         if column in frame:
             table[column] = groups[column].sum()
-    for column in CARRIED_COLUMNS:
+    for column in _CARRIED_COLUMNS:
         if column in frame:
             table[column] = groups[column].agg(
                 lambda values: ", ".join(sorted({*values.dropna().astype(str)}))

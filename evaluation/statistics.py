@@ -123,13 +123,13 @@ def _weights_by_score(label: ArrayLike, score: ArrayLike, weights: ArrayLike) ->
     return np.add.reduceat(positive, first, axis=1), np.add.reduceat(negative, first, axis=1)
 
 
-ELEMENTS_AT_ONCE = 2_000_000
+_ELEMENTS_AT_ONCE = 2_000_000
 
 
-LARGEST_REDRAWN_SHARE = 0.98
+_LARGEST_REDRAWN_SHARE = 0.98
 
 
-ROUNDING = 1e-12
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def paired_cluster_bootstrap(
         return function(first, weights) - function(second, weights)
 
     interval, values = _bootstrap(first, difference, cluster, draws, seed, level)
-    one_side = min(int((values < ROUNDING).sum()), int((values > -ROUNDING).sum()))
+    one_side = min(int((values < _ROUNDING).sum()), int((values > -_ROUNDING).sum()))
     p_value = min(1.0, 2 * (one_side + 1) / (len(values) + 1)) if len(values) else np.nan
     return Difference(**asdict(interval), p_value=p_value)
 
@@ -297,7 +297,7 @@ def _drawn(
     clusters = int(codes.max()) + 1
     parts = [np.ones(len(codes), dtype=bool)] if labels is None else [labels == label for label in (0, 1)]
     holds = np.stack([np.bincount(codes, part, clusters) for part in parts], axis=1)
-    at_once = max(1, min(draws, ELEMENTS_AT_ONCE // len(codes)))
+    at_once = max(1, min(draws, _ELEMENTS_AT_ONCE // len(codes)))
     kept, used, tried = [np.empty(0)], 0, 0
     while used < draws:
         times = random.multinomial(clusters, np.full(clusters, 1 / clusters), size=at_once).astype(float)
@@ -309,7 +309,7 @@ def _drawn(
         last = np.flatnonzero(usable)[draws - used - 1] + 1 if usable.sum() >= draws - used else at_once
         kept.append(values[:last][usable[:last]])
         used, tried = used + len(kept[-1]), tried + int(last)
-        if tried > 1000 and used < (1 - LARGEST_REDRAWN_SHARE) * tried:
+        if tried > 1000 and used < (1 - _LARGEST_REDRAWN_SHARE) * tried:
             return np.empty(0), 1 - used / tried
     return np.concatenate(kept), (1 - used / tried if tried else 0.0)
 

@@ -11,7 +11,7 @@ import torch
 
 from common.errors import UserError
 
-CPU_ROWS = 64
+_CPU_ROWS = 64
 """Samples of one forward pass on a CPU, at most; with 256, each takes 1.7 times as long (full size)."""
 
 
@@ -64,11 +64,11 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 
 def rows_at_once(count: int, device: torch.device) -> int:
-    """Return how many samples one forward pass takes: ``count``, on a CPU at most `CPU_ROWS`.
+    """Return how many samples one forward pass takes: ``count``, on a CPU at most `_CPU_ROWS`.
 
     The prediction of a sample does not depend on it. A loss over a batch may: this is for predictions only.
     """
-    return min(count, CPU_ROWS) if device.type == "cpu" else count
+    return min(count, _CPU_ROWS) if device.type == "cpu" else count
 
 
 def set_threads(count: int) -> None:

@@ -24,7 +24,7 @@ from common.errors import UserError
 from common.script import print_error
 
 Value = TypeVar("Value")
-LOST = (
+_LOST = (
     "One of the {count} processes that train together was lost (killed, failed or out of reach; if it could "
     "say why, it did so above), or torchrun was stopped. The last finished epoch is saved: the same "
     "command with --resume goes on from there."
@@ -134,7 +134,7 @@ def process_group(device_name: str) -> Iterator[Processes]:
         said.acquire()  # for good: whoever has it speaks
         if processes.local_rank > 1:  # one sentence is enough, and one of the first two is still here
             sys.exit(2)
-        raise UserError(LOST.format(count=processes.count)) from error
+        raise UserError(_LOST.format(count=processes.count)) from error
 
 
 def is_lost_connection(error: RuntimeError) -> bool:
@@ -157,7 +157,7 @@ def _sigterm_explained(processes: Processes, said: threading.Lock) -> Iterator[N
         while received := reader.recv(1):
             if received[0] == signal.SIGTERM and said.acquire(blocking=False):
                 if processes.local_rank <= 1:
-                    print_error(LOST.format(count=processes.count))
+                    print_error(_LOST.format(count=processes.count))
                 os._exit(2)
 
     reader, writer = socket.socketpair()

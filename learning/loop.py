@@ -34,7 +34,7 @@ from learning.tracking import Tracker
 
 _LEAST_IMPROVEMENT = 1e-4
 """Decrease of the validation loss that counts as better."""
-CHECK_EVERY = 20
+_CHECK_EVERY = 20
 """Steps between two checks of the loss (reading it waits for the device)."""
 COMPILERS = ("g++", "clang++", "c++")
 
@@ -334,7 +334,7 @@ def train_one_epoch(
         losses.append(loss)
         predictions.append(predicted)
         norms.append(norm)
-        if len(losses) % CHECK_EVERY == 0 or len(losses) == run.steps_per_epoch:
+        if len(losses) % _CHECK_EVERY == 0 or len(losses) == run.steps_per_epoch:
             _check_finite(run, rows, losses, norms)
             rate = len(losses) * run.optimization.batch_size / (time.perf_counter() - started)
             bar.set_postfix_str(f"loss {float(losses[-1]):.3f}, {rate:.0f} samples/s")
@@ -377,7 +377,7 @@ def _batches(run: FoldContext, epoch: int) -> Iterator[Tensor]:
 
 def _check_finite(run: FoldContext, rows: list[Tensor], losses: list[Tensor], norms: list[Tensor]) -> None:
     """Stop at the first loss or gradient that is not a finite number, and name the recordings."""
-    recent = torch.stack([torch.stack(losses[-CHECK_EVERY:]), torch.stack(norms[-CHECK_EVERY:])])
+    recent = torch.stack([torch.stack(losses[-_CHECK_EVERY:]), torch.stack(norms[-_CHECK_EVERY:])])
     finite = torch.isfinite(recent).all(dim=0)
     if finite.all():
         return

@@ -18,8 +18,8 @@ from common.files import write_json
 from config import RunSettings
 from learning.checkpoint import BEST, LAST, load_checkpoint
 
-LOCK = ".lock_{name}"
-FREE_TO_CHANGE = {
+_LOCK = ".lock_{name}"
+_FREE_TO_CHANGE = {
     "folds",
     "at_once",
     "resume",
@@ -69,7 +69,7 @@ def lock_folder(folder: Path) -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def _lock(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
     """Hold a lock of the folder of a run; when another process has it, wait, or refuse."""
-    path = folder / LOCK.format(name=name)
+    path = folder / _LOCK.format(name=name)
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
@@ -96,7 +96,7 @@ def _lock(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
 
 def is_begun(folder: Path, fold: str) -> bool:
     """Whether a fold of a run has a checkpoint, or a process that is about to write one."""
-    return (folder / fold).is_dir() or (folder / LOCK.format(name=fold)).exists()
+    return (folder / fold).is_dir() or (folder / _LOCK.format(name=fold)).exists()
 
 
 def _busy(folder: Path, fold: str, file: IO[str]) -> str:
@@ -140,14 +140,14 @@ def open_run(
     now = {"task": task, "cache": identity, "settings": to_plain(settings)}
     replaced = set(folds) if settings.overwrite else set()
     if stored.exists() and {path.name for path in folder.glob("fold_*")} - replaced:
-        check_same(stored, read_stored(stored), now, to_plain(type(settings)()))
+        _check_same(stored, _read_stored(stored), now, to_plain(type(settings)()))
     for name in replaced.intersection(there):
         shutil.rmtree(folder / name)
         shutil.rmtree(log_folder / name, ignore_errors=True)
     write_json(stored, now)
 
 
-def read_stored(path: Path) -> dict[str, Any]:
+def _read_stored(path: Path) -> dict[str, Any]:
     """Return the settings that a run was begun with."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -158,7 +158,7 @@ def read_stored(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def check_same(path: Path, before: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]) -> None:
+def _check_same(path: Path, before: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Refuse to go on with a run under other settings than it was begun with, naming them.
 
     A setting that the code did not have yet when the run was begun counts as its default.
@@ -185,7 +185,7 @@ def differing_settings(before: dict[str, Any], now: dict[str, Any]) -> list[tupl
     return [
         (key, old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key.split(".")[0] not in FREE_TO_CHANGE
+        if old.get(key) != new.get(key) and key.split(".")[0] not in _FREE_TO_CHANGE
     ]
 
 

@@ -15,7 +15,7 @@ from models.layers.absence import AbsenceTokens
 from models.layers.blocks import MODALITIES, EncoderLevel, check_pair, check_size, dense_head
 from models.layers.layout import Convolution, EitherLayout
 
-STEM_STRIDE = 5
+_STEM_STRIDE = 5
 """Stride of each of a stem's two levels: 25 samples of a beat to a token."""
 
 
@@ -181,8 +181,8 @@ class CrossAttentionNetwork(EitherLayout, nn.Module):
 def _make_stem(width: int, channels: int, kernel_size: int) -> nn.Sequential:
     """Return what turns a signal (B, 1, T) into (B, channels, T / 25)."""
     return nn.Sequential(
-        EncoderLevel(1, width, kernel_size, STEM_STRIDE),
-        EncoderLevel(width, 2 * width, kernel_size, STEM_STRIDE),
+        EncoderLevel(1, width, kernel_size, _STEM_STRIDE),
+        EncoderLevel(width, 2 * width, kernel_size, _STEM_STRIDE),
         Convolution(2 * width, channels, 1),
     )
 

@@ -29,7 +29,7 @@ from models.pacfnet import FusionLevel
 EVIDENCE_WEIGHTS: Mapping[str, float] = {"whole": 1 / 3, "shape": 1 / 3, "colour": 1 / 3, "ecg": 2 / 3}
 """Weights of the log-odds: the three of the heart sound together count one and a half times the ECG's."""
 STRIDES = (1, 2, 2)
-KERNEL = 3
+_KERNEL = 3
 MODALITIES = ("pcg", "ecg")
 
 
@@ -49,7 +49,7 @@ class PhaseEncoder(nn.ModuleList):
     def __init__(self, inputs: int, channels: list[int], dropout: float) -> None:
         levels = []
         for count, stride in zip(channels, STRIDES, strict=True):
-            kernel = 1 if stride == 1 else KERNEL  # the first level mixes bands: a few weights a cell
+            kernel = 1 if stride == 1 else _KERNEL  # the first level mixes bands: a few weights a cell
             levels.append(
                 nn.Sequential(
                     nn.Conv1d(inputs, count, kernel, stride, padding=kernel // 2),
@@ -98,7 +98,7 @@ class FusionMember(nn.Module):
         )
         previous = [0, *counts[:-1]]
         self.fusions = nn.ModuleList(
-            FusionLevel(count, before, KERNEL, stride)
+            FusionLevel(count, before, _KERNEL, stride)
             for count, before, stride in zip(counts, previous, STRIDES, strict=True)
         )
         self.head = nn.Sequential(nn.BatchNorm1d(counts[-1]), nn.ReLU(inplace=True), nn.Dropout(dropout))

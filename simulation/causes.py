@@ -26,7 +26,7 @@ from simulation.vectorcardiogram import render_ecg
 Cause = Literal["clinical", "signal", "image"]
 Sign = Literal["fibrillation", "ectopy", "st depression", "late potentials"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
-SIGNS: tuple[Sign, ...] = get_args(Sign)
+_SIGNS: tuple[Sign, ...] = get_args(Sign)
 
 COHORT = 11
 """First word of the key of a patient's random streams (that of the heart is 10)."""
@@ -87,8 +87,8 @@ class CauseSettings:
             (0 <= self.abnormal_share <= 1, "abnormal_share", "between 0 and 1"),
             (0 <= self.borderline <= 1, "borderline", "between 0 and 1"),
             (0 <= self.missing <= 1, "missing", "between 0 and 1"),
-            (_all_different(self.signal_signs, SIGNS), "signal_signs", f"some of {', '.join(SIGNS)}"),
-            (_all_different(self.paper_signs, SIGNS), "paper_signs", f"some of {', '.join(SIGNS)}"),
+            (_all_different(self.signal_signs, _SIGNS), "signal_signs", f"some of {', '.join(_SIGNS)}"),
+            (_all_different(self.paper_signs, _SIGNS), "paper_signs", f"some of {', '.join(_SIGNS)}"),
             (self.noise >= 0, "noise", "0 or more"),
         )
         for holds, name, expected in rules:

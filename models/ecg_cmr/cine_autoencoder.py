@@ -16,7 +16,7 @@ from torch.nn import functional
 
 FRAMES_AT_ONCE = 512
 """Frames of one pass of `CineAutoencoder.encode` and `decode`: memory does not grow with the batch."""
-FULL_RANGE = 2.0
+_FULL_RANGE = 2.0
 """Span of a frame as the network takes it: -1 to 1."""
 
 
@@ -101,7 +101,7 @@ class CineAutoencoder(nn.Module):
             "loss": error.mean() + self.kl_weight * divergence,
             "error": error.mean(),
             "divergence": divergence,
-            "error_of_frame": error / FULL_RANGE**2,
+            "error_of_frame": error / _FULL_RANGE**2,
         }
 
     @torch.no_grad()
@@ -134,9 +134,9 @@ class CineAutoencoder(nn.Module):
                 f"frames must have {self.size} x {self.size} pixels, and have {tuple(frames.shape[-2:])}: "
                 "prepare the cines with the same --size."
             )
-        return functional.pixel_unshuffle(FULL_RANGE * frames.float().unsqueeze(1) - 1, self.fold)
+        return functional.pixel_unshuffle(_FULL_RANGE * frames.float().unsqueeze(1) - 1, self.fold)
 
     def _unfolded(self, folded: Tensor) -> Tensor:
         """Map the network's output to frames (N, H, W) from 0..1."""
         frames = functional.pixel_shuffle(folded.float(), self.fold).squeeze(1)
-        return ((frames + 1) / FULL_RANGE).clamp(0, 1)
+        return ((frames + 1) / _FULL_RANGE).clamp(0, 1)

@@ -42,13 +42,13 @@ LATEST = {"velocity": 1.0, "noise": 0.98, "flow": 1.0}
 """Time at which sampling begins; where the network predicts the noise, x0 cannot be computed from it at 1."""
 EARLIEST = 0.001
 """Smallest time that is trained: at 0 there is nothing to predict."""
-TIME_SCALE = 1000.0
+_TIME_SCALE = 1000.0
 """Times are given to the network in thousandths, which its sine embedding is made for."""
 SMALLEST_DEVIATION = 1e-4
 """Standard deviation, of a latent channel or a number of a token, below which it is only centered."""
-GROUPED = 64
+_GROUPED = 64
 """Channels are multiples of it: a normalized group of one channel, of the 32 groups, loses the time."""
-EMA_WARM_UP = 10
+_EMA_WARM_UP = 10
 """The EMA of the weights adapts fast at first: (1 + steps) / (10 + steps) of it stays."""
 
 
@@ -195,8 +195,8 @@ class CineGenerator(nn.Module):
         """Refuse settings that make no model, saying which would."""
         if harmonics < 1:
             raise ValueError(f"harmonics must be 1 or more, and are {harmonics}.")
-        if not channels or any(count < GROUPED or count % GROUPED for count in channels):
-            raise ValueError(f"channels must be multiples of {GROUPED}, and are {tuple(channels)}.")
+        if not channels or any(count < _GROUPED or count % _GROUPED for count in channels):
+            raise ValueError(f"channels must be multiples of {_GROUPED}, and are {tuple(channels)}.")
         if objective not in get_args(Objective) or tokens not in get_args(Tokens):
             known = ", ".join((*get_args(Objective), *get_args(Tokens)))
             raise ValueError(
@@ -326,14 +326,14 @@ class CineGenerator(nn.Module):
         null_token = self.null_token if self.training else self.get_buffer("average_unknown")
         context = torch.where(hidden[:, None, None], null_token.expand_as(condition), condition)
         whole = torch.cat([context[:, 0], context[:, 1:].mean(dim=1)], dim=1)
-        return network(noisy, time * TIME_SCALE, context, class_labels=whole).float()
+        return network(noisy, time * _TIME_SCALE, context, class_labels=whole).float()
 
     @torch.no_grad()
     def update_ema(self) -> None:
         """Move the EMA toward the weights: once after each step of the optimizer."""
         self.get_buffer("steps").add_(1)
         steps = int(self.get_buffer("steps"))
-        keep = min(self.ema_decay, (1 + steps) / (EMA_WARM_UP + steps))
+        keep = min(self.ema_decay, (1 + steps) / (_EMA_WARM_UP + steps))
         for mean, weight in zip(self.ema.parameters(), self.network.parameters(), strict=True):
             mean.lerp_(weight, 1 - keep)
         self.get_buffer("average_unknown").lerp_(self.null_token, 1 - keep)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from models.ecg_cmr.masking import encode_sparsely
 from models.ecg_cmr.transformer import TokenEncoder, check_pooling, initialize, pool_tokens
 
-TEMPERATURES = (0.01, 1.0)
+_TEMPERATURES = (0.01, 1.0)
 """Bounds of the learned temperature."""
 
 
@@ -278,13 +278,13 @@ class ContrastiveModel(nn.Module):
     @torch.no_grad()
     def _clamp_temperature(self) -> None:
         """Bring the scale back into its bounds; clamping the parameter itself keeps its gradient alive."""
-        low, high = TEMPERATURES
+        low, high = _TEMPERATURES
         self.log_scale.clamp_(-math.log(high), -math.log(low))
 
 
 def _check_arguments(dimension: int, temperature: float, token_dropout: float) -> None:
     """Refuse settings that make no model, saying which would."""
-    low, high = TEMPERATURES
+    low, high = _TEMPERATURES
     if dimension < 1:
         raise ValueError(f"dimension must be at least 1, and is {dimension}.")
     if not low <= temperature <= high:

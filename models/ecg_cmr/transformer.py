@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MLP_RATIO = 4
+_MLP_RATIO = 4
 """Hidden units of a block's dense network, per channel."""
 
-START = 1.5
+_START = 1.5
 """Factor on Glorot's queries and keys at the start: attention then differs between tokens from step one."""
 
-POOLINGS = ("mean", "class")
+_POOLINGS = ("mean", "class")
 """How tokens become one vector: mean of the usable patch tokens, or the class token."""
 
 
@@ -76,7 +76,7 @@ class SelfAttention(nn.Module):
         2305.09828).
         """
         query, key, _ = self.project.weight.chunk(3)
-        query.mul_(START)
+        query.mul_(_START)
         key.copy_(query)
 
     def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,9 +94,9 @@ class TransformerBlock(nn.Module):
         self.attention = SelfAttention(channels, heads, dropout)
         self.dense_norm = nn.LayerNorm(channels)
         self.dense = nn.Sequential(
-            nn.Linear(channels, MLP_RATIO * channels),
+            nn.Linear(channels, _MLP_RATIO * channels),
             nn.GELU(),
-            nn.Linear(MLP_RATIO * channels, channels),
+            nn.Linear(_MLP_RATIO * channels, channels),
             nn.Dropout(dropout),
         )
 
@@ -285,6 +285,6 @@ def pool_tokens(encoded: Tensor, usable: Tensor, pooling: str = "mean") -> Tenso
 
 def check_pooling(pooling: str) -> str:
     """Return the pooling, refusing one that is not known."""
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, and is {pooling!r}.")
+    if pooling not in _POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(_POOLINGS)}, and is {pooling!r}.")
     return pooling

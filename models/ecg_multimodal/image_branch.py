@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SMALLEST_IMAGE = (33, 33)
+_SMALLEST_IMAGE = (33, 33)
 """Pixels that leave 2 x 2 after five halvings: batch normalization can train on one image then."""
-LARGEST_BYTE = 255
+_LARGEST_BYTE = 255
 _LISTED = 3
 """Names of weights that a message lists for each problem."""
 
@@ -45,10 +45,10 @@ class ImageBranch(nn.Module):
     ) -> None:
         super().__init__()
         if len(image_size) != 2 or any(
-            given < least for given, least in zip(image_size, SMALLEST_IMAGE, strict=True)
+            given < least for given, least in zip(image_size, _SMALLEST_IMAGE, strict=True)
         ):
             raise ValueError(
-                f"image_size must be (height, width) of at least {SMALLEST_IMAGE} pixels, "
+                f"image_size must be (height, width) of at least {_SMALLEST_IMAGE} pixels, "
                 f"and is {tuple(image_size)}."
             )
         self.image_size = tuple(image_size)
@@ -111,7 +111,7 @@ class ImageBranch(nn.Module):
     def _ink(self, image: Tensor) -> Tensor:
         """Return bytes as numbers from 0 to 1, and numbers as they are."""
         ink = image.to(self.network.conv1.weight.dtype)
-        return ink / LARGEST_BYTE if image.dtype == torch.uint8 else ink
+        return ink / _LARGEST_BYTE if image.dtype == torch.uint8 else ink
 
 
 def _resnet18(channels: int) -> Any:

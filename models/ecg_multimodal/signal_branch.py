@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from models.layers.blocks import EncoderLevel, check_size, normalized_convolution
 from models.layers.layout import EitherLayout
 
-LEVELS = 4
-STEM_KERNEL = 15
-SHORTEST_SIGNAL = 64
+_LEVELS = 4
+_STEM_KERNEL = 15
+_SHORTEST_SIGNAL = 64
 """Points that leave 2 after five halvings: batch normalization can train on one signal then."""
 SMALLEST_DEVIATION = 1e-6
 """Standard deviation, in the unit of the signal, below which a lead is taken as constant over train."""
@@ -119,9 +119,9 @@ class SignalBranch(EitherLayout, nn.Module):
             raise ValueError(f"leads must be at least 1, and is {leads}.")
         self.leads = leads
         self.scaler = LeadScaler(leads)
-        counts = [channels * level for level in range(1, LEVELS + 1)]
+        counts = [channels * level for level in range(1, _LEVELS + 1)]
         self.body = nn.Sequential(
-            normalized_convolution(leads, channels, STEM_KERNEL, stride=2),
+            normalized_convolution(leads, channels, _STEM_KERNEL, stride=2),
             *(
                 EncoderLevel(inputs, outputs, kernel_size, stride=2)
                 for inputs, outputs in zip([channels, *counts], counts, strict=False)
@@ -138,12 +138,12 @@ class SignalBranch(EitherLayout, nn.Module):
 
     def empty_batch(self) -> Tensor:
         """Return a batch of no signals, on this module's device."""
-        return self.scaler.mean.new_zeros((0, self.leads, SHORTEST_SIGNAL))
+        return self.scaler.mean.new_zeros((0, self.leads, _SHORTEST_SIGNAL))
 
     def check(self, signal: Tensor) -> None:
         """Refuse what is no batch of signals with these leads."""
-        if signal.ndim != 3 or signal.shape[1] != self.leads or signal.shape[2] < SHORTEST_SIGNAL:
+        if signal.ndim != 3 or signal.shape[1] != self.leads or signal.shape[2] < _SHORTEST_SIGNAL:
             raise ValueError(
-                f"signal must have shape (batch, {self.leads}, points) with at least {SHORTEST_SIGNAL} "
+                f"signal must have shape (batch, {self.leads}, points) with at least {_SHORTEST_SIGNAL} "
                 f"points, and has {tuple(signal.shape)}."
             )

@@ -16,7 +16,7 @@ MODALITIES = ("ecg", "pcg")
 STRIDES = (1, 5, 5, 5)
 INPUT_POOLING = {2: 5, 3: 25}
 """Level (from 0) to the average pooling of the raw input that is concatenated to the level's input."""
-SHORTEST_BEAT = 25
+_SHORTEST_BEAT = 25
 SQUEEZE = 8
 """Reduction of the hidden layer in squeeze-and-excitation and in channel attention."""
 
@@ -138,9 +138,9 @@ def check_signal(name: str, signal: Tensor | None) -> Tensor:
     """Return the signal, refusing what is no batch of beats (B, 1, points)."""
     if signal is None:
         raise ValueError(f"This network needs the {name.upper()} signal, shape (batch, 1, points).")
-    if signal.ndim != 3 or signal.shape[1] != 1 or signal.shape[2] < SHORTEST_BEAT:
+    if signal.ndim != 3 or signal.shape[1] != 1 or signal.shape[2] < _SHORTEST_BEAT:
         raise ValueError(
-            f"{name} must have shape (batch, 1, points) with at least {SHORTEST_BEAT} points, "
+            f"{name} must have shape (batch, 1, points) with at least {_SHORTEST_BEAT} points, "
             f"and has {tuple(signal.shape)}."
         )
     return signal

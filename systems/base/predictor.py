@@ -39,11 +39,11 @@ PREDICTED, REFUSED = "judged", "refused"
 DISCLAIMER = "Research software, not a medical device: nothing here is a diagnosis."
 BALANCED = 0.5
 """Share of abnormal that the probabilities of a model assume that was trained with class weights."""
-MOST_CERTAIN = 0.99
+_MOST_CERTAIN = 0.99
 """Highest probability that is shown: no model of a few hundred recordings can be surer."""
 WIDEST, NARROWEST, COLUMN = 100, 30, 25
 """Characters of a line, and of the names at its beginning."""
-DRAWN_POINTS = 4000
+_DRAWN_POINTS = 4000
 """Points to which a long signal is thinned, the lowest and the highest of each stretch kept."""
 LONGEST_TITLE, LONGEST_BESIDE_WATERMARK = 60, 34
 """Characters of a title, alone and beside a watermark; of a longer one the end is shown."""
@@ -269,15 +269,15 @@ class Predictor:
 
     def row(self, path: RecordingPath) -> Metadata:
         """Predict for one recording, write its files, and return its metadata, or why there are none."""
-        names: Metadata = {"recording": printable(path.name), "path": printable(str(path.path))}
+        names: Metadata = {"recording": _printable(path.name), "path": _printable(str(path.path))}
         try:
             prediction = self.predict(path)
         except (UserError, OSError, MemoryError) as error:
-            return names | {"status": REFUSED, "reason": printable(str(error) or type(error).__name__)}
+            return names | {"status": REFUSED, "reason": _printable(str(error) or type(error).__name__)}
         metadata = names | {"status": PREDICTED} | prediction.metadata()
         out = self.settings.out
         written = [] if out is None else prediction.write(out / path.name, metadata)
-        return metadata | {"files": [printable(str(file)) for file in written]}
+        return metadata | {"files": [_printable(str(file)) for file in written]}
 
     def document(self, rows: Sequence[Metadata]) -> Metadata:
         """Return the JSON document of all recordings."""
@@ -333,7 +333,7 @@ class Predictor:
         found = [("probability of abnormal", row["probability"], row["assumed_prevalence"])]
         if row["probability_at_prevalence"] is not None:
             found.append(("", row["probability_at_prevalence"], row["prevalence"]))
-        return [(name, rounded_probability(value) + at_share(share)) for name, value, share in found]
+        return [(name, rounded_probability(value) + _at_share(share)) for name, value, share in found]
 
     def model_details(self, row: Metadata) -> list[tuple[str, str]]:
         """Return how many models there are, where some were left out."""
@@ -379,21 +379,21 @@ def _filled(text: str, width: int, first: str, rest: str) -> list[str]:
     return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, **style)
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """Return text without characters that a terminal or a file cannot take."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
-def at_share(share: float | None) -> str:
+def _at_share(share: float | None) -> str:
     """Return the words for a probability that holds at a prevalence."""
     return "" if share is None else f"  if {share:.4g} of those measured are abnormal"
 
 
 def rounded_probability(probability: float) -> str:
     """Return a probability with no more digits than a model can be sure of."""
-    if probability > MOST_CERTAIN:
-        return f"above {MOST_CERTAIN}"
-    return f"below {1 - MOST_CERTAIN:.2f}" if probability < 1 - MOST_CERTAIN else f"{probability:.2f}"
+    if probability > _MOST_CERTAIN:
+        return f"above {_MOST_CERTAIN}"
+    return f"below {1 - _MOST_CERTAIN:.2f}" if probability < 1 - _MOST_CERTAIN else f"{probability:.2f}"
 
 
 # Checkpoints -------------------------------------------------------------------------------------------
@@ -445,7 +445,7 @@ def assumed_prevalence(checkpoints: Sequence[Checkpoint], *, balanced: bool) -> 
 # Figures -----------------------------------------------------------------------------------------------
 
 
-def thin(samples: Array, sampling_rate: float, points: int = DRAWN_POINTS) -> tuple[Array, Array]:
+def thin(samples: Array, sampling_rate: float, points: int = _DRAWN_POINTS) -> tuple[Array, Array]:
     """Return times (seconds) and values of at most so many points that look like the whole signal.
 
     Each stretch of samples gives its lowest and its highest value, so no peak is lost.

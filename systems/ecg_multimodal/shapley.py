@@ -68,7 +68,7 @@ def shapley_values(
     ValueError
         Where a set of modalities is missing, lengths differ, or a value that is needed is not finite.
     """
-    game = complete_game(values, empty, present)
+    game = _complete_game(values, empty, present)
     modalities = _modalities(game)
     found = {modality: np.zeros(len(game[frozenset()])) for modality in modalities}
     for modality in modalities:
@@ -83,7 +83,7 @@ def shapley_values(
     return {modality: np.where(there[modality], found[modality], np.nan) for modality in modalities}
 
 
-def complete_game(
+def _complete_game(
     values: Mapping[Coalition, ArrayLike],
     empty: ArrayLike,
     present: Mapping[str, ArrayLike] | None = None,
@@ -103,25 +103,6 @@ def complete_game(
     there = _presence(modalities, count, present)
     tables[frozenset()] = np.broadcast_to(np.asarray(empty, dtype=float), (count,))
     return {part: _restricted(part, tables, there) for part in _subsets(modalities)}
-
-
-def patient_shares(contributions: Mapping[str, ArrayLike]) -> dict[str, Array]:
-    """Share of each modality in what moved the prediction of a patient: its part of the sum of ``|phi|``.
-
-    Parameters
-    ----------
-    contributions : mapping of str to array_like, shape (N,)
-        From `shapley_values`.
-
-    Returns
-    -------
-    dict of str to ndarray, shape (N,)
-        0 to 1, summing to 1 over the modalities that are there; NaN for a modality that is not there, and for
-        all modalities of a patient whose prediction nothing moved.
-    """
-    sizes = {modality: np.abs(np.asarray(value, dtype=float)) for modality, value in contributions.items()}
-    total = np.nansum(list(sizes.values()), axis=0)
-    return {modality: divided(size, total) for modality, size in sizes.items()}
 
 
 def attribution(contributions: Mapping[str, ArrayLike]) -> pd.DataFrame:
@@ -186,7 +167,7 @@ def shapley_auroc(
     pandas.DataFrame
         Columns view, value, low, high (95 %); one row a modality, and last the row ``sum``.
     """
-    game = complete_game(values, empty, present)
+    game = _complete_game(values, empty, present)
     units = _units(label, groups, game)
 
     rows = []
@@ -216,7 +197,7 @@ def subset_scores(
         One row a set, small ones first: views (such as ``image + signal``), patients (rows with at least
         one of the modalities; the others are predicted as `empty`), value, low, high (95 %).
     """
-    game = complete_game(values, empty, present)
+    game = _complete_game(values, empty, present)
     units, modalities = _units(label, groups, game), _modalities(game)
     there = _presence(modalities, len(units), present)
     rows = []

@@ -41,7 +41,7 @@ from systems.ecg_multimodal.samples import Patients, read_patients
 from systems.ecg_multimodal.settings import MultimodalTrainingSettings
 
 Batch = dict[str, Tensor]
-DAMPED = "damped_"
+_DAMPED = "damped_"
 """Begins the names, in the losses, of what the gradient of a modality is multiplied by."""
 
 
@@ -137,14 +137,14 @@ class EcgMultimodal(BinaryTask):
             ahead = modulation_coefficients(
                 branch_confidences(branches, label, has), self.settings.model.modulation
             )
-            losses |= {DAMPED + name: logits.new_tensor(value) for name, value in ahead.items()}
+            losses |= {_DAMPED + name: logits.new_tensor(value) for name, value in ahead.items()}
         return losses
 
     def after_backward(self, model: nn.Module, losses: Mapping[str, Tensor]) -> None:
         """Damp the gradients of the modality that is ahead, if the settings say so."""
         network = as_network(model)
         if self.settings.model.modulation:
-            coefficients = {name: float(losses[DAMPED + name]) for name in network.modalities}
+            coefficients = {name: float(losses[_DAMPED + name]) for name in network.modalities}
             modulate_gradients(dict(network.branches.items()), coefficients)
 
     def score(self, samples: Patients, rows: Tensor, predictions: Tensor) -> dict[str, float]:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from common.files import write_table
@@ -69,7 +69,6 @@ def audit(
     samples: pd.DataFrame,
     recordings: pd.DataFrame,
     parts: Mapping[str, Sequence[NDArray[np.integer]]],
-    more: Sequence[AuditRow] = (),
 ) -> AuditReport:
     """Audit recordings and splits: what the test part shares with train, and baselines without signals.
 
@@ -84,8 +83,6 @@ def audit(
     parts : mapping of str to sequence of ndarray, shape (samples,)
         For each protocol and each of its folds the part of each sample: 0 train, 1 validation, 2 test.
         Protocols not in `PROMISES` promise nothing.
-    more : sequence of AuditRow
-        Lines of other checks, such as `fitted_on_train_only`, to be reported with these.
 
     Returns
     -------
@@ -101,7 +98,7 @@ def audit(
                 )
         rows += [_shared_row(units, name, protocol, folds) for name in _UNITS if name in units]
         rows += _protocol_baselines(samples, recordings, protocol, folds)
-    return AuditReport((*rows, *more))
+    return AuditReport(tuple(rows))
 
 
 def audit_failed(report: AuditReport) -> bool:
@@ -131,42 +128,6 @@ def format_audit(report: AuditReport) -> str:
         )
     )
     return "\n".join([*lines[:-1], "═" * _WIDTH, *textwrap.wrap(verdict, _WIDTH)])
-
-
-def fitted_on_train_only(
-    recomputed: Mapping[str, ArrayLike],
-    stored: Mapping[str, ArrayLike],
-    protocol: str = "",
-    tolerance: float = 1e-4,
-) -> AuditRow:
-    """Check that what a checkpoint stores of a scaler is what the training rows alone give.
-
-    Parameters
-    ----------
-    recomputed : mapping of str to array_like
-        Statistics (means, standard deviations) computed again from the training rows only.
-    stored : mapping of str to array_like
-        Those of the checkpoint, by the same names; tensors on the CPU will do.
-    protocol : str
-        For the line.
-    tolerance : float
-        Largest difference allowed, as a share of the largest absolute value of a statistic.
-
-    Returns
-    -------
-    AuditRow
-        Not kept where a statistic differs by more, is not finite, is missing, or has another shape.
-    """
-    value = 0.0 if stored and set(recomputed) == set(stored) else np.inf
-    for name in sorted(set(recomputed) & set(stored)):
-        expected, found = (np.asarray(table[name], dtype=float) for table in (recomputed, stored))
-        if expected.shape != found.shape or not np.isfinite([*expected.ravel(), *found.ravel()]).all():
-            value = np.inf
-        elif expected.size:
-            scale = max(float(np.abs(expected).max()), 1e-12)
-            value = max(value, float(np.abs(expected - found).max()) / scale)
-    check = "largest deviation of a scaler from the training rows alone"
-    return AuditRow(check, protocol, value, f"at most {tolerance:g}", bool(value <= tolerance))
 
 
 def _answer(kept: bool | None) -> str:
@@ -286,7 +247,7 @@ def _protocol_baselines(
     ]
 
 
-def audit_data(cache: Cache, fold_count: int, validation_share: float, seed: int) -> AuditReport:
+def _audit_data(cache: Cache, fold_count: int, validation_share: float, seed: int) -> AuditReport:
     """Audit a cache and the folds that each protocol makes of it."""
     samples = cache.table("samples")
     parts = {
@@ -427,7 +388,7 @@ def audit_newest(settings: EvaluationSettings) -> None:
     """Print and write the audit of a cache; exit with status 1 if a promise is broken."""
     cache = find_cache(settings.cache, settings.cache_dir)
     default = TrainingSettings()
-    report = audit_data(cache, default.fold_count, default.validation_share, default.seed)
+    report = _audit_data(cache, default.fold_count, default.validation_share, default.seed)
     print(format_audit(report))
     path = settings.results_dir / f"audit-{cache.path.name}.csv"
     write_table(path, report.table())

@@ -34,7 +34,7 @@ from systems.ecg_pcg.phase_fusion.task import EcgPcgPhaseFusion
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
 
 _BATCH = ("ecg", "pcg", "label", "weight", "has_ecg", "has_pcg")
-SHORTEST_BFLOAT16 = 250
+_SHORTEST_BFLOAT16 = 250
 """Points of a beat from which bfloat16 gradients on a CPU were found right (torch 2.13)."""
 
 
@@ -109,7 +109,7 @@ class EcgPcg(BinaryTask):
     def samples(self, cache: Cache, device: torch.device) -> Beats:
         """Return the beats of a cache at the number of points that the model takes."""
         settings = self.settings
-        check_precision(settings, device)
+        _check_precision(settings, device)
         table = cache.table("samples")
         signals = {
             modality: torch.tensor(shorten_beats(cache.beats(modality), settings.model.points))
@@ -136,13 +136,13 @@ class EcgPcg(BinaryTask):
 
     def for_fold(self, samples: Beats, fold: Fold) -> Beats:
         """Return the samples with what is fitted on the fold's training part: the class weights."""
-        check_signals(samples, fold.train, self.settings.model)
+        _check_signals(samples, fold.train, self.settings.model)
         return samples.weighted(fold.train) if self.settings.optimization.class_weights else samples
 
     def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the network of the settings, with absence tokens where a signal may be missing."""
         model = self.settings.model
-        check_modalities(model)
+        _check_modalities(model)
         absence = {"absence_tokens": True} if needs_tokens(model) else {}
         try:
             return build_model(
@@ -232,7 +232,7 @@ def needs_tokens(model: ModelSettings) -> bool:
     return model.modality_dropout > 0 or model.zeroed != "none"
 
 
-def check_modalities(model: ModelSettings) -> None:
+def _check_modalities(model: ModelSettings) -> None:
     """Refuse settings of missing modalities that contradict each other or the network."""
     if not 0 <= model.modality_dropout <= 1:
         raise UserError(f"--modality-dropout must be 0 to 1, and is {model.modality_dropout}.")
@@ -245,7 +245,7 @@ def check_modalities(model: ModelSettings) -> None:
         )
 
 
-def check_signals(samples: Beats, rows: np.ndarray, model: ModelSettings) -> None:
+def _check_signals(samples: Beats, rows: np.ndarray, model: ModelSettings) -> None:
     """Refuse to train on rows that all lack a signal the network reads and cannot do without."""
     alone = SINGLE_MODALITY.get(model.model)
     for modality in MODALITIES:
@@ -259,12 +259,12 @@ def check_signals(samples: Beats, rows: np.ndarray, model: ModelSettings) -> Non
         )
 
 
-def check_precision(settings: TrainingSettings, device: torch.device) -> None:
+def _check_precision(settings: TrainingSettings, device: torch.device) -> None:
     """Refuse bfloat16 on a CPU for very short beats, where torch 2.13 gets its gradients wrong."""
     points = settings.model.points
     precision = choose_precision(settings.precision, device)
-    if device.type == "cpu" and precision == torch.bfloat16 and points < SHORTEST_BFLOAT16:
+    if device.type == "cpu" and precision == torch.bfloat16 and points < _SHORTEST_BFLOAT16:
         raise UserError(
             f"Strided convolutions of beats of {points} points have wrong bfloat16 gradients on a CPU: "
-            f"use --precision float32, or --points of {SHORTEST_BFLOAT16} or more."
+            f"use --precision float32, or --points of {_SHORTEST_BFLOAT16} or more."
         )

@@ -15,16 +15,16 @@ from common.files import replacing
 from systems.ecg_cmr.figures import strip_of
 
 NOTICE = "GENERATED from an ECG by a model. Not measured, no medical image, nothing to diagnose from."
-SHORT_NOTICE = "GENERATED from an ECG, not measured"
+_SHORT_NOTICE = "GENERATED from an ECG, not measured"
 LETTER = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [1, 0, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]], dtype=bool)
 """A G: burnt into the lower right corner of every frame, as what a file says of itself is easily lost."""
-SCALE = 5
+_SCALE = 5
 """Pixels of a picture for each of a cine."""
-CYCLE_MS = 1000
+_CYCLE_MS = 1000
 """Milliseconds that a GIF takes for one cycle."""
 BAR = 16
 """Height of the bar below a picture that says what it is, pixels."""
-THICKNESS = 8.0
+_THICKNESS = 8.0
 """Millimetres of the slice, as usual."""
 
 
@@ -52,9 +52,9 @@ def write_nifti(path: Path, cine: ArrayLike, pixel_spacing: float, affine: NDArr
         How the slice lies in the patient.
     """
     image = nibabel.Nifti1Image(marked(cine).transpose(2, 1, 0)[:, :, None], affine)
-    image.header.set_zooms((pixel_spacing, pixel_spacing, THICKNESS, 1.0))
+    image.header.set_zooms((pixel_spacing, pixel_spacing, _THICKNESS, 1.0))
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = SHORT_NOTICE.encode()
+    image.header["descrip"] = _SHORT_NOTICE.encode()
     image.header["intent_name"] = b"generated"
     image.header.extensions.append(Nifti1Extension("comment", NOTICE.encode()))
     with replacing(path) as temporary:
@@ -69,7 +69,7 @@ def write_gif(path: Path, cine: ArrayLike) -> None:
             temporary,
             save_all=True,
             append_images=pictures[1:],
-            duration=CYCLE_MS // len(pictures),
+            duration=_CYCLE_MS // len(pictures),
             loop=0,
             comment=NOTICE.encode(),
         )
@@ -84,7 +84,7 @@ def write_strip(path: Path, cines: ArrayLike, frames: int = 8) -> None:
         _with_bar(_enlarged(np.concatenate(rows), scale=3)).save(temporary, pnginfo=metadata)
 
 
-def _enlarged(picture: NDArray[np.uint8], scale: int = SCALE) -> NDArray[np.uint8]:
+def _enlarged(picture: NDArray[np.uint8], scale: int = _SCALE) -> NDArray[np.uint8]:
     """Return a picture with every pixel as a square of pixels."""
     return picture.repeat(scale, axis=0).repeat(scale, axis=1)
 
@@ -94,5 +94,5 @@ def _with_bar(picture: NDArray[np.uint8]) -> Image.Image:
     height, width = picture.shape
     whole = Image.new("L", (width, height + BAR), 0)
     whole.paste(Image.fromarray(picture), (0, 0))
-    ImageDraw.Draw(whole).text((4, height + 2), SHORT_NOTICE, fill=255)
+    ImageDraw.Draw(whole).text((4, height + 2), _SHORT_NOTICE, fill=255)
     return whole

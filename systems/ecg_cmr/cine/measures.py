@@ -8,12 +8,12 @@ Contours   The left ventricle is found by classes of brightness and geometry; no
            there through muscle up to the first blood, fat or lung. Papillary muscles so belong to the cavity.
            This holds for balanced steady-state cines, however the picture is turned.
 Measures   One slice does not show a length, so a shape has to be assumed: half an ellipsoid whose cavity is
-           `SPHERICITY` times as wide as long at end-diastole, cut at half its length, and whose length
+           `_SPHERICITY` times as wide as long at end-diastole, cut at half its length, and whose length
            shortens by `LONGITUDINAL_SHARE` of the ejection fraction (17 % at 60 %).
 
 With areas A of the cavity, of its radius r at the base and its length L::
 
-    r = sqrt(A / pi / (1 - MID_LEVEL ** 2))     L = 2 r / SPHERICITY     volume = 2 / 3 pi r ** 2 L
+    r = sqrt(A / pi / (1 - MID_LEVEL ** 2))     L = 2 r / _SPHERICITY     volume = 2 / 3 pi r ** 2 L
     ejection fraction = (1 - q) / (1 - LONGITUDINAL_SHARE * q),   q = smallest area / largest area
 
 The mass is that of the shell, 1.05 g/mL, whose cut has the area of the muscle. Muscle is not lost in a beat,
@@ -38,28 +38,28 @@ MEASURED = ("lv_edv", "lv_esv", "ejection_fraction", "lv_mass", "wall_thickness"
 """mL, mL, percent, g, mm: names as those of a simulated heart's indicators."""
 UNITS = {"lv_edv": "mL", "lv_esv": "mL", "ejection_fraction": "%", "lv_mass": "g", "wall_thickness": "mm"}
 MID_LEVEL = 0.5
-SPHERICITY = 0.5
+_SPHERICITY = 0.5
 LONGITUDINAL_SHARE = 0.28
 MUSCLE_DENSITY = 1.05
-SEPTUM = 25.0
+_SEPTUM = 25.0
 """Degrees on both sides of the middle of the septum over which its thickness is taken."""
-DIASTOLE = (0, 1, -1)
+_DIASTOLE = (0, 1, -1)
 """Frames around end-diastole."""
 ANGLES = 48
 """Directions, counterclockwise from the right."""
-STEP = 0.25
+_STEP = 0.25
 """Distance of radii, pixels."""
-SMALLEST = 3.0
+_SMALLEST = 3.0
 """Mean radius of a cavity in pixels below which it cannot be measured."""
-NEAR = 0.38
+_NEAR = 0.38
 """Share of the picture's width around the middle of what moves in which the ventricle is looked for."""
-LARGEST_HOLE = 16
+_LARGEST_HOLE = 16
 """Pixels of a dark spot in a blob that is a papillary muscle."""
 ENDOCARDIUM_DROP, EPICARDIUM_DROP = 0.5, 0.05
 """Pixels' worth of the wrong class after which a border is taken to lie behind."""
 ENDOCARDIUM_LEAK, EPICARDIUM_LEAK = 0.15, 1.0
 """What each further pixel costs from there."""
-LEAST_WALL = 1.0
+_LEAST_WALL = 1.0
 """Pixels from the endocardium within which muscle does not end."""
 BRIGHTER, DARKER = (0.28, 0.45), 0.35
 """Where muscle ends: this share of the way to blood (or fat), and to lung. Against the thin fat around the
@@ -95,7 +95,7 @@ def indicators_of(contours: Contours, pixel_spacing: float) -> dict[str, float]:
     left = square / square.max()
     shortening = 1 - LONGITUDINAL_SHARE * ejected(left)
     radius = np.sqrt(square / (1 - MID_LEVEL**2))
-    length = 2 * radius.max() / SPHERICITY * shortening
+    length = 2 * radius.max() / _SPHERICITY * shortening
     fraction = float(ejected(left.min()))
     volume = float(2 / 3 * np.pi * (radius**2 * length).max() / 1000)
     muscle = (outer**2 - inner**2).mean(axis=1)
@@ -140,8 +140,8 @@ def _septal_thickness(contours: Contours, pixel_spacing: float) -> float:
     """Return the thickness of the septum around end-diastole, mm."""
     angles = np.arange(ANGLES) * (360 / ANGLES)
     away = np.abs((angles - contours.septum + 180) % 360 - 180)
-    wall = (contours.epicardium - contours.endocardium)[list(DIASTOLE)]
-    return float(np.median(wall[:, away <= SEPTUM]) * pixel_spacing)
+    wall = (contours.epicardium - contours.endocardium)[list(_DIASTOLE)]
+    return float(np.median(wall[:, away <= _SEPTUM]) * pixel_spacing)
 
 
 # Contours --------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def find_contours(cine: ArrayLike) -> Contours | None:
     limit = ndimage.maximum_filter1d(first, 7, mode="wrap") + 2
     polar = _polar(frames, centers)
     endocardium, levels = _inner(polar, levels, limit)
-    if endocardium.mean() < SMALLEST:
+    if endocardium.mean() < _SMALLEST:
         return None
     lung = float(np.percentile(frames, 10))
     rise = np.full(ANGLES, BRIGHTER[1])
@@ -231,11 +231,11 @@ def _locate(frames: Pixels) -> tuple[Array, Array, tuple[float, float]] | None:
     rows, columns = np.indices((height, width))
     middle = [(weight * axis).sum() / weight.sum() for axis in (rows, columns)]
     away = np.hypot(rows - middle[0], columns - middle[1])
-    low, high = otsu(first[away < NEAR * width])
+    low, high = otsu(first[away < _NEAR * width])
     if not high > low:
         return None
     best: tuple[float, Array, Array] | None = None
-    for center in _blobs(first > high, away < NEAR * width):
+    for center in _blobs(first > high, away < _NEAR * width):
         badness, middle_of, radii = _score_blob(first, motion, center, low, high)
         if best is None or badness < best[0]:
             best = badness, middle_of, radii
@@ -247,7 +247,7 @@ def _locate(frames: Pixels) -> tuple[Array, Array, tuple[float, float]] | None:
 def _blobs(bright: NDArray[np.bool_], near: NDArray[np.bool_]) -> list[Array]:
     """Return the middles of bright blobs: where one is farthest from whatever is dark."""
     holes, _ = ndimage.label(~bright)
-    filled = bright | (np.bincount(holes.ravel()) < LARGEST_HOLE)[holes]
+    filled = bright | (np.bincount(holes.ravel()) < _LARGEST_HOLE)[holes]
     depth = ndimage.distance_transform_edt(filled)
     peaks = (depth == ndimage.maximum_filter(depth, 7)) & (depth >= 2.5) & near
     return [peak.astype(float) for peak in np.argwhere(peaks)]
@@ -269,20 +269,20 @@ def _score_blob(
     radii = _radii(values.shape[2])
     behind = (radii > border[:, None] + 0.75) & (radii < border[:, None] + 2)
     muscle = ((values[0] > low) & (values[0] <= high))[behind].mean() if behind.any() else 0.0
-    at = np.clip(((border + 1) / STEP).astype(int), 0, len(radii) - 1)
+    at = np.clip(((border + 1) / _STEP).astype(int), 0, len(radii) - 1)
     moving = values[1][np.arange(ANGLES), at].mean() / motion.max()
     badness = border.std() / border.mean() - 0.5 * muscle + max(0.0, 0.45 - moving)
-    return float(badness + (border.mean() < SMALLEST)), center, border
+    return float(badness + (border.mean() < _SMALLEST)), center, border
 
 
 def _radii(count: int) -> Array:
-    return np.asarray((np.arange(count) + 0.5) * STEP, np.float64)
+    return np.asarray((np.arange(count) + 0.5) * _STEP, np.float64)
 
 
 def _polar(frames: Pixels, centers: Array) -> Pixels:
     """Return frames by direction and radius, (frames, ANGLES, radii), bilinear."""
     height, width = frames.shape[1:]
-    radii = _radii(int(NEAR * width / STEP))
+    radii = _radii(int(_NEAR * width / _STEP))
     y = np.clip(centers[:, :1, None] - _SIN[:, None] * radii, 0, height - 1.001)
     x = np.clip(centers[:, 1:, None] + _COS[:, None] * radii, 0, width - 1.001)
     row, column = y.astype(np.intp), x.astype(np.intp)
@@ -322,7 +322,7 @@ def _gain(like: Pixels, drop: float, leak: float, start: float = 0.0) -> tuple[A
         Radius below which nothing ends.
     """
     radii = _radii(like.shape[2])
-    total = np.cumsum(like, axis=2, dtype=np.float64) * STEP
+    total = np.cumsum(like, axis=2, dtype=np.float64) * _STEP
     lost = (np.maximum.accumulate(total, axis=2) - total > drop) & (radii > start)
     ended = np.maximum.accumulate(lost, axis=2)
     stop = np.where(lost.any(axis=2), lost.argmax(axis=2), like.shape[2] - 1)
@@ -364,7 +364,7 @@ def _inner(
     score, _ = _gain(like, ENDOCARDIUM_DROP, ENDOCARDIUM_LEAK, 2.0)
     if limit is not None:
         score = score - 10 * np.maximum(radii - limit[:, None], 0)
-    border = radii[_closed_path(score)] + STEP / 2
+    border = radii[_closed_path(score)] + _STEP / 2
     ring = (radii > border[..., None] + 0.9) & (radii < border[..., None] + 2.2)
     inside = radii < border[..., None] - 1.5
     found = [
@@ -387,10 +387,10 @@ def _outer(polar: Pixels, endocardium: Array, levels: tuple[float, float], lung:
     above_lung = (smooth - muscle + DARKER * dark) / dark
     beyond = radii - endocardium[..., None]
     like = np.clip(np.minimum(below_blood, above_lung), -0.5, 0.5) * (beyond > 0)
-    like = np.where(beyond < LEAST_WALL, np.maximum(like, 0), like)  # pixels of the border are half blood
+    like = np.where(beyond < _LEAST_WALL, np.maximum(like, 0), like)  # pixels of the border are half blood
     score, _ = _gain(like, EPICARDIUM_DROP, EPICARDIUM_LEAK)
     score = np.where(beyond > 0, score, 5 * beyond)
-    return np.maximum(radii[_closed_path(score)] + STEP / 2, endocardium)
+    return np.maximum(radii[_closed_path(score)] + _STEP / 2, endocardium)
 
 
 def _blood_behind(polar: Pixels, epicardium: Array, levels: tuple[float, float]) -> Array:

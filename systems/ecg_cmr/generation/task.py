@@ -118,7 +118,7 @@ class EcgToCmr(Stage):
             content = load_checkpoint(file)
             refuse_known(content, file, run)
             if part == "autoencoder":
-                take_autoencoder(network.autoencoder, content, file)
+                _take_autoencoder(network.autoencoder, content, file)
             else:
                 encoder = network.encoder if part == "ecg" else network.feature_encoder
                 assert isinstance(encoder, TokenEncoder)
@@ -190,7 +190,7 @@ def encoded_pairs(samples: Pairs, network: CineGenerator, rows: Tensor) -> Encod
     return EncodedPairs(**(known | made))
 
 
-def take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: Path) -> None:
+def _take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: Path) -> None:
     """Load the autoencoder of a parent into this one.
 
     Raises

@@ -17,11 +17,11 @@ from systems.ecg_cmr.evaluate import write_stage
 def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Evaluate a run, write its results, and return its metrics and the files written."""
     predictions = predict_run(run)
-    table = reconstruction_table(predictions, draws=run.settings.bootstrap_draws)
+    table = _reconstruction_table(predictions, draws=run.settings.bootstrap_draws)
     return write_stage(run, predictions, {"reconstruction": table})
 
 
-def reconstruction_table(scores: pd.DataFrame, *, draws: int, seed: int = 0) -> pd.DataFrame:
+def _reconstruction_table(scores: pd.DataFrame, *, draws: int, seed: int = 0) -> pd.DataFrame:
     """Summarize how well hidden parts were reconstructed, over patients, with intervals.
 
     Parameters

@@ -22,7 +22,7 @@ from systems.ecg_cmr.evaluate import write_stage
 from systems.ecg_cmr.figures import indicators_figure, relevance_figure
 from systems.ecg_cmr.phenotypes.task import TRUE
 
-INDICATOR_SCORES = ("r", "r2", "mae")
+_INDICATOR_SCORES = ("r", "r2", "mae")
 INDICATOR_UNITS = {
     **dict.fromkeys(("lv_edv", "lv_esv", "rv_edv", "rv_esv", "stroke_volume", "la_volume"), "mL"),
     **dict.fromkeys(("ejection_fraction", "rv_ejection_fraction"), "%"),
@@ -86,7 +86,7 @@ def _rollout_figures(
     return figures
 
 
-def weighted_correlation(units: pd.DataFrame, weights: Array) -> Array:
+def _weighted_correlation(units: pd.DataFrame, weights: Array) -> Array:
     """Pearson's r of the columns ``truth`` and ``predicted`` for many weightings (draws, N)."""
     one, two = (units[name].to_numpy(dtype=float) for name in ("truth", "predicted"))
     total = weights.sum(axis=1)
@@ -98,7 +98,7 @@ def weighted_correlation(units: pd.DataFrame, weights: Array) -> Array:
     return divided(covariance, np.sqrt(np.maximum(spread, 0)))
 
 
-def weighted_r2(units: pd.DataFrame, weights: Array) -> Array:
+def _weighted_r2(units: pd.DataFrame, weights: Array) -> Array:
     """Share of the variance of ``truth`` explained by ``predicted`` as it is; below 0 worse than the mean."""
     truth, predicted = (units[name].to_numpy(dtype=float) for name in ("truth", "predicted"))
     total = weights.sum(axis=1)
@@ -106,13 +106,13 @@ def weighted_r2(units: pd.DataFrame, weights: Array) -> Array:
     return 1 - divided(divided(weights @ (truth - predicted) ** 2, total), variance)
 
 
-def weighted_absolute_error(units: pd.DataFrame, weights: Array) -> Array:
+def _weighted_absolute_error(units: pd.DataFrame, weights: Array) -> Array:
     """Mean absolute difference of ``truth`` and ``predicted``."""
     error = np.abs(units["truth"].to_numpy(dtype=float) - units["predicted"].to_numpy(dtype=float))
     return divided(weights @ error, weights.sum(axis=1))
 
 
-STATISTICS = {"r": weighted_correlation, "r2": weighted_r2, "mae": weighted_absolute_error}
+STATISTICS = {"r": _weighted_correlation, "r2": _weighted_r2, "mae": _weighted_absolute_error}
 
 
 def indicator_table(
@@ -146,7 +146,7 @@ def indicator_table(
     for name in truth:
         units = _known(truth[name], predicted[name], patient)
         row: dict[str, object] = {"indicator": name, "patients": len(units)}
-        for score in INDICATOR_SCORES:
+        for score in _INDICATOR_SCORES:
             found = Interval(np.nan, np.nan, np.nan, 0, 0.0)
             if len(units) > 2:
                 found = cluster_bootstrap(units, STATISTICS[score], "patient", draws=draws, seed=seed)

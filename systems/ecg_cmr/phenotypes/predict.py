@@ -201,7 +201,7 @@ class Predictor(base.Predictor):
                 *self.warnings_of_models(seen),
                 *warnings_of_table,
                 *self._warnings_of_person(known),
-                *warnings_of_errors(indicators, diseases, chosen[0][0]),
+                *_warnings_of_errors(indicators, diseases, chosen[0][0]),
             ],
             models=len(chosen),
             left_out=len(self.models) - len(chosen),
@@ -229,7 +229,7 @@ class Predictor(base.Predictor):
         units = INDICATOR_UNITS if self.simulated or self.trained_on["source"] == "acdc" else {}
         indicators, diseases = {}, {}
         for index, name in enumerate(self.inputs["indicators"]):
-            value, error = float(values[index]), mean_error(chosen, choice, "indicators", name)
+            value, error = float(values[index]), _mean_error(chosen, choice, "indicators", name)
             bound = error["bound"]
             indicators[name] = {
                 "value": value,
@@ -243,7 +243,7 @@ class Predictor(base.Predictor):
                 "trained_deviation": _mean([float(model.indicator_deviation[index]) for _, model in chosen]),
             }
         for index, name in enumerate(self.inputs["diseases"]):
-            error = mean_error(chosen, choice, "diseases", name)
+            error = _mean_error(chosen, choice, "diseases", name)
             known = [content.get("validation") or {} for content, _ in chosen]
             diseases[name] = {
                 "probability": float(values[count + index]),
@@ -322,7 +322,7 @@ class Predictor(base.Predictor):
         return ", ".join(parts)
 
 
-def mean_error(chosen: Models, choice: str, targets: str, name: str) -> Metadata:
+def _mean_error(chosen: Models, choice: str, targets: str, name: str) -> Metadata:
     """Return the mean over models of what was measured; None where one of them does not hold it."""
     known = [(content.get("validation") or {}).get("errors", {}).get(choice) for content, _ in chosen]
     rows = [row[targets][name] if row else {} for row in known]
@@ -337,7 +337,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if values and len(known) == len(values) else None
 
 
-def warnings_of_errors(indicators: Rows, diseases: Rows, checkpoint: Checkpoint) -> list[SignalWarning]:
+def _warnings_of_errors(indicators: Rows, diseases: Rows, checkpoint: Checkpoint) -> list[SignalWarning]:
     """Return what is doubtful about the numbers, as far as it was measured when the model was trained."""
     unproven = "On validation not shown to be better than"
     weak = [name for name, row in indicators.items() if row["r2"] is not None and not row["better"]]

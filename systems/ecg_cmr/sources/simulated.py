@@ -67,7 +67,7 @@ def targets_of(heart: Heart) -> dict[str, float]:
     return heart.indicators() | {name: float(name == own) for name in disease_columns()} | body
 
 
-def truth_of(heart: Heart) -> dict[str, Any]:
+def _truth_of(heart: Heart) -> dict[str, Any]:
     """Return what else is true of a heart: what ECG and image show, together or alone."""
     drivers = heart.drivers
     return {
@@ -153,7 +153,7 @@ def draw_pair(
         )
         for axis, spacing in axes
     ]
-    metadata = truth_of(heart) | {
+    metadata = _truth_of(heart) | {
         "ecg_rate": settings.ecg_rate,
         "duration": settings.seconds,
         "end": settings.seconds,
@@ -274,7 +274,7 @@ def _write_patient(
         row |= {f"{column}_spacing": spacing} if kind == "npy" else {}
     row |= {"diagnosis": heart.condition}
     row |= {key: float(f"{value:.5g}") for key, value in targets_of(heart).items()}
-    return row, {"patient": name} | truth_of(heart)
+    return row, {"patient": name} | _truth_of(heart)
 
 
 def _write_ecg(root: Path, name: str, ecg: NDArray[np.float32], kind: str) -> str:

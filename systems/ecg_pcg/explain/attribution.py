@@ -35,7 +35,7 @@ from systems.ecg_pcg.features.spectral import GRID_SHAPE
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
 from systems.ecg_pcg.task import Beats, inputs
 
-BEATS_AT_ONCE = 32
+_BEATS_AT_ONCE = 32
 """Beats between two steps of the progress bar."""
 
 
@@ -90,7 +90,7 @@ def explain_folds(
         rows = chosen.loc[chosen["fold"] == content["fold"], "row"].to_numpy(copy=True)
         parts.append(explain_rows(model, samples, rows, read, steps, batch_size, f"fold {content['fold']}"))
     values = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-    return as_maps(values, samples, chosen, onsets, read)
+    return _as_maps(values, samples, chosen, onsets, read)
 
 
 def check_checkpoints(checkpoints: Sequence[Checkpoint], cache: Cache) -> None:
@@ -172,7 +172,7 @@ def explain_rows(
     model.eval().requires_grad_(False)
     found = []
     bar = tqdm(total=len(rows), desc=f"Explaining {label}", unit="beat", leave=False)
-    for part in torch.from_numpy(rows).split(BEATS_AT_ONCE):
+    for part in torch.from_numpy(rows).split(_BEATS_AT_ONCE):
         batch = samples.batch(part)
         made = attributions(model, batch, read, steps, batch_size) | attention(model, batch)
         found.append({name: value.cpu() for name, value in made.items()})
@@ -241,7 +241,7 @@ def at_points(level: Tensor, points: int) -> Tensor:
     return level[..., left] * (1 - share) + level[..., right] * share
 
 
-def as_maps(
+def _as_maps(
     values: dict[str, NDArray[Any]],
     samples: Beats,
     chosen: pd.DataFrame,

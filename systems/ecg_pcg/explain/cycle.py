@@ -24,7 +24,7 @@ Maps = Mapping[str, NDArray[np.floating]]
 
 STATES = ("S1", "systole", "S2", "diastole")
 WHOLE = "whole beat"
-TICKS_PER_SECOND = 1e5
+_TICKS_PER_SECOND = 1e5
 """Start and end of beats are stored to this part of a second."""
 
 
@@ -143,7 +143,7 @@ def beat_onsets(samples: pd.DataFrame, events: pd.DataFrame) -> Array:
 def _ticks(recording: ArrayLike, start: ArrayLike, end: ArrayLike) -> pd.DataFrame:
     """Return what beats are known by, with times as whole numbers, which can be compared."""
     times = {"start": np.asarray(start, dtype=float), "end": np.asarray(end, dtype=float)}
-    ticks = {name: np.rint(seconds * TICKS_PER_SECOND).astype(np.int64) for name, seconds in times.items()}
+    ticks = {name: np.rint(seconds * _TICKS_PER_SECOND).astype(np.int64) for name, seconds in times.items()}
     return pd.DataFrame({"recording": np.asarray(recording, dtype=object)} | ticks)
 
 

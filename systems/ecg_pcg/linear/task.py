@@ -31,7 +31,7 @@ from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.linear.fit import fit_linear, out_of_fold_log_odds
 from systems.ecg_pcg.settings import TrainingSettings
 
-INNER_FOLDS = 5
+_INNER_FOLDS = 5
 TENSORS = ("pcg_grid", "ecg_bands", "has_pcg", "has_ecg", "label", "weight")
 
 
@@ -136,10 +136,10 @@ class EcgPcgLinear(BinaryTask):
         rows = run.train.numpy()
         table = run.samples.table.iloc[rows]
         labels = table["label"].to_numpy()
-        if min(table.groupby("label")["session"].nunique()) < 2 or table["session"].nunique() < INNER_FOLDS:
+        if min(table.groupby("label")["session"].nunique()) < 2 or table["session"].nunique() < _INNER_FOLDS:
             return None
         log_odds = out_of_fold_log_odds(
-            run.samples.features(run.train), labels, table["session"], INNER_FOLDS, run.seed
+            run.samples.features(run.train), labels, table["session"], _INNER_FOLDS, run.seed
         )
         known = np.isfinite(log_odds)
         return best_threshold(labels[known], 1 / (1 + np.exp(-log_odds[known])))

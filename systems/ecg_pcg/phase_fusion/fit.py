@@ -6,7 +6,7 @@
 2. The log-odds of the evidence for each training recording, from a fit that shares no session with it. They
    are the offset that a member learns with: the errors of the evidence on unseen people, not its near-perfect
    fit to the training part.
-3. The share of the deep path: the one of `SHARES` with the least log loss out of fold, again with no session
+3. The share of the deep path: the one of `_SHARES` with the least log loss out of fold, again with no session
    shared. A share above zero must win by more than the standard error of its gain over sessions.
 4. Members on all training recordings, each from a seed of its own. Noise is added to the grids, and of some
    recordings with both signals one is hidden.
@@ -37,13 +37,13 @@ INVERSE_PENALTY: Mapping[str, float] = MappingProxyType(
     {"whole": 0.01, "shape": 0.003, "colour": 0.03, "ecg": 1.0}
 )
 """Inverse strength C of the squared penalty of each regression."""
-COPIES = 4
+_COPIES = 4
 """Randomly equalized copies of each recording."""
-GAIN_DEVIATION = 0.3
+_GAIN_DEVIATION = 0.3
 """Standard deviation of the gain at a knot, log10 of power (3 dB)."""
 KNOTS = 6
 """Bands, equally far apart, with a random gain; between them it is linear."""
-SHARES = (0.0, 0.25, 0.5, 1.0)
+_SHARES = (0.0, 0.25, 0.5, 1.0)
 """Shares of the deep path that are tried."""
 
 
@@ -133,7 +133,7 @@ def fit_phase_fusion(
     return evidence + share * deep
 
 
-def fit_evidence(model: Any, recorded: Recorded, seed: int, copies: int = COPIES) -> None:
+def fit_evidence(model: Any, recorded: Recorded, seed: int, copies: int = _COPIES) -> None:
     """Fit the logistic regressions and the standardization of the grids; deep weights are not touched.
 
     Parameters
@@ -189,7 +189,7 @@ def fit_in_span(
 
 
 def equalized_copies(
-    grids: Tensor, bands: int, copies: int, seed: int, deviation: float = GAIN_DEVIATION, knots: int = KNOTS
+    grids: Tensor, bands: int, copies: int, seed: int, deviation: float = _GAIN_DEVIATION, knots: int = KNOTS
 ) -> Tensor:
     """Return the grids, and below them copies of them all, each row filtered by a gain of its own.
 
@@ -326,7 +326,7 @@ def choose_share(
         return share_of * np.logaddexp(0.0, np.where(label == 1, -1.0, 1.0) * (evidence + share * deep))
 
     alone = loss(0.0)
-    gains = {share: np.bincount(sessions, alone - loss(share)) for share in SHARES[1:]}
+    gains = {share: np.bincount(sessions, alone - loss(share)) for share in _SHARES[1:]}
     best = max(gains, key=lambda share: gains[share].sum())
     error = gains[best].std(ddof=1) * np.sqrt(len(gains[best]))
     return best if gains[best].sum() > error else 0.0

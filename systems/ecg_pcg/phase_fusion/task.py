@@ -30,7 +30,7 @@ from systems.ecg_pcg.linear.task import TENSORS, EcgPcgLinear, Recordings
 from systems.ecg_pcg.phase_fusion.fit import Recorded, fit_phase_fusion
 from systems.ecg_pcg.settings import TrainingSettings
 
-INPUTS = ("pcg_grid", "ecg_bands", "ecg_grid", "has_pcg", "has_ecg")
+_INPUTS = ("pcg_grid", "ecg_bands", "ecg_grid", "has_pcg", "has_ecg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,8 @@ class GridRecordings(Recordings):
         """Return these rows as the fit takes them, on the CPU."""
         table = self.table.iloc[rows.numpy()]
         here = rows.to(self.label.device)
-        pcg_grid, ecg_bands, ecg_grid, has_pcg, has_ecg = (getattr(self, name)[here].cpu() for name in INPUTS)
+        tensors = (getattr(self, name)[here].cpu() for name in _INPUTS)
+        pcg_grid, ecg_bands, ecg_grid, has_pcg, has_ecg = tensors
         return Recorded(
             pcg_grid,
             ecg_bands,
@@ -91,7 +92,7 @@ class EcgPcgPhaseFusion(EcgPcgLinear):
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the loss of a batch, and the probability of abnormal, shape (B,)."""
-        log_odds = model(*(batch[name] for name in INPUTS))
+        log_odds = model(*(batch[name] for name in _INPUTS))
         target = batch["label"].to(log_odds.dtype)
         losses = functional.binary_cross_entropy_with_logits(log_odds, target, reduction="none")
         return {"loss": (losses * batch["weight"]).mean()}, log_odds.sigmoid()

@@ -25,33 +25,33 @@ from systems.ecg_pcg.sources.beats_of_recording import MODALITIES, _condition
 
 SNR = (20.0, 10.0, 5.0, 0.0, -5.0)
 """Signal-to-noise ratios of the study, decibels."""
-PEAK_PERCENTILE = 99.9
+_PEAK_PERCENTILE = 99.9
 """Percentile of the distance from the median that counts as the peak of a signal, for clipping."""
-HARMONIC = 0.2
+_HARMONIC = 0.2
 """Amplitude of the third harmonic of mains hum; that of the fundamental is 1."""
-LONGEST_PERIOD = 40.0
+_LONGEST_PERIOD = 40.0
 """Noise is drawn for at least so many seconds and cut, so that short recordings get slow noise as well."""
-SILENT = -100.0
+_SILENT = -100.0
 """Gain, decibels, that stands for nothing at all."""
-WANDER_GAINS = ((0.02, 6.0), (0.1, 3.0), (0.3, 0.0), (0.45, -20.0), (0.5, SILENT))
-MUSCLE_GAINS = ((18.0, SILENT), (22.0, -6.0), (50.0, 0.0), (90.0, 0.0), (145.0, -6.0), (155.0, SILENT))
-AMBIENT_GAINS = ((20.0, -30.0), (60.0, 0.0), (600.0, -10.0), (780.0, -20.0), (850.0, SILENT))
-RUB_GAINS = ((50.0, SILENT), (100.0, -10.0), (250.0, 0.0))
+_WANDER_GAINS = ((0.02, 6.0), (0.1, 3.0), (0.3, 0.0), (0.45, -20.0), (0.5, _SILENT))
+_MUSCLE_GAINS = ((18.0, _SILENT), (22.0, -6.0), (50.0, 0.0), (90.0, 0.0), (145.0, -6.0), (155.0, _SILENT))
+_AMBIENT_GAINS = ((20.0, -30.0), (60.0, 0.0), (600.0, -10.0), (780.0, -20.0), (850.0, _SILENT))
+_RUB_GAINS = ((50.0, _SILENT), (100.0, -10.0), (250.0, 0.0))
 """Spectra of noises: corners in hertz and decibels, straight between them over the logarithm of frequency."""
 
 
 # Noise: (number of samples, sampling rate, random stream) -> noise of any power, shape (n,) ----------------
 
 
-def baseline_wander(count: int, sampling_rate: float, random: np.random.Generator) -> NDArray[np.float64]:
+def _baseline_wander(count: int, sampling_rate: float, random: np.random.Generator) -> NDArray[np.float64]:
     """Return what breathing and electrodes do to an ECG: drift below 0.5 Hz."""
-    return _shaped(count, sampling_rate, WANDER_GAINS, random)
+    return _shaped(count, sampling_rate, _WANDER_GAINS, random)
 
 
 def muscle(count: int, sampling_rate: float, random: np.random.Generator) -> NDArray[np.float64]:
     """Return what muscles add to an ECG: 20-150 Hz, in bursts of half a second to two."""
     envelope = 0.2 + _bursts(count, sampling_rate, 0.4, (0.5, 2.0), random)
-    return envelope * _shaped(count, sampling_rate, MUSCLE_GAINS, random)
+    return envelope * _shaped(count, sampling_rate, _MUSCLE_GAINS, random)
 
 
 def mains(
@@ -60,7 +60,7 @@ def mains(
     """Return mains hum: a sine and its third harmonic, each where it is below half the sampling rate."""
     time = np.arange(count) / sampling_rate
     phases = random.uniform(0, 2 * np.pi, 2)
-    parts = zip((1, 3), (1.0, HARMONIC), phases, strict=True)
+    parts = zip((1, 3), (1.0, _HARMONIC), phases, strict=True)
     waves = [
         height * np.sin(2 * np.pi * times * frequency * time + phase)
         for times, height, phase in parts
@@ -76,25 +76,25 @@ def white(count: int, sampling_rate: float, random: np.random.Generator) -> NDAr
 
 def ambient(count: int, sampling_rate: float, random: np.random.Generator) -> NDArray[np.float64]:
     """Return the noise of a room: pinkish below 800 Hz, swelling and fading within seconds."""
-    slow = _shaped(count, sampling_rate, ((0.2, 0.0), (1.0, -3.0), (4.0, SILENT)), random)
-    return np.exp(0.5 * slow / slow.std()) * _shaped(count, sampling_rate, AMBIENT_GAINS, random)
+    slow = _shaped(count, sampling_rate, ((0.2, 0.0), (1.0, -3.0), (4.0, _SILENT)), random)
+    return np.exp(0.5 * slow / slow.std()) * _shaped(count, sampling_rate, _AMBIENT_GAINS, random)
 
 
 def rub(count: int, sampling_rate: float, random: np.random.Generator) -> NDArray[np.float64]:
     """Return friction of the stethoscope: broadband, in bursts of 20 to 150 ms, two a second."""
     envelope = 0.02 + _bursts(count, sampling_rate, 2.0, (0.02, 0.15), random)
-    return envelope * _shaped(count, sampling_rate, RUB_GAINS, random)
+    return envelope * _shaped(count, sampling_rate, _RUB_GAINS, random)
 
 
 def _shaped(
     count: int, sampling_rate: float, gains: Sequence[tuple[float, float]], random: np.random.Generator
 ) -> NDArray[np.float64]:
     """Return Gaussian noise with gains in decibels at some frequencies, shape (count,)."""
-    length = fft.next_fast_len(max(count, round(LONGEST_PERIOD * sampling_rate)), real=True)
+    length = fft.next_fast_len(max(count, round(_LONGEST_PERIOD * sampling_rate)), real=True)
     frequency = np.maximum(fft.rfftfreq(length, 1 / sampling_rate), 1e-3)
     corners, decibels = zip(*gains, strict=True)
     gain = np.interp(np.log(frequency), np.log(corners), decibels)
-    factor = np.where(gain > SILENT, 10 ** (gain / 20), 0.0)
+    factor = np.where(gain > _SILENT, 10 ** (gain / 20), 0.0)
     return fft.irfft(factor * fft.rfft(random.normal(size=length)), length)[:count]
 
 
@@ -116,7 +116,7 @@ def _bursts(
 
 
 NOISES: dict[str, Callable[[int, float, np.random.Generator], NDArray[np.float64]]] = {
-    "wander": baseline_wander,
+    "wander": _baseline_wander,
     "muscle": muscle,
     "mains-50": functools.partial(mains, frequency=50.0),
     "mains-60": functools.partial(mains, frequency=60.0),
@@ -163,7 +163,7 @@ def add_noise(signal: Floats, noise: Floats, snr: float) -> Floats:
 def clip(signal: Floats, sampling_rate: float, level: float) -> tuple[Floats, float]:
     """Return a signal cut off at a share of its peak on both sides of its median."""
     middle = np.nanmedian(signal)
-    peak = np.nanpercentile(np.abs(signal - middle), PEAK_PERCENTILE)
+    peak = np.nanpercentile(np.abs(signal - middle), _PEAK_PERCENTILE)
     return np.clip(signal, middle - level * peak, middle + level * peak), sampling_rate
 
 
@@ -174,7 +174,7 @@ def delay(signal: Floats, sampling_rate: float, milliseconds: float) -> tuple[Fl
     return fill_gaps(signal)[source], sampling_rate
 
 
-def lower_rate(signal: Floats, sampling_rate: float, target_rate: float) -> tuple[Floats, float]:
+def _lower_rate(signal: Floats, sampling_rate: float, target_rate: float) -> tuple[Floats, float]:
     """Return a signal anti-aliased to a lower rate; one that has no higher rate stays as it is."""
     if sampling_rate <= target_rate:
         return signal, sampling_rate
@@ -184,7 +184,7 @@ def lower_rate(signal: Floats, sampling_rate: float, target_rate: float) -> tupl
 CHANGES: dict[str, Callable[[Floats, float, float], tuple[Floats, float]]] = {
     "clip": clip,
     "delay": delay,
-    "lower-rate": lower_rate,
+    "lower-rate": _lower_rate,
 }
 
 

@@ -38,7 +38,6 @@ _SOUND_BAND = (25.0, 400.0)
 """Pass band of the heart sound, hertz."""
 BANDS = ((25.0, 40.0), (40.0, 60.0), (60.0, 100.0), (100.0, 180.0), (180.0, 400.0))
 """Bands whose power is followed, hertz."""
-ENVELOPES = 2 + len(BANDS)
 _HOMOMORPHIC_EDGE, _HILBERT_EDGE, _POWER_EDGE = 8.0, 20.0, 12.0
 """Edges of the low-passes, hertz."""
 QUIET = 1e-3

@@ -25,7 +25,7 @@ _SESSION_UNIT = {"training-a": "session", "training-b": "person", "training-e": 
 """What the appendix lets each set keep apart; elsewhere a recording is all that is known."""
 _ORIGINAL_NAME = re.compile(r"C(?P<session>\d{1,9})S(?P<index>\d{1,9})(?P<suffix>\w*)$")
 _RECORDING_NAME = re.compile(r"\w[\w-]{,99}")
-ANNOTATIONS = {
+_ANNOTATIONS = {
     "hand-corrected": "annotations/hand_corrected/{set}_StateAns/{recording}_StateAns.mat",
     "springer": "annotations/springer_alg/{set}-Aut/{recording}_StateAns0.mat",
 }
@@ -221,7 +221,7 @@ def _row(
     """Return the index row of one recording; its person is left to be inferred."""
     recording, label, quality = reference
     known = appendix.loc[recording].to_dict() if recording in appendix.index else {}
-    pattern = ANNOTATIONS.get(settings.onsets)
+    pattern = _ANNOTATIONS.get(settings.onsets)
     annotation = pattern.format(set=name, recording=recording) if pattern else ""
     return {
         "recording": recording,

@@ -84,7 +84,7 @@ def find_recordings(given: Iterable[Path]) -> list[RecordingPath]:
     return distinct(found)
 
 
-def resolve_recording(path: Path) -> Path:
+def _resolve_recording(path: Path) -> Path:
     """Return the header or .wav file that a path means; records may be named without .hea.
 
     Raises
@@ -136,7 +136,7 @@ def read_user_recording(path: RecordingPath, options: EcgPcgPredictionSettings) 
     DataError
         If nothing usable is in it. The message says why.
     """
-    found = RecordingPath(path.name, resolve_recording(path.path))
+    found = RecordingPath(path.name, _resolve_recording(path.path))
     is_sound = found.path.suffix.lower() == ".wav"
     if not is_sound and options.ecg is not None:
         raise DataError(f"--ecg belongs to a .wav; {found.path.name} is a WFDB record with its own channels.")
@@ -209,7 +209,7 @@ def _read_ecg(options: EcgPcgPredictionSettings) -> tuple[Signal, Path]:
     path = options.ecg
     assert path is not None
     if path.suffix.lower() not in SAMPLES:
-        header = resolve_recording(path)
+        header = _resolve_recording(path)
         if header.suffix.lower() == ".wav":
             raise DataError(f"--ecg {path} is a .wav: name a WFDB record, a .npy or a .csv file.")
         find = functools.partial(find_channels, ecg_channel=options.ecg_channel)

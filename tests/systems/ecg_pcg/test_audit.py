@@ -1,14 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from systems.ecg_pcg.audit import (
     PROMISES,
     AuditRow,
     audit,
     audit_failed,
-    fitted_on_train_only,
     format_audit,
     nearest_label,
     overall_means,
@@ -210,39 +208,6 @@ def test_the_probe_is_reported_over_all_and_within_sessions(tables):
     report = audit(samples, recordings.assign(probe=recordings["label"].astype(float)), {})
     rows = [row for row in report.rows if "probe" in row.check]
     assert [row.value for row in rows] == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("change", "kept"),
-    [
-        (lambda table: table, True),
-        (lambda table: {name: values.float() for name, values in table.items()}, True),
-        (lambda table: table | {"mean": table["mean"] + 0.01}, False),
-        (lambda table: table | {"mean": table["mean"][:3]}, False),
-        (lambda table: table | {"mean": table["mean"] * torch.nan}, False),
-        (lambda table: {"mean": table["mean"]}, False),
-        (lambda table: {}, False),
-    ],
-)
-def test_a_scaler_is_compared_with_the_training_rows(change, kept):
-    rows = torch.from_numpy(np.random.default_rng(0).normal(3, 1, (200, 5)))
-    train = {"mean": rows[:150].mean(0), "scale": rows[:150].std(0)}
-    row = fitted_on_train_only(
-        {name: values.numpy() for name, values in train.items()}, change(train), "session"
-    )
-    assert row.kept is kept
-    assert audit_failed(audit(beats(cohort()), cohort(), {}, [row])) is not kept
-
-
-def test_a_scaler_fitted_on_everything_fails():
-    rows = np.random.default_rng(0).normal(3, 1, (200, 5))
-    train, everything = rows[:150], rows
-    row = fitted_on_train_only(
-        {"mean": train.mean(0), "scale": train.std(0)},
-        {"mean": everything.mean(0), "scale": everything.std(0)},
-    )
-    assert row.kept is False
-    assert row.value > 1e-3
 
 
 def test_text_and_table_say_the_same(tables):
