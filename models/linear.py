@@ -6,6 +6,8 @@ Each modality has its own standardization and logistic regression, fitted separa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -76,6 +78,19 @@ class PhaseGridLinear(nn.Module):
                 f"({', '.join(fitted) or 'it is not fitted yet'}): leave them out."
             )
         return _log_odds(self.pcg, pcg_grid, use_pcg) + _log_odds(self.ecg, ecg_bands, use_ecg)
+
+    def reads(self, modality: str) -> bool:
+        """Whether the model was fitted on a modality, ``ecg`` or ``pcg``."""
+        return bool(getattr(self, modality).fitted)
+
+    def standardized(self, modality: str, values: Tensor) -> Tensor:
+        """Return features (N, features) in standard deviations from the mean of the training part."""
+        part = getattr(self, modality)
+        return (values - part.mean) / part.scale
+
+    def parts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the log-odds of each modality, shape (N,); NaN where a recording lacks it."""
+        return {"ecg": self.ecg(batch["ecg_bands"]), "pcg": self.pcg(batch["pcg_grid"])}
 
 
 def _log_odds(part: StandardizedLogistic, values: Tensor, use: Tensor) -> Tensor:

@@ -237,6 +237,25 @@ class PhaseFusion(nn.Module):
             return evidence
         return evidence + self.share * self.deep(pcg_grid, ecg_grid, has["pcg"], has["ecg"]).double()
 
+    def reads(self, modality: str) -> bool:
+        """Whether the model was fitted on a modality, ``ecg`` or ``pcg``."""
+        return bool(self.fitted[MODALITIES.index(modality)])
+
+    def standardized(self, modality: str, values: Tensor) -> Tensor:
+        """Return features (N, features) in standard deviations from the mean of the training part."""
+        name = "ecg" if modality == "ecg" else "whole"
+        part: Any = self.evidence[name]
+        return ((values if name == "ecg" else self.sound_features(values)[name]) - part.mean) / part.scale
+
+    def parts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what adds up to the log-odds, shape (N,): of each modality, and of the fusion of both."""
+        grids, has = (batch["pcg_grid"], batch["ecg_bands"]), (batch["has_pcg"], batch["has_ecg"])
+        none = torch.zeros_like(has[0])
+        found = {"ecg": self.evidence_of(*grids, none, has[1]), "pcg": self.evidence_of(*grids, has[0], none)}
+        if float(self.share) == 0:
+            return found
+        return found | {"fusion": self.share * self.deep(grids[0], batch["ecg_grid"], *has).double()}
+
     def evidence_of(self, pcg_grid: Tensor, ecg_bands: Tensor, has_pcg: Tensor, has_ecg: Tensor) -> Tensor:
         """Return the weighted log-odds of the modalities that a recording has, shape (N,)."""
         features = self.sound_features(torch.where(has_pcg[:, None], pcg_grid, 0.0))

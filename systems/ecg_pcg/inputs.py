@@ -2,7 +2,8 @@
 
 Networks    need beats: from annotated heart states where there are any, else from R-peaks of the ECG, else
             from an automatic segmentation of the heart sound
-Linear      needs heart states for the heart sound: annotated or automatic; the ECG needs no beats
+Fitted      (linear, phase-fusion) need heart states for the heart sound: annotated or automatic; the ECG
+            needs no beats
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from common.command_line import from_plain
 from datasets.beats import HeartStates, annotated_spans, r_peak_spans
@@ -26,7 +26,9 @@ from datasets.signals import fill_gaps, shorten_beats
 from datasets.sources import DataError
 from systems.ecg_pcg.explain.attribution import signals_read
 from systems.ecg_pcg.features import spectral
+from systems.ecg_pcg.features.ecg_cycle_grid import SHAPE, ecg_cycle_grid
 from systems.ecg_pcg.linear.task import Recordings
+from systems.ecg_pcg.phase_fusion.task import GridRecordings
 from systems.ecg_pcg.robustness.corruptions import prepare_beats
 from systems.ecg_pcg.segmentation.segment import Segmentation, segment
 from systems.ecg_pcg.settings import ModelSettings, PreparationSettings
@@ -187,7 +189,7 @@ class InputPreparer:
         text = f"Beats are cut {begins[not from_ecg]}, and the model learned beats cut {begins[from_ecg]}."
         return [SignalWarning("beats", "", text)]
 
-    def for_linear(self, user: UserRecording, models: Sequence[nn.Module]) -> PreparedInput:
+    def for_recording(self, user: UserRecording, models: Sequence[Any]) -> PreparedInput:
         """Compute the features of a recording, of the signals that are good enough for them."""
         recording = user.recording
         states, warnings = self._annotated(user)
@@ -221,18 +223,31 @@ class InputPreparer:
             spans = spectral.cell_edges(states, user.duration)[:, [0, -1]]
         elif ecg is not None:
             spans, source = r_peak_spans(fill_gaps(ecg.samples), ecg.sampling_rate), R_PEAKS
-        samples = Recordings(
-            table=pd.DataFrame({"recording": [user.name]}),
-            pcg_grid=torch.from_numpy(values["pcg"][None]).to(self.device),
-            ecg_bands=torch.from_numpy(values["ecg"][None]).to(self.device),
-            has_pcg=torch.tensor(["pcg" in used], device=self.device),
-            has_ecg=torch.tensor(["ecg" in used], device=self.device),
-            label=torch.zeros(1, dtype=torch.int64, device=self.device),
-            weight=torch.ones(1, device=self.device),
-        )
+        samples = self._features(user, values, used)
         return PreparedInput(
-            samples, used, spans, source, warnings + _warnings_of_features(models, values, used)
+            samples, used, spans, source, warnings + _warnings_of_features(models, samples, used)
         )
+
+    def _features(
+        self, user: UserRecording, values: Mapping[str, NDArray[np.float32]], used: tuple[str, ...]
+    ) -> Recordings:
+        """Return the features of one recording as the fitted models take them."""
+        content: dict[str, Any] = {
+            "table": pd.DataFrame({"recording": [user.name]}),
+            "pcg_grid": torch.from_numpy(values["pcg"][None]).to(self.device),
+            "ecg_bands": torch.from_numpy(values["ecg"][None]).to(self.device),
+            "has_pcg": torch.tensor(["pcg" in used], device=self.device),
+            "has_ecg": torch.tensor(["ecg" in used], device=self.device),
+            "label": torch.zeros(1, dtype=torch.int64, device=self.device),
+            "weight": torch.ones(1, device=self.device),
+        }
+        if self.model.model != "phase-fusion":
+            return Recordings(**content)
+        ecg, cycle = user.recording.ecg, np.full(math.prod(SHAPE), np.nan)
+        if ecg is not None and "ecg" in used:
+            cycle = ecg_cycle_grid(ecg.samples, ecg.sampling_rate)
+        ecg_grid = torch.from_numpy(cycle.astype(np.float32)[None]).to(self.device)
+        return GridRecordings(**content, ecg_grid=ecg_grid)
 
     def _segmented(self, recording: Recording, warnings: list[SignalWarning]) -> HeartStates:
         """Return heart states found automatically, with a warning where they are uncertain."""
@@ -253,10 +268,10 @@ class InputPreparer:
 
 
 def _is_read(
-    models: Sequence[nn.Module], modality: str, sampling_rate: float, warnings: list[SignalWarning]
+    models: Sequence[Any], modality: str, sampling_rate: float, warnings: list[SignalWarning]
 ) -> bool:
     """Whether linear models read a signal, and it is sampled fast enough for their features."""
-    if not all(bool(getattr(model, modality).fitted) for model in models):
+    if not all(model.reads(modality) for model in models):
         warnings.append(SignalWarning("unread", modality, f"The model does not read the {NAMES[modality]}."))
         return False
     highest = _HIGHEST[modality]
@@ -271,14 +286,14 @@ def _is_read(
 
 
 def _warnings_of_features(
-    models: Sequence[nn.Module], values: Mapping[str, NDArray[np.float32]], used: tuple[str, ...]
+    models: Sequence[Any], samples: Recordings, used: tuple[str, ...]
 ) -> list[SignalWarning]:
     """Return warnings about features that are far from those of the training."""
+    values = {"ecg": samples.ecg_bands, "pcg": samples.pcg_grid}
     warnings = []
     for modality in used:
-        parts = [getattr(model, modality) for model in models]
-        scores = [(values[modality] - part.mean.cpu().numpy()) / part.scale.cpu().numpy() for part in parts]
-        distance = float(np.sqrt(np.mean(np.square(scores))))
+        scores = [model.standardized(modality, values[modality]) for model in models]
+        distance = float(torch.stack(scores).square().mean().sqrt())
         if distance > _UNLIKE[modality]:
             text = (
                 f"The {NAMES[modality]} is unlike those the model was trained on (distance {distance:.1f}; "

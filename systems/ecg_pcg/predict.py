@@ -22,6 +22,7 @@ from evaluation.calibration import SMALLEST_PROBABILITY
 from learning.checkpoint import Checkpoint
 from learning.devices import rows_at_once
 from learning.loop import predict
+from models import FITTED_MODELS
 from systems.base import predictor as base
 from systems.base.predictor import Metadata, RecordingPath
 from systems.ecg_pcg import inputs
@@ -104,17 +105,17 @@ class RecordingPrediction(base.Prediction):
         """Return the calibrated log-odds of each modality, and the intercept, mean over the models."""
         samples = self.prepared.samples
         assert isinstance(samples, Recordings)
-        rows = {"ecg": samples.ecg_bands, "pcg": samples.pcg_grid}
+        batch = samples.batch(torch.arange(1))
         lines = [calibration_line(content, self.prepared) for content, _ in self.models]
-        slopes = [(slope, model) for (_, slope), (_, model) in zip(lines, self.models, strict=True)]
-        parts = {
-            modality: float(
-                np.mean([slope * float(getattr(model, modality)(rows[modality])) for slope, model in slopes])
-            )
-            for modality in self.prepared.used
-        }
+        parts: dict[str, list[float]] = {}
+        for (_, slope), (_, model) in zip(lines, self.models, strict=True):
+            fitted: Any = model
+            for name, value in fitted.parts(batch).items():
+                if name in self.prepared.used or name not in NAMES:
+                    parts.setdefault(name, []).append(slope * float(value))
         shift = float(np.mean([intercept for intercept, _ in lines]))
-        return parts | ({"calibration": shift} if shift else {})
+        means = {name: float(np.sum(values) / len(lines)) for name, values in parts.items()}
+        return means | ({"calibration": shift} if shift else {})
 
     def figure(self) -> Figure:
         """Return the figure of the recording."""
@@ -141,8 +142,8 @@ class RecordingPrediction(base.Prediction):
     def contributions(self) -> Contributions:
         """Return what the log-odds are made of, mean over the models."""
         parts = {NAMES.get(name, name): value for name, value in self._log_odds().items()}
-        if "pcg" not in self.prepared.used:
-            return Contributions(parts)
+        if "pcg" not in self.prepared.used or not all(hasattr(model, "pcg") for _, model in self.models):
+            return Contributions(parts)  # the grid of the sound adds up in the linear model alone
         samples = self.prepared.samples
         assert isinstance(samples, Recordings)
         grids = []
@@ -212,8 +213,8 @@ class Predictor(base.Predictor):
         if user.duration < SHORTEST:
             raise DataError(f"It lasts {user.duration:.1f} s, and at least {SHORTEST:g} s are needed.")
         prepared = (
-            self.preparer.for_linear(user, self.models)
-            if self.model_name() == "linear"
+            self.preparer.for_recording(user, self.models)
+            if self.model_name() in FITTED_MODELS
             else self.preparer.for_network(user)
         )
         check_heart_rate(prepared.spans)
@@ -280,5 +281,5 @@ def check_heart_rate(spans: NDArray[np.float64]) -> None:
 
 def assumed_prevalence_of(checkpoints: list[Checkpoint], trained: TrainingSettings) -> float | None:
     """Return the share of abnormal that the probabilities of a run assume; None if it is not known."""
-    balanced = trained.model.model == "linear" or trained.optimization.class_weights
+    balanced = trained.model.model in FITTED_MODELS or trained.optimization.class_weights
     return base.assumed_prevalence(checkpoints, balanced=balanced)

@@ -21,8 +21,11 @@ from datasets.splits import make_folds
 from evaluation.scores import aggregate
 from models import NETWORKS
 from models.linear import PhaseGridLinear
+from models.phase_fusion import PhaseFusion
 from systems.base.evaluation_run import EvaluationRun, predict_folds
 from systems.base.predictor import RecordingPath
+from systems.ecg_pcg import predict as module
+from systems.ecg_pcg.features.ecg_cycle_grid import cycle_grids
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.inputs import automatic_states
 from systems.ecg_pcg.predict import Predictor, assumed_prevalence_of, check_heart_rate
@@ -40,6 +43,7 @@ from systems.ecg_pcg.task import EcgPcg
 NETWORK = TrainingSettings(model=ModelSettings(width=8, points=100), precision="float32", device="cpu")
 EITHER = dataclasses.replace(NETWORK, model=dataclasses.replace(NETWORK.model, modality_dropout=0.5))
 LINEAR = TrainingSettings(model=ModelSettings(model="linear"), device="cpu")
+PHASE_FUSION = TrainingSettings(model=ModelSettings(model="phase-fusion"), device="cpu")
 ONSETS = "annotations/hand_corrected/training-a_StateAns"
 FOLDS = 2
 
@@ -47,6 +51,7 @@ FOLDS = 2
 @pytest.fixture(scope="module")
 def cache(simulated_cache):
     phase_grid(simulated_cache, 1, progress=False)  # in this process; kept beside the cache
+    cycle_grids(simulated_cache, 1, progress=False)
     return simulated_cache
 
 
@@ -59,6 +64,14 @@ def made_model(settings: TrainingSettings, seed: int):
             part.fitted.fill_(True)
             torch.nn.init.normal_(part.weight, std=weight)
             part.mean.fill_(-0.7)
+    if isinstance(model, PhaseFusion):
+        model.fitted.fill_(True)
+        model.share.fill_(0.5)
+        for name, part in model.evidence.items():
+            torch.nn.init.normal_(part.weight, std=0.2 if name == "ecg" else 0.02)
+        for member in model.members:
+            for weight in member.parameters():
+                torch.nn.init.normal_(weight, std=0.1)
     return model
 
 
@@ -115,7 +128,9 @@ def long_enough(cache) -> list[str]:
 # As evaluate.py -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [NETWORK, EITHER, LINEAR], ids=["network", "either", "linear"])
+@pytest.mark.parametrize(
+    "settings", [NETWORK, EITHER, LINEAR, PHASE_FUSION], ids=lambda found: found.variant()
+)
 def test_a_recording_gets_the_probability_that_evaluation_gives_it(settings, cache, simulated_raw):
     """Each recording is predicted by the fold that was not trained on it, as in evaluation."""
     folds = [checkpoint(cache, settings, fold) for fold in range(FOLDS)]
@@ -130,7 +145,32 @@ def test_a_recording_gets_the_probability_that_evaluation_gives_it(settings, cac
         assert (metadata["models"], metadata["models_trained_on_it"]) == (1, 1)
         assert metadata["beat_source"] == "annotation"
         assert metadata["signals_used"] == ["ecg", "pcg"]
+        if metadata["log_odds"]:
+            log_odds = np.log(answer.probability / (1 - answer.probability))
+            assert sum(metadata["log_odds"].values()) == pytest.approx(log_odds, abs=1e-5)
         json.dumps(metadata, allow_nan=False)
+    found[0].figure()
+
+
+@pytest.mark.parametrize("settings", [LINEAR, PHASE_FUSION], ids=lambda found: found.variant())
+@pytest.mark.parametrize("modality", ["ecg", "pcg"])
+def test_a_fitted_model_takes_either_signal_alone(settings, modality, cache, simulated_raw, monkeypatch):
+    """As evaluation has it without the other signal."""
+    folds = [checkpoint(cache, settings, fold) for fold in range(FOLDS)]
+    expected = evaluated(folds, cache, without={"ecg": "pcg", "pcg": "ecg"}[modality])
+    name = long_enough(cache)[0]
+    read = module.read_user_recording
+
+    def without_the_other(path, options):
+        user = read(path, options)
+        other = {"ecg": "pcg", "pcg": "ecg"}[modality]
+        return dataclasses.replace(user, recording=dataclasses.replace(user.recording, **{other: None}))
+
+    monkeypatch.setattr(module, "read_user_recording", without_the_other)
+    answer = predictor(folds, simulated_raw).predict(place(simulated_raw, name))
+    assert answer.prepared.used == (modality,)
+    assert answer.probability == pytest.approx(expected[name], abs=1e-6)
+    answer.figure()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
