@@ -67,11 +67,8 @@ def made_model(settings: TrainingSettings, seed: int):
     if isinstance(model, PhaseFusion):
         model.fitted.fill_(True)
         model.share.fill_(0.5)
-        for name, part in model.evidence.items():
-            torch.nn.init.normal_(part.weight, std=0.2 if name == "ecg" else 0.02)
-        for member in model.members:
-            for weight in member.parameters():
-                torch.nn.init.normal_(weight, std=0.1)
+        for name, weight in model.named_parameters():
+            torch.nn.init.normal_(weight, std=0.02 if name.startswith("evidence") else 0.1)
     return model
 
 
@@ -128,9 +125,7 @@ def long_enough(cache) -> list[str]:
 # As evaluate.py -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "settings", [NETWORK, EITHER, LINEAR, PHASE_FUSION], ids=lambda found: found.variant()
-)
+@pytest.mark.parametrize("settings", [NETWORK, EITHER, LINEAR, PHASE_FUSION], ids=lambda run: run.variant())
 def test_a_recording_gets_the_probability_that_evaluation_gives_it(settings, cache, simulated_raw):
     """Each recording is predicted by the fold that was not trained on it, as in evaluation."""
     folds = [checkpoint(cache, settings, fold) for fold in range(FOLDS)]
@@ -152,7 +147,7 @@ def test_a_recording_gets_the_probability_that_evaluation_gives_it(settings, cac
     found[0].figure()
 
 
-@pytest.mark.parametrize("settings", [LINEAR, PHASE_FUSION], ids=lambda found: found.variant())
+@pytest.mark.parametrize("settings", [LINEAR, PHASE_FUSION], ids=lambda run: run.variant())
 @pytest.mark.parametrize("modality", ["ecg", "pcg"])
 def test_a_fitted_model_takes_either_signal_alone(settings, modality, cache, simulated_raw, monkeypatch):
     """As evaluation has it without the other signal."""
@@ -163,8 +158,8 @@ def test_a_fitted_model_takes_either_signal_alone(settings, modality, cache, sim
 
     def without_the_other(path, options):
         user = read(path, options)
-        other = {"ecg": "pcg", "pcg": "ecg"}[modality]
-        return dataclasses.replace(user, recording=dataclasses.replace(user.recording, **{other: None}))
+        absent: dict[str, Any] = {{"ecg": "pcg", "pcg": "ecg"}[modality]: None}
+        return dataclasses.replace(user, recording=dataclasses.replace(user.recording, **absent))
 
     monkeypatch.setattr(module, "read_user_recording", without_the_other)
     answer = predictor(folds, simulated_raw).predict(place(simulated_raw, name))
