@@ -67,8 +67,8 @@ def made_model(settings: TrainingSettings, seed: int):
     if isinstance(model, PhaseFusion):
         model.fitted.fill_(True)
         model.share.fill_(0.5)
-        for name, weight in model.named_parameters():
-            torch.nn.init.normal_(weight, std=0.02 if name.startswith("evidence") else 0.1)
+        for name, parameter in model.named_parameters():
+            torch.nn.init.normal_(parameter, std=0.02 if name.startswith("evidence") else 0.1)
     return model
 
 
