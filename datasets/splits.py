@@ -43,7 +43,7 @@ class LeakageError(AssertionError):
 
 @dataclass(frozen=True)
 class Fold:
-    """Which samples a fold learns from, selects on and is judged on.
+    """Which samples a fold learns from, selects on and is evaluated on.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ def fold_from_parts(number: int, part: NDArray[np.int8], protocol: str) -> Fold:
 
 
 def final_fold(samples: pd.DataFrame) -> Fold:
-    """Return the fold of a final fit: everything in train, nothing to select on or be judged on."""
+    """Return the fold of a final fit: everything in train, nothing to select on or to evaluate on."""
     nothing = np.zeros(0, dtype=np.int64)
     return Fold(ALL, np.arange(len(samples)), nothing, nothing)
 

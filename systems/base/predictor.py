@@ -37,7 +37,7 @@ SHIPPED = Path(__file__).parents[2] / "models" / "weights" / "ecg_pcg_linear.pt"
 PREDICTED, REFUSED = "judged", "refused"
 """Status of a recording in the JSON document."""
 DISCLAIMER = "Research software, not a medical device: nothing here is a diagnosis."
-BALANCED = 0.5
+BALANCED_PREVALENCE = 0.5
 """Share of abnormal that the probabilities of a model assume that was trained with class weights."""
 _MOST_CERTAIN = 0.99
 """Highest probability that is shown: no model of a few hundred recordings can be surer."""
@@ -437,7 +437,7 @@ def assumed_prevalence(checkpoints: Sequence[Checkpoint], *, balanced: bool) -> 
     A loss that weights both classes the same makes it one half, else it is that of the training parts.
     """
     if balanced:
-        return BALANCED
+        return BALANCED_PREVALENCE
     shares = [share for content in checkpoints if (share := content.get("label_share")) is not None]
     return float(np.mean(shares)) if len(shares) == len(checkpoints) else None
 

@@ -31,7 +31,7 @@ from evaluation.report import PROTOCOLS, frame_to_markdown
 from evaluation.scores import aggregate
 from evaluation.statistics import Array, cluster_bootstrap
 from systems.base.evaluation_run import EvaluationRun, predict_run, score_run
-from systems.base.predictor import BALANCED
+from systems.base.predictor import BALANCED_PREVALENCE
 from systems.base.results import print_tables, write_binary_results, write_results
 from systems.ecg_multimodal.explain import explain_patient
 from systems.ecg_multimodal.figures import contributions_figure, subsets_figure
@@ -111,7 +111,7 @@ def _evaluate_subsets(
     values = _subset_log_odds(run, predictions, modalities)
     samples = run.cache.table("samples").set_index("recording").loc[predictions["recording"]]
     present = {name: samples[f"has_{name}"].to_numpy(bool) for name in modalities}
-    prevalence = BALANCED
+    prevalence = BALANCED_PREVALENCE
     if not settings["optimization"]["class_weights"]:
         prevalence = float(np.mean([content["label_share"] for content in run.checkpoints]))
     empty = float(log_odds(prevalence))

@@ -22,7 +22,7 @@ from evaluation.calibration import calibration_table, prevalence_table
 from evaluation.scores import aggregate, one_label_a_person
 from evaluation.statistics import STATISTICS, Array, Statistic, cluster_bootstrap, divided, weighted_auroc
 from systems.base.evaluation_run import EvaluationRun, predict_run, score_run
-from systems.base.predictor import BALANCED
+from systems.base.predictor import BALANCED_PREVALENCE
 from systems.base.results import print_tables, write_binary_results
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.linear.fit import out_of_fold_log_odds
@@ -82,7 +82,9 @@ def _recording_tables(
         chance = permutation_test(recordings, permutations=draws)
         tables["labels_permuted_among_persons"] = pd.DataFrame([dataclasses.asdict(chance)])
     if prevalence is not None:
-        tables["prevalence"] = prevalence_table(recordings, prevalence, source=BALANCED, draws=draws)
+        tables["prevalence"] = prevalence_table(
+            recordings, prevalence, source=BALANCED_PREVALENCE, draws=draws
+        )
     return tables
 
 

@@ -44,7 +44,7 @@ from systems.ecg_cmr.generation.sampling import (
     sample_cines,
     to_bytes,
 )
-from systems.ecg_cmr.generation.task import EncodedPairs, encoded_pairs, judging_encoder
+from systems.ecg_cmr.generation.task import EncodedPairs, encoded_pairs, frechet_encoder
 from systems.ecg_cmr.phenotypes.evaluate import compare_indicator, indicator_table
 from systems.ecg_cmr.samples import Pairs
 
@@ -363,7 +363,7 @@ def _images(generator: _Generated, first: Bytes) -> pd.DataFrame:
 @torch.no_grad()
 def _features(generator: _Generated, cines: NDArray[np.float32]) -> NDArray[np.float64] | None:
     """Return features (N, width) of cines by the CMR encoder of the run; None if it has none."""
-    encoder = judging_encoder(generator.network)
+    encoder = frechet_encoder(generator.network)
     if encoder is None:
         return None
     parts = torch.from_numpy(cines).to(generator.samples.data.device).split(_AT_ONCE)

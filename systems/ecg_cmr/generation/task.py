@@ -209,7 +209,7 @@ def _take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: 
         ) from None
 
 
-def judging_encoder(network: CineGenerator) -> CMREncoder | None:
+def frechet_encoder(network: CineGenerator) -> CMREncoder | None:
     """Return the CMR encoder whose features the Frechet distance compares, if the run has one."""
     encoder = network.feature_encoder
     return encoder if isinstance(encoder, CMREncoder) else None
