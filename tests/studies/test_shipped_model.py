@@ -1,4 +1,4 @@
-"""How the shipped model is evaluated and calibrated: nothing of a session in what judges it."""
+"""How the shipped model is evaluated and calibrated: no session is both learned from and tested."""
 
 import numpy as np
 import pandas as pd

@@ -154,7 +154,7 @@ def envelopes(pcg: Floats, sampling_rate: float) -> Envelopes:
     for start, stop in lost * FRAME_RATE:
         heard[max(int(start) - 1, 0) : int(np.ceil(stop)) + 2] = False
     if not heard.any():
-        raise DataError("The heart sound is interrupted too often: no stretch of it is long enough to judge.")
+        raise DataError("The heart sound is interrupted too often: no stretch of it is long enough.")
     return Envelopes(np.where(heard[:, None], _standardized(levels, heard), 0.0), heard, lost)
 
 

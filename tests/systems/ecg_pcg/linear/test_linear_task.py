@@ -23,7 +23,7 @@ def train(cache, folder, *options):
     )
 
 
-def judge(cache, folder, run, *options):
+def evaluate_run(cache, folder, run, *options):
     return evaluate.main(
         [
             *("--checkpoint", str(run), "--cache", str(cache), "--results-dir", str(folder / "results")),
@@ -40,32 +40,32 @@ def run(simulated_cache, tmp_path_factory):
 
 def test_every_recording_is_evaluated_once_by_a_model_that_did_not_see_its_session(run, simulated_cache):
     folder, checkpoints = run
-    metrics = judge(simulated_cache.path, folder, checkpoints)
+    metrics = evaluate_run(simulated_cache.path, folder, checkpoints)
     assert metrics["beats"] is None
-    judged = pd.read_csv(folder / "results" / checkpoints.name / "recordings.csv")
-    assert judged["recording"].is_unique
+    evaluated = pd.read_csv(folder / "results" / checkpoints.name / "recordings.csv")
+    assert evaluated["recording"].is_unique
     splits = pd.read_csv(checkpoints / "splits.csv")
     for fold in (0, 1):
         of_fold = splits.groupby(f"fold_{fold}")["session"].agg(set)
         assert not of_fold["train"] & of_fold["test"]
-        tested = set(judged.loc[judged["fold"] == fold, "recording"])
+        tested = set(evaluated.loc[evaluated["fold"] == fold, "recording"])
         assert tested == set(splits.loc[splits[f"fold_{fold}"] == "test", "recording"])
 
 
 def test_the_threshold_comes_from_inside_the_training_part(run):
     folder, checkpoints = run
     stored = [load_checkpoint(checkpoints / f"fold_{fold}" / "best.pt")["threshold"] for fold in (0, 1)]
-    judged = pd.read_csv(folder / "results" / checkpoints.name / "recordings.csv")
-    on_test = [best_threshold(rows["label"], rows["probability"]) for _, rows in judged.groupby("fold")]
+    evaluated = pd.read_csv(folder / "results" / checkpoints.name / "recordings.csv")
+    on_test = [best_threshold(rows["label"], rows["probability"]) for _, rows in evaluated.groupby("fold")]
     assert stored != pytest.approx(on_test)
     assert all(0 < value < 1 for value in stored)
 
 
 def test_hiding_the_ecg_leaves_the_answer_of_the_heart_sound(run, simulated_cache):
     folder, checkpoints = run
-    judge(simulated_cache.path, folder, checkpoints, "--without", "ecg")
-    judge(simulated_cache.path, folder, checkpoints, "--without", "pcg")
-    judge(simulated_cache.path, folder, checkpoints)
+    evaluate_run(simulated_cache.path, folder, checkpoints, "--without", "ecg")
+    evaluate_run(simulated_cache.path, folder, checkpoints, "--without", "pcg")
+    evaluate_run(simulated_cache.path, folder, checkpoints)
     names = ["", "-without-ecg", "-without-pcg"]
     paths = [folder / "results" / f"{checkpoints.name}{name}" / "recordings.csv" for name in names]
     both, pcg, ecg = (pd.read_csv(path)["probability"].to_numpy() for path in paths)
@@ -91,19 +91,19 @@ def test_an_external_cache_is_evaluated_by_all_folds_and_what_was_trained_on_is_
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"identity": "0" * 64}))
     with pytest.raises(UserError, match=r"Every recording .* was trained on"):
-        judge(copy, folder, checkpoints)
+        evaluate_run(copy, folder, checkpoints)
     recordings = pd.read_csv(copy / "recordings.csv", dtype={"recording": str})
     new = recordings["recording"].iloc[:6]
     recordings.loc[recordings["recording"].isin(new), "sha256"] = "unseen"
     recordings.to_csv(copy / "recordings.csv", index=False)
-    metrics = judge(copy, folder, checkpoints)
+    metrics = evaluate_run(copy, folder, checkpoints)
     assert metrics["protocol"] == "external"
     assert metrics["counts"]["recordings"] == 6
 
 
 def test_two_runs_are_compared_and_one_with_itself_does_not_differ(run, simulated_cache, capsys):
     folder, checkpoints = run
-    judge(simulated_cache.path, folder, checkpoints, "--compact")
+    evaluate_run(simulated_cache.path, folder, checkpoints, "--compact")
     results = folder / "results" / checkpoints.name
     options = ["--results-dir", str(folder / "results"), "--bootstrap-draws", "50"]
     evaluate.main(["--compare", str(results), str(results), *options])
