@@ -37,6 +37,8 @@ PROTOCOLS = {
     "official": "the one split that the source assigns: nobody of the test part was in train or validation",
     "external": "another set of recordings, none of which the model was trained on",
 }
+_WITH_INTERVAL = ("macc",)
+"""Scores at a threshold that have an interval; AUROC, which needs none, has one too."""
 ROWS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -206,8 +208,8 @@ def _evaluate_units(predictions: pd.DataFrame, by: str | None, draws: int, seed:
     def interval(frame: pd.DataFrame, statistic: str) -> dict[str, Any]:
         return asdict(cluster_bootstrap(frame, statistic, draws=draws, seed=seed))
 
-    scores["at_half"]["intervals"] = {"macc": interval(units.assign(threshold=0.5), "macc")}
-    scores["at_validation_threshold"]["intervals"] = {"macc": interval(units, "macc")}
+    for part, frame in (("at_half", units.assign(threshold=0.5)), ("at_validation_threshold", units)):
+        scores[part]["intervals"] = {name: interval(frame, name) for name in _WITH_INTERVAL}
     auroc = interval(units, "auroc")
     for part in scores.values():
         part["intervals"]["auroc"] = auroc

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from evaluation.report import (
     PROTOCOLS,
+    ROWS,
     evaluate_predictions,
     format_table,
     json_safe,
@@ -203,5 +204,5 @@ def test_the_table_fits_the_terminal_and_holds_the_scores(protocol, draws):
 def test_the_markdown_table_is_regular():
     metrics = evaluate_predictions(simulated(), protocol="session", draws=20)
     rows = [line for line in markdown_table(metrics).splitlines() if line.startswith("|")]
-    assert len(rows) == 12
+    assert len(rows) == len(ROWS) + 3
     assert {row.count("|") for row in rows} == {8}

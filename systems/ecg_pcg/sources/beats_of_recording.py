@@ -37,8 +37,12 @@ INDEX_COLUMNS = {
 
 
 def index_table(rows: list[dict[str, object]]) -> pd.DataFrame:
-    """Return rows as an index table: the columns of `INDEX_COLUMNS`, their types, sorted by recording."""
-    table = pd.DataFrame(rows, columns=list(INDEX_COLUMNS)).astype(INDEX_COLUMNS)
+    """Return rows as an index table: the columns of `INDEX_COLUMNS`, their types, sorted by recording.
+
+    A text that a source does not name is empty.
+    """
+    texts = {name: "" for name, kind in INDEX_COLUMNS.items() if kind is str}
+    table = pd.DataFrame(rows, columns=list(INDEX_COLUMNS)).fillna(texts).astype(INDEX_COLUMNS)
     return table.sort_values("recording", ignore_index=True)
 
 
