@@ -208,8 +208,8 @@ def _evaluate_units(predictions: pd.DataFrame, by: str | None, draws: int, seed:
     def interval(frame: pd.DataFrame, statistic: str) -> dict[str, Any]:
         return asdict(cluster_bootstrap(frame, statistic, draws=draws, seed=seed))
 
-    for part, frame in (("at_half", units.assign(threshold=0.5)), ("at_validation_threshold", units)):
-        scores[part]["intervals"] = {name: interval(frame, name) for name in _WITH_INTERVAL}
+    for at, frame in (("at_half", units.assign(threshold=0.5)), ("at_validation_threshold", units)):
+        scores[at]["intervals"] = {name: interval(frame, name) for name in _WITH_INTERVAL}
     auroc = interval(units, "auroc")
     for part in scores.values():
         part["intervals"]["auroc"] = auroc
