@@ -140,7 +140,7 @@ def test_no_delay_is_made_up_where_the_sound_does_not_follow_the_peaks():
     assert sound_delay(pcg, peaks[:2]) is None
 
 
-@pytest.mark.parametrize(("shift", "told"), [(0.0, False), (0.25, True)])
+@pytest.mark.parametrize(("shift", "reported"), [(0.0, False), (0.25, True)])
 def test_examination_says_when_signals_are_out_of_step(shift, reported):
     ecg, pcg, peaks = heart(shift=shift)
     spans = np.stack([peaks[:-1], peaks[1:]], axis=1)

@@ -81,7 +81,7 @@ def test_runs_on_other_patients_are_not_compared(tmp_path):
     truth = np.arange(10.0)
     for arm, start in (("scratch-10", 0), ("aligned-10", 5)):
         write_run(tmp_path / arm, truth, truth, [f"p{row + start}" for row in range(10)])
-    with pytest.raises(UserError, match="were evaluated on other patients"):
+    with pytest.raises(UserError, match="were evaluated on different patients"):
         comparisons({name: tmp_path / name for name in ("scratch-10", "aligned-10")})
 
 
