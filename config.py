@@ -53,18 +53,28 @@ class OptimizationSettings:
     """Adam, or Adam with decoupled weight decay."""
     learning_rate: float = 1e-3
     """Learning rate; the peak of it under the one-cycle schedule."""
+    adam_epsilon: float = 1e-8
+    """Added to the root of the second moment, of which Adam takes a share."""
     weight_decay: float = 0.0
     """Weight decay, a step, as a share of the learning rate."""
     schedule: Literal["plateau", "one-cycle", "constant"] = "plateau"
     """Learning rate over time: divided by ten when the validation loss rests, one cycle, or constant."""
     plateau_patience: int = 5
     """Epochs without improvement before the plateau schedule divides the learning rate by ten."""
+    plateau_floor: float = 0.0
+    """Learning rate below which the plateau schedule does not go."""
     epochs: int = 100
     """Passes over the training samples, at most."""
     early_stop: int = 20
     """Stop after so many epochs without a better validation loss; 0: never, and the last epoch counts."""
+    least_improvement: float = 1e-4
+    """Decrease of the validation loss from which early stopping calls an epoch better."""
     gradient_clip: float = 5.0
     """Largest norm of the gradient; 0: not clipped."""
+    clip: Literal["all", "tensor"] = "all"
+    """Whose norm is clipped: that of the gradient as a whole, or of each weight tensor by itself."""
+    drop_last: bool = True
+    """Leave out the last batch of an epoch where it is not full (the order changes every epoch)."""
     fused: bool = True
     """Change all weights in one call of torch instead of several calls a weight."""
     class_weights: bool = True

@@ -17,7 +17,8 @@ from common.files import replacing
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
+"""2: networks of beats pad "same" and normalize with the published epsilon, as those of 1 did not."""
 BEST, LAST = "best.pt", "last.pt"
 
 

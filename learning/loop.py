@@ -32,8 +32,8 @@ from learning.devices import autocast
 from learning.distributed import Processes
 from learning.tracking import Tracker
 
-_LEAST_IMPROVEMENT = 1e-4
-"""Decrease of the validation loss that counts as better."""
+_PLATEAU_IMPROVEMENT = 1e-4
+"""Decrease of the validation loss that the plateau schedule calls better."""
 _CHECK_EVERY = 20
 """Steps between two checks of the loss (reading it waits for the device)."""
 COMPILERS = ("g++", "clang++", "c++")
@@ -152,8 +152,15 @@ class FoldContext:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one epoch; a last batch that is not full is left out (the order changes every epoch)."""
-        return max(1, len(self.train) // self.optimization.batch_size)
+        """Steps of one epoch; a last batch that is not full may count, if every process gets two samples."""
+        full, rest = divmod(len(self.train), self.optimization.batch_size)
+        counts = not self.optimization.drop_last and rest >= 2 * self.processes.count
+        return max(1, full + counts)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples of the steps of one epoch."""
+        return min(self.steps_per_epoch * self.optimization.batch_size, len(self.train))
 
 
 class NonFiniteLossError(UserError):
@@ -213,7 +220,11 @@ def make_optimizer(
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     weights: Any = groups or trainable
     return kinds[settings.optimizer](
-        weights, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=settings.fused or None
+        weights,
+        lr=settings.learning_rate,
+        eps=settings.adam_epsilon,
+        weight_decay=settings.weight_decay,
+        fused=settings.fused or None,
     )
 
 
@@ -241,8 +252,9 @@ class Schedule:
                 optimizer,
                 factor=0.1,
                 patience=max(settings.plateau_patience - 1, 0),
-                threshold=_LEAST_IMPROVEMENT,
+                threshold=_PLATEAU_IMPROVEMENT,
                 threshold_mode="abs",
+                min_lr=settings.plateau_floor,
             )
         else:
             self._scheduler = LambdaLR(optimizer, lambda _: 1.0)
@@ -343,7 +355,7 @@ def train_one_epoch(
     return {f"train/{name}": value for name, value in scores.items()} | {
         "train/loss": float(run.processes.mean(torch.stack(losses).mean())),
         "gradient_norm": float(torch.stack(norms).mean()),
-        "samples_per_second": run.steps_per_epoch * run.optimization.batch_size / seconds,
+        "samples_per_second": run.samples_per_epoch / seconds,
     }
 
 
@@ -356,9 +368,21 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
     run.learner.after_backward(model, losses)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), run.optimization.gradient_clip or math.inf)
+    norm = clip_gradient(model, run.optimization)
     optimizer.step()
     return losses["loss"].detach(), predicted.detach(), norm
+
+
+def clip_gradient(model: nn.Module, settings: OptimizationSettings) -> Tensor:
+    """Clip the gradient as the settings say; return its norm before that, over all weights."""
+    largest = settings.gradient_clip or math.inf
+    if settings.clip == "all":
+        return nn.utils.clip_grad_norm_(model.parameters(), largest)
+    weights = [weight for weight in model.parameters() if weight.grad is not None]
+    norm = nn.utils.get_total_norm([cast(Tensor, weight.grad) for weight in weights])
+    for weight in weights:
+        nn.utils.clip_grad_norm_(weight, largest)
+    return norm
 
 
 def _seed_epoch(run: FoldContext, epoch: int) -> None:
@@ -437,7 +461,7 @@ def _early_stopping(run: FoldContext, progress: Progress, scores: dict[str, floa
     progress.epoch += 1
     progress.history.append(scores)
     selects = settings.early_stop > 0 and "val/loss" in scores
-    better = not selects or scores["val/loss"] < progress.best_loss - _LEAST_IMPROVEMENT
+    better = not selects or scores["val/loss"] < progress.best_loss - settings.least_improvement
     if better:
         progress.best_loss = scores.get("val/loss", math.inf)
         progress.best_epoch, progress.stale = progress.epoch, 0

@@ -25,9 +25,9 @@ from models.layers.blocks import (
 )
 from models.layers.layout import (
     Convolution,
+    Dense,
     EitherLayout,
     Normalization,
-    TimePadding,
     expand_gate,
     mean_over_time,
     pool,
@@ -44,7 +44,7 @@ class SpatialAttention(nn.Module):
             Convolution(2 * channels, hidden, 1),
             Normalization(hidden),
             nn.ReLU(inplace=True),
-            TimePadding((kernel_size - 1) // 2, kernel_size // 2),  # an even kernel keeps the length so
+            nn.Identity(),  # numbers of the layers after it, in state dicts
             Convolution(hidden, hidden, kernel_size),
             Normalization(hidden),
             nn.ReLU(inplace=True),
@@ -63,9 +63,9 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gate = nn.Sequential(
-            nn.Linear(2 * channels, channels // SQUEEZE),
+            Dense(2 * channels, channels // SQUEEZE),
             nn.ReLU(inplace=True),
-            nn.Linear(channels // SQUEEZE, channels),
+            Dense(channels // SQUEEZE, channels),
             nn.Sigmoid(),
         )
 
@@ -113,7 +113,7 @@ class FusionLevel(nn.Module):
         self.merge = nn.Sequential(
             Normalization(inputs),
             nn.ReLU(inplace=True),
-            Convolution(inputs, channels, kernel_size, padding=kernel_size // 2),
+            Convolution(inputs, channels, kernel_size),
         )
 
     def forward(self, ecg: Tensor, pcg: Tensor, previous: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.layers.layout import Convolution, Normalization, TimeMean, expand_gate, mean_over_time, pool
+from models.layers.layout import Convolution, Dense, Normalization, TimeMean, expand_gate, mean_over_time, pool
 
 MODALITIES = ("ecg", "pcg")
 STRIDES = (1, 5, 5, 5)
@@ -24,7 +24,7 @@ SQUEEZE = 8
 def normalized_convolution(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
     """Return Conv-BN-ReLU that keeps the length at stride 1 and divides it (rounded up) otherwise."""
     return nn.Sequential(
-        Convolution(inputs, outputs, kernel_size, stride, padding=kernel_size // 2),
+        Convolution(inputs, outputs, kernel_size, stride),
         Normalization(outputs),
         nn.ReLU(inplace=True),
     )
@@ -36,9 +36,9 @@ class SqueezeExcitation(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gate = nn.Sequential(
-            nn.Linear(channels, channels // SQUEEZE),
+            Dense(channels, channels // SQUEEZE),
             nn.ReLU(inplace=True),
-            nn.Linear(channels // SQUEEZE, channels),
+            Dense(channels // SQUEEZE, channels),
             nn.Sigmoid(),
         )
 
@@ -116,7 +116,7 @@ def convolutional_head(channels: int, dropout: float, classes: int) -> nn.Sequen
     return nn.Sequential(
         Normalization(channels),
         nn.ReLU(inplace=True),
-        Convolution(channels, channels, 3, stride=2, padding=1),
+        Convolution(channels, channels, 3, stride=2),
         Normalization(channels),
         nn.ReLU(inplace=True),
         TimeMean(),
@@ -129,9 +129,9 @@ def dense_head(inputs: int, dropout: float, classes: int) -> nn.Sequential:
     """Return the classifier of (B, inputs): dense layers of 128, 64 and 32, and the logits."""
     layers: list[nn.Module] = []
     for outputs in (128, 64, 32):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+        layers += [Dense(inputs, outputs), nn.ReLU(inplace=True), nn.Dropout(dropout)]
         inputs = outputs
-    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+    return nn.Sequential(*layers, Dense(inputs, classes))
 
 
 def check_signal(name: str, signal: Tensor | None) -> Tensor:

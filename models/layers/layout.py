@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+_DEVIATION_WITHIN_TWO = 0.87962566
+"""Standard deviation of a standard normal distribution cut at two deviations."""
+
 
 def as_images(features: Tensor) -> Tensor:
     """Return (B, C, T) as (B, C, 1, T), channels last in memory."""
@@ -54,35 +57,68 @@ def choose_layout(model: nn.Module, layout: Literal["channels-last", "plain"]) -
 
 
 class Convolution(nn.Conv1d):
-    """`torch.nn.Conv1d`, of images too."""
+    """`torch.nn.Conv1d` with "same" padding at every stride, of images too.
+
+    The output has ceil(T / stride) points, each centred on the points of the input that average pooling by
+    the stride takes: zeros are added as on both sides alike, an odd one after. Started as He et al. 2015, with
+    biases of zero.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    kernel_size, stride : int
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel_size, stride)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        start_he_normal(self)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map (B, C, T) to (B, outputs, T of the output), or images of that size to images."""
+        """Map (B, C, T) to (B, outputs, ceil(T / stride)), or images of that size to images."""
+        (kernel_size,), (stride,), points = self.kernel_size, self.stride, features.shape[-1]
+        missing = max((-(-points // stride) - 1) * stride + kernel_size - points, 0)
+        before, after = missing // 2, missing - missing // 2
+        if before != after:
+            features, before = functional.pad(features, (before, after)), 0
         if features.ndim == 3:
-            return super().forward(features)
-        weight, stride, padding = as_images(self.weight), (1, *self.stride), (0, *self.padding)
-        found = functional.conv2d(features, weight, self.bias, stride, padding)
+            return functional.conv1d(features, self.weight, self.bias, stride, before)
+        weight = as_images(self.weight)
+        found = functional.conv2d(features, weight, self.bias, (1, stride), (0, before))
         return found.contiguous(memory_format=torch.channels_last)  # strides of one channel tell no layout
 
 
+class Dense(nn.Linear):
+    """`torch.nn.Linear`, started as `Convolution` is."""
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        start_he_normal(self)
+
+
+def start_he_normal(layer: Convolution | Dense) -> None:
+    """Draw weights from a normal distribution cut at two deviations, of variance 2 / inputs; zero biases.
+
+    He et al. 2015, as Keras has it: cutting takes from the variance, which is made up for.
+    """
+    deviation = (2 / layer.weight[0].numel()) ** 0.5 / _DEVIATION_WITHIN_TWO
+    nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 class Normalization(nn.BatchNorm1d):
-    """`torch.nn.BatchNorm1d`, of images too."""
+    """`torch.nn.BatchNorm1d` with the published epsilon, of images too."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-3)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim not in (3, 4):
             raise ValueError(f"Features are (B, C, T) or (B, C, 1, T), and these have {tuple(input.shape)}.")
-
-
-class TimePadding(nn.Module):
-    """Zeros before and after a signal, of images too."""
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.sizes = before, after
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, C, T) to (B, C, before + T + after)."""
-        return functional.pad(features, self.sizes)
 
 
 class TimeMean(nn.Module):

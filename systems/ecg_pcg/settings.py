@@ -73,6 +73,8 @@ class ModelSettings:
     """Kernel of the encoder convolutions, samples."""
     dropout: float = 0.5
     """Dropout of the dense layers of the head, 0 to 1."""
+    norm_momentum: float = 0.01
+    """Weight of the newest batch in the running statistics of batch normalization."""
     attention: Literal["cascaded", "parallel"] = "cascaded"
     """Channel attention reads the spatially weighted features (as in the paper's text and figure), or
     the raw features (as in the code published with it)."""
@@ -139,7 +141,10 @@ class EcgPcgPredictionSettings(PredictionSettings):
 PREDICTION: dict[str, type[PredictionSettings]] = {"ecg-pcg": EcgPcgPredictionSettings}
 """Settings of predict.py by task."""
 
-_SMALL_MODEL = ModelSettings(width=16, points=500)
+_PAPER = OptimizationSettings(
+    adam_epsilon=1e-7, plateau_floor=1e-6, least_improvement=0.0, clip="tensor", drop_last=False
+)
+_SMALL_MODEL = ModelSettings(width=16, points=500, norm_momentum=0.1)
 _SMALL = OptimizationSettings(
     batch_size=64,
     optimizer="adamw",
@@ -161,7 +166,7 @@ def defaults(
     """
     chosen: Protocol = next((name for name in get_args(Protocol) if name == protocol), "session")
     if preset == "paper":
-        return TrainingSettings(preset=preset, protocol=chosen)
+        return TrainingSettings(preset=preset, protocol=chosen, optimization=_PAPER)
     if preset != "small":
         raise ValueError(f"Unknown preset {preset!r}: choose paper or small.")
     optimization = _SMALL

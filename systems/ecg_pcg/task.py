@@ -145,7 +145,7 @@ class EcgPcg(BinaryTask):
         _check_modalities(model)
         absence = {"absence_tokens": True} if needs_tokens(model) else {}
         try:
-            return build_model(
+            network = build_model(
                 model.model,
                 width=model.width,
                 kernel_size=model.kernel_size,
@@ -155,6 +155,10 @@ class EcgPcg(BinaryTask):
             )
         except ValueError as error:
             raise UserError(str(error)) from error
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.momentum = model.norm_momentum
+        return network
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the loss of a batch, and the probability of abnormal, shape (B,)."""
