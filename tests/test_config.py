@@ -64,9 +64,12 @@ def test_paper_preset_is_as_published():
     assert (optimization.batch_size, optimization.epochs) == (32, 100)
     assert (optimization.optimizer, optimization.learning_rate) == ("adam", 1e-3)
     assert optimization.weight_decay == 0
-    assert optimization.gradient_clip == 5
     assert (optimization.schedule, optimization.plateau_patience) == ("plateau", 5)
-    assert optimization.early_stop == 20
+    assert (optimization.gradient_clip, optimization.clip) == (5, "tensor")
+    assert (optimization.early_stop, optimization.least_improvement) == (20, 0)
+    assert (optimization.adam_epsilon, optimization.plateau_floor) == (1e-7, 1e-6)
+    assert not optimization.drop_last
+    assert model.norm_momentum == 0.01
     assert optimization.class_weights
 
 

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.layers.layout import Convolution, Dense, Normalization, TimeMean, expand_gate, mean_over_time, pool
+from models.layers.layout import (
+    Convolution,
+    Dense,
+    Normalization,
+    TimeMean,
+    expand_gate,
+    mean_over_time,
+    pool,
+)
 
 MODALITIES = ("ecg", "pcg")
 STRIDES = (1, 5, 5, 5)

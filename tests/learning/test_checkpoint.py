@@ -41,7 +41,7 @@ def test_reads_what_was_written(tmp_path):
     save_checkpoint(path, CONTENT)
     content: Any = load_checkpoint(path)
     assert torch.equal(content.pop("model")["weight"], CONTENT["model"]["weight"])
-    assert content == {"format": 1, "progress": CONTENT["progress"], "settings": CONTENT["settings"]}
+    assert content == {"format": 2, "progress": CONTENT["progress"], "settings": CONTENT["settings"]}
     assert torch.load(path, weights_only=True)["progress"]["epoch"] == 3
     assert list(path.parent.iterdir()) == [path]
 
@@ -72,7 +72,7 @@ def test_file_that_is_no_checkpoint(tmp_path):
 @pytest.mark.parametrize("write", ["torch", "pickle"])
 def test_foreign_pickle_is_refused_and_not_executed(tmp_path, write):
     path, marker = tmp_path / "best.pt", tmp_path / "attacked"
-    content = {"format": 1, "model": Attack(marker)}
+    content = {"format": 2, "model": Attack(marker)}
     if write == "torch":
         torch.save(content, path)
     else:
@@ -88,12 +88,13 @@ def test_foreign_pickle_is_refused_and_not_executed(tmp_path, write):
 
 
 @pytest.mark.parametrize(
-    ("content", "found"), [({"format": 2}, "2"), ({"model": {}}, "None"), ([1, 2], "None")]
+    ("content", "found"),
+    [({"format": 1}, "1"), ({"format": 3}, "3"), ({"model": {}}, "None"), ([1, 2], "None")],
 )
 def test_other_format(tmp_path, content, found):
     path = tmp_path / "best.pt"
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match=rf"has format {found}, and this version reads 1.*train again"):
+    with pytest.raises(CheckpointError, match=rf"has format {found}, and this version reads 2.*train again"):
         load_checkpoint(path)
 
 

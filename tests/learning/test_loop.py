@@ -11,9 +11,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from toy_learner import ToyLearner, build, points, toy_run, train, untimed
 
 from common.errors import UserError
+from config import OptimizationSettings
 from learning.checkpoint import load_checkpoint
 from learning.distributed import Processes
-from learning.loop import NonFiniteLossError, _batches, predict
+from learning.loop import NonFiniteLossError, _batches, clip_gradient, make_optimizer, predict
 
 STEPS = 4
 """Steps of one epoch of the toy: 32 rows in batches of 8."""
@@ -197,6 +198,12 @@ def test_early_stopping_and_the_epoch_that_is_kept(tmp_path):
     assert last["progress"]["finished"]
 
 
+def test_early_stopping_takes_any_gain_where_the_settings_ask_for_none(tmp_path):
+    learner = ToyLearner([0.7, 0.69995, 0.72, 0.71])
+    _, progress, _ = train(toy_run(tmp_path, learner, early_stop=3, least_improvement=0.0))
+    assert (progress.best_epoch, progress.stale) == (2, 2)
+
+
 def test_without_early_stopping_the_last_epoch_is_kept(tmp_path):
     learner = ToyLearner([0.1, 0.5, 0.6, 0.7])
     _, progress, _ = train(toy_run(tmp_path, learner, early_stop=0))
@@ -218,6 +225,13 @@ def test_plateau_divides_the_learning_rate_by_ten(tmp_path):
     _, _, recorder = train(run)
     rates = [scores["learning_rate"] for scores in recorder.epochs]
     assert rates == pytest.approx([0.1] * 3 + [0.01] * 2 + [0.001] * 2 + [0.0001] * 2)
+
+
+def test_plateau_stops_at_its_floor(tmp_path):
+    settings = {"schedule": "plateau", "plateau_patience": 1, "learning_rate": 0.1, "plateau_floor": 3e-3}
+    _, _, recorder = train(toy_run(tmp_path, ToyLearner([1.0] * 5), epochs=5, **settings))
+    rates = [scores["learning_rate"] for scores in recorder.epochs]
+    assert rates == pytest.approx([0.1, 0.01, 3e-3, 3e-3, 3e-3])
 
 
 def test_one_cycle_rises_to_its_peak_and_ends_near_zero(tmp_path):
@@ -260,6 +274,32 @@ def test_gradient_is_clipped_to_its_norm(tmp_path, clip, bound):
     assert recorder.epochs[0]["gradient_norm"] > 10, "the norm reported is the one before clipping"
     if clip == 0:
         assert max(norms) > 10
+
+
+def test_each_tensor_is_clipped_by_itself(tmp_path):
+    """Gradients (3, 4) and 12 at a largest norm of 2: (1.2, 1.6) and 2; together their norm was 13."""
+    model = torch.nn.Linear(2, 1)
+    model.weight.grad, model.bias.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([12.0])
+    norm = clip_gradient(model, OptimizationSettings(gradient_clip=2.0, clip="tensor"))
+    assert float(norm) == pytest.approx(13)
+    torch.testing.assert_close(model.weight.grad, torch.tensor([[1.2, 1.6]]))
+    torch.testing.assert_close(model.bias.grad, torch.tensor([2.0]))
+
+
+def test_epsilon_of_adam(tmp_path):
+    """The first step of Adam is rate * g / (|g| + epsilon): with an epsilon of 1 and a gradient of 1, half."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    before, model.weight.grad = float(model.weight), torch.ones(1, 1)
+    make_optimizer(model, OptimizationSettings(learning_rate=0.1, adam_epsilon=1.0)).step()
+    assert float(model.weight) == pytest.approx(before - 0.05)
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(8, [8] * 4), (10, [10, 10, 10, 2]), (31, [31]), (40, [32])])
+def test_the_last_batch_counts_where_the_settings_say_so_and_it_has_two_samples(tmp_path, size, sizes):
+    run = toy_run(tmp_path, batch_size=size, drop_last=False)
+    assert [len(rows) for rows in _batches(run, 0)] == sizes
+    assert run.samples_per_epoch == sum(sizes)
+    assert {len(rows) for rows in _batches(toy_run(tmp_path, batch_size=10), 0)} == {10}
 
 
 # --- what cannot go on ---------------------------------------------------------------------------------

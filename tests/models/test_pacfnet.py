@@ -1,7 +1,9 @@
 """PACFNet: size, shapes, the input of its attention and branches, and what it refuses."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,11 @@ def beats(count: int = 2, points: int = 500, seed: int = 0) -> tuple[Tensor, Ten
 
 def network(seed: int = 0, **options: Any) -> PACFNet:
     torch.manual_seed(seed)
-    return PACFNet(**({"width": 8, "dropout": 0.0} | options))
+    model = PACFNet(**({"width": 8, "dropout": 0.0} | options))
+    for key, weight in model.named_parameters():
+        if key.endswith("gate.0.weight"):  # half of all draws shut a gate of one hidden unit
+            weight.data.abs_()
+    return model
 
 
 def fusion_levels(model: PACFNet) -> list[FusionLevel]:
@@ -256,3 +262,22 @@ def test_a_prediction_does_not_depend_on_the_rest_of_the_batch():
     model = network().eval()
     ecg, pcg = beats(4)
     assert torch.allclose(model(ecg, pcg)[:1], model(ecg[:1], pcg[:1]), atol=1e-6)
+
+
+REFERENCE = Path(__file__).parent / "pacfnet-w8.npz"
+"""The original network at width 8 in inference mode: weights, four beats, probabilities, spatial attention."""
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("attention", ["cascaded", "parallel"])
+def test_equals_the_original_network(attention, channels_last):
+    with np.load(REFERENCE) as stored:
+        known = {name: torch.from_numpy(stored[name]) for name in stored}
+    model = network(attention=attention).eval()
+    model.channels_last = channels_last
+    model.load_state_dict({name.removeprefix("state."): known[name] for name in known if "state." in name})
+    logits, levels = model.forward_with_attention(known["ecg"], known["pcg"])
+    closely: dict[str, float] = {"atol": 1e-5, "rtol": 0.0}
+    torch.testing.assert_close(logits.softmax(dim=1), known[f"{attention}.probability"], **closely)
+    for number, maps in enumerate(levels, start=1):
+        torch.testing.assert_close(maps["spatial"], known[f"{attention}.spatial.{number}"], **closely)
