@@ -265,7 +265,7 @@ def test_a_prediction_does_not_depend_on_the_rest_of_the_batch():
 
 
 REFERENCE = Path(__file__).parent / "pacfnet-w8.npz"
-"""The original network at width 8 in inference mode: weights, four beats, probabilities, spatial attention."""
+"""The original network at width 8, in use: weights, four beats, probabilities, spatial attention."""
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -277,7 +277,6 @@ def test_equals_the_original_network(attention, channels_last):
     model.channels_last = channels_last
     model.load_state_dict({name.removeprefix("state."): known[name] for name in known if "state." in name})
     logits, levels = model.forward_with_attention(known["ecg"], known["pcg"])
-    closely: dict[str, float] = {"atol": 1e-5, "rtol": 0.0}
-    torch.testing.assert_close(logits.softmax(dim=1), known[f"{attention}.probability"], **closely)
+    torch.testing.assert_close(logits.softmax(dim=1), known[f"{attention}.probability"], atol=1e-5, rtol=0)
     for number, maps in enumerate(levels, start=1):
-        torch.testing.assert_close(maps["spatial"], known[f"{attention}.spatial.{number}"], **closely)
+        torch.testing.assert_close(maps["spatial"], known[f"{attention}.spatial.{number}"], atol=1e-5, rtol=0)

@@ -123,7 +123,7 @@ def test_weights_start_he_normal_and_biases_at_zero():
         deviation = (2 / inputs) ** 0.5
         assert float(layer.weight.detach().std()) == pytest.approx(deviation, rel=0.01)
         assert float(layer.weight.detach().abs().max()) <= 2 * deviation / 0.8796
-        assert not layer.bias.any()
+        assert layer.bias is not None and not layer.bias.any()
 
 
 @pytest.mark.parametrize(
