@@ -59,9 +59,8 @@ def choose_layout(model: nn.Module, layout: Literal["channels-last", "plain"]) -
 class Convolution(nn.Conv1d):
     """`torch.nn.Conv1d` with "same" padding at every stride, of images too.
 
-    The output has ceil(T / stride) points, each centred on the points of the input that average pooling by
-    the stride takes: zeros are added as on both sides alike, an odd one after. Started as He et al. 2015, with
-    biases of zero.
+    The output has ceil(T / stride) points, each centred where average pooling by the stride is: as many zeros
+    are added before as after, an odd one after. Weights start as in He et al. 2015, biases at zero.
 
     Parameters
     ----------

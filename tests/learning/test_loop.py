@@ -287,7 +287,7 @@ def test_each_tensor_is_clipped_by_itself(tmp_path):
 
 
 def test_epsilon_of_adam(tmp_path):
-    """The first step of Adam is rate * g / (|g| + epsilon): with an epsilon of 1 and a gradient of 1, half."""
+    """The first step of Adam is rate * g / (|g| + epsilon): half the rate where both are 1."""
     model = torch.nn.Linear(1, 1, bias=False)
     before, model.weight.grad = float(model.weight), torch.ones(1, 1)
     make_optimizer(model, OptimizationSettings(learning_rate=0.1, adam_epsilon=1.0)).step()
