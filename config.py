@@ -129,6 +129,10 @@ class RunSettings:
     Needs a C++ compiler (CPU) or Triton (CUDA). Results agree but for rounding."""
     threads: int = 0
     """CPU threads of torch; 0: one a core."""
+    histograms: bool = False
+    """Draw histograms of all weights and their gradients in TensorBoard, every epoch."""
+    graph: bool = False
+    """Draw the network in TensorBoard, under GRAPHS."""
     dry_run: bool = False
     """Say what would be trained, how long an epoch takes and how much memory; train nothing."""
 

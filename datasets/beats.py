@@ -72,6 +72,37 @@ def r_peak_spans(ecg: Floats, sampling_rate: float) -> NDArray[np.float64]:
     return spans[(interval >= PLAUSIBLE_CYCLE[0]) & (interval <= PLAUSIBLE_CYCLE[1])]
 
 
+def groups_of_beats(spans: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Return spans of ``count`` beats that follow one another without a gap, no beat in two of them.
+
+    Parameters
+    ----------
+    spans : numpy.ndarray, shape (beats, 2)
+        Start and end of single beats in seconds, in order.
+    count : int
+
+    Returns
+    -------
+    numpy.ndarray, shape (n, 2)
+    """
+    grouped, first = [], 0
+    while first + count <= len(spans):
+        gaps = np.flatnonzero(spans[first + 1 : first + count, 0] != spans[first : first + count - 1, 1])
+        if len(gaps):
+            first += int(gaps[-1]) + 1
+        else:
+            grouped.append((spans[first, 0], spans[first + count - 1, 1]))
+            first += count
+    return np.array(grouped, dtype=np.float64).reshape(-1, 2)
+
+
+def sliding_windows(duration: float, seconds: float, step: float) -> NDArray[np.float64]:
+    """Return the whole windows of so many seconds, one every ``step`` seconds, shape (windows, 2)."""
+    count = int((duration - seconds) / step + 1e-9) + 1 if duration >= seconds else 0
+    starts = step * np.arange(count)
+    return np.stack([starts, starts + seconds], axis=1)
+
+
 STATES = ("S1", "systole", "S2", "diastole", "(N", "N)")
 NOISE_MARKS = ("(N", "N)")
 LONGEST_TABLE = 1_000_000

@@ -134,6 +134,8 @@ class FoldContext:
         What the progress bar says.
     compiles : bool
         Whether the steps of training are compiled.
+    histograms : bool
+        Whether histograms of the weights are drawn every epoch.
     """
 
     learner: Learner
@@ -149,6 +151,7 @@ class FoldContext:
     metadata: Mapping[str, Any]
     label: str
     compiles: bool = False
+    histograms: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -199,6 +202,8 @@ def fit(run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = 
         schedule.after_epoch(scores.get("val/loss", scores["train/loss"]))
         if run.processes.leads:
             tracker.scalars(scores | {"learning_rate": optimizer.param_groups[0]["lr"]}, progress.epoch)
+            if run.histograms:
+                tracker.histograms(unwrap(wrapped), progress.epoch)
             tqdm.write(_epoch_line(run, progress, scores))
             _save(run, unwrap(wrapped), optimizer, schedule, progress, better)
     return progress

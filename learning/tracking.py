@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
+
+if TYPE_CHECKING:
+    from learning.loop import Learner
 
 
 class Tracker:
@@ -48,6 +53,24 @@ class Tracker:
                 if value == value:
                     self._writer.add_scalar(tag, value, step)
 
+    def histograms(self, model: nn.Module, step: int) -> None:
+        """Add a histogram of each weight, and of its gradient where it has one."""
+        if self._writer is None:
+            return
+        for name, weight in model.named_parameters():
+            for group, values in (("weights", weight.detach()), ("gradients", weight.grad)):
+                if values is not None and values.isfinite().all():
+                    self._writer.add_histogram(f"{group}/{name}", values.float().cpu(), step)
+
+    def graph(self, learner: Learner, model: nn.Module, batch: Mapping[str, Tensor]) -> None:
+        """Add the graph of a network's predictions for a batch."""
+        if self._writer is None:
+            return
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of tracing: values that it takes for constants
+            traced = _Predictions(learner, model, list(batch)).eval()
+            self._writer.add_graph(traced, tuple(batch.values()), use_strict_trace=False)
+
     def figure(self, tag: str, figure: Figure, step: int) -> None:
         """Add a matplotlib figure."""
         if self._writer is not None:
@@ -69,6 +92,18 @@ class Tracker:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._writer.add_hparams(plain, dict(scores), run_name="hparams")
+
+
+class _Predictions(nn.Module):
+    """What a learner predicts, as a function of the tensors of a batch."""
+
+    def __init__(self, learner: Learner, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.learner, self.model, self.names = learner, model, names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Map the tensors of a batch to predictions, shape (B, ...)."""
+        return self.learner.step(self.model, dict(zip(self.names, tensors, strict=True)))[1]
 
 
 def _wait_for_a_later_second(folder: Path) -> None:

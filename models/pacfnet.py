@@ -25,7 +25,6 @@ from models.layers.blocks import (
 )
 from models.layers.layout import (
     Convolution,
-    Dense,
     EitherLayout,
     Normalization,
     expand_gate,
@@ -63,9 +62,9 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gate = nn.Sequential(
-            Dense(2 * channels, channels // SQUEEZE),
+            nn.Linear(2 * channels, channels // SQUEEZE),
             nn.ReLU(inplace=True),
-            Dense(channels // SQUEEZE, channels),
+            nn.Linear(channels // SQUEEZE, channels),
             nn.Sigmoid(),
         )
 

@@ -69,7 +69,7 @@ def test_paper_preset_is_as_published():
     assert (optimization.early_stop, optimization.least_improvement) == (20, 0)
     assert (optimization.adam_epsilon, optimization.plateau_floor) == (1e-7, 1e-6)
     assert not optimization.drop_last
-    assert model.norm_momentum == 0.01
+    assert (model.start, model.norm_momentum) == ("he-normal", 0.01)
     assert optimization.class_weights
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from models.layers.layout import (
     Convolution,
-    Dense,
     Normalization,
     TimeMean,
     expand_gate,
@@ -44,9 +43,9 @@ class SqueezeExcitation(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gate = nn.Sequential(
-            Dense(channels, channels // SQUEEZE),
+            nn.Linear(channels, channels // SQUEEZE),
             nn.ReLU(inplace=True),
-            Dense(channels // SQUEEZE, channels),
+            nn.Linear(channels // SQUEEZE, channels),
             nn.Sigmoid(),
         )
 
@@ -137,9 +136,9 @@ def dense_head(inputs: int, dropout: float, classes: int) -> nn.Sequential:
     """Return the classifier of (B, inputs): dense layers of 128, 64 and 32, and the logits."""
     layers: list[nn.Module] = []
     for outputs in (128, 64, 32):
-        layers += [Dense(inputs, outputs), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True), nn.Dropout(dropout)]
         inputs = outputs
-    return nn.Sequential(*layers, Dense(inputs, classes))
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
 def check_signal(name: str, signal: Tensor | None) -> Tensor:

@@ -60,7 +60,7 @@ class Convolution(nn.Conv1d):
     """`torch.nn.Conv1d` with "same" padding at every stride, of images too.
 
     The output has ceil(T / stride) points, each centred where average pooling by the stride is: as many zeros
-    are added before as after, an odd one after. Weights start as in He et al. 2015, biases at zero.
+    are added before as after, an odd one after.
 
     Parameters
     ----------
@@ -71,10 +71,6 @@ class Convolution(nn.Conv1d):
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> None:
         super().__init__(inputs, outputs, kernel_size, stride)
-
-    def reset_parameters(self) -> None:
-        """Draw the weights anew."""
-        start_he_normal(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, T) to (B, outputs, ceil(T / stride)), or images of that size to images."""
@@ -90,23 +86,18 @@ class Convolution(nn.Conv1d):
         return found.contiguous(memory_format=torch.channels_last)  # strides of one channel tell no layout
 
 
-class Dense(nn.Linear):
-    """`torch.nn.Linear`, started as `Convolution` is."""
+def start_he_normal(model: nn.Module) -> None:
+    """Draw the weights of all convolutions and linear layers anew, as in He et al. 2015, with zero biases.
 
-    def reset_parameters(self) -> None:
-        """Draw the weights anew."""
-        start_he_normal(self)
-
-
-def start_he_normal(layer: Convolution | Dense) -> None:
-    """Draw weights from a normal distribution cut at two deviations, of variance 2 / inputs; zero biases.
-
-    He et al. 2015, as Keras has it: cutting takes from the variance, which is made up for.
+    A normal distribution of variance 2 / inputs, cut at two deviations. Cutting takes from the variance, which
+    is made up for, as Keras does.
     """
-    deviation = (2 / layer.weight[0].numel()) ** 0.5 / _DEVIATION_WITHIN_TWO
-    nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv1d | nn.Linear):
+            deviation = (2 / layer.weight[0].numel()) ** 0.5 / _DEVIATION_WITHIN_TWO
+            nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class Normalization(nn.BatchNorm1d):

@@ -229,6 +229,8 @@ def _train_fold(run: TrainingRun, fold: Fold) -> None:
     finished_epochs = load_checkpoint(last)["progress"]["epoch"] if last.exists() else 0
     with Tracker(log_folder, finished_epochs=finished_epochs) as tracker:
         tracker.text("settings", to_plain(run.settings))
+        if run.settings.graph and not finished_epochs:
+            tracker.graph(run.task, model, context.samples.batch(context.train[:2]))
         run.task.fit(context, model, tracker, resume=run.settings.resume)
         if run.processes.leads:
             _finish_fold(run, fold, context, model, tracker)
@@ -301,6 +303,7 @@ def _fold_context(run: TrainingRun, fold: Fold, folder: Path) -> FoldContext:
         metadata=_metadata(run, fold),
         label=fold.name.replace("_", " "),
         compiles=settings.compile,
+        histograms=settings.histograms,
     )
 
 

@@ -12,13 +12,14 @@ from common.command_line import to_plain
 from common.errors import UserError
 from datasets.splits import ALL
 from learning.checkpoint import Checkpoint, provenance
-from models import FITTED_MODELS, SINGLE_MODALITY
+from models import FITTED_MODELS
 from models.layers.blocks import MODALITIES
 from systems import registry
 from systems.base.exporting import Exportable
 from systems.base.predictor import DISCLAIMER
 from systems.ecg_pcg.predict import assumed_prevalence_of
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
+from systems.ecg_pcg.task import signals_of
 
 OUTPUTS = ("logits", "probability")
 _HARMONICS = 12
@@ -90,10 +91,8 @@ def exportable(checkpoint: Checkpoint, digest: str) -> Exportable:
 
 def input_names(model: ModelSettings) -> tuple[str, ...]:
     """Return the inputs of a network: the signals that it reads, and masks if it takes any subset of both."""
-    if model.modality_dropout > 0:
-        return *MODALITIES, "has_ecg", "has_pcg"
-    alone = SINGLE_MODALITY.get(model.model)
-    return tuple(name for name in MODALITIES if name != model.zeroed and name == (alone or name))
+    takes = signals_of(model)
+    return takes.modalities + (("has_ecg", "has_pcg") if takes.any_subset else ())
 
 
 def random_beats(

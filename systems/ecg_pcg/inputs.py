@@ -24,7 +24,6 @@ from datasets.recordings import Recording
 from datasets.signal_quality import FEWEST_BEATS, NAMES, SignalWarning
 from datasets.signals import fill_gaps, shorten_beats
 from datasets.sources import DataError
-from systems.ecg_pcg.explain.attribution import signals_read
 from systems.ecg_pcg.features import spectral
 from systems.ecg_pcg.features.ecg_cycle_grid import SHAPE, ecg_cycle_grid
 from systems.ecg_pcg.linear.task import Recordings
@@ -32,9 +31,9 @@ from systems.ecg_pcg.phase_fusion.task import GridRecordings
 from systems.ecg_pcg.robustness.corruptions import prepare_beats
 from systems.ecg_pcg.segmentation.segment import Segmentation, segment
 from systems.ecg_pcg.settings import ModelSettings, PreparationSettings
-from systems.ecg_pcg.sources.beats_of_recording import read_states
+from systems.ecg_pcg.sources.beats_of_recording import read_states, spans_of_samples
 from systems.ecg_pcg.sources.user_recording import UserRecording
-from systems.ecg_pcg.task import Beats, needs_tokens
+from systems.ecg_pcg.task import Beats, signals_of
 
 Segment = Callable[[Recording], Segmentation]
 ANNOTATION, R_PEAKS, AUTOMATIC = "annotation", "R-peaks of the ECG", "automatic segmentation"
@@ -71,8 +70,10 @@ class PreparedInput:
     samples : Beats or Recordings
     used : tuple of str
         Signals that the model reads of it.
-    spans : numpy.ndarray, shape (beats, 2)
+    spans : numpy.ndarray, shape (samples, 2)
         Seconds.
+    beats : numpy.ndarray, shape (beats, 2)
+        Single beats, seconds; the same where a sample is a beat.
     source : str
         Where beats or heart states come from.
     warnings : list of SignalWarning
@@ -81,8 +82,14 @@ class PreparedInput:
     samples: Beats | Recordings
     used: tuple[str, ...]
     spans: NDArray[np.float64]
+    beats: NDArray[np.float64]
     source: str
     warnings: list[SignalWarning]
+
+    @property
+    def one_beat(self) -> bool:
+        """Whether each sample is one beat."""
+        return np.array_equal(self.spans, self.beats)
 
 
 class InputPreparer:
@@ -107,15 +114,21 @@ class InputPreparer:
     def for_network(self, user: UserRecording) -> PreparedInput:
         """Cut the beats of a recording as preparation does."""
         model, recording = self.model, user.recording
-        read = signals_read(model)
+        takes = signals_of(model)
+        read = takes.modalities
         used = tuple(modality for modality in read if getattr(recording, modality) is not None)
         lacking = [NAMES[modality] for modality in read if modality not in used]
-        if not used or (lacking and not needs_tokens(model)):
+        if not used or (lacking and not takes.any_subset):
             raise DataError(
                 f"There is no {' and no '.join(lacking)}, which {model.model} needs: use a model trained "
                 "with --modality-dropout, or the linear one, which take either signal."
             )
-        spans, source, warnings = self._find_spans(user)
+        found, source, warnings = self._find_beats(user)
+        spans = spans_of_samples(found, user.duration, self.preparation)
+        if not len(spans):
+            raise DataError(
+                "It is too short for one sample of this model, which reads more than a beat at once."
+            )
         signals, has = {}, {}
         for modality in NAMES:
             signal = getattr(recording, modality)
@@ -136,9 +149,9 @@ class InputPreparer:
             has_pcg=has["pcg"],
             zeroed=model.zeroed,
         )
-        return PreparedInput(samples, used, spans, source, warnings)
+        return PreparedInput(samples, used, spans, found, source, warnings)
 
-    def _find_spans(self, user: UserRecording) -> tuple[NDArray[np.float64], str, list[SignalWarning]]:
+    def _find_beats(self, user: UserRecording) -> tuple[NDArray[np.float64], str, list[SignalWarning]]:
         """Return the beats by the first way that finds some, its name, and what is doubtful about it."""
         duration = user.duration
         states, warnings = self._annotated(user)
@@ -183,7 +196,7 @@ class InputPreparer:
         """Return a warning about beats cut otherwise than those of the training."""
         from_ecg = self.preparation.onsets == "ecg"
         known = self.source == "physionet2016"
-        if (source == R_PEAKS) == from_ecg or not known:
+        if (source == R_PEAKS) == from_ecg or not known or self.preparation.cut == "windows":
             return []
         begins = {True: "at R-peaks", False: "at S1"}
         text = f"Beats are cut {begins[not from_ecg]}, and the model learned beats cut {begins[from_ecg]}."
@@ -225,7 +238,7 @@ class InputPreparer:
             spans, source = r_peak_spans(fill_gaps(ecg.samples), ecg.sampling_rate), R_PEAKS
         samples = self._features(user, values, used)
         return PreparedInput(
-            samples, used, spans, source, warnings + _warnings_of_features(models, samples, used)
+            samples, used, spans, spans, source, warnings + _warnings_of_features(models, samples, used)
         )
 
     def _features(

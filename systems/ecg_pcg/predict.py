@@ -89,7 +89,7 @@ class RecordingPrediction(base.Prediction):
             "signals_used": list(prepared.used),
             "channels": self.user.channels,
             "duration": self.user.duration,
-            "beats": len(prepared.spans),
+            "beats": len(prepared.beats),
             "beat_source": prepared.source,
             "models": len(self.models),
             "models_trained_on_it": self.left_out,
@@ -131,11 +131,13 @@ class RecordingPrediction(base.Prediction):
             title=self.name,
             subtitle=self.subtitle(self.probability),
             watermark=self.watermark,
-            beat_label=f"starts of beats, by {prepared.source}",
+            beat_label=(
+                f"starts of beats, by {prepared.source}" if prepared.one_beat else "starts of samples"
+            ),
             beat_probability=self.values if by_beat else None,
             probability=self.probability,
             contributions=None if by_beat else self.contributions(),
-            mean_attention=self._mean_attention() if by_beat else None,
+            mean_attention=self._mean_attention() if by_beat and prepared.one_beat else None,
         )
 
     @torch.no_grad()
@@ -217,8 +219,8 @@ class Predictor(base.Predictor):
             if self.model_name() in FITTED_MODELS
             else self.preparer.for_network(user)
         )
-        check_heart_rate(prepared.spans)
-        quality = examine(user.recording, prepared.spans)
+        check_heart_rate(prepared.beats)
+        quality = examine(user.recording, prepared.beats)
         if quality.shows_no_heart(prepared.used):
             names = " nor in the ".join(NAMES[modality] for modality in prepared.used)
             raise DataError(f"No heart beat that repeats is found in the {names}: it is too noisy.")

@@ -70,6 +70,7 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
                 f"--beat-points {settings.preparation.beat_points} is too few for a network: "
                 f"use {_SHORTEST_BEAT} or more (2000 as published)."
             )
+        _check_samples(settings.preparation)
         return ""
 
     def _sets(self) -> list[str]:
@@ -141,13 +142,34 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
         normal = counts["recordings"] - counts["abnormal_recordings"]
         reasons, others = count_reasons(cache)
         kept = (
-            "{recordings} recordings kept ({normal} normal, {abnormal_recordings} abnormal), {beats} beats, "
+            "{recordings} recordings kept ({normal} normal, {abnormal_recordings} abnormal), {beats} {unit}, "
             "{sessions} sessions, about {persons} persons; {skipped} left out.".format(
-                normal=normal, **counts
+                normal=normal, unit=_sample_words(self.settings.preparation), **counts
             )
         )
         more = [f"        and {others} other reasons: see skipped.csv"] if others else []
         return [kept, *reasons, *more]
+
+
+def _check_samples(settings: PreparationSettings) -> None:
+    """Refuse samples that do not exist."""
+    if settings.beats_per_sample < 1:
+        raise DataError(f"--beats-per-sample must be 1 or more, and is {settings.beats_per_sample}.")
+    if settings.cut == "windows" and settings.beats_per_sample > 1:
+        raise DataError("--cut windows and --beats-per-sample exclude each other: choose one.")
+    if not (settings.window_seconds > 0 and settings.window_step > 0):
+        raise DataError(
+            f"--window-seconds and --window-step must be above 0, and are {settings.window_seconds:g} and "
+            f"{settings.window_step:g}."
+        )
+
+
+def _sample_words(settings: PreparationSettings) -> str:
+    """Return what the samples of a cache are."""
+    if settings.cut == "windows":
+        return f"windows of {settings.window_seconds:g} s"
+    together = settings.beats_per_sample
+    return "beats" if together == 1 else f"samples of {together} beats"
 
 
 # Cache ----------------------------------------------------------------------------------------------
@@ -219,11 +241,14 @@ class RecordingCache(CacheWriter[SourceIndex, PreparedRecording]):
             "abnormal_recordings": int(recordings["label"].sum()),
             "skipped": len(kept.skipped),
         }
-        return {"recordings": [recordings], "samples": _sample_tables(recordings, spans)}, counts
+        together = None if self.settings.cut == "windows" else self.settings.beats_per_sample
+        return {"recordings": [recordings], "samples": _sample_tables(recordings, spans, together)}, counts
 
 
-def _sample_tables(recordings: pd.DataFrame, spans: list[NDArray[np.float64]]) -> Iterator[pd.DataFrame]:
-    """Yield pieces of ``samples.csv``, a row a beat."""
+def _sample_tables(
+    recordings: pd.DataFrame, spans: list[NDArray[np.float64]], together: int | None
+) -> Iterator[pd.DataFrame]:
+    """Yield pieces of ``samples.csv``, a row a sample of so many beats (None: a window)."""
     beats = 0
     for first in range(0, len(recordings), _PIECE):
         rows = slice(first, first + _PIECE)
@@ -235,7 +260,7 @@ def _sample_tables(recordings: pd.DataFrame, spans: list[NDArray[np.float64]]) -
             "recording": own["recording"],
             "start": start.round(5),
             "end": end.round(5),
-            "heart_rate": (60 / (end - start)).round(3),
+            **({} if together is None else {"heart_rate": (60 * together / (end - start)).round(3)}),
             **{name: own[name] for name in _OF_RECORDING},
             **{f"has_{name}": (own[f"{name}_length"] > 0).astype(int) for name in MODALITIES},
         }

@@ -23,8 +23,16 @@ class PreparationSettings:
     onsets: Onsets = "hand-corrected"
     """Where beats come from: the hand-corrected or the automatic (Springer) heart-state onsets, or
     R-peaks of the ECG. Recordings without annotations always take R-peaks."""
+    cut: Literal["beats", "windows"] = "beats"
+    """What a sample is: beats, or windows of a fixed length that slide over the whole recording."""
+    beats_per_sample: int = 1
+    """Beats in a row that make one sample; no beat is in two."""
+    window_seconds: float = 3.0
+    """Length of a window; used with --cut windows."""
+    window_step: float = 1.0
+    """Seconds from the start of a window to that of the next; used with --cut windows."""
     beat_points: int = 2000
-    """Samples of one beat after cubic time normalization."""
+    """Samples of one beat, or of one sample of several beats or a window, after cubic time normalization."""
     bandpass: bool = False
     """Zero-phase Butterworth band-pass of order 2 on both signals (off in the published method)."""
     ecg_band: tuple[float, float] = (0.5, 100.0)
@@ -73,11 +81,19 @@ class ModelSettings:
     """Kernel of the encoder convolutions, samples."""
     dropout: float = 0.5
     """Dropout of the dense layers of the head, 0 to 1."""
+    start: Literal["he-normal", "uniform"] = "he-normal"
+    """Weights at the start: normal with variance 2 / inputs and zero biases (He et al. 2015, as published), or
+    uniform and smaller (torch's default), from which narrow networks learn faster."""
     norm_momentum: float = 0.01
     """Weight of the newest batch in the running statistics of batch normalization."""
-    attention: Literal["cascaded", "parallel"] = "cascaded"
-    """Channel attention reads the spatially weighted features (as in the paper's text and figure), or
-    the raw features (as in the code published with it)."""
+    levels: int | None = None
+    """Levels of the encoders and of the fusion, 1 to 4; default: 4, as published."""
+    fusion_levels: tuple[int, ...] | None = None
+    """Levels at which the signals are fused, from 1, as in --fusion-levels 2 4; the last must be among them.
+    Default: all."""
+    attention: Literal["cascaded", "parallel"] | None = None
+    """Channel attention reads the spatially weighted features (cascaded: the default, as in the paper's text
+    and figure), or the raw features (parallel: as in the code published with it)."""
     modality_dropout: float = 0.0
     """Share of training samples in which the ECG or the heart sound, chosen at random, is hidden, 0 to 1.
     Above 0 the model learns features for what is absent and then takes both signals or either one."""
@@ -94,6 +110,8 @@ class TrainingSettings(RunSettings):
     """Who is kept apart between train and test: sessions (session, the default), recordings, beats,
     or paper: beats, with selection on the test fold, to reproduce the published figures."""
     model: tyro.conf.OmitArgPrefixes[ModelSettings] = ModelSettings()
+    focal_gamma: float = 0.0
+    """Exponent of focal loss, by which samples that are already right count less; 0: cross-entropy."""
 
     def variant(self) -> str:
         """Return the model, and what it does about missing signals."""
@@ -144,7 +162,7 @@ PREDICTION: dict[str, type[PredictionSettings]] = {"ecg-pcg": EcgPcgPredictionSe
 _PAPER = OptimizationSettings(
     adam_epsilon=1e-7, plateau_floor=1e-6, least_improvement=0.0, clip="tensor", drop_last=False
 )
-_SMALL_MODEL = ModelSettings(width=16, points=500, norm_momentum=0.1)
+_SMALL_MODEL = ModelSettings(width=16, points=500, start="uniform", norm_momentum=0.1)
 _SMALL = OptimizationSettings(
     batch_size=64,
     optimizer="adamw",

@@ -25,8 +25,9 @@ from datasets.splits import Fold
 from evaluation.figures import beat_attention_figure, confusion_figure, roc_figure
 from learning.devices import choose_precision
 from learning.loop import Samples, class_weights, unwrap
-from models import MODELS, SINGLE_MODALITY, TAKES_ABSENCE, build_model
+from models import MODELS, TAKES_ABSENCE, Takes, build_model, takes
 from models.layers.blocks import MODALITIES
+from models.layers.layout import start_he_normal
 from models.pacfnet import PACFNet
 from systems.base.task import BinaryTask
 from systems.ecg_pcg.linear.task import EcgPcgLinear
@@ -150,11 +151,15 @@ class EcgPcg(BinaryTask):
                 width=model.width,
                 kernel_size=model.kernel_size,
                 dropout=model.dropout,
+                levels=model.levels,
+                fusion_levels=model.fusion_levels,
                 attention=model.attention,
                 **absence,
             )
         except ValueError as error:
             raise UserError(str(error)) from error
+        if model.start == "he-normal":
+            start_he_normal(network)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm1d):
                 module.momentum = model.norm_momentum
@@ -164,14 +169,17 @@ class EcgPcg(BinaryTask):
         """Return the loss of a batch, and the probability of abnormal, shape (B,)."""
         logits = model(*inputs(model, batch)).float()
         losses = functional.cross_entropy(logits, batch["label"], reduction="none")
+        if self.settings.focal_gamma:
+            losses = losses * (1 - torch.exp(-losses)) ** self.settings.focal_gamma
         return {"loss": (losses * batch["weight"]).mean()}, logits.softmax(dim=1)[:, 1]
 
     def without(self, samples: Beats, modality: str) -> Beats:
         """Return the samples without one signal, for a network that can do without."""
-        if not needs_tokens(self.settings.model):
+        name, takes = self.settings.model.model, signals_of(self.settings.model)
+        if not takes.any_subset:
             raise UserError(
-                f"{self.settings.model.model} was trained with both signals and cannot do without one: "
-                "train it with --modality-dropout 0.5."
+                f"{name} was trained with {' and '.join(takes.modalities)}, and cannot do without: train it "
+                "with --modality-dropout 0.5."
             )
         return samples.without(modality)
 
@@ -227,6 +235,11 @@ def inputs(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
     return *signals, has_ecg, has_pcg
 
 
+def signals_of(model: ModelSettings) -> Takes:
+    """Return which signals a model of these settings takes."""
+    return takes(model.model, model.modality_dropout, model.zeroed)
+
+
 def needs_tokens(model: ModelSettings) -> bool:
     """Return whether the network must learn features for signals that are missing.
 
@@ -251,10 +264,9 @@ def _check_modalities(model: ModelSettings) -> None:
 
 def _check_signals(samples: Beats, rows: np.ndarray, model: ModelSettings) -> None:
     """Refuse to train on rows that all lack a signal the network reads and cannot do without."""
-    alone = SINGLE_MODALITY.get(model.model)
-    for modality in MODALITIES:
+    for modality in signals_of(model).modalities:
         has = getattr(samples, f"has_{modality}")[torch.from_numpy(rows).to(samples.label.device)]
-        if needs_tokens(model) or (alone or modality) != modality or bool(has.any()):
+        if needs_tokens(model) or bool(has.any()):
             continue
         other = next(name for name in MODALITIES if name != modality)
         raise UserError(

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from datasets import beats as beats_module
-from datasets.beats import HeartStates, annotated_spans, r_peak_spans, r_peaks
+from datasets.beats import (
+    HeartStates,
+    annotated_spans,
+    groups_of_beats,
+    r_peak_spans,
+    r_peaks,
+    sliding_windows,
+)
 from simulation.patient import stream
 from simulation.population import draw_patient, draw_session
 from simulation.settings import SimulationSettings
@@ -26,6 +33,24 @@ def test_spans_are_whole_cycles_within_the_recording():
     np.testing.assert_allclose(annotated_spans(given, 10.0), [[0.3, 1.1], [1.1, 2.0], [2.0, 2.9]])
     np.testing.assert_allclose(annotated_spans(given, 2.0), [[0.3, 1.1], [1.1, 2.0]])
     np.testing.assert_allclose(annotated_spans(given, 1.99), [[0.3, 1.1]])
+
+
+def test_groups_are_beats_in_a_row_and_no_beat_is_in_two():
+    """Beats from 0, 1, 2, a gap, then from 4, 5, 6, 7, 8."""
+    starts = np.array([0.0, 1, 2, 4, 5, 6, 7, 8])
+    beats = np.stack([starts, starts + 1], axis=1)
+    assert groups_of_beats(beats, 1).tolist() == beats.tolist()
+    assert groups_of_beats(beats, 2).tolist() == [[0, 2], [4, 6], [6, 8]]
+    assert groups_of_beats(beats, 3).tolist() == [[0, 3], [4, 7]]
+    assert groups_of_beats(beats, 5).tolist() == [[4, 9]]
+    assert groups_of_beats(beats, 6).shape == (0, 2)
+
+
+def test_windows_slide_to_the_end_and_not_beyond():
+    assert sliding_windows(5.9, 3.0, 1.0).tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert sliding_windows(6.0, 3.0, 1.0)[-1].tolist() == [3, 6]
+    assert len(sliding_windows(3.3, 3.0, 0.1)) == 4
+    assert sliding_windows(2.9, 3.0, 1.0).shape == (0, 2)
 
 
 def test_spans_that_bridge_noise_are_no_beats():

@@ -27,7 +27,9 @@ FIGURES = {"test/roc", "test/confusion", "test/attention"}
 
 
 def read(folder) -> EventAccumulator:
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    events = EventAccumulator(
+        str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0, "histograms": 0}
+    )
     return events.Reload()
 
 
@@ -39,7 +41,7 @@ def points(folder, tag: str) -> list[tuple[int, float]]:
 def run_folder(simulated_cache, tmp_path_factory):
     """Return the curves of a small run of two folds."""
     root = tmp_path_factory.mktemp("tracked")
-    options = "--preset small --width 8 --points 100 --epochs 2 --protocol beat --folds 0 1 --threads 1"
+    options = "--preset small --width 8 --points 100 --epochs 2 --protocol beat --folds 0 1 --threads 1 --histograms --graph"
     training.main(
         [
             *options.split(),
@@ -83,6 +85,16 @@ def test_hyperparameters_with_final_scores(run_folder):
     data = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     for name in (b"model.width", b"protocol", b"optimization.learning_rate"):
         assert name in data
+
+
+def test_histograms_of_weights_and_gradients_every_epoch_and_the_graph(run_folder):
+    events = read(run_folder / "fold_0")
+    name = "encoders.ecg.0.body.0.0.weight"
+    for group in ("weights", "gradients"):
+        drawn = events.Histograms(f"{group}/{name}")
+        assert [event.step for event in drawn] == [1, 2]
+        assert drawn[0].histogram_value.num == 8 * 7
+    assert any("SpatialAttention" in node.name for node in events.Graph().node)
 
 
 def test_values_and_steps(tmp_path):

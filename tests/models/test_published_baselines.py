@@ -78,16 +78,11 @@ def test_sizes(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
-    ("width", "kernel_size", "attention", "shape"),
-    [
-        (8, 7, "cascaded", (2, 1, 500)),
-        (16, 5, "parallel", (3, 1, 126)),
-        (8, 3, "cascaded", (2, 1, 25)),
-        (8, 7, "cascaded", (1, 1, 2000)),
-    ],
+    ("width", "kernel_size", "shape"),
+    [(8, 7, (2, 1, 500)), (16, 5, (3, 1, 126)), (8, 3, (2, 1, 25)), (8, 7, (1, 1, 2000))],
 )
-def test_shapes(name, width, kernel_size, attention, shape):
-    network = build_model(name, width=width, kernel_size=kernel_size, dropout=0.1, attention=attention).eval()
+def test_shapes(name, width, kernel_size, shape):
+    network = build_model(name, width=width, kernel_size=kernel_size, dropout=0.1).eval()
     with torch.no_grad():
         logits = network(torch.randn(shape), torch.randn(shape))
     assert logits.shape == (shape[0], 2)

@@ -40,6 +40,7 @@ def test_some_predict_and_some_are_exported():
 def test_a_dry_run_loads_no_other_system(simulated_cache):
     code = "import sys, training; training.main(sys.argv[1:]); print(*sys.modules)"
     options = ["--cache", str(simulated_cache.path), "--threads", "1", "--device", "cpu", "--dry-run"]
+    options += ["--precision", "float32"]
     loaded = python(code, *options, "--points", "100", "--width", "8").split()
     assert "systems.ecg_pcg.task" in loaded
     assert [name for name in loaded if name.startswith(OTHERS)] == []

@@ -26,14 +26,13 @@ from config import EvaluationSettings
 from datasets.cache import Cache
 from datasets.splits import ALL, assert_separated, fold_from_parts
 from learning.checkpoint import Checkpoint
-from models import SINGLE_MODALITY
 from models.layers.blocks import MODALITIES
 from models.pacfnet import PACFNet
 from systems.base.evaluation_run import EvaluationRun
 from systems.ecg_pcg.explain.cycle import BeatMaps, beat_onsets
 from systems.ecg_pcg.features.spectral import GRID_SHAPE
-from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
-from systems.ecg_pcg.task import Beats, inputs
+from systems.ecg_pcg.settings import TrainingSettings
+from systems.ecg_pcg.task import Beats, inputs, signals_of
 
 _BEATS_AT_ONCE = 32
 """Beats between two steps of the progress bar."""
@@ -81,7 +80,7 @@ def explain_folds(
     run = EvaluationRun(list(checkpoints), cache, EvaluationSettings(device=device))
     settings, samples = run.task.settings, run.samples
     assert isinstance(settings, TrainingSettings)  # else the checks above had refused
-    read = signals_read(settings.model)
+    read = signals_of(settings.model).modalities
     onsets = beat_onsets(samples.table, cache.table("events"))
     chosen = choose_beats(checkpoints, samples, explainable(samples, onsets, read), beats)
     parts = []
@@ -111,12 +110,6 @@ def check_checkpoints(checkpoints: Sequence[Checkpoint], cache: Cache) -> None:
             raise UserError(
                 f"{content['run']} was not trained from {cache.path}: name its cache with --cache."
             )
-
-
-def signals_read(model: ModelSettings) -> tuple[str, ...]:
-    """Return the signals that a network of these settings reads."""
-    alone = SINGLE_MODALITY.get(model.model)
-    return (alone,) if alone else tuple(name for name in MODALITIES if name != model.zeroed)
 
 
 def explainable(samples: Beats, onsets: NDArray[np.float64], read: Sequence[str]) -> NDArray[np.bool_]:

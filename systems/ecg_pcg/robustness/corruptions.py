@@ -18,10 +18,10 @@ from scipy.signal.windows import hann
 
 from common.errors import UserError
 from datasets.recordings import Signal
-from datasets.signals import Floats, cut_beats, fill_gaps, resample
+from datasets.signals import Floats, fill_gaps, resample
 from datasets.sources import DataError
 from systems.ecg_pcg.settings import PreparationSettings
-from systems.ecg_pcg.sources.beats_of_recording import MODALITIES, _condition
+from systems.ecg_pcg.sources.beats_of_recording import MODALITIES, _condition, cut_samples
 
 SNR = (20.0, 10.0, 5.0, 0.0, -5.0)
 """Signal-to-noise ratios of the study, decibels."""
@@ -334,9 +334,9 @@ def corrupt(
 def prepare_beats(
     signal: Floats, sampling_rate: float, modality: str, spans: Floats, settings: PreparationSettings
 ) -> NDArray[np.float32]:
-    """Return the beats that preparation cuts from one (corrupted) signal, shape (beats, points)."""
+    """Return the samples that preparation cuts from one (corrupted) signal, shape (beats, points)."""
     ready = _condition(Signal(signal.astype(np.float32), sampling_rate, 0.0, 0.0), modality, settings)
-    return cut_beats(*ready, spans, settings.beat_points)
+    return cut_samples(*ready, spans, settings)
 
 
 def _stream(seed: int, *names: str) -> np.random.Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from datasets.beats import PLAUSIBLE_CYCLE, HeartStates, annotated_spans, r_peak_spans, read_heart_states
+from datasets.beats import (
+    PLAUSIBLE_CYCLE,
+    HeartStates,
+    annotated_spans,
+    groups_of_beats,
+    r_peak_spans,
+    read_heart_states,
+    sliding_windows,
+)
 from datasets.cache import Prepared
 from datasets.recordings import ChannelFinder, Recording, Signal, channels_by_name, read_recording
-from datasets.signals import bandpass, cut_beats, fill_gaps, resample, standardize
+from datasets.signals import Floats, bandpass, cut_beats, fill_gaps, resample, shorten_beats, standardize
 from datasets.sources import DataError, Problem
 from datasets.wfdb_files import is_inside
 from systems.ecg_pcg.settings import PreparationSettings
@@ -54,10 +63,11 @@ class PreparedRecording(Prepared):
     ----------
     waveforms : dict of str to numpy.ndarray
         Continuous signals at their own rate, gaps as NaN: "ecg" in millivolts, "pcg" of full scale.
-    beats : dict of str to numpy.ndarray, shape (beats, points)
-        Standardized and time-normalized beats of each signal the recording has.
-    spans : numpy.ndarray, shape (beats, 2)
-        Start and end of the beats, seconds.
+    beats : dict of str to numpy.ndarray, shape (samples, points)
+        Standardized and time-normalized samples of each signal the recording has: beats, unless the settings
+        say otherwise.
+    spans : numpy.ndarray, shape (samples, 2)
+        Their start and end, seconds.
     states : HeartStates or None
         Annotated onsets.
     """
@@ -108,28 +118,81 @@ def _prepare(
     ready = {kind: _condition(signal, kind, settings) for kind, signal in signals.items()}
     states = read_states(root, row, recording, settings)
     duration = min(signal.duration for signal in signals.values())
-    if states is not None:
-        spans = annotated_spans(states, duration)
-    elif recording.ecg is not None:
-        spans = r_peak_spans(fill_gaps(recording.ecg.samples), recording.ecg.sampling_rate)
-        spans = spans[spans[:, 1] <= duration]
-    else:
+    beats, source = _find_beats(recording, states, duration)
+    if source == "none" and settings.cut == "beats":
         return Problem(
             name, "It has neither heart-state annotations nor an ECG to find beats in.", "Add either."
         )
-    if not len(spans):
-        return Problem(
-            name, "No complete beat was found in it.", "Check its annotations, or try --onsets ecg."
-        )
-    usual = float(np.median(spans[:, 1] - spans[:, 0]))
-    if not PLAUSIBLE_CYCLE[0] <= usual <= PLAUSIBLE_CYCLE[1]:
+    usual = float(np.median(beats[:, 1] - beats[:, 0])) if len(beats) else math.nan
+    if len(beats) and not PLAUSIBLE_CYCLE[0] <= usual <= PLAUSIBLE_CYCLE[1]:
         return Problem(
             name, f"Its beats last {usual:.3g} s, as no heart's do.", "Check the sampling rate in its header."
         )
-    beats = {kind: cut_beats(*ready[kind], spans, settings.beat_points) for kind in ready}
-    metadata = _metadata(row, recording, len(spans), duration, "annotation" if states is not None else "ecg")
+    spans = spans_of_samples(beats, duration, settings)
+    if not len(spans):
+        return _without_samples(name, beats, settings)
+    cut = {kind: cut_samples(*ready[kind], spans, settings) for kind in ready}
+    metadata = _metadata(row, recording, len(spans), duration, source)
     waveforms = {kind: signal.samples for kind, signal in signals.items()}
-    return PreparedRecording(metadata, waveforms, beats, spans, states)
+    return PreparedRecording(metadata, waveforms, cut, spans, states)
+
+
+def _find_beats(
+    recording: Recording, states: HeartStates | None, duration: float
+) -> tuple[NDArray[np.float64], str]:
+    """Return the beats that end within the recording, shape (beats, 2), and what they were found in."""
+    if states is not None:
+        return annotated_spans(states, duration), "annotation"
+    if recording.ecg is None:
+        return np.zeros((0, 2)), "none"
+    spans = r_peak_spans(fill_gaps(recording.ecg.samples), recording.ecg.sampling_rate)
+    return spans[spans[:, 1] <= duration], "ecg"
+
+
+def spans_of_samples(
+    beats: NDArray[np.float64], duration: float, settings: PreparationSettings
+) -> NDArray[np.float64]:
+    """Return the spans of a recording that become samples, shape (samples, 2), in seconds.
+
+    Parameters
+    ----------
+    beats : numpy.ndarray, shape (beats, 2)
+        Single beats, in order.
+    duration : float
+        Of the recording, seconds.
+    settings : PreparationSettings
+    """
+    if settings.cut == "windows":
+        return sliding_windows(duration, settings.window_seconds, settings.window_step)
+    return groups_of_beats(beats, settings.beats_per_sample)
+
+
+def cut_samples(
+    signal: Floats, sampling_rate: float, spans: Floats, settings: PreparationSettings
+) -> NDArray[np.float32]:
+    """Cut samples out of a conditioned signal, shape (samples, points).
+
+    One beat is read off a spline, as published. Longer samples are read finer, and then made shorter without
+    aliases.
+    """
+    finer = 1
+    if settings.cut == "windows" or settings.beats_per_sample > 1:
+        longest = float((spans[:, 1] - spans[:, 0]).max(initial=0.0))
+        finer = max(1, math.ceil(longest * sampling_rate / settings.beat_points))
+    beats = cut_beats(signal, sampling_rate, spans, finer * settings.beat_points)
+    return shorten_beats(beats, settings.beat_points)
+
+
+def _without_samples(name: str, beats: NDArray[np.float64], settings: PreparationSettings) -> Problem:
+    """Say why a recording gives no sample."""
+    if settings.cut == "windows":
+        what = f"It is shorter than a window of {settings.window_seconds:g} s."
+        return Problem(name, what, "Choose shorter ones with --window-seconds.")
+    if len(beats):
+        what = f"It has no {settings.beats_per_sample} complete beats in a row."
+        return Problem(name, what, "Choose fewer with --beats-per-sample.")
+    what = "No complete beat was found in it."
+    return Problem(name, what, "Check its annotations, or try --onsets ecg.")
 
 
 def _lacking(recording: Recording, row: dict[str, object], settings: PreparationSettings) -> str:

@@ -43,13 +43,11 @@ def inputs(rows: int = 7, seed: int = 1) -> dict[str, Tensor]:
 
 
 def network(fusion: str = "gate", **options: Any) -> Any:
-    torch.manual_seed(3)
+    torch.manual_seed(0)
     model = MultimodalNetwork(**(SMALL | {"fusion": fusion} | options))
     for key, weight in model.named_parameters():
         if "tokens" in key:  # zero at first; here they have an effect
             nn.init.normal_(weight)
-        elif key.endswith("gate.0.weight"):  # half of all draws shut a gate of one hidden unit
-            weight.data.abs_()
     training = inputs(20, seed=2)
     model.fit(training["signal"], training["clinical"])
     return model

@@ -12,7 +12,6 @@ from models import NETWORKS, TAKES_ABSENCE, build_model
 from models.ecg_multimodal.signal_branch import SignalBranch
 from models.layers.layout import (
     Convolution,
-    Dense,
     EitherLayout,
     Normalization,
     TimeMean,
@@ -21,6 +20,7 @@ from models.layers.layout import (
     expand_gate,
     mean_over_time,
     pool,
+    start_he_normal,
 )
 
 STATE = {
@@ -119,11 +119,14 @@ def test_a_strided_convolution_is_centred_where_pooling_is(factor):
 
 def test_weights_start_he_normal_and_biases_at_zero():
     torch.manual_seed(0)
-    for layer, inputs in ((Convolution(64, 128, 7), 64 * 7), (Dense(512, 256), 512)):
+    model = nn.Sequential(Convolution(64, 128, 7), Normalization(128), nn.Linear(512, 256))
+    start_he_normal(model)
+    for layer, inputs in ((model[0], 64 * 7), (model[2], 512)):
         deviation = (2 / inputs) ** 0.5
         assert float(layer.weight.detach().std()) == pytest.approx(deviation, rel=0.01)
         assert float(layer.weight.detach().abs().max()) <= 2 * deviation / 0.8796
-        assert layer.bias is not None and not layer.bias.any()
+        assert not layer.bias.any()
+    assert (model[1].weight == 1).all()
 
 
 @pytest.mark.parametrize(

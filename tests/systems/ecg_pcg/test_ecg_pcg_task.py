@@ -150,6 +150,15 @@ def test_loss_and_probability_by_hand():
     assert float(losses["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_focal_loss_by_hand():
+    """Probability 1/4 of the true class counts (3/4)^2 of its cross-entropy, and 3/4 counts (1/4)^2."""
+    task = EcgPcg(dataclasses.replace(SETTINGS, focal_gamma=2.0))
+    model = Fixed(torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]]))
+    losses, _ = task.step(model, toy_beats([0, 1]).batch(torch.tensor([0, 1])))
+    expected = (9 / 16 * -math.log(0.25) + 1 / 16 * -math.log(0.75)) / 2
+    assert float(losses["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_network_reads_the_signals_in_their_places():
     seen = []
 

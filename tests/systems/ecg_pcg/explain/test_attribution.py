@@ -17,7 +17,7 @@ from common.command_line import to_plain
 from common.errors import UserError
 from datasets.splits import LeakageError, make_folds
 from learning.checkpoint import save_checkpoint
-from models import NETWORKS, SINGLE_MODALITY, build_model
+from models import NETWORKS, SINGLE_MODALITY, build_model, takes
 from systems import registry
 from systems.ecg_pcg.explain.cycle import STATES, beat_onsets, over_cycle, share_table
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
@@ -132,7 +132,7 @@ def test_attributions_of_every_network_add_up_to_the_change_of_its_log_odds(name
     for layer in model.modules():
         if isinstance(layer, nn.Linear):  # so that the log-odds change by more than rounding
             layer.weight.data *= 3
-    batch, read = batch_of(3), explanation.signals_read(ModelSettings(model=name))
+    batch, read = batch_of(3), takes(name).modalities
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.eval()
     found = explanation.attributions(model, batch, read, steps=64, batch_size=64)
@@ -155,12 +155,6 @@ def test_networks_with_absence_tokens_are_reported_which_signals_are_there():
     found = explanation.attributions(model, batch, ("ecg", "pcg"), steps=8, batch_size=16)["attribution"]
     assert found[:, 0].abs().sum(dim=1).gt(0).tolist() == [True, False, True, False]
     assert found[:, 1].abs().sum(dim=1).gt(0).all()
-
-
-def test_signals_that_a_network_reads():
-    assert explanation.signals_read(ModelSettings()) == ("ecg", "pcg")
-    assert explanation.signals_read(ModelSettings(model="ecg-network")) == ("ecg",)
-    assert explanation.signals_read(ModelSettings(zeroed="ecg")) == ("pcg",)
 
 
 def test_all_attribution_of_a_network_that_reads_systole_is_in_systole(simulated_cache, systole_task):

@@ -272,3 +272,25 @@ def test_preparation_is_the_same_each_time(simulated):
     assert first.row == second.row
     assert first.row["sha256"] == read_recording(root / str(row["header"]), root).sha256
     assert dataclasses.is_dataclass(first)
+
+
+def test_several_beats_make_a_sample_without_aliases(tmp_path):
+    """900 Hz cannot be told by 500 points in 1.8 s, and must not come back as something slower."""
+    row = make_record(tmp_path, pcg=sine(20, amplitude=5000) + sine(900, amplitude=5000))
+    found = prepared(tmp_path, row, beats_per_sample=2, beat_points=500)
+    assert found.spans.tolist() == [[1.0, 2.8]]
+    slow = cut_beats(standardize(sine(20)) / np.sqrt(2), RATE, found.spans, 500)
+    inner = slice(20, -20)
+    np.testing.assert_allclose(found.beats["pcg"][:, inner], slow[:, inner], atol=0.05)
+    assert_left_out(tmp_path, row, "It has no 4 complete beats in a row.", beats_per_sample=4)
+
+
+def test_windows_need_no_beats(tmp_path):
+    row = make_record(tmp_path, ecg=None, onsets=()) | {"needs": "pcg"}
+    found = prepared(tmp_path, row, cut="windows", beat_points=6000)
+    assert found.spans.tolist() == [[0, 3], [1, 4], [2, 5], [3, 6]]
+    assert found.row["beat_source"] == "none"
+    np.testing.assert_allclose(
+        found.beats["pcg"], cut_beats(standardize(NOISE), RATE, found.spans, 6000), atol=1e-6
+    )
+    assert_left_out(tmp_path, row, "It is shorter than a window of 7 s.", cut="windows", window_seconds=7.0)
