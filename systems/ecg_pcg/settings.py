@@ -82,7 +82,7 @@ class ModelSettings:
     dropout: float = 0.5
     """Dropout of the dense layers of the head, 0 to 1."""
     start: Literal["he-normal", "uniform"] = "he-normal"
-    """Weights at the start: normal with variance 2 / inputs and zero biases (He et al. 2015, as published), or
+    """Weights at the start: normal of variance 2 / inputs and zero biases (He et al. 2015, as published), or
     uniform and smaller (torch's default), from which narrow networks learn faster."""
     norm_momentum: float = 0.01
     """Weight of the newest batch in the running statistics of batch normalization."""

@@ -41,10 +41,11 @@ def points(folder, tag: str) -> list[tuple[int, float]]:
 def run_folder(simulated_cache, tmp_path_factory):
     """Return the curves of a small run of two folds."""
     root = tmp_path_factory.mktemp("tracked")
-    options = "--preset small --width 8 --points 100 --epochs 2 --protocol beat --folds 0 1 --threads 1 --histograms --graph"
+    options = "--preset small --width 8 --points 100 --epochs 2 --protocol beat --folds 0 1 --threads 1"
     training.main(
         [
             *options.split(),
+            *("--histograms", "--graph"),
             *("--cache", str(simulated_cache.path), "--precision", "float32", "--run-name", "tracked"),
             *("--checkpoint-dir", str(root / "ck"), "--log-dir", str(root / "runs")),
         ]

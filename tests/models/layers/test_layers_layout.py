@@ -121,12 +121,13 @@ def test_weights_start_he_normal_and_biases_at_zero():
     torch.manual_seed(0)
     model = nn.Sequential(Convolution(64, 128, 7), Normalization(128), nn.Linear(512, 256))
     start_he_normal(model)
-    for layer, inputs in ((model[0], 64 * 7), (model[2], 512)):
-        deviation = (2 / inputs) ** 0.5
-        assert float(layer.weight.detach().std()) == pytest.approx(deviation, rel=0.01)
-        assert float(layer.weight.detach().abs().max()) <= 2 * deviation / 0.8796
-        assert not layer.bias.any()
-    assert (model[1].weight == 1).all()
+    state = model.state_dict()
+    for number, inputs in ((0, 64 * 7), (2, 512)):
+        weight, deviation = state[f"{number}.weight"], (2 / inputs) ** 0.5
+        assert float(weight.std()) == pytest.approx(deviation, rel=0.01)
+        assert float(weight.abs().max()) <= 2 * deviation / 0.8796
+        assert not state[f"{number}.bias"].any()
+    assert bool((state["1.weight"] == 1).all())
 
 
 @pytest.mark.parametrize(
