@@ -7,8 +7,10 @@ from datetime import date
 import openpyxl
 import pytest
 
-from datasets.patients import clinical_number, find_table, patient_id, read_patients
+from datasets.identity import identity as patient_id
+from datasets.patients import clinical_number, read_patients
 from datasets.sources import DataError, Problem
+from datasets.tables import find_table
 
 
 def write_excel(path, rows):
@@ -61,7 +63,7 @@ def test_cells_are_numbers_words_or_missing(cell, value):
     assert clinical_number(cell) == pytest.approx(value, nan_ok=True)
 
 
-@pytest.mark.parametrize("cell", ["sixty", "63 kg", "1.2.3", "inf", "1e999", "12:30", "F", "1,000,000", "٣"])
+@pytest.mark.parametrize("cell", ["sixty", "63 kg", "1.2.3", "inf", "1e999", "12:30", "F", "1,00,000", "٣"])
 def test_other_cells_are_no_numbers(cell):
     with pytest.raises(ValueError):
         clinical_number(cell)
@@ -117,10 +119,10 @@ def test_a_date_stays_text_and_columns_of_nothing_are_not_there(tmp_path):
 )
 def test_the_column_of_the_patient_is_known_by_its_usual_names(tmp_path, columns, named):
     path = tmp_path / "t.csv"
-    path.write_text(columns + "\n" + ",".join("5" for _ in columns.split(",")) + "\n")
+    path.write_text(columns + "\n" + ",".join("P5" for _ in columns.split(",")) + "\n")
     table = read_patients(path, [])
     assert named not in table.columns
-    assert set(table.rows) == {"5"}
+    assert set(table.rows) == {"P5"}
 
 
 @pytest.mark.parametrize("left_out", [True, False])

@@ -59,8 +59,8 @@ def test_decimal_commas_are_read_where_another_mark_parts_the_cells(path):
 @pytest.mark.parametrize("names", ["t0,t1", "0,1", "first,second"])
 @pytest.mark.parametrize("first", ["", "IDX", "Unnamed: 0", "patient_id"])
 def test_a_first_row_of_names_is_no_patient(path, names, first):
-    rows, problems = scan(path, f"{first},{names}", line(1), line(2))
-    assert (rows.listed, problems) == ({"1", "2"}, [])
+    rows, problems = scan(path, f"{first},{names}", line("P1"), line("P2"))
+    assert (rows.listed, problems) == ({"P1", "P2"}, [])
 
 
 def test_words_after_an_unknown_name_are_a_head_and_numbers_are_not(path):
