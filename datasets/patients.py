@@ -22,7 +22,7 @@ import pandas as pd
 
 from datasets.identity import MISSING, counts_rows, identity, warn_alike
 from datasets.sources import DataError, Problem, SourceIndex, first_reasons
-from datasets.tables import FORMULA, Marks, read_rows
+from datasets.tables import FORMULA, Marks, has_groups, read_rows
 
 Index = TypeVar("Index", bound=SourceIndex)
 PATIENT_COLUMNS = {
@@ -267,6 +267,11 @@ class PatientTable:
         cells = {name: [plain_cell(row[name]) for row in self.rows.values()] for name in self.columns}
         everything = [cell for column in cells.values() for cell in column]
         return {name: Marks.of(column, everything) for name, column in cells.items()}
+
+    @property
+    def reread(self) -> bool:
+        """Whether a number was once read otherwise."""
+        return has_groups(row[name] for row in self.rows.values() for name in self.columns)
 
     def number(self, patient: str, column: str, sex: bool = False) -> float:
         """Return a cell as a number, as `clinical_number` does, with the marks of its column."""

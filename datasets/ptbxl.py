@@ -38,7 +38,7 @@ from datasets.patients import (
     require_some,
 )
 from datasets.sources import DataError, Problem
-from datasets.tables import read_frame
+from datasets.tables import REREAD, read_frame
 
 DATABASE = "ptbxl_database.csv"
 _STATEMENTS = "scp_statements.csv"
@@ -110,7 +110,7 @@ def index_ptbxl(
     rows = [row | {"person": together.get(str(row["person"]), row["person"])} for row in rows]
     notes = _notes(database, fallback, rate)
     table, values = index_tables(PATIENT_COLUMNS, rows, clinical, list(CLINICAL))
-    choices = {"rate": str(rate), "mixed": mixed}
+    choices = {"rate": str(rate), "mixed": mixed} | (REREAD if together else {})
     files = [DATABASE, _STATEMENTS]
     units = {"ptbxl": "person"}
     return PatientIndex(

@@ -31,6 +31,8 @@ ENDINGS = (".xlsx", ".csv", ".tsv")
 _BOOKS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".sav", ".dta", ".parquet")
 _UNREAD = (*_BOOKS, ".txt", ".dat")
 """Kinds of tables that are not, and must not be passed over."""
+REREAD = {"tables": "2"}
+"""Names caches, as a choice, of tables that were once read otherwise: persons joined, commas understood."""
 FORMULA = "="
 """First character of a cell whose formula has no stored result: it holds the formula."""
 
@@ -185,7 +187,7 @@ def delimiter(text: str) -> tuple[str, str]:
     stated = re.match(r"sep=(.)[\r\n]", text)
     if stated:
         return stated[1], text[5:]
-    lines = re.split(r"[\r\n]+", re.sub(r'"[^"]*"', "", text[:500_000]))
+    lines = re.split(r"[\r\n]+", re.sub(r'"[^"]*"', '""', text[:500_000]))
     first = [line.strip() for line in lines if line.strip()][:20]
     for mark in "\t;|":
         if first and mark in first[0] and 2 * sum(mark in line for line in first) >= len(first):
@@ -318,6 +320,12 @@ def _sure(digits: str) -> tuple[str, str]:
             marks = found.groupdict(default="")
             return marks.get("group", ""), marks["point"]
     return "", ""
+
+
+def has_groups(cells: Iterable[str]) -> bool:
+    """Tell whether a comma separates thousands in a cell, or may do so."""
+    found = (_NUMBER.fullmatch(cell) for cell in cells if "," in cell)
+    return any(one and (_EITHER.fullmatch(one[2]) or _sure(one[2])[0]) for one in found)
 
 
 def _roles(cells: Iterable[str]) -> frozenset[Role]:

@@ -43,7 +43,7 @@ from datasets.patients import (
 )
 from datasets.simulated import SIMULATION
 from datasets.sources import DataError, MissingModality, Problem, SourceIndex
-from datasets.tables import find_table
+from datasets.tables import REREAD, find_table
 from systems.ecg_cmr.sources.cmr_files import ENDINGS
 
 TABLE = "pairs"
@@ -153,7 +153,7 @@ def index_pairs(root: Path) -> PairIndex:
         problems,
         {"pairs": "person"},
         [table.name],
-        {},
+        REREAD if together or table.reread else {},
         targets,
         simulated=simulation is not None,
         indicators=kinds[0],

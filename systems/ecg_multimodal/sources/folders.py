@@ -36,7 +36,7 @@ from datasets.patients import (
 )
 from datasets.simulated import SIMULATION
 from datasets.sources import LABELS, DataError, Problem, plain_number
-from datasets.tables import find_entry, find_table
+from datasets.tables import REREAD, find_entry, find_table
 from systems.ecg_multimodal.sources.ecg_image import read_ecg_image
 from systems.ecg_multimodal.sources.modalities import SignalRows, scan_signals
 
@@ -91,6 +91,7 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
     signal_table = find_table(root, PurePath(SIGNALS).stem, of_view["signal"], (".csv",))
     if signal_table is not None:
         signals = scan_signals(signal_table, signal_rate, of_view["signal"])
+    signal_name = signal_table.name if signal_table else ""
     images, folders, loose = _images(root, of_view["image"])
     problems += [problem for found in of_view.values() for problem in found]
     given = {"image": folders, "signal": signals.listed, "clinical": clinical.listed}
@@ -101,10 +102,14 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
         listed = dict(zip(names, given.values(), strict=True)) | {labels.name: labels.listed}
         problems += _mismatches(listed, labels.name)
     else:
+        there = {clinical.name: clinical.listed, signal_name: signals.listed}
+        empty = [name for name, listed in there.items() if name and not listed]
+        problems += [
+            Problem(name, "It names no patient.", "Fill it in, or remove it.", False) for name in empty
+        ]
         given["image"] = folders | (set(loose) & everyone)
         of_view["image"] += [problem for name, problem in loose.items() if name in everyone - folders]
         known = dict.fromkeys(sorted(everyone, key=_natural), UNLABELLED)
-    signal_name = signal_table.name if signal_table else ""
     rows = [
         _row(
             name,
@@ -132,7 +137,8 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
         problems,
         {"patients": "person"},
         files,
-        {"signal_rate": f"{signal_rate:g}"},
+        {"signal_rate": f"{signal_rate:g}"}
+        | (REREAD if together or clinical.reread or signals.reread else {}),
         clinical_table,
         ("II",),
         signal_rate,

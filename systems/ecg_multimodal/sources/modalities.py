@@ -202,10 +202,13 @@ class SignalRows:
         By patient, where the row of a usable signal begins, for `read_row`.
     listed : set of str
         Every patient that occurs.
+    reread : bool
+        Whether it was once read otherwise.
     """
 
     places: dict[str, str]
     listed: set[str]
+    reread: bool = False
 
 
 @dataclass(frozen=True)
@@ -251,7 +254,9 @@ def scan_signals(path: Path, sampling_rate: float, problems: list[Problem]) -> S
             rows[name].append(_Row(line, "", 0, 0.0))
             faults[name].append(f"{error} (line {line}).")
     problems += _warnings(path, rows)
-    return SignalRows(_usable(path, rows, faults, problems), set(rows))
+    with _opened(path) as (_, mark):
+        reread = key > 0 or (comma and mark == ",")
+    return SignalRows(_usable(path, rows, faults, problems), set(rows), reread)
 
 
 def read_row(path: Path, name: str, place: str) -> NDArray[np.float64]:
@@ -308,9 +313,9 @@ def _id_place(path: Path) -> int:
             for n, (name, is_id) in enumerate(zip(rows[0], known, strict=True))
         ]
         return id_column(path, names, rows[1:]) if any(known) else 0
-    pairs = [[identity(cell) for cell in cells[:2]] for cells in rows if len(cells) > 1]
-    counted, numbers = ([cells[place] for cells in pairs] for place in (0, 1))
-    counts = len(pairs) > 1 and any(counts_rows(counted, start) for start in (0, 1))
+    counted = [identity(cells[0]) for cells in rows]
+    numbers = [cells[1] if len(cells) > 1 else "" for cells in rows]
+    counts = len(rows) > 1 and any(counts_rows(counted, start) for start in (0, 1))
     fractions = not all(cell.lstrip("+-").isdecimal() for cell in rows[0][2:])
     if counts and fractions and all(map(str.isdecimal, numbers)) and len(set(numbers)) == len(numbers):
         raise DataError(

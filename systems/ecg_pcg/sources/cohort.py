@@ -27,7 +27,7 @@ from datasets.sources import (
     plain_number,
     readable,
 )
-from datasets.tables import find_entry, read_rows
+from datasets.tables import REREAD, find_entry, read_rows
 from datasets.wfdb_files import is_inside, read_header, signal_files
 from systems.ecg_pcg.sources.beats_of_recording import index_table
 
@@ -90,11 +90,14 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
         problems.append(
             Problem(name, f"The record has no row in {_LABELS_FILE}.", "Add a row, or remove it.")
         )
+    written = [(row["session"], row["person"]) for row in rows]
     problems += _keep_persons_apart(rows, unit)
+    doubtful = any(alike(names) for names in zip(*written, strict=True)) if unit != "recording" else False
     numbers = [{"position": math.nan} | {key: int(row[key]) for key in ("label", "quality")} for row in rows]
     index = index_table([{**row, **own} for row, own in zip(rows, numbers, strict=True)])
     named = {"ecg_channel": ecg_channel, "pcg_channel": pcg_channel}
     choices = {option: channel for option, channel in named.items() if channel}
+    choices |= REREAD if table.respelled or doubtful else {}
     return SourceIndex(
         "cohort",
         root,
@@ -344,12 +347,15 @@ class _LabelsTable:
         Every recording that occurs.
     problems : list of Problem
         Rows that are left out.
+    respelled : bool
+        Whether persons or sessions are shown otherwise than written.
     """
 
     columns: list[str]
     rows: dict[str, dict[str, str]]
     listed: set[str]
     problems: list[Problem]
+    respelled: bool
 
 
 def read_labels(path: Path) -> _LabelsTable:
@@ -381,11 +387,14 @@ def read_labels(path: Path) -> _LabelsTable:
         else:
             rows.append(row)
     _refuse_ambiguous(path, rows)
+    respelled = False
     for column in ("session", "person"):
         names = spelled(row[column] for row in rows)
+        respelled |= any(cell != name for cell, name in names.items())
         for row in rows:
             row[column] = names[row[column]]
-    return _LabelsTable(columns, _single(path, rows, problems), {row["recording"] for row in rows}, problems)
+    listed = {row["recording"] for row in rows}
+    return _LabelsTable(columns, _single(path, rows, problems), listed, problems, respelled)
 
 
 def record_name(cell: str) -> str:
