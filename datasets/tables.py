@@ -150,7 +150,7 @@ def tidy(cell: str) -> str:
 
 def encoding(content: bytes) -> str:
     """Return the encoding of a text by its first bytes: UTF-16 or UTF-8, with or without byte order mark."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) and content[2:4] != b"\0\0":  # that were UTF-32
         return "utf-16"
     zeros = {(False, True): "utf-16-le", (True, False): "utf-16-be"}
     return zeros.get((content[:1] == b"\0", content[1:2] == b"\0"), "utf-8-sig")
