@@ -54,7 +54,7 @@ def alike(names: Iterable[str]) -> list[list[str]]:
     groups: dict[str, set[str]] = defaultdict(set)
     for name in filter(None, names):
         groups[_outline(name)].add(name)
-    return [sorted(group) for group in groups.values() if len(group) > 1]
+    return sorted(sorted(group) for group in groups.values() if len(group) > 1)
 
 
 def _outline(name: str) -> str:

@@ -264,9 +264,8 @@ class PatientTable:
     @functools.cached_property
     def marks(self) -> dict[str, Marks]:
         """What commas and points mean in each column."""
-        cells = {name: [plain_cell(row[name]) for row in self.rows.values()] for name in self.columns}
-        everything = [cell for column in cells.values() for cell in column]
-        return {name: Marks.of(column, everything) for name, column in cells.items()}
+        rows = self.rows.values()
+        return Marks.of_table({name: [plain_cell(row[name]) for row in rows] for name in self.columns})
 
     @property
     def reread(self) -> bool:
@@ -285,7 +284,8 @@ class PatientTable:
                 if not math.isnan(self.number(patient, column, sex)):
                     return ""
             except ValueError as error:
-                doubt = doubt or (str(error) if plain_cell(self.rows[patient][column])[:1].isdigit() else "")
+                cell = self.rows[patient][column].strip()
+                doubt = doubt or (str(error) if cell[:1].isdigit() or cell.startswith(FORMULA) else "")
         return f"holds no number that is sure ({doubt})" if doubt else "holds no number"
 
 

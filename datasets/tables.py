@@ -12,7 +12,7 @@ import re
 import unicodedata
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -261,9 +261,16 @@ class Marks:
     roles: frozenset[Role] = frozenset()
 
     @classmethod
-    def of(cls, cells: Iterable[str], others: Iterable[str] = ()) -> Marks:
-        """Return what the cells of a column show; where they show nothing, those of the rest of the table."""
-        return cls(_roles(cells)) if _roles(cells) else cls(_roles(others))
+    def of(cls, cells: Iterable[str]) -> Marks:
+        """Return what the cells of a column show."""
+        return cls(_roles(cells))
+
+    @classmethod
+    def of_table(cls, columns: Mapping[str, Iterable[str]]) -> dict[str, Marks]:
+        """Return what each column shows; one that shows nothing follows the rest of its table."""
+        found = {name: cls.of(cells) for name, cells in columns.items()}
+        together = cls(frozenset[Role]().union(*(marks.roles for marks in found.values())))
+        return {name: marks if marks.roles else together for name, marks in found.items()}
 
     def has(self, mark: str, role: str) -> bool:
         """Tell whether a mark is used as a decimal mark, or as one of thousands."""

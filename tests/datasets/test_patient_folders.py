@@ -379,3 +379,21 @@ def test_whoever_predicts_is_told_of_a_picture_outside_of_folders_and_of_empty_t
     assert index.unusable["image"]["2"] == "002ECG_lead2.jpg lies in no patient's folder."
     assert set(index.unusable["image"]) == {"2", "3"}
     assert "names no patient" in reported(index, "clinical.csv")
+
+
+def test_a_column_of_formulas_without_stored_results_says_so(make_patients):
+    root = make_patients()
+    change(root / "clinical.csv", 1, 4, "7.5")
+    to_excel(root / "clinical.csv")
+    book = openpyxl.load_workbook(root / "clinical.xlsx")
+    for row in range(2, 8):
+        book.active.cell(row, 9, f"=D{row}/2")
+    book.active.cell(1, 9, "half")
+    book.active.cell(3, 5, "=D3/2")
+    book.save(root / "clinical.xlsx")
+    index = index_patient_folders(root)
+    assert "'half' holds no number that is sure ('=D2/2' is a formula without a stored result)" in reported(
+        index, "clinical.xlsx"
+    )
+    assert "The Weight '=D3/2' is a formula without a stored result (row 3" in reported(index, "2")
+    assert math.isnan(index.clinical["weight"][1])

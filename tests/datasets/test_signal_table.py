@@ -169,6 +169,7 @@ def test_quoted_decimal_commas_are_read(path):
         ([line(1), quoted(2)], "decimals with commas .* and with points"),
         ([line(1, SAMPLES, ";").replace(".", ","), line(2, SAMPLES, ";")], "with commas .* and with points"),
         ([quoted(1, ["1,234"] * 200)], "'1,234', of which the comma may mark thousands"),
+        (["1," + '"1,234.5","0.5",' * 100] * 2, "'1,234.5', of which the comma may mark thousands"),
         ([quoted(1, ["3,250,000"] * 200)] * 2, "may mark thousands"),
     ],
 )

@@ -167,7 +167,7 @@ def test_a_sheet_is_read_whatever_size_it_states(tmp_path):
 
 
 def numbers(*cells: str, others: tuple[str, ...] = ()) -> list[float | str]:
-    marks = Marks.of(cells, others)
+    marks = Marks.of_table({"own": cells, "others": others})["own"]
 
     def number(cell: str) -> float | str:
         try:

@@ -336,13 +336,15 @@ def _decimal_comma(path: Path) -> bool:
     with _opened(path) as (file, mark):
         if mark == "," and not any('"' in line for line in file):
             return False
-    samples = [cell for _, _, cells in _lines(path) for cell in cells[1:] if "," in cell or "." in cell]
-    marks, comma = Marks.of(samples), next((cell for cell in samples if "," in cell), "")
-    if comma and marks.has(".", "decimal"):
-        raise DataError(f"{path} has decimals with commas ({comma!r}) and with points: write all alike.")
-    if comma and (marks.has(",", "thousands") or not marks.has(",", "decimal")):
+    comma = next((cell for _, _, cells in _lines(path) for cell in cells[1:] if "," in cell), "")
+    if not comma:
+        return False
+    marks = Marks.of(cell for _, _, cells in _lines(path) for cell in cells[1:])
+    if marks.has(",", "thousands") or not marks.has(",", "decimal"):
         raise DataError(f"{path} has {comma!r}, of which the comma may mark thousands: write decimal points.")
-    return bool(comma)
+    if marks.has(".", "decimal"):
+        raise DataError(f"{path} has decimals with commas ({comma!r}) and with points: write all alike.")
+    return True
 
 
 def _usable(
