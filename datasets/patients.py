@@ -9,22 +9,20 @@ them, one copy is left out.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
-import unicodedata
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
-import openpyxl
 import pandas as pd
-from openpyxl.utils.exceptions import InvalidFileException
 
-from datasets.sources import DataError, Problem, SourceIndex, csv_cells, first_reasons
+from datasets.identity import MISSING, counts_rows, identity, warn_alike
+from datasets.sources import DataError, Problem, SourceIndex, first_reasons
+from datasets.tables import FORMULA, Marks, has_groups, read_rows
 
 Index = TypeVar("Index", bound=SourceIndex)
 PATIENT_COLUMNS = {
@@ -235,12 +233,9 @@ def keep_together(recordings: pd.DataFrame, warnings: list[Problem]) -> pd.Serie
     return recordings["person"].map(names)
 
 
-ENDINGS = (".xlsx", ".csv")
-ID_COLUMNS = ("idx", "id", "patient_id", "patientid", "patient", "index", "number", "no", "nr", "recording")
+ID_COLUMNS = ("idx", "patient_id", "patientid", "id", "patient", "index", "number", "no", "nr", "recording")
 """Names of the column that holds the number of a patient, the likeliest first."""
-UNNAMED = ("", "unnamed: 0")
-MISSING = ("", "-", "--", "?", "na", "n/a", "#n/a", "nan", "none", "null", "unknown", "missing", "nd")
-"""Cells, in lower case, that say that a value is not known."""
+_UNNAMED = re.compile(r"(unnamed: ?[\d.]+)?")
 WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "y": 1.0, "n": 0.0}
 _SEXES = {"m": 0.0, "male": 0.0, "man": 0.0, "f": 1.0, "female": 1.0, "woman": 1.0, "w": 1.0}
 
@@ -266,15 +261,32 @@ class PatientTable:
     rows: dict[str, dict[str, str]]
     listed: set[str]
 
+    @functools.cached_property
+    def marks(self) -> dict[str, Marks]:
+        """What commas and points mean in each column."""
+        rows = self.rows.values()
+        return Marks.of_table({name: [plain_cell(row[name]) for row in rows] for name in self.columns})
 
-def find_table(root: Path, stem: str, problems: list[Problem]) -> Path | None:
-    """Return ``stem``.xlsx or ``stem``.csv, in upper or lower case; where both are there, the first."""
-    found = {path.name.casefold(): path for path in root.iterdir() if path.is_file()}
-    paths = [found[stem + ending] for ending in ENDINGS if stem + ending in found]
-    if len(paths) > 1:
-        what = f"There is also {paths[1].name}; {paths[0].name} is read."
-        problems.append(Problem(paths[1].name, what, "Remove one of the two.", left_out=False))
-    return paths[0] if paths else None
+    @property
+    def reread(self) -> bool:
+        """Whether a number was once read otherwise."""
+        return has_groups(row[name] for row in self.rows.values() for name in self.columns)
+
+    def number(self, patient: str, column: str, sex: bool = False) -> float:
+        """Return a cell as a number, as `clinical_number` does, with the marks of its column."""
+        return clinical_number(self.rows[patient][column], sex, self.marks[column])
+
+    def lacks_numbers(self, column: str, sex: bool = False) -> str:
+        """Return why a column is none of numbers; empty if it is one."""
+        doubt = ""
+        for patient in self.rows:
+            try:
+                if not math.isnan(self.number(patient, column, sex)):
+                    return ""
+            except ValueError as error:
+                cell = self.rows[patient][column].strip()
+                doubt = doubt or (str(error) if cell[:1].isdigit() or cell.startswith(FORMULA) else "")
+        return f"holds no number that is sure ({doubt})" if doubt else "holds no number"
 
 
 def read_patients(path: Path, problems: list[Problem], left_out: bool = False) -> PatientTable:
@@ -283,7 +295,7 @@ def read_patients(path: Path, problems: list[Problem], left_out: bool = False) -
     Parameters
     ----------
     path : pathlib.Path
-        ``.xlsx`` (its first sheet) or ``.csv`` (commas, semicolons or tabs; UTF-8 or UTF-16).
+        A table as `datasets.tables.read_rows` reads it; patients are told apart by `identity`.
     problems : list of Problem
         Gets each row that cannot be used.
     left_out : bool
@@ -294,19 +306,20 @@ def read_patients(path: Path, problems: list[Problem], left_out: bool = False) -
     DataError
         If the file is unreadable, empty, or no column holds the number of a patient.
     """
-    lines = _excel_cells(path) if path.suffix.lower() == ".xlsx" else csv_cells(path)
+    lines = read_rows(path, problems)
     if not lines:
         raise DataError(f"{path} is empty: a first row with the names of the columns is needed.")
     columns = [" ".join(cell.split()) for cell in lines[0][1]]
-    key = _id_column(path, columns)
+    key = id_column(path, columns, [cells for _, cells in lines[1:]])
     by_name: dict[str, list[tuple[int, list[str]]]] = defaultdict(list)
     for number, cells in lines[1:]:
-        name = patient_id(cells[key]) if key < len(cells) else ""
-        if name:
+        name = identity(cells[key]) if key < len(cells) else ""
+        if name and not name.startswith(FORMULA):
             by_name[name].append((number, cells))
         else:
-            where = f"{path.name}, row {number}"
-            problems.append(Problem(where, "The row names no patient.", "Fill in the cell, or remove it."))
+            what = "The row names no patient."
+            what = f"The row has {name}, a formula without a stored result, for a patient." if name else what
+            problems.append(Problem(f"{path.name}, row {number}", what, "Fill in the cell, or remove it."))
     rows = {}
     for name, same in by_name.items():
         number, cells = same[0]
@@ -325,77 +338,89 @@ def read_patients(path: Path, problems: list[Problem], left_out: bool = False) -
     return PatientTable(path.name, columns[:key] + columns[key + 1 :], rows, set(by_name))
 
 
-def patient_id(cell: str) -> str:
-    """Return the name of a patient: 7, 007 and 7.0 are the same; text in one form, without spaces around."""
-    text = " ".join(unicodedata.normalize("NFC", cell.replace("\ufeff", "")).split())
-    matched = re.fullmatch(r"0*(\d+)(\.0*)?", text, re.ASCII)
-    return matched[1] if matched else text
+KEPT_TOGETHER = "they are in the same part of every split"
 
 
-def clinical_number(cell: str, sex: bool = False) -> float:
+def persons(names: Iterable[str], consequence: str, problems: list[Problem]) -> dict[str, str]:
+    """Return the joint name of patients who may be one, by patient; they are named as problems."""
+    groups = warn_alike(names, "patients", consequence, problems)
+    return {name: "+".join(group) for group in groups for name in group}
+
+
+def plain_cell(cell: str) -> str:
+    """Return a cell of numbers and words in lower case, its minus the usual one."""
+    return cell.strip().replace("\N{MINUS SIGN}", "-").casefold()
+
+
+def clinical_number(cell: str, sex: bool = False, marks: Marks | None = None) -> float:
     """Return a cell as a number, NaN where it says that nothing is known.
+
+    Parameters
+    ----------
+    cell : str
+    sex : bool
+        Whether words for sex are numbers, too.
+    marks : Marks, optional
+        What commas and points mean in its column; else what the cell itself shows.
 
     Raises
     ------
     ValueError
-        If it is neither.
+        If it is neither, or may be two numbers.
     """
-    text = cell.strip().replace("\N{MINUS SIGN}", "-").casefold()
+    text = plain_cell(cell)
     if text in MISSING:
         return math.nan
     words = WORDS | (_SEXES if sex else {})
     if text in words:
         return words[text]
-    if not re.fullmatch(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", text, re.ASCII):
-        raise ValueError(f"{cell!r} is no number")
-    value = float(text.replace(",", "."))
+    if text.startswith(FORMULA):
+        raise ValueError(f"{cell!r} is a formula without a stored result")
+    value = (marks or Marks.of([text])).number(text)
     if not math.isfinite(value):
         raise ValueError(f"{cell!r} is too large")
     return value
 
 
-def _id_column(path: Path, columns: list[str]) -> int:
-    """Return the place of the column that holds the number of a patient."""
+def id_column(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Return the place of the column that holds the number of a patient.
+
+    A column without a name that holds whole numbers is an index that a program has written, and never that.
+
+    Raises
+    ------
+    DataError
+        If there is none, or a column comes twice.
+    """
     folded = [re.sub(r"[ _-]+", "_", column.casefold()) for column in columns]
-    plain = [column.casefold() for column in columns]
-    named = [folded.index(name) for name in ID_COLUMNS if name in folded]
-    named += [plain.index(name) for name in UNNAMED if name in plain]
     twice = sorted({column for column, name in zip(columns, folded, strict=True) if folded.count(name) > 1})
-    if not named:
-        raise DataError(
-            f"{path} has no column with the number of the patient: name one IDX or id. "
-            f"Its columns are: {', '.join(columns)}."
-        )
     if [column for column in twice if column]:
         raise DataError(f"{path} has the column {twice[-1]} twice: rename or remove one.")
-    return named[0]
+    named = [folded.index(name) for name in ID_COLUMNS if name in folded]
+    for place in named:
+        if len(named) == 1 or not counts_rows(_column(rows, place), first=0):
+            return place
+    if named:
+        return named[0]
+    unnamed = [place for place, name in enumerate(columns) if is_unnamed(name)]
+    texts = [place for place in unnamed if not all(map(str.isdecimal, _column(rows, place)))]
+    if texts:
+        return texts[0]
+    index = "; one without a name only counts rows" if any(_column(rows, place) for place in unnamed) else ""
+    raise DataError(
+        f"{path} has no column with the number of the patient{index}: name one IDX or id. "
+        f"Its columns are: {', '.join(columns)}."
+    )
 
 
-def _excel_cells(path: Path) -> list[tuple[int, list[str]]]:
-    """Return number and cells, as text, of each row of the first sheet that is not empty."""
-    try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        try:
-            sheet = book.worksheets[0]
-            table = [[_text(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
-        finally:
-            book.close()
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, IndexError, ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as an Excel table ({error}): save it again.") from error
-    width = max((number for row in table for number, cell in enumerate(row, start=1) if cell), default=0)
-    rows = [(number, row[:width]) for number, row in enumerate(table, start=1)]
-    return [(number, cells) for number, cells in rows if any(cells)]
+def is_unnamed(column: str) -> bool:
+    """Tell whether a column has no name, or the one that pandas gives such."""
+    return bool(_UNNAMED.fullmatch(column.casefold()))
 
 
-def _text(cell: object) -> str:
-    """Return what Excel keeps in a cell as one would type it: 7.0 is 7."""
-    if cell is None:
-        return ""
-    if isinstance(cell, bool):
-        return str(int(cell))
-    if isinstance(cell, float):
-        return str(int(cell)) if cell.is_integer() and abs(cell) < 1e15 else repr(cell)
-    return cell.isoformat() if isinstance(cell, date) else unicodedata.normalize("NFC", str(cell)).strip()
+def _column(rows: Sequence[Sequence[str]], place: int) -> list[str]:
+    """Return who is named in a column, without empty cells."""
+    return [name for cells in rows if place < len(cells) and (name := identity(cells[place]))]
 
 
 SYNONYMS = {

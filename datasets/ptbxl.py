@@ -24,17 +24,21 @@ from typing import Literal
 import pandas as pd
 
 from datasets.ecg import LEADS
+from datasets.identity import identity
 from datasets.patients import (
+    KEPT_TOGETHER,
     PATIENT_COLUMNS,
     SUPERCLASSES,
     UNLABELLED,
     PatientIndex,
     by_patient,
     index_tables,
+    persons,
     plausible_values,
     require_some,
 )
 from datasets.sources import DataError, Problem
+from datasets.tables import REREAD, read_frame
 
 DATABASE = "ptbxl_database.csv"
 _STATEMENTS = "scp_statements.csv"
@@ -102,9 +106,11 @@ def index_ptbxl(
         rows.append(_row(record, *stated, header) | metadata)
         clinical[record["ecg_id"]] = _clinical(record, problems)
     require_some(rows, problems, root)
+    together = persons((str(row["person"]) for row in rows), KEPT_TOGETHER, problems)
+    rows = [row | {"person": together.get(str(row["person"]), row["person"])} for row in rows]
     notes = _notes(database, fallback, rate)
     table, values = index_tables(PATIENT_COLUMNS, rows, clinical, list(CLINICAL))
-    choices = {"rate": str(rate), "mixed": mixed}
+    choices = {"rate": str(rate), "mixed": mixed} | (REREAD if together else {})
     files = [DATABASE, _STATEMENTS]
     units = {"ptbxl": "person"}
     return PatientIndex(
@@ -124,29 +130,27 @@ def index_ptbxl(
 
 def _read(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
     """Return a table as text, with at least these columns."""
-    try:
-        table = pd.read_csv(root / name, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
+    if not (root / name).is_file():
         raise DataError(
             f"There is no {name} in {root}: name the folder of PTB-XL (physionet.org/content/ptb-xl)."
-        ) from None
-    except (ValueError, OSError) as error:  # neither text nor a table is a ValueError
-        raise DataError(f"{root / name} cannot be read ({error}): fetch the file again.") from None
-    absent = sorted(set(columns) - set(table.columns))
-    if absent:
-        raise DataError(f"{root / name} lacks the columns {', '.join(absent)}: fetch the file again.")
-    return table.apply(lambda column: column.str.strip())
+        )
+    try:
+        return read_frame(root / name, columns)
+    except DataError as error:
+        raise DataError(f"{error} Fetch the file again.") from None
 
 
 def _superclass_of(root: Path) -> dict[str, str]:
     """Return the superclass of each statement that has one."""
     table = _read(root, _STATEMENTS, ("diagnostic_class",))
-    pairs = zip(table[table.columns[0]], table["diagnostic_class"], strict=True)
+    statements = next((cells for _, cells in table.items() if "NORM" in set(cells)), table.iloc[:, 0])
+    pairs = zip(statements, table["diagnostic_class"], strict=True)
     return {statement: name for statement, name in pairs if name in SUPERCLASSES}
 
 
 def _unique(records: list[dict[str, str]], problems: list[Problem]) -> list[dict[str, str]]:
-    """Return the records whose number occurs once."""
+    """Return the records whose number occurs once, by that number."""
+    records = [record | {"ecg_id": identity(record["ecg_id"])} for record in records]
     counts = Counter(record["ecg_id"] for record in records)
     for name, count in counts.items():
         if count > 1:
@@ -204,16 +208,15 @@ def _header(root: Path, record: dict[str, str], rate: int) -> tuple[str, int]:
 def _metadata(record: dict[str, str], problems: list[Problem]) -> dict[str, object]:
     """Return whose a record is, and in which official fold."""
     name = record["ecg_id"]
-    person, fold = _number(record["patient_id"]), _number(record["strat_fold"])
-    if math.isnan(person):
+    person, fold = identity(record["patient_id"]), _number(record["strat_fold"])
+    if not person:
         what = f"Its patient_id {record['patient_id']!r} is no number; it counts as a patient of its own."
         problems.append(Problem(name, what, f"Fetch {DATABASE} again.", left_out=False))
     if fold not in range(1, 11):
         what = f"Its strat_fold {record['strat_fold']!r} is not 1 to 10; it is in no official fold."
         problems.append(Problem(name, what, f"Fetch {DATABASE} again.", left_out=False))
         fold = 0
-    person_name = f"record {name}" if math.isnan(person) else f"{person:.0f}"
-    return {"person": person_name, "official_fold": int(fold)}
+    return {"person": person or f"record {name}", "official_fold": int(fold)}
 
 
 def _row(record: dict[str, str], found: list[str], label: int, header: str) -> dict[str, object]:

@@ -7,11 +7,8 @@ faulty file never stops the rest.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import textwrap
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -160,27 +157,6 @@ LABELS = {"normal": 0, "abnormal": 1, "-1": 0, "0": 0, "1": 1}
 
 
 def plain_number(text: str) -> str:
-    """Return a cell in lower case, and 1.0 or +1 as 1."""
-    matched = re.fullmatch(r"\+?(-?\d)(\.0*)?", text.replace("\N{MINUS SIGN}", "-"))
+    """Return a cell in lower case, and 1.0, 1,0 or +1 as 1."""
+    matched = re.fullmatch(r"\+?(-?\d)([.,]0*)?", text.replace("\N{MINUS SIGN}", "-"))
     return matched[1] if matched else text.lower()
-
-
-def csv_cells(path: Path) -> list[tuple[int, list[str]]]:
-    """Return number and cells of each row that is not empty."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        text = content.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}): save it as CSV UTF-8.") from error
-    text = unicodedata.normalize("NFC", text)  # accents in one form, whatever system wrote them
-    delimiter = max(",;\t", key=text.lstrip().split("\n", 1)[0].count)
-    try:
-        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except csv.Error as error:
-        raise DataError(f"{path} cannot be read as a table: {error}.") from error
-    rows = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(table, start=1)]
-    return [(number, cells) for number, cells in rows if any(cells)]

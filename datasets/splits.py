@@ -14,12 +14,13 @@ official    as the source says  fold 9 of the source               patients
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from datasets.sources import DataError
@@ -182,10 +183,41 @@ def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArra
     grouped = UNIT[protocol] == "session"
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(count, shuffle=True, random_state=seed)
     assigned = np.zeros(len(units), dtype=np.int64)
-    parts = splitter.split(units, units["label"], units["group"] if grouped else None)
+    parts = split_quietly(splitter, units["label"].to_numpy(), units["group"] if grouped else None)
     for number, (_, chosen) in enumerate(parts):
         assigned[chosen] = number
     return assigned
+
+
+def split_quietly(
+    splitter: StratifiedGroupKFold | StratifiedKFold, labels: NDArray[np.integer], groups: ArrayLike | None
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return train and test rows of each part, without the library's words on small classes.
+
+    `one_sided` has ours. There are no parts where no class has a row for each.
+    """
+    if np.unique(labels, return_counts=True)[1].max() < splitter.get_n_splits():
+        return []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(splitter.split(labels, labels, groups))
+
+
+def one_sided(samples: pd.DataFrame, folds: Sequence[Fold], protocol: str) -> str:
+    """Return which folds have one label only in a part that is scored; empty if none has."""
+    found = []
+    for part in PARTS[1:]:
+        rows = {fold.name: getattr(fold, part) for fold in folds if len(getattr(fold, part))}
+        names = [name for name, here in rows.items() if samples["label"].iloc[here].nunique() < 2]
+        found += [f"the {part} part of {', '.join(names)}"] if names else []
+    if not found:
+        return ""
+    counts = samples.groupby("label")[UNIT[protocol]].nunique()
+    which = ", ".join(f"{number} of label {label}" for label, number in counts.items())
+    return (
+        f"Note: {' and '.join(found)} holds one label only, which has no AUROC, as there are {which} "
+        f"({UNIT[protocol]}s): choose a smaller --fold-count, or prepare more data."
+    )
 
 
 def _too_few(units: pd.DataFrame, protocol: str, count: int) -> DataError:

@@ -159,7 +159,11 @@ class Preparation(Generic[Settings, Index]):
     def layout_of(self, folder: Path) -> str:
         """Return which layout a folder has; empty if none."""
         for layout, pattern in self.layouts:
-            if any(path.is_dir() == pattern.endswith("/") for path in folder.glob(pattern)):
+            found = [
+                *folder.glob(pattern),
+                *(one for one in folder.glob("*") if one.name.casefold() == pattern),
+            ]
+            if any(path.is_dir() == pattern.endswith("/") for path in found):
                 return layout
         return ""
 

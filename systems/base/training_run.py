@@ -24,7 +24,7 @@ from common.files import replacing
 from config import RunSettings
 from datasets.cache import Cache, find_cache
 from datasets.sources import DataError
-from datasets.splits import ALL, Fold, final_fold, make_folds, splits_table
+from datasets.splits import ALL, Fold, final_fold, make_folds, one_sided, splits_table
 from learning.checkpoint import BEST, LAST, load_checkpoint, provenance, save_checkpoint
 from learning.devices import choose_device, choose_precision, describe_machine, set_threads
 from learning.distributed import Processes, process_group
@@ -185,6 +185,8 @@ def _choose_folds(run: TrainingRun) -> list[Fold]:
         settings.seed,
         labelled=run.task.labelled,
     )
+    if run.task.labelled and (note := one_sided(table, folds, settings.protocol)):
+        run.print(note)
     if settings.folds == "all":
         return folds
     unknown = sorted(set(settings.folds) - set(range(len(folds))))
@@ -262,6 +264,8 @@ def _finish_fold(
     threshold = task.inner_threshold(context)
     if threshold is None and len(fold.validation) and run.settings.protocol != "paper":
         threshold = task.threshold(samples, *probability(fold.validation, "validation"))
+    if threshold is None and not (task.selects or task.has_epochs):
+        run.print(_inner_note(samples.table.iloc[fold.train], fold))
     if len(fold.test):
         rows, predictions = probability(fold.test, "test")
         scores = task.score(samples, rows, predictions)
@@ -272,6 +276,16 @@ def _finish_fold(
             tracker.figure(tag, figure, epoch)
     found = {"threshold": 0.5 if threshold is None else threshold, **task.extras(model, context)}
     save_checkpoint(context.folder / BEST, {**best, **found})
+
+
+def _inner_note(learned: pd.DataFrame, fold: Fold) -> str:
+    """Return why a model without epochs chose nothing on inner folds, and what holds instead."""
+    counts = learned.groupby("label")["session"].nunique()
+    which = " and ".join(f"{number} of label {label}" for label, number in counts.items())
+    return (
+        f"Note: {fold.name} learns from too few sessions for inner folds ({which}): what would be chosen on "
+        "them stays as it is, the threshold at 0.5."
+    )
 
 
 def _new_model(run: TrainingRun) -> nn.Module:

@@ -34,6 +34,7 @@ from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows, in_p
 from datasets.ecg import LEADS
 from datasets.patients import keep_together, leave_out_copies
 from datasets.sources import DataError, Problem, format_problems
+from datasets.tables import ENDINGS
 from datasets.wfdb_files import record_files
 from systems.base.prepare import Preparation
 from systems.ecg_cmr.settings import LoadDataSettings, PairSettings, PairSimulationSettings
@@ -87,7 +88,7 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
 
     sought = f"{TABLE}.csv, ptbxl_database.csv (PTB-XL) or training/patient001 (ACDC)"
     layouts = (
-        *(("pairs", f"{TABLE}.csv"), ("pairs", f"{TABLE}.xlsx")),
+        *(("pairs", f"{TABLE}{ending}") for ending in ENDINGS),
         ("ptbxl", "ptbxl_database.csv"),
         *(("acdc", "training/patient*/"), ("acdc", "testing/patient*/")),
     )

@@ -155,8 +155,9 @@ def refuse_known(parent: Mapping[str, Any], path: Path, run: FoldContext) -> Non
     """
     parts = torch.as_tensor(run.metadata["parts"]).numpy()
     table = run.samples.table
-    tested = set(table["session"].iloc[np.flatnonzero(parts == 2)].astype(str))
-    known = {str(name) for name in lineage(parent)}
+    sessions = table["session"].iloc[np.flatnonzero(parts == 2)].astype(str)
+    tested = {patient for name in sessions for patient in name.split("+")}  # kept together as a+b
+    known = {patient for name in lineage(parent) for patient in str(name).split("+")}
     shared = sorted(tested & known)
     if shared:
         raise UserError(

@@ -271,9 +271,16 @@ class Predictor(base.Predictor):
         """Return the patients of folders, and what is in them and names no patient that can be read."""
         choices = self.cache.get("choices", {})
         table_rate = self.settings.ecg_rate or float(choices.get("signal_rate", _TABLE_RATE))
-        paths, entries = [], []
+        paths, entries = list[RecordingPath](), list[tuple[str, PatientIndex | None, str]]()
         for folder in self.given():
-            index = open_patients(folder, table_rate, 500 if choices.get("rate") == "500" else 100)
+            try:
+                index = open_patients(folder, table_rate, 500 if choices.get("rate") == "500" else 100)
+            except DataError as error:
+                if len(self.given()) == 1:
+                    raise
+                paths.append(RecordingPath(safe_name(folder.name), folder))
+                entries.append((folder.name, None, str(error)))
+                continue
             for name, reason in dict(self._entries(index)).items():
                 paths.append(RecordingPath(safe_name(name), folder))
                 entries.append((name, None if reason else index, reason))

@@ -21,6 +21,7 @@ from common.files import BYTES, FLOATS
 from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows
 from datasets.patients import MODALITIES, SUPERCLASSES, PatientIndex, keep_together, leave_out_copies
 from datasets.sources import DataError, Problem
+from datasets.tables import ENDINGS
 from datasets.wfdb_files import record_files
 from systems.base.prepare import Preparation, count_reasons
 from systems.ecg_multimodal.settings import LoadDataSettings, ModalitySettings
@@ -41,7 +42,7 @@ class _PatientPreparation(Preparation[LoadDataSettings, PatientIndex]):
     """Prepares patients with an ECG image, an ECG signal and clinical values."""
 
     sought = "ptbxl_database.csv, or a table of labels (labels.xlsx or .csv),"
-    layouts = (("ptbxl", "ptbxl_database.csv"), ("patients", "labels.xlsx"), ("patients", "labels.csv"))
+    layouts = (("ptbxl", "ptbxl_database.csv"), *(("patients", f"labels{ending}") for ending in ENDINGS))
     variable = "PTBXL_DIR"
 
     def plan(self) -> str:

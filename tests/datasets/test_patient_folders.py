@@ -307,3 +307,93 @@ def test_impossible_values_count_as_missing_and_are_named(values, missing):
     assert bool(problems) == bool(missing)
     assert all(problem.where == "7" and not problem.left_out for problem in problems)
     assert np.isfinite([value for name, value in kept.items() if name not in missing | {"age"}]).all()
+
+
+def test_letter_case_of_files_and_folders_does_not_count(make_patients):
+    root = make_patients()
+    plain = index_patient_folders(root)
+    for name, other in (
+        ("images", "Images"),
+        ("ecg_signals.csv", "ECG_Signals.CSV"),
+        ("labels.csv", "LABELS.csv"),
+    ):
+        (root / name).rename(root / other)
+    index = index_patient_folders(root)
+    assert index.problems == []
+    assert index.recordings["signal"].str.startswith("ECG_Signals.CSV@").all()
+    assert all((root / image).is_file() for image in index.recordings["image"])
+    assert index.clinical.equals(plain.clinical)
+    assert sorted(index.files) == ["ECG_Signals.CSV", "LABELS.csv", "clinical.csv"]
+
+
+@pytest.mark.parametrize("name", ["clinical.xls", "ecg_signals.xlsx", "ecg_signals.tsv", "ECG signals.csv"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_view_in_a_file_that_is_not_read_is_never_passed_over(make_patients, name, labelled):
+    root = make_patients()
+    own = "clinical.csv" if name.startswith("clinical") else "ecg_signals.csv"
+    (root / own).rename(root / name)
+    with pytest.raises(DataError, match="is not read: save it as"):
+        index_patient_folders(root, labelled=labelled)
+
+
+def test_patients_that_may_be_one_are_named_and_in_one_part(make_patients):
+    root = make_patients()
+    for table in ("labels.csv", "clinical.csv"):
+        change(root / table, 3, 0, "A7")
+    change(root / "ecg_signals.csv", 2, 0, "a7")
+    index = index_patient_folders(root)
+    assert "The patients A7 and a7 may be one" in reported(index, "A7, a7")
+    assert index.recordings.set_index("recording").loc["A7", "person"] == "A7+a7"
+    assert index.choices["tables"] == "2"
+
+
+def test_what_a_comma_may_mean_is_named_and_decided_for_a_column(make_patients):
+    root = make_patients()
+    rows = rows_of(root / "clinical.csv")
+    for row, height, weight in zip(
+        rows[1:], ("170,5",) * 6, ("3,250", "70", "71", "72", "73", "74"), strict=True
+    ):
+        row[3], row[4] = height, weight
+    save(root / "clinical.csv", rows)
+    index = index_patient_folders(root)
+    assert set(index.clinical["height"]) == {170.5}
+    assert index.clinical["weight"].tolist() == pytest.approx([3.25, 70, 71, 72, 73, 74])
+    for row in rows[1:]:
+        row[3] = "170.5"
+    save(root / "clinical.csv", rows)
+    index = index_patient_folders(root)
+    assert "The Weight '3,250' may be 3.25 or 3250: write one of them (row 2" in reported(index, "1")
+    assert math.isnan(index.clinical["weight"][0])
+    assert index.clinical["weight"][1:].tolist() == [70, 71, 72, 73, 74]
+
+
+def test_whoever_predicts_is_told_of_a_picture_outside_of_folders_and_of_empty_tables(make_patients):
+    root = make_patients()
+    for number in (2, 3):
+        folder = root / f"images/{number}"
+        picture = folder / f"00{number}ECG_lead2.jpg"
+        picture.rename(root / f"images/{picture.name}")
+        folder.rmdir()
+    (root / "clinical.csv").write_text("IDX,age\n")
+    index = index_patient_folders(root, labelled=False)
+    assert index.unusable["image"]["2"] == "002ECG_lead2.jpg lies in no patient's folder."
+    assert set(index.unusable["image"]) == {"2", "3"}
+    assert "names no patient" in reported(index, "clinical.csv")
+
+
+def test_a_column_of_formulas_without_stored_results_says_so(make_patients):
+    root = make_patients()
+    change(root / "clinical.csv", 1, 4, "7.5")
+    to_excel(root / "clinical.csv")
+    book = openpyxl.load_workbook(root / "clinical.xlsx")
+    for row in range(2, 8):
+        book.active.cell(row, 9, f"=D{row}/2")
+    book.active.cell(1, 9, "half")
+    book.active.cell(3, 5, "=D3/2")
+    book.save(root / "clinical.xlsx")
+    index = index_patient_folders(root)
+    assert "'half' holds no number that is sure ('=D2/2' is a formula without a stored result)" in reported(
+        index, "clinical.xlsx"
+    )
+    assert "The Weight '=D3/2' is a formula without a stored result (row 3" in reported(index, "2")
+    assert math.isnan(index.clinical["weight"][1])

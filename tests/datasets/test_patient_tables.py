@@ -7,8 +7,10 @@ from datetime import date
 import openpyxl
 import pytest
 
-from datasets.patients import clinical_number, find_table, patient_id, read_patients
+from datasets.identity import identity as patient_id
+from datasets.patients import clinical_number, read_patients
 from datasets.sources import DataError, Problem
+from datasets.tables import find_table
 
 
 def write_excel(path, rows):
@@ -61,7 +63,7 @@ def test_cells_are_numbers_words_or_missing(cell, value):
     assert clinical_number(cell) == pytest.approx(value, nan_ok=True)
 
 
-@pytest.mark.parametrize("cell", ["sixty", "63 kg", "1.2.3", "inf", "1e999", "12:30", "F", "1,000,000", "٣"])
+@pytest.mark.parametrize("cell", ["sixty", "63 kg", "1.2.3", "inf", "1e999", "12:30", "F", "1,00,000", "٣"])
 def test_other_cells_are_no_numbers(cell):
     with pytest.raises(ValueError):
         clinical_number(cell)
@@ -117,10 +119,10 @@ def test_a_date_stays_text_and_columns_of_nothing_are_not_there(tmp_path):
 )
 def test_the_column_of_the_patient_is_known_by_its_usual_names(tmp_path, columns, named):
     path = tmp_path / "t.csv"
-    path.write_text(columns + "\n" + ",".join("5" for _ in columns.split(",")) + "\n")
+    path.write_text(columns + "\n" + ",".join("P5" for _ in columns.split(",")) + "\n")
     table = read_patients(path, [])
     assert named not in table.columns
-    assert set(table.rows) == {"5"}
+    assert set(table.rows) == {"P5"}
 
 
 @pytest.mark.parametrize("left_out", [True, False])
@@ -166,3 +168,59 @@ def test_of_two_tables_the_excel_one_is_read_and_the_other_named(tmp_path):
     assert found.name == "Labels.XLSX"
     assert [(problem.where, problem.left_out) for problem in problems] == [("labels.csv", False)]
     assert find_table(tmp_path, "clinical", problems) is None
+
+
+@pytest.mark.parametrize("first", ["", "Unnamed: 0", "unnamed: 0.1"])
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (1, 2, 3), (0, 4, 9), (2, 0, 1)])
+def test_a_column_without_a_name_that_counts_rows_is_no_patient(tmp_path, first, numbers):
+    path = tmp_path / "t.csv"
+    path.write_text(f"{first},age\n" + "".join(f"{number},5\n" for number in numbers))
+    with pytest.raises(DataError, match="without a name only counts rows: name one IDX or id"):
+        read_patients(path, [])
+    for named in ("id", "Patient ID", "idx"):
+        path.write_text(f"{first},{named},age\n" + "".join(f"{number},P{number},5\n" for number in numbers))
+        assert set(read_patients(path, []).rows) == {f"P{number}" for number in numbers}
+
+
+def test_an_index_with_a_name_gives_way_to_a_patient(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("IDX,patient_id,age\n0,17,5\n1,21,6\n")
+    assert set(read_patients(path, []).rows) == {"17", "21"}
+    path.write_text("IDX,patient,age\n17,Kim,5\n21,Lee,6\n")
+    assert set(read_patients(path, []).rows) == {"17", "21"}
+
+
+def test_a_patient_that_is_a_formula_without_a_result_is_named(tmp_path):
+    path = write_excel(tmp_path / "t.xlsx", [["id", "age"], ["=A3+1", 50], [7, "=B2"]])
+    problems: list[Problem] = []
+    table = read_patients(path, problems)
+    assert set(table.rows) == {"7"}
+    assert [problem.what for problem in problems] == [
+        "The row has =A3+1, a formula without a stored result, for a patient."
+    ]
+    with pytest.raises(ValueError, match="'=B2' is a formula without a stored result"):
+        table.number("7", "age")
+
+
+def test_what_a_comma_means_is_decided_for_a_column(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(
+        'id,age,bnp,ldl\n1,63.5,"3,250",980\n2,70,"1,234.5","2,5"\n3,71,"0.5","3,250"\n4,72,980,3\n'
+    )
+    table = read_patients(path, [])
+    assert [table.number(patient, "bnp") for patient in "1234"] == [3250, 1234.5, 0.5, 980]
+    assert [table.number(patient, "ldl") for patient in "1234"] == [980, 2.5, 3.25, 3]
+    path.write_text('id,age,bnp\n1,63.5,"3,250"\n2,70,"2,100"\n')
+    table = read_patients(path, [])
+    with pytest.raises(ValueError, match=r"'3,250' may be 3\.25 or 3250: write one of them"):
+        table.number("1", "bnp")
+    assert table.lacks_numbers("age") == ""
+    assert table.lacks_numbers("bnp").startswith("holds no number that is sure ('3,250' may be")
+
+
+@pytest.mark.parametrize("ending", ["xls", "ods", "sav"])
+def test_a_table_of_another_program_is_refused_by_name(tmp_path, ending):
+    path = tmp_path / f"t.{ending}"
+    path.write_bytes(b"\xd0\xcf\x11\xe0")
+    with pytest.raises(DataError, match=rf"t\.{ending} is not read: save it as \.xlsx or \.csv"):
+        read_patients(path, [])

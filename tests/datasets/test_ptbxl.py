@@ -188,3 +188,24 @@ def test_unknown_choices_are_refused(make_ptbxl):
         index_ptbxl(root, 250)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="mixed 'both'"):
         index_ptbxl(root, mixed="both")  # type: ignore[arg-type]
+
+
+def test_a_patient_is_one_however_the_number_is_written(make_ptbxl):
+    rows = [
+        {"scp_codes": NORMAL, "patient_id": cell} for cell in ("7.0", "7", "007", "P7", "p7", "7.5", "8.5")
+    ]
+    index = index_ptbxl(make_ptbxl(rows))
+    assert index.recordings["person"].tolist() == ["7", "7", "7", "P7+p7", "P7+p7", "7.5", "8.5"]
+    assert "P7 and p7 may be one" in reported(index, "P7, p7")
+
+
+def test_tables_saved_again_with_an_index_or_semicolons_say_the_same(make_ptbxl):
+    root = make_ptbxl([{"scp_codes": NORMAL}, {"scp_codes": codes(IMI=100.0)}])
+    plain = index_ptbxl(root)
+    for name in ("ptbxl_database.csv", "scp_statements.csv"):
+        table = pd.read_csv(root / name, dtype=str, keep_default_na=False)
+        table.to_csv(root / name, sep=";", encoding="utf-16")
+    index = index_ptbxl(root)
+    assert index.problems == plain.problems == []
+    assert index.recordings.equals(plain.recordings)
+    assert index.clinical.equals(plain.clinical)

@@ -59,8 +59,8 @@ def test_decimal_commas_are_read_where_another_mark_parts_the_cells(path):
 @pytest.mark.parametrize("names", ["t0,t1", "0,1", "first,second"])
 @pytest.mark.parametrize("first", ["", "IDX", "Unnamed: 0", "patient_id"])
 def test_a_first_row_of_names_is_no_patient(path, names, first):
-    rows, problems = scan(path, f"{first},{names}", line(1), line(2))
-    assert (rows.listed, problems) == ({"1", "2"}, [])
+    rows, problems = scan(path, f"{first},{names}", line("P1"), line("P2"))
+    assert (rows.listed, problems) == ({"P1", "P2"}, [])
 
 
 def test_words_after_an_unknown_name_are_a_head_and_numbers_are_not(path):
@@ -149,3 +149,63 @@ def test_a_row_that_has_changed_since_is_reported(path):
         path.write_text(changed)
         with pytest.raises(DataError, match="has changed since it was checked"):
             read_row(path, "2", rows.places["2"])
+
+
+def quoted(name, samples=SAMPLES):
+    return f"{name}," + ",".join('"' + str(value).replace(".", ",") + '"' for value in samples)
+
+
+def test_quoted_decimal_commas_are_read(path):
+    rows, problems = scan(path, quoted(1), quoted(2, SAMPLES + 1))
+    assert problems == []
+    assert rows.reread
+    for number, name in enumerate(rows.places):
+        np.testing.assert_allclose(read_row(path, name, rows.places[name]), SAMPLES + number)
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ([line(1), quoted(2)], "decimals with commas .* and with points"),
+        ([line(1, SAMPLES, ";").replace(".", ","), line(2, SAMPLES, ";")], "with commas .* and with points"),
+        ([quoted(1, ["1,234"] * 200)], "'1,234', of which the comma may mark thousands"),
+        (["1," + '"1,234.5","0.5",' * 100] * 2, "'1,234.5', of which the comma may mark thousands"),
+        ([quoted(1, ["3,250,000"] * 200)] * 2, "may mark thousands"),
+    ],
+)
+def test_decimals_with_two_marks_are_refused_as_a_whole(path, lines, sentence):
+    with pytest.raises(DataError, match=sentence):
+        scan(path, *lines)
+
+
+@pytest.mark.parametrize("head", [",id", "Unnamed: 0,Patient_ID", "unnamed: 0.1,Unnamed: 0,id"])
+@pytest.mark.parametrize("mark", [",", ";"])
+def test_the_named_column_is_the_patient_and_an_index_before_it_is_none(path, head, mark):
+    before = [str(number) + mark + str(number) if head.count(",") > 1 else str(number) for number in (0, 1)]
+    lines = [
+        f"{start}{mark}{line(name, SAMPLES, mark)}" for start, name in zip(before, ("17", "P3"), strict=True)
+    ]
+    if mark == ";":
+        lines = [text.replace(".", ",") for text in lines]
+    names = mark.join([*head.split(","), *(str(number) for number in range(200))])
+    rows, problems = scan(path, names, *lines)
+    assert problems == []
+    assert list(rows.places) == ["17", "P3"]
+    for name in rows.places:
+        np.testing.assert_allclose(read_row(path, name, rows.places[name]), SAMPLES)
+
+
+def test_an_index_alone_is_refused_with_or_without_a_first_row(path):
+    for first in ("", "Unnamed: 0"):
+        with pytest.raises(DataError, match="without a name only counts rows"):
+            scan(path, line(first, range(200)), line(0), line(1))
+    with pytest.raises(DataError, match=r"The first column of .* only counts rows"):
+        scan(path, "0," + line(17), "1," + line(3))
+    rows, _ = scan(path, line(1, np.arange(200)), line(2, np.arange(200) + 1))
+    assert list(rows.places) == ["1", "2"]
+
+
+def test_a_line_that_names_the_mark_and_blank_lines_before_the_names_are_no_patients(path):
+    rows, problems = scan(path, "sep=;", "", "id;" + ";".join(map(str, range(200))), line(4, SAMPLES, ";"))
+    assert problems == []
+    np.testing.assert_allclose(read_row(path, "4", rows.places["4"]), SAMPLES)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
 from datasets.sources import DataError
 from datasets.splits import (
@@ -19,6 +20,8 @@ from datasets.splits import (
     fold_from_parts,
     fold_name,
     make_folds,
+    one_sided,
+    split_quietly,
     splits_table,
 )
 
@@ -336,3 +339,21 @@ def test_an_official_fold_that_shares_a_patient_is_refused():
 def test_data_without_official_folds_say_so(official):
     with pytest.raises(DataError, match=r"no official folds.*--protocol patient"):
         make_folds(patients(official), "official", 5, 0.1, 0)
+
+
+def test_small_classes_are_said_in_our_words_and_once(recwarn):
+    samples = sample_table([[(label, 1)] for label in (1, 1, 1, 0, 0, 0, 0, 0)])
+    folds = make_folds(samples, "session", 5, 0.1, 42)
+    note = one_sided(samples, folds, "session")
+    lacking = [fold.name for fold in folds if samples["label"].iloc[fold.test].nunique() < 2]
+    assert f"the test part of {', '.join(lacking)}" in note
+    assert "5 of label 0, 3 of label 1 (sessions): choose a smaller --fold-count" in note
+    assert one_sided(samples, make_folds(samples, "session", 2, 0.0, 42), "session") == ""
+    assert not recwarn.list
+
+
+def test_no_parts_are_made_where_no_class_fills_them(recwarn):
+    splitter = StratifiedGroupKFold(5)
+    assert split_quietly(splitter, np.array([0, 0, 0, 0, 1, 1]), np.arange(6)) == []
+    assert len(split_quietly(splitter, np.array([0, 0, 0, 0, 0, 1]), np.arange(6))) == 5
+    assert not recwarn.list

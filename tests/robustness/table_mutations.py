@@ -148,16 +148,16 @@ def quoted_line_break(target: Target, rng: Generator) -> Expect:
 
 @mutation("spelling of the table")
 def semicolons(target: Target, rng: Generator) -> Expect:
-    """The user's own table may be written so; that of PhysioNet 2016 never is, and is refused as a whole."""
+    """As a spreadsheet of many countries saves the user's own table, and that of PhysioNet 2016."""
     _text(target, lambda text: text.replace(",", ";"))
-    return Expect(USED) if target.workspace.layout == COHORT else Expect(REFUSED, "no recording name")
+    return Expect(USED)
 
 
 @mutation("table that is none")
 def table_in_another_encoding(target: Target, rng: Generator) -> Expect:
     encoding = str(rng.choice(["utf-16", "latin-1", "utf-32"]))
     _text(target, lambda text: (text + "caf\u00e9,s,p,1\n").encode(encoding))
-    if target.workspace.layout == COHORT and encoding == "utf-16":
+    if encoding == "utf-16":
         return Expect(USED, lost=True)  # there is no record for the row that was added
     return Expect(REFUSED, "UTF-8|lacks")
 
@@ -259,7 +259,7 @@ def appendix_damaged(target: Target, rng: Generator) -> Expect:
         b"\xff\xfe\x00\x01" * 9,
         text.replace("Diagnosis", "Disease").encode(),
         (text + "a,b," * 40 + "\n").encode(),
-        text.encode("utf-16"),
+        (text + "caf\u00e9").encode("latin-1"),
         (text + '"never closed').encode(),
     ]
     path.write_bytes(contents[int(rng.integers(len(contents)))])

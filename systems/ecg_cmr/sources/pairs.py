@@ -28,21 +28,22 @@ from typing import Any
 
 import pandas as pd
 
+from datasets.identity import MISSING
 from datasets.patients import (
-    MISSING,
+    KEPT_TOGETHER,
     SUPERCLASSES,
     SYNONYMS,
     PatientIndex,
     PatientTable,
-    clinical_number,
-    find_table,
     index_tables,
+    persons,
     plausible_values,
     read_patients,
     require_some,
 )
 from datasets.simulated import SIMULATION
 from datasets.sources import DataError, MissingModality, Problem, SourceIndex
+from datasets.tables import REREAD, find_table
 from systems.ecg_cmr.sources.cmr_files import ENDINGS
 
 TABLE = "pairs"
@@ -136,11 +137,12 @@ def index_pairs(root: Path) -> PairIndex:
     columns = _roles(table, problems)
     kinds = _kinds(columns, table, problems)
     rows, values = [], {}
-    for name, cells in table.rows.items():
-        row = _row(name, cells, columns, root, problems)
+    together = persons(table.listed, KEPT_TOGETHER, problems)
+    for name in table.rows:
+        row = _row(name, table, columns, root, problems)
         if row is not None:
-            rows.append(row)
-            values[name] = _values(name, cells, columns, kinds, table.name, problems)
+            rows.append(row | {"person": together.get(name, name)})
+            values[name] = _values(name, table, columns, kinds, problems)
     require_some(rows, problems, root)
     recordings, targets = target_tables(rows, values, kinds)
     simulation = _simulation(root)
@@ -151,7 +153,7 @@ def index_pairs(root: Path) -> PairIndex:
         problems,
         {"pairs": "person"},
         [table.name],
-        {},
+        REREAD if together or table.reread else {},
         targets,
         simulated=simulation is not None,
         indicators=kinds[0],
@@ -207,45 +209,37 @@ def _kinds(
     requested = [name for name in columns if name not in (*_FILES, *_NUMBERS, *_TEXTS)]
     found = []
     for name in requested:
-        if any(_is_number(row[columns[name]], name) for row in table.rows.values()):
+        lacking = table.lacks_numbers(columns[name], name == "sex")
+        if not lacking:
             found.append(name)
             continue
-        what = f"The column {columns[name]!r} holds no number; it is not used."
+        what = f"The column {columns[name]!r} {lacking}; it is not used."
         problems.append(Problem(table.name, what, "Fill it in, or remove it.", left_out=False))
     diseases = tuple(name for name in found if name.startswith(DISEASE))
     covariates = tuple(name for name in COVARIATES if name in found)
     return tuple(name for name in found if name not in (*diseases, *covariates)), diseases, covariates
 
 
-def _is_number(cell: str, name: str) -> bool:
-    """Tell whether a cell holds a value."""
-    try:
-        return not math.isnan(clinical_number(cell, name == "sex"))
-    except ValueError:
-        return False
-
-
-def _number(where: str, name: str, cell: str, table: str, problems: list[Problem]) -> float:
+def _number(patient: str, name: str, column: str, table: PatientTable, problems: list[Problem]) -> float:
     """Return a cell as a number, NaN where it is empty or, as a problem, none."""
     try:
-        return clinical_number(cell, name == "sex")
+        return table.number(patient, column, name == "sex")
     except ValueError as error:
-        what = f"The {name} {error} ({table}); it counts as missing."
-        problems.append(Problem(where, what, "Correct the cell.", left_out=False))
+        what = f"The {name} {error} ({table.name}); it counts as missing."
+        problems.append(Problem(patient, what, "Correct the cell.", left_out=False))
         return math.nan
 
 
 def _values(
     patient: str,
-    cells: dict[str, str],
+    table: PatientTable,
     columns: dict[str, str],
     kinds: tuple[tuple[str, ...], ...],
-    table: str,
     problems: list[Problem],
 ) -> dict[str, float]:
     """Return what is known of a patient besides the files."""
     requested = [name for kind in kinds for name in kind]
-    values = {name: _number(patient, name, cells[columns[name]], table, problems) for name in requested}
+    values = {name: _number(patient, name, columns[name], table, problems) for name in requested}
     for name in kinds[1]:
         if not math.isnan(values[name]) and values[name] not in (0.0, 1.0):
             what = f"The {name} is {values[name]:g}, neither 0 nor 1; it counts as missing."
@@ -259,12 +253,12 @@ def _values(
 
 
 def _row(
-    patient: str, cells: dict[str, str], columns: dict[str, str], root: Path, problems: list[Problem]
+    patient: str, table: PatientTable, columns: dict[str, str], root: Path, problems: list[Problem]
 ) -> dict[str, Any] | None:
     """Return the index row of a patient; None, and a problem, for one without any usable file."""
-    numbers = {}
+    cells, numbers = table.rows[patient], {}
     for name, usual in _NUMBERS.items():
-        value = _number(patient, name, cells[columns[name]], TABLE, problems) if name in columns else math.nan
+        value = _number(patient, name, columns[name], table, problems) if name in columns else math.nan
         if not math.isnan(value) and (value < 0 or (name == "official_fold" and value not in range(11))):
             what = f"The {name} {value:g} is not possible; it counts as missing."
             problems.append(Problem(patient, what, "Correct the cell.", left_out=False))

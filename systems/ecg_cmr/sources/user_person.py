@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datasets.identity import alike, identity
 from datasets.patients import (
     PLAUSIBLE,
     SYNONYMS,
-    clinical_number,
-    patient_id,
+    PatientTable,
     plausible_values,
     read_patients,
 )
@@ -32,29 +32,43 @@ class People:
     ----------
     given : dict of str to float
         Of everybody.
-    rows : dict of str to dict
-        Cells of a table by patient and covariate; None without a table.
-    table : str
-        Its name.
+    table : PatientTable, optional
+        What it says of several.
+    columns : dict of str to str
+        By covariate the column of the table.
+    problems : list of Problem
+        What is wrong with the table.
     """
 
     given: dict[str, float] = field(default_factory=dict)
-    rows: dict[str, dict[str, str]] | None = None
-    table: str = ""
+    table: PatientTable | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
 
     def of(self, path: RecordingPath) -> tuple[dict[str, float], list[SignalWarning]]:
         """Return what is known of who was recorded there, and what is doubtful about it."""
-        if self.rows is None:
+        if self.table is None:
             return dict(self.given), []
-        names = [patient_id(path.path.name.removesuffix(".hea").removesuffix(".npy"))]
+        names = [identity(path.path.name.removesuffix(".hea").removesuffix(".npy"))]
         if "/" in path.name:  # a name without folder may have a number, being the second of its kind
-            names.insert(0, patient_id(path.name))
-        cells = next((self.rows[name] for name in names if name in self.rows), None)
-        if cells is None:
-            text = f"{self.table} has no row for {names[-1]}: age, sex, height and weight count as not known."
-            return dict(self.given), [SignalWarning("no-row", "", text)]
-        known, problems = _numbers(names[-1], cells, self.table)
-        return self.given | known, [SignalWarning("person", "", problem.what) for problem in problems]
+            names.insert(0, identity(path.name))
+        doubts = [problem.what for problem in self.problems if problem.where in (self.table.name, *names)]
+        name = next((name for name in names if name in self.table.rows), None)
+        if name is None:
+            text = f"{self.table.name} has no usable row for {names[-1]}" if doubts else ""
+            text = text or f"{self.table.name} has no row for {self._hint(names[-1])}"
+            text += ": age, sex, height and weight count as not known."
+            warnings = [SignalWarning("person", "", doubt) for doubt in doubts]
+            return dict(self.given), [SignalWarning("no-row", "", text), *warnings]
+        known, problems = _numbers(name, self.table, self.columns)
+        doubts += [problem.what for problem in problems]
+        return self.given | known, [SignalWarning("person", "", doubt) for doubt in doubts]
+
+    def _hint(self, name: str) -> str:
+        """Return a name, and the one of the table that may be meant."""
+        listed = self.table.listed if self.table else set()
+        close = [other for other in sorted(listed) if alike([name, other])]
+        return f"{name} (but for {close[0]})" if close else name
 
 
 def read_people(given: Mapping[str, float | str | None], table: Path | None) -> People:
@@ -87,10 +101,7 @@ def read_people(given: Mapping[str, float | str | None], table: Path | None) -> 
     columns = _columns(found.columns)
     if not columns:
         raise DataError(f"{table} has none of the columns {', '.join(COVARIATES)}.")
-    rows = {
-        name: {role: cells[column] for role, column in columns.items()} for name, cells in found.rows.items()
-    }
-    return People(known, rows, table.name)
+    return People(known, found, columns, problems)
 
 
 def _columns(names: list[str]) -> dict[str, str]:
@@ -104,14 +115,16 @@ def _columns(names: list[str]) -> dict[str, str]:
     return columns
 
 
-def _numbers(where: str, cells: Mapping[str, str], table: str) -> tuple[dict[str, float], list[Problem]]:
+def _numbers(
+    where: str, table: PatientTable, columns: Mapping[str, str]
+) -> tuple[dict[str, float], list[Problem]]:
     """Return the values that are known and possible, and what is wrong with the others."""
     problems, values = list[Problem](), {}
-    for name, cell in cells.items():
+    for name, column in columns.items():
         try:
-            values[name] = clinical_number(cell, name == "sex")
+            values[name] = table.number(where, column, name == "sex")
         except ValueError as error:
-            what = f"The {name} {error} ({table}); it counts as missing."
+            what = f"The {name} {error} ({table.name}); it counts as missing."
             problems.append(Problem(where, what, "Correct the cell.", left_out=False))
     kept = plausible_values(values, where, problems)
     return {name: value for name, value in kept.items() if not math.isnan(value)}, problems

@@ -17,25 +17,26 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from datasets.identity import identity
 from datasets.patients import (
+    KEPT_TOGETHER,
     PATIENT_COLUMNS,
     SYNONYMS,
     UNLABELLED,
     PatientIndex,
     PatientTable,
     by_patient,
-    clinical_number,
-    find_table,
     index_tables,
-    patient_id,
+    persons,
     plausible_values,
     read_patients,
     require_some,
 )
 from datasets.simulated import SIMULATION
 from datasets.sources import LABELS, DataError, Problem, plain_number
+from datasets.tables import REREAD, find_entry, find_table
 from systems.ecg_multimodal.sources.ecg_image import read_ecg_image
 from systems.ecg_multimodal.sources.modalities import SignalRows, scan_signals
 
@@ -77,6 +78,8 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
     if signal_rate <= 0:
         raise ValueError(f"The sampling rate is {signal_rate}; hertz are needed.")
     problems: list[Problem] = []
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}.")
     labels, files = _table(root, _LABELS_TABLE, problems) if labelled else (_EMPTY_TABLE, [])
     if labelled and not labels.name:
         raise DataError(f"{root} has no labels.xlsx or labels.csv, with the columns index and label.")
@@ -85,19 +88,37 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
     clinical, clinical_files = _table(root, CLINICAL, of_view["clinical"])
     values, columns = _clinical(clinical, of_view["clinical"])
     signals = SignalRows({}, set())
-    if (root / SIGNALS).is_file():
-        signals = scan_signals(root / SIGNALS, signal_rate, of_view["signal"])
-    images, folders = _images(root, of_view["image"])
+    signal_table = find_table(root, PurePath(SIGNALS).stem, of_view["signal"], (".csv",))
+    if signal_table is not None:
+        signals = scan_signals(signal_table, signal_rate, of_view["signal"])
+    signal_name = signal_table.name if signal_table else ""
+    images, folders, loose = _images(root, of_view["image"])
     problems += [problem for found in of_view.values() for problem in found]
     given = {"image": folders, "signal": signals.listed, "clinical": clinical.listed}
+    everyone = set[str]().union(*given.values(), labels.listed)
+    together = persons(everyone, KEPT_TOGETHER if labelled else "they count as several", problems)
     if labelled:
         names = (IMAGES, SIGNALS, clinical.name or CLINICAL)
         listed = dict(zip(names, given.values(), strict=True)) | {labels.name: labels.listed}
         problems += _mismatches(listed, labels.name)
     else:
-        known = dict.fromkeys(sorted(set[str]().union(*given.values()), key=_natural), UNLABELLED)
+        there = {clinical.name: clinical.listed, signal_name: signals.listed}
+        empty = [name for name, listed in there.items() if name and not listed]
+        problems += [
+            Problem(name, "It names no patient.", "Fill it in, or remove it.", False) for name in empty
+        ]
+        given["image"] = folders | (set(loose) & everyone)
+        of_view["image"] += [problem for name, problem in loose.items() if name in everyone - folders]
+        known = dict.fromkeys(sorted(everyone, key=_natural), UNLABELLED)
     rows = [
-        _row(name, label, images.get(name, ""), signals.places.get(name, ""), labels)
+        _row(
+            name,
+            label,
+            images.get(name, ""),
+            f"{signal_name}@{signals.places[name]}" if name in signals.places else "",
+            labels,
+        )
+        | {"person": together.get(name, name)}
         for name, label in known.items()
         if not labelled or _has_view(name, (images, signals.places, values), problems)
     ]
@@ -108,7 +129,7 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
         "clinical": clinical.rows,
     }
     table, clinical_table = index_tables(PATIENT_COLUMNS, rows, values, columns)
-    files = [*files, *clinical_files, *([SIGNALS] if signals.listed else [])]
+    files = [*files, *clinical_files, *([signal_name] if signals.listed else [])]
     return PatientIndex(
         "patients",
         root,
@@ -116,7 +137,8 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
         problems,
         {"patients": "person"},
         files,
-        {"signal_rate": f"{signal_rate:g}"},
+        {"signal_rate": f"{signal_rate:g}"}
+        | (REREAD if together or clinical.reread or signals.reread else {}),
         clinical_table,
         ("II",),
         signal_rate,
@@ -142,8 +164,6 @@ def _unusable(
 
 def _table(root: Path, stem: str, problems: list[Problem]) -> tuple[PatientTable, list[str]]:
     """Return a table and its file; an empty one where there is none."""
-    if not root.is_dir():
-        raise DataError(f"There is no folder {root}.")
     path = find_table(root, stem, problems)
     if path is None:
         return _EMPTY_TABLE, []
@@ -191,7 +211,7 @@ def _clinical(table: PatientTable, problems: list[Problem]) -> tuple[dict[str, d
         found = {}
         for name, column in columns.items():
             try:
-                found[name] = clinical_number(row[column], sex=name == "sex")
+                found[name] = table.number(patient, column, sex=name == "sex")
             except ValueError as error:
                 what = f"The {column} {error} (row {row['row']} of {table.name}); it counts as missing."
                 problems.append(Problem(patient, what, "Correct the cell.", left_out=False))
@@ -209,9 +229,7 @@ def _value_columns(table: PatientTable, problems: list[Problem]) -> dict[str, st
             what = "tells the label"
         elif name in columns:
             what = f"repeats {columns[name]!r}"
-        elif not any(_is_number(row[column], name == "sex") for row in table.rows.values()):
-            what = "holds no number"
-        else:
+        elif not (what := table.lacks_numbers(column, name == "sex")):
             columns[name] = column
             continue
         problems.append(
@@ -222,37 +240,35 @@ def _value_columns(table: PatientTable, problems: list[Problem]) -> dict[str, st
     return columns
 
 
-def _is_number(cell: str, sex: bool) -> bool:
-    """Tell whether a cell holds a value."""
-    try:
-        return not math.isnan(clinical_number(cell, sex))
-    except ValueError:
-        return False
-
-
 # Pictures -------------------------------------------------------------------------------------------
 
 
-def _images(root: Path, problems: list[Problem]) -> tuple[dict[str, str], set[str]]:
-    """Return the readable picture of each patient, relative to the root, and every patient with a folder."""
+def _images(root: Path, problems: list[Problem]) -> tuple[dict[str, str], set[str], dict[str, Problem]]:
+    """Return the readable picture of each patient, relative to the root, and every patient with a folder.
+
+    And, by the patient after whom it is named, what is wrong with a picture outside of folders.
+    """
     found: dict[str, list[Path]] = defaultdict(list)
-    folder = root / IMAGES
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    loose: dict[str, Problem] = {}
+    folder = find_entry(root, IMAGES, problems, Path.is_dir)
+    for path in sorted(folder.iterdir()) if folder else []:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            found[patient_id(path.name)].append(path)
+            found[identity(path.name) or path.name].append(path)
         elif path.suffix.lower() in _PICTURES:
             what = "The picture lies in no patient's folder; it is not used."
             remedy = f"Move it to {IMAGES}/<id>/."
             problems.append(Problem(f"{IMAGES}/{path.name}", what, remedy, left_out=False))
+            name = identity(re.sub(r"[ _-]*ecg_lead2$", "", path.stem, flags=re.IGNORECASE))
+            loose[name] = Problem(name, f"{path.name} lies in no patient's folder.", remedy, left_out=False)
     images = {}
     for name, folders in found.items():
         try:
             images[name] = _picture(name, folders).relative_to(root).as_posix()
         except DataError as error:
             problems.append(Problem(name, f"{error}{_NO_IMAGE}", "Mend the file.", left_out=False))
-    return images, set(found)
+    return images, set(found), loose
 
 
 def _picture(name: str, folders: list[Path]) -> Path:
@@ -261,10 +277,12 @@ def _picture(name: str, folders: list[Path]) -> Path:
         raise DataError(f"The folders {' and '.join(folder.name for folder in folders)} name one patient.")
     expected = f"{int(name):03d}ECG_lead2" if name.isdecimal() else f"{name}ECG_lead2"
     there = sorted(path for path in folders[0].iterdir() if path.suffix.lower() in _PICTURES)
-    fitting = [path for path in there if patient_id(path.stem).casefold() == expected.casefold()]
+    fitting = [path for path in there if identity(path.stem).casefold() == expected.casefold()]
     if not fitting:
         listed = ", ".join(path.name for path in there) or "no picture"
-        raise DataError(f"{IMAGES}/{folders[0].name} holds {listed} where {expected}.jpg is expected.")
+        raise DataError(
+            f"{folders[0].parent.name}/{folders[0].name} holds {listed} where {expected}.jpg is expected."
+        )
     read_ecg_image(fitting[0], _CHECKED_HEIGHT)
     return fitting[0]
 
@@ -309,7 +327,7 @@ def _has_view(
     return False
 
 
-def _row(name: str, label: int, image: str, place: str, labels: PatientTable) -> dict[str, object]:
+def _row(name: str, label: int, image: str, signal: str, labels: PatientTable) -> dict[str, object]:
     """Return the index row of one patient."""
     named = {_folded(column): column for column in reversed(labels.columns)}
     diagnosis = labels.rows[name][named["diagnosis"]] if "diagnosis" in named else ""
@@ -319,6 +337,6 @@ def _row(name: str, label: int, image: str, place: str, labels: PatientTable) ->
         "label": label,
         "diagnosis": diagnosis,
         "official_fold": 0,
-        "signal": f"{SIGNALS}@{place}" if place else "",
+        "signal": signal,
         "image": image,
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -17,9 +19,11 @@ from numpy.typing import NDArray
 
 from datasets.cache import Prepared
 from datasets.ecg import PLAUSIBLE_RATE, Ecg, flat_leads, prepare_signal, read_ecg
-from datasets.patients import ID_COLUMNS, MISSING, UNNAMED, patient_id
+from datasets.identity import MISSING, counts_rows, identity
+from datasets.patients import ID_COLUMNS, id_column, is_unnamed
 from datasets.signals import MINIMUM_DURATION
 from datasets.sources import DataError, Problem
+from datasets.tables import Marks, delimiter, encoding, not_utf8, tidy
 from systems.ecg_multimodal.settings import ModalitySettings
 from systems.ecg_multimodal.sources.ecg_image import draw_ecg, draw_sheet, read_ecg_image, to_ink
 
@@ -182,6 +186,8 @@ _LENGTH_TOLERANCE = 0.1
 """Share by which a row may be shorter or longer than the middle one of all rows."""
 LARGEST_GAPS = 0.1
 """Share of samples that may be missing."""
+_SEPARATOR, _FIRST_CELLS = "sep=", 1000
+"""Beginning of a line that spreadsheets write before the table, and characters that hold the first cells."""
 LARGEST_MILLIVOLTS = 20.0
 """Range of the middle signal, millivolts, above which the unit of the table is doubted."""
 
@@ -196,10 +202,13 @@ class SignalRows:
         By patient, where the row of a usable signal begins, for `read_row`.
     listed : set of str
         Every patient that occurs.
+    reread : bool
+        Whether it was once read otherwise.
     """
 
     places: dict[str, str]
     listed: set[str]
+    reread: bool = False
 
 
 @dataclass(frozen=True)
@@ -227,23 +236,27 @@ def scan_signals(path: Path, sampling_rate: float, problems: list[Problem]) -> S
     Raises
     ------
     DataError
-        If the file is no text.
+        If the file is no text, no column holds the number of the patient, or decimals have two marks.
     """
     rows: dict[str, list[_Row]] = defaultdict(list)
     faults: dict[str, list[str]] = defaultdict(list)
-    for line, place, cells, decimal in _lines(path):
-        name, where = patient_id(cells[0]), f"{path.name}, line {line}"
+    key, comma = _id_place(path), _decimal_comma(path)
+    for line, place, cells in _lines(path):
+        name, where = identity(cells[key] if key < len(cells) else ""), f"{path.name}, line {line}"
         if not name:
             problems.append(Problem(where, "The row names no patient.", "Fill in the cell, or remove it."))
             continue
         try:
-            samples = _checked(cells[1:], decimal, sampling_rate)
-            rows[name].append(_Row(line, place, len(samples), float(np.ptp(samples[~np.isnan(samples)]))))
+            samples = _checked(cells, key, comma, sampling_rate)
+            span = float(np.ptp(samples[~np.isnan(samples)]))
+            rows[name].append(_Row(line, _Place(place, key, comma).text, len(samples), span))
         except ValueError as error:
             rows[name].append(_Row(line, "", 0, 0.0))
             faults[name].append(f"{error} (line {line}).")
     problems += _warnings(path, rows)
-    return SignalRows(_usable(path, rows, faults, problems), set(rows))
+    with _opened(path) as (_, mark):
+        reread = key > 0 or (comma and mark == ",")
+    return SignalRows(_usable(path, rows, faults, problems), set(rows), reread)
 
 
 def read_row(path: Path, name: str, place: str) -> NDArray[np.float64]:
@@ -254,15 +267,84 @@ def read_row(path: Path, name: str, place: str) -> NDArray[np.float64]:
     DataError
         If the row is no longer there.
     """
-    with _opened(path) as (file, delimiter):
-        file.seek(int(place))
-        cells = _split(file.readline(), delimiter)
+    found = _Place.of(place)
+    with _opened(path) as (file, mark):
+        file.seek(found.start)
+        cells = _split(file.readline(), mark)
     try:
-        if patient_id(cells[0] if cells else "") == name:
-            return _numbers(cells[1:], delimiter != ",")
+        if identity(cells[found.key] if found.key < len(cells) else "") == name:
+            return _numbers(cells, found.key, found.comma)
     except ValueError:
         pass
     raise DataError(f"{path.name} has changed since it was checked: start again.")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a row begins in the file, the column of the patient's number, and if decimals have commas."""
+
+    start: int
+    key: int = 0
+    comma: bool = False
+
+    @property
+    def text(self) -> str:
+        """As the index keeps it: ``120``, or ``120+1,`` with a column before the number, and commas."""
+        return f"{self.start}{f'+{self.key}' * (self.key > 0)}{',' * self.comma}"
+
+    @classmethod
+    def of(cls, text: str) -> _Place:
+        """Return the place of a text."""
+        start, _, key = text.removesuffix(",").partition("+")
+        return cls(int(start), int(key or 0), text.endswith(","))
+
+
+def _id_place(path: Path) -> int:
+    """Return the column that holds the number of the patient: the first, unless that only counts rows."""
+    with _opened(path) as (file, mark):
+        rows = [_split(line[:_FIRST_CELLS], mark)[:8] for line in file if not line.startswith(_SEPARATOR)]
+    rows = [cells for cells in rows if any(cells)]
+    if not rows:
+        return 0
+    if _is_head(rows[0]):
+        known = [name.casefold() in ID_COLUMNS or is_unnamed(name) for name in rows[0]]
+        names = [
+            name if is_id else f"samples {n}"
+            for n, (name, is_id) in enumerate(zip(rows[0], known, strict=True))
+        ]
+        return id_column(path, names, rows[1:]) if any(known) else 0
+    counted = [identity(cells[0]) for cells in rows]
+    numbers = [cells[1] if len(cells) > 1 else "" for cells in rows]
+    counts = len(rows) > 1 and any(counts_rows(counted, start) for start in (0, 1))
+    fractions = not all(cell.lstrip("+-").isdecimal() for cell in rows[0][2:])
+    if counts and fractions and all(map(str.isdecimal, numbers)) and len(set(numbers)) == len(numbers):
+        raise DataError(
+            f"The first column of {path} only counts rows, and the second seems to hold the number of the "
+            "patient: remove the first column."
+        )
+    return 0
+
+
+def _decimal_comma(path: Path) -> bool:
+    """Return whether the decimals of a table have commas: one answer for all its cells.
+
+    Raises
+    ------
+    DataError
+        If some have commas and some points, or commas may separate thousands.
+    """
+    with _opened(path) as (file, mark):
+        if mark == "," and not any('"' in line for line in file):
+            return False
+    comma = next((cell for _, _, cells in _lines(path) for cell in cells[1:] if "," in cell), "")
+    if not comma:
+        return False
+    marks = Marks.of(cell for _, _, cells in _lines(path) for cell in cells[1:])
+    if marks.has(",", "thousands") or not marks.has(",", "decimal"):
+        raise DataError(f"{path} has {comma!r}, of which the comma may mark thousands: write decimal points.")
+    if marks.has(".", "decimal"):
+        raise DataError(f"{path} has decimals with commas ({comma!r}) and with points: write all alike.")
+    return True
 
 
 def _usable(
@@ -307,53 +389,56 @@ def _warnings(path: Path, rows: dict[str, list[_Row]]) -> list[Problem]:
 def _opened(path: Path) -> Iterator[tuple[TextIO, str]]:
     """Open the table as text; give it with its delimiter."""
     with path.open("rb") as start:
-        utf16 = start.read(2) in (b"\xff\xfe", b"\xfe\xff")
+        form = encoding(start.read(4))
     try:
-        with path.open(encoding="utf-16" if utf16 else "utf-8-sig") as file:
-            first = file.readline()
+        with path.open(encoding=form) as file:
+            mark, _ = delimiter("".join(itertools.islice(file, 20)))
             file.seek(0)
-            yield file, next((mark for mark in ";\t" if mark in first), ",")
+            yield file, mark
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}): save it as CSV UTF-8.") from error
+        raise not_utf8(path, error) from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, list[str], bool]]:
-    """Return number, place, cells, and whether commas are decimal, of each row that is not empty."""
-    with _opened(path) as (file, delimiter):
-        number, place = 1, file.tell()
+def _lines(path: Path) -> Iterator[tuple[int, int, list[str]]]:
+    """Return number, place and cells of each row of samples that is not empty."""
+    with _opened(path) as (file, mark):
+        number, place, first = 1, file.tell(), True
         while line := file.readline():
-            cells = _split(line, delimiter)
-            if any(cells) and not (number == 1 and _is_head(cells, delimiter != ",")):
-                yield number, str(place), cells, delimiter != ","
-            number, place = number + 1, file.tell()
+            cells = [] if line.startswith(_SEPARATOR) else _split(line, mark)
+            if any(cells) and not (first and _is_head(cells)):
+                yield number, place, cells
+            number, place, first = number + 1, file.tell(), first and not any(cells)
 
 
-def _split(line: str, delimiter: str) -> list[str]:
-    """Return the cells of a line, without quotes, and without the empty ones that fill a table up."""
-    cells = [cell.strip() for cell in line.replace('"', "").split(delimiter)]
+def _split(line: str, mark: str) -> list[str]:
+    """Return the cells of a line, without the empty ones that fill a table up."""
+    try:
+        cells = [tidy(cell) for row in csv.reader([line], delimiter=mark) for cell in row]
+    except csv.Error:
+        cells = [line]  # a cell beyond all measure, which is no number
     while cells and not cells[-1]:
         cells.pop()
     return cells
 
 
-def _is_head(cells: list[str], decimal: bool) -> bool:
+def _is_head(cells: list[str]) -> bool:
     """Tell whether a first row holds names."""
-    if cells[0].casefold() in (*ID_COLUMNS, *UNNAMED):
+    if cells[0].casefold() in ID_COLUMNS or is_unnamed(cells[0]):
         return True
-    return len(cells) > 1 and all(_is_word(cell, decimal) for cell in cells[1:])
+    return len(cells) > 1 and all(_is_word(cell) for cell in cells[1:])
 
 
-def _is_word(cell: str, decimal: bool) -> bool:
+def _is_word(cell: str) -> bool:
     try:
-        _number(cell, decimal)
+        _number(cell, "," in cell)
     except ValueError:
         return True
     return False
 
 
-def _checked(cells: list[str], decimal: bool, sampling_rate: float) -> NDArray[np.float64]:
+def _checked(cells: list[str], key: int, comma: bool, sampling_rate: float) -> NDArray[np.float64]:
     """Return the samples of a row; a ValueError says why they cannot be used."""
-    samples = _numbers(cells, decimal)
+    samples = _numbers(cells, key, comma)
     if len(samples) < MINIMUM_DURATION * sampling_rate:
         raise ValueError(f"{len(samples)} samples are less than {MINIMUM_DURATION:g} s")
     gaps = float(np.isnan(samples).mean())
@@ -362,25 +447,25 @@ def _checked(cells: list[str], decimal: bool, sampling_rate: float) -> NDArray[n
     return samples
 
 
-def _numbers(cells: list[str], decimal: bool) -> NDArray[np.float64]:
-    """Return cells as numbers, NaN where empty; a ValueError names the first that is none."""
-    samples = np.empty(len(cells))
-    for column, cell in enumerate(cells):
+def _numbers(cells: list[str], key: int, comma: bool) -> NDArray[np.float64]:
+    """Return the cells after a column as numbers, NaN where empty; a ValueError names what is none."""
+    samples = np.empty(len(cells) - key - 1)
+    for place, cell in enumerate(cells[key + 1 :]):
         try:
-            samples[column] = _number(cell, decimal)
+            samples[place] = _number(cell, comma)
         except ValueError:
-            raise ValueError(f"{cell[:20]!r} in column {column + 2} is no number") from None
+            raise ValueError(f"{cell[:20]!r} in column {key + place + 2} is no number") from None
     return samples
 
 
-def _number(cell: str, decimal: bool) -> float:
-    """Return a cell as a number; ``decimal``: a comma is a decimal point."""
+def _number(cell: str, comma: bool) -> float:
+    """Return a cell as a number; ``comma``: decimals have commas."""
     try:
-        value = float(cell)
+        value = float(cell.replace(",", ".") if comma else cell)
     except ValueError:
         if cell.casefold() in MISSING:
             return math.nan
-        value = float(cell.replace(",", ".") if decimal else cell)
+        raise
     if math.isinf(value) or "_" in cell:
         raise ValueError("not finite")
     return value

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from datasets.beats import PLAUSIBLE_CYCLE, r_peaks
 from datasets.ecg import Ecg, flat_leads
-from datasets.patients import ENDINGS, PatientIndex
+from datasets.patients import PatientIndex
 from datasets.ptbxl import DATABASE, index_ptbxl
 from datasets.recordings import Recording, Signal
 from datasets.signal_quality import FEWEST_BEATS, SignalWarning, examine
 from datasets.signals import fill_gaps
 from datasets.sources import DataError, Problem
+from datasets.tables import ENDINGS
 from models.ecg_multimodal.clinical_branch import ClinicalScaler
 from systems.ecg_multimodal.settings import ModalitySettings
 from systems.ecg_multimodal.sources.folders import CLINICAL, IMAGES, SIGNALS, index_patient_folders

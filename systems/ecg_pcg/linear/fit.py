@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from common.errors import UserError
+from datasets.splits import split_quietly
 
 Features = Mapping[str, NDArray[np.floating]]
 
@@ -169,8 +170,10 @@ def out_of_fold_log_odds(
     if len(np.unique(groups)) < folds:
         raise UserError(f"{len(np.unique(groups))} sessions cannot be split into {folds} folds.")
     log_odds = np.full(len(labels), np.nan)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    for train, test in splitter.split(labels, labels, groups):
+    parts = split_quietly(StratifiedGroupKFold(folds, shuffle=True, random_state=seed), labels, groups)
+    if not parts:
+        raise UserError(f"{len(labels)} recordings cannot be split into {folds} folds with both classes.")
+    for train, test in parts:
         fits = fit_modalities(_rows(features, train), labels[train], inverse_penalty)
         log_odds[test] = sum_log_odds(fits, _rows(features, test))
     return log_odds

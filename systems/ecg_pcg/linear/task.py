@@ -138,9 +138,11 @@ class EcgPcgLinear(BinaryTask):
         labels = table["label"].to_numpy()
         if min(table.groupby("label")["session"].nunique()) < 2 or table["session"].nunique() < _INNER_FOLDS:
             return None
-        log_odds = out_of_fold_log_odds(
-            run.samples.features(run.train), labels, table["session"], _INNER_FOLDS, run.seed
-        )
+        features = run.samples.features(run.train)
+        try:
+            log_odds = out_of_fold_log_odds(features, labels, table["session"], _INNER_FOLDS, run.seed)
+        except UserError:  # an inner part would lack a class
+            return None
         known = np.isfinite(log_odds)
         return best_threshold(labels[known], 1 / (1 + np.exp(-log_odds[known])))
 

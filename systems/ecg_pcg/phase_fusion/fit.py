@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import UserError
+from datasets.splits import split_quietly
 from systems.ecg_pcg.linear.fit import ITERATIONS, Logistic, fit_logistic
 
 INVERSE_PENALTY: Mapping[str, float] = MappingProxyType(
@@ -248,8 +249,12 @@ def inner_folds(
     if min(of_class) < 2 or len(np.unique(sessions)) < count:
         return None
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    folds = list(splitter.split(label, label, sessions))
-    return folds if all(len(np.unique(label[train])) == 2 and len(test) for train, test in folds) else None
+    folds = split_quietly(splitter, label, sessions)
+    return (
+        folds
+        if folds and all(len(np.unique(label[train])) == 2 and len(test) for train, test in folds)
+        else None
+    )
 
 
 def _out_of_fold(

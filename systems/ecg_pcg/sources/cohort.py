@@ -17,16 +17,17 @@ from pathlib import Path, PurePosixPath
 
 import wfdb
 
+from datasets.identity import alike, identity, spelled, warn_alike
 from datasets.simulated import SIMULATION
 from datasets.sources import (
     LABELS,
     DataError,
     Problem,
     SourceIndex,
-    csv_cells,
     plain_number,
     readable,
 )
+from datasets.tables import REREAD, find_entry, read_rows
 from datasets.wfdb_files import is_inside, read_header, signal_files
 from systems.ecg_pcg.sources.beats_of_recording import index_table
 
@@ -71,9 +72,11 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
         If ``labels.csv`` is absent or unreadable, lacks a column, or its labels are ambiguous.
     """
     _refuse_same_channel(ecg_channel, pcg_channel)
-    table = read_labels(root / _LABELS_FILE)
+    problems: list[Problem] = []
+    path = (find_entry(root, _LABELS_FILE, problems) if root.is_dir() else None) or root / _LABELS_FILE
+    table = read_labels(path)
     unit = next((column for column in ("session", "person") if column in table.columns), "recording")
-    problems = [*table.problems, *([_NO_GROUPS] if unit == "recording" else [])]
+    problems += [*table.problems, *([_NO_GROUPS] if unit == "recording" else [])]
     headers = _find_headers(root, problems)
     rows = []
     for name, row in table.rows.items():
@@ -87,18 +90,21 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
         problems.append(
             Problem(name, f"The record has no row in {_LABELS_FILE}.", "Add a row, or remove it.")
         )
-    problems += _keep_persons_apart(rows)
+    written = [(row["session"], row["person"]) for row in rows]
+    problems += _keep_persons_apart(rows, unit)
+    doubtful = any(alike(names) for names in zip(*written, strict=True)) if unit != "recording" else False
     numbers = [{"position": math.nan} | {key: int(row[key]) for key in ("label", "quality")} for row in rows]
     index = index_table([{**row, **own} for row, own in zip(rows, numbers, strict=True)])
     named = {"ecg_channel": ecg_channel, "pcg_channel": pcg_channel}
     choices = {option: channel for option, channel in named.items() if channel}
+    choices |= REREAD if table.respelled or doubtful else {}
     return SourceIndex(
         "cohort",
         root,
         index,
         problems,
         {"cohort": unit},
-        [_LABELS_FILE],
+        [path.name],
         choices,
         simulated=(root / SIMULATION).is_file(),
     )
@@ -192,8 +198,9 @@ def _check_row(row: dict[str, str], headers: dict[str, str], unit: str) -> None:
 
 def _hint(name: str, headers: dict[str, str]) -> str:
     """Suggest the record that was probably meant."""
-    last = _folded(PurePosixPath(name).name)
-    similar = [known for known in headers if _folded(PurePosixPath(known).name) == last]
+    last = identity(PurePosixPath(name).name)
+    others = {known: identity(PurePosixPath(known).name) for known in headers}
+    similar = [known for known, other in others.items() if other == last or alike([other, last])]
     return f"Write {similar[0]!r}, if that is meant." if similar else "Add the record, or remove the row."
 
 
@@ -286,17 +293,18 @@ def _annotation(root: Path, row: dict[str, str], header: str, problems: list[Pro
     return ""
 
 
-def _keep_persons_apart(rows: list[dict[str, str]]) -> list[Problem]:
-    """Make one session of those that share a person."""
+def _keep_persons_apart(rows: list[dict[str, str]], unit: str = "session") -> list[Problem]:
+    """Make one session of those that share a person, or may do so: the spelling leaves doubt."""
+    problems: list[Problem] = []
     sessions: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if row["person"]:
             sessions[row["person"]].add(row["session"])
+    joined = _alike(rows, sessions, unit, problems)
     groups = {row["session"]: {row["session"]} for row in rows}
-    for own in sessions.values():
+    for own in [*sessions.values(), *joined]:
         merged = set[str]().union(*(groups[session] for session in own))
         groups |= dict.fromkeys(merged, merged)
-    problems = []
     for person, own in sessions.items():
         if len(own) > 1:
             what = f"The person {person} is in the sessions {', '.join(sorted(own))}; they count as one."
@@ -305,6 +313,19 @@ def _keep_persons_apart(rows: list[dict[str, str]]) -> list[Problem]:
     for row in rows:
         row["session"] = "+".join(sorted(groups[row["session"]]))
     return problems
+
+
+def _alike(
+    rows: list[dict[str, str]], sessions: dict[str, set[str]], unit: str, problems: list[Problem]
+) -> list[set[str]]:
+    """Return the sessions of persons, and the sessions, whose names may be one; name these."""
+    consequence = "they are in the same part of every split"
+    persons = warn_alike(sessions, "persons", consequence, problems)
+    found = [set[str]().union(*(sessions[person] for person in group)) for group in persons]
+    if unit == "session":
+        names = (row["session"] for row in rows)
+        found += map(set, warn_alike(names, "sessions", consequence, problems))
+    return found
 
 
 COLUMNS = ("recording", "session", "person", "label", "diagnosis", "site", "quality", "annotation")
@@ -326,12 +347,15 @@ class _LabelsTable:
         Every recording that occurs.
     problems : list of Problem
         Rows that are left out.
+    respelled : bool
+        Whether persons or sessions are shown otherwise than written.
     """
 
     columns: list[str]
     rows: dict[str, dict[str, str]]
     listed: set[str]
     problems: list[Problem]
+    respelled: bool
 
 
 def read_labels(path: Path) -> _LabelsTable:
@@ -344,7 +368,7 @@ def read_labels(path: Path) -> _LabelsTable:
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist: a cohort needs this table (docs/data.md has an example).")
-    lines = csv_cells(path)
+    lines = read_rows(path)
     columns = [cell.lower() for cell in lines[0][1]] if lines else []
     _check_columns(path, columns)
     problems: list[Problem] = []
@@ -363,7 +387,14 @@ def read_labels(path: Path) -> _LabelsTable:
         else:
             rows.append(row)
     _refuse_ambiguous(path, rows)
-    return _LabelsTable(columns, _single(path, rows, problems), {row["recording"] for row in rows}, problems)
+    respelled = False
+    for column in ("session", "person"):
+        names = spelled(row[column] for row in rows)
+        respelled |= any(cell != name for cell, name in names.items())
+        for row in rows:
+            row[column] = names[row[column]]
+    listed = {row["recording"] for row in rows}
+    return _LabelsTable(columns, _single(path, rows, problems), listed, problems, respelled)
 
 
 def record_name(cell: str) -> str:

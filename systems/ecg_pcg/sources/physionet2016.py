@@ -6,15 +6,16 @@ The layout, and the traps in it, are described in ``docs/data.md``.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from datasets.identity import spelled
 from datasets.simulated import SIMULATION
 from datasets.sources import DataError, Problem, SourceIndex, readable
+from datasets.tables import read_frame, read_rows
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import index_table
 
@@ -118,10 +119,7 @@ def _fetch_hint(root: Path, name: str) -> str:
 def _read_reference(table: Path, problems: list[Problem]) -> list[tuple[str, int, int]]:
     """Return (recording, label, quality) for each valid row; name every other row as a problem."""
     good: dict[str, tuple[str, int, int]] = {}
-    for number, cells in enumerate(_table_cells(table), start=1):
-        row = [cell.strip() for cell in cells]
-        if not any(row):
-            continue
+    for number, row in read_rows(table):
         where = f"{table.name}, line {number}"
         name, label, quality = row[0], *(row[1:3] + ["", "1"][len(row) - 1 :])[:2]
         if not _RECORDING_NAME.fullmatch(name):
@@ -140,15 +138,6 @@ def _read_reference(table: Path, problems: list[Problem]) -> list[tuple[str, int
         else:
             good[name] = (name, LABELS[label], int(quality))
     return list(good.values())
-
-
-def _table_cells(table: Path) -> list[list[str]]:
-    """Return the cells of a table of labels."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.reader(file))
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise DataError(f"{table} cannot be read as a table ({error}): save it as CSV UTF-8.") from error
 
 
 def _listed_once(
@@ -201,13 +190,11 @@ def _read_appendix(root: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=list(columns.values())).set_index("recording")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:  # those of pandas and of decoding are ValueErrors
-        raise DataError(f"{APPENDIX} cannot be read ({error}): fetch the file again.") from error
-    absent = sorted(set(columns) - set(table.columns))
-    if absent:
-        raise DataError(f"{APPENDIX} lacks the columns {', '.join(absent)}; fetch the file again.")
-    table = table[list(columns)].rename(columns=columns).apply(lambda column: column.str.strip())
+        table = read_frame(path, list(columns))[list(columns)].rename(columns=columns)
+    except DataError as error:
+        raise DataError(f"{error} Fetch the file again.") from error
+    for column in ("subject", "raw"):
+        table[column] = table[column].map(spelled(table[column]))
     return table.drop_duplicates("recording").set_index("recording")
 
 

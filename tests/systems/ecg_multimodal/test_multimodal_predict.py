@@ -589,3 +589,47 @@ def test_records_of_ptbxl_are_predicted_without_diagnoses_and_one_missing_lead_i
     assert rows["1"]["signals_used"] == list(VIEWS)
     assert rows["1"]["clinical"] == {"age": 50, "sex": 1, "height": None, "weight": 70, "smoking": None}
     assert "Lead V3 of its signal holds nothing" in rows["2"]["reason"]
+
+
+# Tables as others write them ------------------------------------------------------------------------------
+
+
+def test_letter_case_of_files_and_folders_changes_nothing(own, made, before):
+    for name, other in (
+        ("images", "Images"),
+        ("ecg_signals.csv", "ECG_Signals.csv"),
+        ("clinical.csv", "Clinical.CSV"),
+    ):
+        (own / name).rename(own / other)
+    rows = call(own, "--checkpoint", made())
+    assert {row["recording"]: row["probability"] for row in rows} == before
+    assert all(row["signals_used"] == list(VIEWS) for row in rows)
+
+
+def test_a_folder_with_a_table_that_is_not_read_is_refused_and_the_others_are_predicted(
+    own, made, before, tmp_path, capsys
+):
+    other = Path(shutil.copytree(own, tmp_path / "other"))
+    (other / "clinical.csv").rename(other / "clinical.xls")
+    rows = some_refused(capsys, other, own, "--checkpoint", made())
+    assert "clinical.xls is not read: save it as" in rows["other"]["reason"]
+    assert {name: row["probability"] for name, row in rows.items() if name != "other"} == before
+    with pytest.raises(UserError, match=r"clinical\.xls is not read"):
+        call(other, "--checkpoint", made())
+
+
+def test_a_picture_outside_of_folders_is_not_passed_over(own, made, capsys):
+    (own / "images/2/002ECG_lead2.jpg").rename(own / "images/2.jpg")
+    (own / "images/2").rmdir()
+    rows = some_refused(capsys, own, "--checkpoint", made())
+    assert "2.jpg lies in no patient's folder. Mend the image, or remove it" in rows["2"]["reason"]
+    assert rows["1"]["signals_used"] == list(VIEWS)
+
+
+def test_a_number_that_may_be_two_counts_as_missing_with_a_warning(own, made):
+    head, *rows = rows_of(own / "clinical.csv")
+    rows[0][head.index("weight")] = "3,250"
+    save(own / "clinical.csv", [head, *rows])
+    row = call(own, "--checkpoint", made())[0]
+    assert row["clinical"]["weight"] is None
+    assert "weight '3,250' may be 3.25 or 3250: write one of them" in texts(row)

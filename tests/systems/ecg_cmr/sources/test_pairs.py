@@ -428,3 +428,47 @@ def test_ptbxl_is_a_source_of_patients_without_cine(make_ptbxl):
 def test_a_table_of_signals_is_no_such_source(make_patients):
     with pytest.raises(DataError, match="no WFDB records"):
         ecg_only(index_patient_folders(make_patients()))
+
+
+def test_decimal_commas_are_read_and_what_may_be_thousands_is_named(root):
+    rows = table_of(root)
+    plain = index_pairs(root)
+    commas = [
+        {name: cell if "/" in cell else cell.replace(".", ",") for name, cell in row.items()} for row in rows
+    ]
+    save(root, commas)
+    index = index_pairs(root)
+    assert index.problems == plain.problems
+    assert index.targets.equals(plain.targets)
+    save(root, [row | {"bnp": "3,250"} for row in rows])
+    index = index_pairs(root)
+    assert "'bnp' holds no number that is sure ('3,250' may be 3.25 or 3250" in reported(
+        index.problems, "pairs.csv"
+    )
+    assert "bnp" not in index.indicators
+
+
+def test_patients_that_may_be_one_are_named_and_in_one_part(root):
+    change(root, 0, patient="p7")
+    change(root, 1, patient="P7")
+    change(root, 2, patient="007.0")
+    index = index_pairs(root)
+    table = index.recordings.set_index("recording")
+    assert table.loc[["p7", "P7", "7"], "person"].tolist() == ["P7+p7", "P7+p7", "7"]
+    assert "The patients P7 and p7 may be one" in reported(index.problems, "P7, p7")
+
+
+def test_an_index_before_the_patients_is_none(root):
+    rows = table_of(root)
+    plain = index_pairs(root).recordings
+    save(root, [{"": str(number)} | row for number, row in enumerate(rows)])
+    assert index_pairs(root).recordings.equals(plain)
+    save(
+        root,
+        [
+            {"": str(number)} | {k: v for k, v in row.items() if k != "patient"}
+            for number, row in enumerate(rows)
+        ],
+    )
+    with pytest.raises(DataError, match="without a name only counts rows"):
+        index_pairs(root)

@@ -163,3 +163,12 @@ def test_one_class_or_too_few_sessions_are_refused(features, labels, sessions):
         fit_modalities(features, np.ones(COUNT, dtype=int))
     with pytest.raises(UserError, match="24 sessions cannot be split into 25 folds"):
         out_of_fold_log_odds(features, labels, sessions, folds=25)
+
+
+@pytest.mark.parametrize("normal", [2, 4])
+def test_a_class_smaller_than_the_folds_is_one_sentence(features, labels, recwarn, normal):
+    rows = np.concatenate([np.flatnonzero(labels == 0)[:normal], np.flatnonzero(labels == 1)[:4]])
+    few = {name: values[rows] for name, values in features.items()}
+    with pytest.raises(UserError, match=r"recordings cannot be split into 5 folds with both classes\."):
+        out_of_fold_log_odds(few, labels[rows], np.arange(len(rows)))
+    assert not recwarn.list

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import wfdb
 
 import evaluate
+import load_data
 import training
 from common.errors import UserError
 from evaluation.scores import best_threshold
@@ -130,3 +132,34 @@ def test_the_audit_ends_with_status_one_when_a_session_is_shared(simulated_cache
     with pytest.raises(SystemExit) as left:
         evaluate.main(["--audit", "--cache", str(simulated_cache.path), "--results-dir", str(tmp_path)])
     assert left.value.code == 1
+
+
+@pytest.fixture(scope="module")
+def pilot(tmp_path_factory):
+    """Return a cache of eight people with one recording each, three of them abnormal."""
+    root = tmp_path_factory.mktemp("pilot")
+    rng, rows = np.random.default_rng(0), ["recording,person,label"]
+    beat = 2 * np.exp(-(((np.arange(8000) / 1000) % 0.9 - 0.4) ** 2) / 0.0002)
+    for k in range(8):
+        signals = np.stack([beat, rng.normal(0, 0.1, 8000)], axis=1) + rng.normal(0, 0.01, (8000, 2))
+        wfdb.wrsamp(f"r{k}", 1000, ["mV", "NU"], ["ECG", "PCG"], signals, fmt=["16"] * 2, write_dir=str(root))
+        rows.append(f"r{k},p{k},{int(k < 3)}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    return load_data.main(["--raw-dir", str(root), "--cache-dir", str(root / "cache"), "--jobs", "1"])
+
+
+@pytest.mark.filterwarnings("error::UserWarning:sklearn")
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [("linear", []), ("phase-fusion", []), ("pacfnet", ["--epochs", "1", "--width", "8", "--points", "250"])],
+)
+def test_a_class_smaller_than_the_folds_is_said_in_a_sentence(pilot, tmp_path, capsys, model, options):
+    train(pilot, tmp_path, "--model", model, "--fold-count", "5", *options)
+    said = capsys.readouterr().out
+    assert (
+        "holds one label only, which has no AUROC, as there are 5 of label 0, 3 of label 1 (sessions)" in said
+    )
+    notes = said.count("too few sessions for inner folds")
+    assert notes == (0 if model == "pacfnet" else 5)
+    with pytest.raises(UserError, match="cannot make 6 folds: there are 5 of label 0, 3 of label 1"):
+        train(pilot, tmp_path, "--model", model, "--fold-count", "6", *options)

@@ -118,6 +118,7 @@ def test_inner_folds_are_session_level_and_need_enough_sessions():
     assert all(not set(session[train]) & set(session[test]) for train, test in folds)
     assert inner_folds(label, np.repeat([0, 1, 2], 20), 4, seed=0) is None
     assert inner_folds(np.repeat([0, 1], [5, 55]), session, 4, seed=0) is None  # class 0 in one session
+    assert inner_folds(np.repeat([0, 1], [4, 2]), np.arange(6), 5, seed=0) is None  # neither class fills five
 
 
 def test_a_random_deep_path_gets_no_weight_and_an_informative_one_does():

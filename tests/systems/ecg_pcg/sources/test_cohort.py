@@ -288,3 +288,63 @@ def test_a_signal_is_never_dropped_in_silence(tmp_path, channels, options, said)
     assert index.recordings["recording"].tolist() == ["r1"]
     assert re.search(said, reported(index, "r1"))
     assert bool(index.problems) == bool(said)
+
+
+WRITTEN = "recording,person,label\nr1,{},0\nr2,{},0\nr3,{},1\nr4,{},1\n"
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("7", "007", "8", "9"),
+        ("7.0", "7", "8", "9"),
+        (" 7", "7\u00a0", "8", "9"),
+        ("'7", '="""7"""', "8", "9"),
+    ],
+)
+def test_a_person_is_one_however_the_number_is_written(tmp_path, cells):
+    quoted = ['"' + cell.replace('="""', '=""').replace('"""', '""') + '"' for cell in cells]
+    index = index_cohort(make_cohort(tmp_path, WRITTEN.format(*quoted)))
+    assert index.problems == []
+    assert index.recordings["session"].tolist() == ["7", "7", "8", "9"]
+    assert index.recordings["person"].tolist() == ["7", "7", "8", "9"]
+
+
+def test_a_person_is_shown_as_written_and_names_its_cache_as_before(tmp_path):
+    index = index_cohort(make_cohort(tmp_path, WRITTEN.format("007", "007", "P-08", "9.0")))
+    assert index.recordings["session"].tolist() == ["007", "007", "P-08", "9.0"]
+    assert index.choices == {}
+    (tmp_path / "labels.csv").write_text(WRITTEN.format("007", "7", "P-08", "9.0"))
+    assert index_cohort(tmp_path).choices != {}
+
+
+def test_persons_that_may_be_one_are_named_and_in_one_part(tmp_path):
+    index = index_cohort(make_cohort(tmp_path, WRITTEN.format("P7", "p7", "P07", "7")))
+    assert index.recordings["session"].tolist() == ["P07+P7+p7"] * 3 + ["7"]
+    assert index.recordings["person"].tolist() == ["P7", "p7", "P07", "7"]
+    assert "The persons P07 and P7 and p7 may be one" in reported(index, "P07, P7, p7")
+    assert "same part of every split" in reported(index, "P07, P7, p7")
+    assert [problem.left_out for problem in index.problems] == [False]
+
+
+def test_sessions_are_read_like_persons(tmp_path):
+    index = index_cohort(
+        make_cohort(tmp_path, WRITTEN.format("1", "01", "s2", "S2").replace("person", "session"))
+    )
+    assert index.recordings["session"].tolist() == ["1", "1", "S2+s2", "S2+s2"]
+
+
+@pytest.mark.parametrize("nobody", ["nan", "N/A", "-", "\u200b"])
+def test_a_cell_that_says_that_nobody_is_known_names_no_person(tmp_path, nobody):
+    index = index_cohort(make_cohort(tmp_path, WRITTEN.format("1", nobody, nobody, "2")))
+    assert index.recordings["recording"].tolist() == ["r1", "r4"]
+    assert "The person is missing" in reported(index, "r2")
+
+
+def test_the_table_is_found_in_any_letter_case_and_a_number_without_its_zeros_is_hinted_at(tmp_path):
+    make_cohort(tmp_path, "recording,person,label\n1,a,0\n002,b,1\n", ["001", "002"])
+    (tmp_path / "labels.csv").rename(tmp_path / "Labels.CSV")
+    index = index_cohort(tmp_path)
+    assert index.files == ["Labels.CSV"]
+    assert index.recordings["recording"].tolist() == ["002"]
+    assert "Write '001'" in reported(index, "1")

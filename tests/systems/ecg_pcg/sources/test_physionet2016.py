@@ -258,3 +258,25 @@ def test_training_a_as_published(real_data):
     normal = kept[kept["label"] == 0]
     assert normal["session"].nunique() == 13
     assert (normal["session"] == "C115").sum() == 52
+
+
+def test_a_subject_or_raw_recording_is_one_however_the_number_is_written(tmp_path):
+    references = {letter: "".join(f"{letter}000{k},1,1\n" for k in range(1, 5)) for letter in "be"}
+    appendix = [f"b000{k},,CAD,{subject},," for k, subject in enumerate(["7", "007", "7.0", "8"], start=1)]
+    appendix += [
+        f"e000{k},,Normal,,{raw}," for k, raw in enumerate(["12", "12.0", "\u00a012", "13"], start=1)
+    ]
+    index = index_physionet2016(make_release(tmp_path, references, appendix), ["b", "e"])
+    sessions = column(index, "session")
+    assert [sessions[f"b000{k}"] for k in range(1, 5)] == ["B7", "B7", "B7", "B8"]
+    assert [sessions[f"e000{k}"] for k in range(1, 5)] == ["E12 Normal"] * 3 + ["E13 Normal"]
+
+
+def test_tables_that_a_spreadsheet_saved_again_say_the_same(tmp_path):
+    plain = index_physionet2016(make_release(tmp_path / "plain", {"a": GOOD}, GOOD_APPENDIX), ["a"])
+    root = make_release(tmp_path / "saved", {"a": GOOD.replace(",", ";")}, GOOD_APPENDIX)
+    text = (root / APPENDIX).read_text().replace(",", "\t")
+    (root / APPENDIX).write_bytes(text.encode("utf-16"))
+    saved = index_physionet2016(root, ["a"])
+    assert saved.problems == []
+    assert saved.recordings.equals(plain.recordings)
