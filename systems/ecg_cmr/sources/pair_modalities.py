@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import wfdb
 from numpy.typing import NDArray
 
+from datasets.array_files import ARRAYS, read_array
 from datasets.cache import Prepared
 from datasets.ecg import LEADS, PLAUSIBLE_RATE, Ecg, flat_leads, prepare_signal, read_ecg
 from datasets.signals import MINIMUM_DURATION
@@ -99,7 +99,7 @@ def read_leads(path: Path, root: Path, rate: float = 0.0) -> Ecg:
     Parameters
     ----------
     path : pathlib.Path
-        WFDB header, or ``.npy`` of shape (leads, T) in millivolts.
+        WFDB header, file of channels, or array file of shape (leads, T) in millivolts.
     root : pathlib.Path
         Folder outside which nothing is read.
     rate : float
@@ -110,7 +110,8 @@ def read_leads(path: Path, root: Path, rate: float = 0.0) -> Ecg:
     DataError
         If it cannot be read, has no known lead, or no plausible rate, length or unit.
     """
-    ecg = _npy_leads(path, rate) if path.name.endswith(".npy") else _wfdb_leads(path, root)
+    is_array = path.suffix.lower() in ARRAYS
+    ecg = _npy_leads(path, rate) if is_array else read_ecg(path, root, LEADS, some=True)
     low, high = PLAUSIBLE_RATE
     if not low <= ecg.sampling_rate <= high:
         raise DataError(
@@ -129,27 +130,10 @@ def read_leads(path: Path, root: Path, rate: float = 0.0) -> Ecg:
     return Ecg(samples, ecg.sampling_rate)
 
 
-def _wfdb_leads(header: Path, root: Path) -> Ecg:
-    """Return the leads of a WFDB record."""
-    try:
-        named = wfdb.rdheader(str(header.with_suffix(""))).sig_name or []
-    except Exception as error:  # wfdb raises many kinds for a damaged header
-        raise DataError(f"The header {header.name} cannot be read: {error}") from error
-    known = {name.strip().casefold() for name in named}
-    there = tuple(lead for lead in LEADS if lead.casefold() in known)
-    if not there:
-        raise DataError(f"The recording {header.stem} has none of the leads {', '.join(LEADS)}.")
-    ecg = read_ecg(header, root, there)
-    return Ecg(_in_order(ecg.samples, list(there)), ecg.sampling_rate)
-
-
 def _npy_leads(path: Path, rate: float) -> Ecg:
     """Return the leads of an array file."""
-    try:
-        samples = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"The ECG {path.name} cannot be read ({error}).") from error
-    if not isinstance(samples, np.ndarray) or samples.ndim != 2 or samples.dtype.kind not in "uif":
+    samples = read_array(path)
+    if samples.ndim != 2:
         raise DataError(f"The ECG {path.name} is no array of shape (leads, samples).")
     stated_rate, names = _sidecar(path)
     rate = rate or stated_rate

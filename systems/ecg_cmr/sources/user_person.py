@@ -20,6 +20,7 @@ from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError, Problem
 from systems.base.predictor import RecordingPath
 from systems.ecg_cmr.sources.pairs import COVARIATES
+from systems.ecg_cmr.sources.user_ecg import name_of
 
 _SEX = {"male": 0.0, "female": 1.0}
 
@@ -46,7 +47,7 @@ class People:
         """Return what is known of who was recorded there, and what is doubtful about it."""
         if self.rows is None:
             return dict(self.given), []
-        names = [patient_id(path.path.name.removesuffix(".hea").removesuffix(".npy"))]
+        names = [patient_id(name_of(path.path.name))]
         if "/" in path.name:  # a name without folder may have a number, being the second of its kind
             names.insert(0, patient_id(path.name))
         cells = next((self.rows[name] for name in names if name in self.rows), None)

@@ -8,15 +8,12 @@ import pytest
 from scipy.io import wavfile
 
 from datasets.recordings import read_recording
+from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError
 from systems.base.predictor import RecordingPath
 from systems.ecg_pcg.settings import EcgPcgPredictionSettings
 from systems.ecg_pcg.sources.simulated import write_record
-from systems.ecg_pcg.sources.user_recording import (
-    find_recordings,
-    read_user_recording,
-    read_wav,
-)
+from systems.ecg_pcg.sources.user_recording import find_recordings, read_user_recording
 
 RATE = 2000
 
@@ -34,6 +31,11 @@ def record(folder: Path, name: str = "a0001", ecg: np.ndarray | None = None, wit
 
 def read(path: Path, **options):
     return read_user_recording(RecordingPath("mine", path), EcgPcgPredictionSettings(**options))
+
+
+def read_wav(path: Path):
+    recording = read_recording(path, path.parent)
+    return recording.pcg, [SignalWarning(*warning) for warning in recording.warnings]
 
 
 # Finding --------------------------------------------------------------------------------------------------
