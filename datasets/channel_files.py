@@ -19,7 +19,8 @@ _LEAD_CODES = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF"} | {
     number + 2: f"V{number}" for number in range(1, 7)
 }
 """Leads by the last part of their code, which SCP-ECG and ISO/IEEE 11073-10101 share."""
-_OPEN_LENGTH = "header indicates -1 data records"
+_OPEN_LENGTH = -1
+"""Number of records that an EDF file states while it is being written."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read_channels(path: Path) -> ChannelFile:
     except (DataError, OSError, MemoryError):
         raise
     except Exception as error:  # there is no end to the ways in which files from anywhere can be damaged
-        reason = (str(error) or type(error).__name__).rstrip(".")
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")  # pydicom's has many
         raise DataError(f"{path.name} cannot be read: {reason}.") from error
     if not found.channels:
         raise DataError(f"{path.name} holds no channel.")
@@ -98,17 +99,24 @@ def _edf(path: Path) -> ChannelFile:
     read: Any = edfio.read_bdf if path.suffix.lower() == ".bdf" else edfio.read_edf
     with catch_warnings(record=True) as caught:
         simplefilter("always")
-        content: Any = read(path, header_encoding="latin-1")
-        if "+D" in content.reserved:
-            raise DataError(f"{path.name} has gaps in time ({content.reserved}): write it without.")
+        try:
+            content: Any = read(path, header_encoding="latin-1")
+        except (ValueError, IndexError, KeyError) as error:
+            raise DataError(f"{path.name} cannot be read: its header is no header of EDF or BDF.") from error
         channels = [_edf_channel(signal) for signal in content.signals]
-    texts = [str(warning.message) for warning in caught]
-    faults = [text for text in texts if _OPEN_LENGTH not in text and not text.startswith("Incomplete")]
-    was_open = len(faults) < len(texts) and any(_OPEN_LENGTH in text for text in texts)
-    if faults or (texts and not was_open):
-        raise DataError(f"{path.name} does not hold what it declares: {(faults or texts)[0].rstrip('.')}.")
+    with path.open("rb") as stream:
+        declared, held = int(stream.read(244)[236:]), content.num_data_records
+    if "+D" in content.reserved:
+        raise DataError(f"{path.name} has gaps in time ({content.reserved}): write it without.")
+    if declared not in (_OPEN_LENGTH, held):
+        raise DataError(f"{path.name} is cut short: {declared} records are declared, and {held} are there.")
+    faults = [str(warning.message) for warning in caught if "indicates -1" not in str(warning.message)]
+    if declared == _OPEN_LENGTH:
+        faults = [fault for fault in faults if not fault.startswith("Incomplete")]
+    if faults:
+        raise DataError(f"{path.name} does not hold what it declares: {faults[0].rstrip('.')}.")
     text = f"The length of {path.name} was left open: all {content.duration:.1f} s are read."
-    return ChannelFile(channels, (text,) if was_open else ())
+    return ChannelFile(channels, (text,) if declared == _OPEN_LENGTH else ())
 
 
 def _edf_channel(signal: Any) -> Channel:
@@ -126,7 +134,10 @@ def _edf_channel(signal: Any) -> Channel:
 def _dicom(path: Path) -> ChannelFile:
     """Read the original waveforms of a DICOM file with pydicom; averaged beats are left aside."""
     import pydicom  # takes a third of a second
+    import pydicom.misc
 
+    if not pydicom.misc.is_dicom(path):
+        raise DataError(f"{path.name} cannot be read: it is no DICOM file.")
     content = pydicom.dcmread(path)
     groups = content.get("WaveformSequence") or []
     if not groups:
@@ -144,6 +155,9 @@ def _dicom_group(content: Any, number: int) -> list[Channel]:
     from pydicom.waveforms import multiplex_array
 
     group = content.WaveformSequence[number]
+    samples = group.NumberOfWaveformChannels * group.NumberOfWaveformSamples
+    if len(group.WaveformData) < samples * group.WaveformBitsAllocated // 8:
+        raise DataError(f"{Path(content.filename).name} is cut short: its waveform is shorter than declared.")
     raw, physical = multiplex_array(content, number), multiplex_array(content, number, as_raw=False)
     physical[raw == _padding(group, raw)] = np.nan
     limits = np.iinfo(raw.dtype)

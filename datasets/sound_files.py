@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from datasets.sources import DataError
 
-SOUNDS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff")
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 """Endings of sound files that are read."""
 PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _LOSSY = ("MP3", "OGG")
