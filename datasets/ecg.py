@@ -113,8 +113,14 @@ def read_ecg(file: Path, root: Path, leads: Sequence[str] = LEADS, some: bool = 
     if file.suffix != ".hea":
         return _of_channels(file, root, leads, some)
     record, _ = read_record(file, root)
-    numbers = _find_leads(file.stem, record.sig_name, leads, some)
+    numbers = _find_leads(file.stem, [name or "(no name)" for name in record.sig_name], leads, some)
     rate = _common(file.stem, [record.samps_per_frame[number] for number in numbers.values()])
+    unknown = [lead for lead, number in numbers.items() if number in record.uncalibrated]
+    if unknown:
+        raise DataError(
+            f"The header {file.name} states no gain of {', '.join(unknown)}, and so no millivolts: "
+            "add it, as in 1000/mV."
+        )
     units = {number: str(record.units[number]) for number in numbers.values()}
     scales = {number: millivolts_of(unit) for number, unit in units.items()}
     if None in scales.values():

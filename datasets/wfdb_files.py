@@ -23,7 +23,10 @@ _LONGEST_LINE = 2_000
 """Bytes in a line of a header beyond which it is not parsed: wfdb's patterns take the square of it."""
 _MOST_LINES = 10_000
 _MILLIVOLTS = {"nv": 1e-6, "uv": 1e-3, "mv": 1.0, "v": 1e3}
-_SAME_IN_SEGMENTS = ("sig_name", "units", "adc_gain", "baseline", "fmt", "samps_per_frame", "fs")
+_SAME_IN_SEGMENTS = {
+    **{"sig_name": "channels", "units": "unit", "adc_gain": "gain", "baseline": "baseline"},
+    **{"fmt": "format", "samps_per_frame": "rate", "fs": "rate"},
+}
 
 
 def millivolts_of(unit: str) -> float | None:
@@ -72,28 +75,36 @@ def _parse(header: Path) -> wfdb.Record | wfdb.MultiRecord:
         raise DataError(f"The header {header.name} does not exist.") from None
     except Exception as error:  # wfdb raises many kinds for a damaged header
         raise DataError(f"The header {header.name} cannot be read: {error}") from error
-    if isinstance(content, wfdb.Record) and not stored.isascii():
-        _restore_letters(content, stored)
+    if isinstance(content, wfdb.Record):
+        _restore(content, stored)
     return content
 
 
-def _restore_letters(content: wfdb.Record, stored: bytes) -> None:
-    """Give a record the units and names of its channels with all their letters, of UTF-8 or Latin-1."""
+def _restore(content: wfdb.Record, stored: bytes) -> None:
+    """Give a record what wfdb drops: letters of UTF-8 or Latin-1, and which channels state no gain.
+
+    For those wfdb takes the default of 200 a millivolt; the format calls them uncalibrated.
+    """
+    content.uncalibrated = set()
     try:
         text = stored.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = stored.decode("latin-1")
     lines, _ = parse_header_content(re.sub("[\x85\u2028\u2029]", " ", text))  # no ends of lines in ASCII
     for number, line in enumerate(lines[1:]):
-        found = None if line.isascii() else rx_signal.match(line)
-        if found:
+        found = rx_signal.match(line)
+        if found and not line.isascii():
             content.units[number] = found["units"] or "mV"
             content.sig_name[number] = found["sig_name"]
+        if found and not found["adc_gain"].strip("0."):
+            content.uncalibrated.add(number)
 
 
 def _segments(header: Path, content: wfdb.MultiRecord) -> list[tuple[Path | None, int]]:
     """Return header and length of each segment that has samples; None is a gap."""
     stated = list(zip(content.seg_name, content.seg_len, strict=True))
+    if len(stated) != content.n_seg or sum(content.seg_len) != content.sig_len:
+        raise DataError(f"The header {header.name} declares other segments or another length than it lists.")
     segments = [
         (None if name == "~" else header.parent / f"{name}.hea", length) for name, length in stated if length
     ]
@@ -108,10 +119,10 @@ def _segments(header: Path, content: wfdb.MultiRecord) -> list[tuple[Path | None
 def _alike(header: Path, content: wfdb.MultiRecord, segments: list[wfdb.Record]) -> wfdb.Record:
     """Return one record for segments that have the same channels, gains, units, formats and rates."""
     first = copy.copy(segments[0])
-    for field in _SAME_IN_SEGMENTS:
+    for field, what in _SAME_IN_SEGMENTS.items():
         if any(getattr(segment, field, None) != getattr(first, field, None) for segment in segments):
             raise DataError(
-                f"The segments of the multi-segment record {header.stem} differ in {field}: "
+                f"The segments of the multi-segment record {header.stem} differ in {what}: "
                 f"name one of them instead, such as {segments[0].record_name}."
             )
     first.record_name, first.sig_len = content.record_name, sum(content.seg_len)
@@ -177,8 +188,7 @@ def _opened(header: Path, root: Path) -> tuple[wfdb.Record | wfdb.MultiRecord, l
         raise DataError(f"The header {header.name} is a link that leads outside the data folder.")
     content = _parse(header)
     if isinstance(content, wfdb.MultiRecord):
-        parts = [path for path, _ in _segments(header, content) if path]
-        return content, [file for path in parts for file in (path, *signal_files(path, root))]
+        return content, _files_of_segments(header, content, root)
     names = dict.fromkeys(getattr(content, "file_name", None) or [])
     if not names:
         raise DataError(f"The header {header.name} names no signal file.")
@@ -194,6 +204,17 @@ def _opened(header: Path, root: Path) -> tuple[wfdb.Record | wfdb.MultiRecord, l
         files.append(file)
     _check_declared(content, header)
     return content, files
+
+
+def _files_of_segments(header: Path, content: wfdb.MultiRecord, root: Path) -> list[Path]:
+    """Return the headers and signal files of segments, and the header that tells their layout."""
+    files = [
+        part for path, _ in _segments(header, content) if path for part in (path, *signal_files(path, root))
+    ]
+    layouts = [header.parent / f"{name}.hea" for name in content.seg_name]
+    return files + [
+        path for path in layouts if path not in files and is_inside(path, root) and path.is_file()
+    ]
 
 
 def record_files(root: Path, recordings: Iterable[str]) -> list[str]:
@@ -262,6 +283,7 @@ def read_record(header: Path, root: Path) -> tuple[wfdb.Record, list[Path]]:
     except Exception as error:  # wfdb raises many kinds for damaged files
         raise DataError(f"The recording {header.stem} cannot be read: {error}") from error
     record.units, record.sig_name = content.units, content.sig_name  # with all their letters
+    record.uncalibrated = content.uncalibrated
     for file in files:
         if file.suffix.lower() == ".wav":
             _check_sound_file(record, file)

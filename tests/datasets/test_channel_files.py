@@ -23,6 +23,7 @@ SIGNALS = {
 
 def write_edf(path: Path, signals=SIGNALS, kind: int | None = None) -> Path:
     """Write an EDF or BDF file with pyedflib (EDFlib); range -1000 to 1000 uV, -2 to 2 of others."""
+    path.parent.mkdir(exist_ok=True)
     bdf = path.suffix == ".bdf"
     highest = 8388607 if bdf else 32767
     kind = kind if kind is not None else pyedflib.FILETYPE_BDFPLUS if bdf else pyedflib.FILETYPE_EDFPLUS
