@@ -1,10 +1,10 @@
-"""Files of several channels that are no WFDB records: EDF, BDF and DICOM waveforms, each by a library."""
+"""Files of several channels that are no WFDB records: EDF, BDF, DICOM and XML, each by a library."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -21,6 +21,8 @@ _LEAD_CODES = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF"} | {
 """Leads by the last part of their code, which SCP-ECG and ISO/IEEE 11073-10101 share."""
 _OPEN_LENGTH = -1
 """Number of records that an EDF file states while it is being written."""
+
+_XML_EXPECTED = "it is neither an annotated ECG of HL7 (aECG) nor a MUSE file of GE"
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,45 @@ def _dicom_unit(definition: Any) -> str:
     return str(units[0].CodeValue) if units and "ChannelSensitivity" in definition else ""
 
 
-_READERS: dict[str, Callable[[Path], ChannelFile]] = {".edf": _edf, ".bdf": _edf, ".dcm": _dicom}
+def _xml(path: Path) -> ChannelFile:
+    """Read HL7 aECG and GE MUSE with ecgdatakit, which knows more kinds of XML; those are not tested here."""
+    from ecgdatakit.exceptions import UnsupportedFormatError
+    from ecgdatakit.parsing.parser import FileParser  # takes half a second
+
+    with catch_warnings(record=True) as caught:
+        simplefilter("always")
+        try:
+            record = FileParser().parse(path)
+        except UnsupportedFormatError:
+            raise DataError(f"{path.name} cannot be read: {_XML_EXPECTED}.") from None
+        except Exception as error:
+            raise DataError(f"{path.name} cannot be read: {error}.".replace(str(path), "the file")) from error
+    if record.source_format not in ("hl7_aecg", "ge_muse_xml"):
+        raise DataError(f"{path.name} is of the kind {record.source_format}: {_XML_EXPECTED}.")
+    channels = [
+        Channel(lead.label, lead.units, np.array(lead.samples, dtype=np.float64), float(lead.sampling_rate))
+        for lead in record.leads
+    ]
+    warnings = tuple(f"{path.name}: {warning.message}." for warning in caught)
+    if record.source_format == "ge_muse_xml":
+        channels += _limb_leads({channel.name: channel for channel in channels})
+    return ChannelFile(channels, warnings)
+
+
+def _limb_leads(stored: dict[str, Channel]) -> list[Channel]:
+    """Return the limb leads that MUSE leaves out: I and II make them (Einthoven, Goldberger)."""
+    first, second = stored.get("I"), stored.get("II")
+    if first is None or second is None or len(first.samples) != len(second.samples):
+        return []
+    one, two = first.samples, second.samples
+    found = {"III": two - one, "aVR": -(one + two) / 2, "aVL": one - two / 2, "aVF": two - one / 2}
+    alike = (first.unit, first.rate) == (second.unit, second.rate)
+    return [replace(first, name=name, samples=found[name]) for name in found if alike and name not in stored]
+
+
+_READERS: dict[str, Callable[[Path], ChannelFile]] = {
+    **{".edf": _edf, ".bdf": _edf},
+    **{".dcm": _dicom, ".xml": _xml},
+}
 CHANNEL_FILES = tuple(_READERS)
 """Endings of files of channels."""

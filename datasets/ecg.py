@@ -36,10 +36,13 @@ class Ecg:
         Millivolts; NaN where missing.
     sampling_rate : float
         Hertz.
+    warnings : tuple of str
+        What is doubtful about its file.
     """
 
     samples: NDArray[np.float64]
     sampling_rate: float
+    warnings: tuple[str, ...] = ()
 
     @property
     def duration(self) -> float:
@@ -118,8 +121,8 @@ def read_ecg(file: Path, root: Path, leads: Sequence[str] = LEADS, some: bool = 
     unknown = [lead for lead, number in numbers.items() if number in record.uncalibrated]
     if unknown:
         raise DataError(
-            f"The header {file.name} states no gain of {', '.join(unknown)}, and so no millivolts: "
-            "add it, as in 1000/mV."
+            f"The header {file.name} states no gain for {', '.join(unknown)}, so its unit is unknown: write "
+            "how many units make a millivolt as third field of the line, such as 1000/mV."
         )
     units = {number: str(record.units[number]) for number in numbers.values()}
     scales = {number: millivolts_of(unit) for number, unit in units.items()}
@@ -141,7 +144,7 @@ def _of_channels(file: Path, root: Path, leads: Sequence[str], some: bool) -> Ec
     rate = _common(file.name, [channel.rate for channel in found.values()])
     samples = {lead: channel.millivolts(file.name) for lead, channel in found.items()}
     _common(file.name, [len(values) for values in samples.values()], "length")
-    return Ecg(_stacked(samples, leads), rate)
+    return Ecg(_stacked(samples, leads), rate, content.warnings)
 
 
 def _find_leads(name: str, channels: Sequence[str], leads: Sequence[str], some: bool) -> dict[str, int]:

@@ -1,5 +1,6 @@
-"""EDF, BDF and DICOM waveforms that other programs wrote: values, units, rates and names of channels."""
+"""EDF, BDF, DICOM and XML that other programs write: values, units, rates and names of channels."""
 
+import base64
 import struct
 from pathlib import Path
 
@@ -177,3 +178,104 @@ def test_a_dicom_file_of_another_kind(tmp_path):
     (tmp_path / "a.dcm").write_bytes(b"no DICOM")
     with pytest.raises(DataError, match=r"a\.dcm cannot be read"):
         read_channels(tmp_path / "a.dcm")
+
+
+# XML ------------------------------------------------------------------------------------------------------
+
+COUNTS = np.random.default_rng(0).integers(-1500, 1500, (12, 1000))
+RHYTHM = '<code code="RHYTHM"/>'
+
+
+def sequence(code: str, value: str) -> str:
+    return f'<component><sequence><code code="{code}"/><value>{value}</value></sequence></component>'
+
+
+def aecg(counts=COUNTS, step=("0.002", "s"), scale=("5", "uV"), origin=("0", "uV"), names=LEADS) -> str:
+    """Return an ECG as ANSI/HL7 V3 ECG R1 and the guide of the FDA describe it."""
+    time = f'<head value="20020122092350.000"/><increment value="{step[0]}" unit="{step[1]}"/>'
+    parts = [sequence("TIME_ABSOLUTE", time)]
+    for lead, row in zip(names, counts, strict=True):
+        unit = "".join(
+            f'<{tag} value="{a}" unit="{b}"/>' for tag, (a, b) in (("origin", origin), ("scale", scale))
+        )
+        parts.append(
+            sequence(f"MDC_ECG_LEAD_{lead.upper()}", f"{unit}<digits>{' '.join(map(str, row))}</digits>")
+        )
+    whole = "".join(parts)
+    for tag in ("sequenceSet", "component", "series", "component"):
+        whole = f"<{tag}>{RHYTHM if tag == 'series' else ''}{whole}</{tag}>"
+    return f'<?xml version="1.0"?><AnnotatedECG xmlns="urn:hl7-org:v3">{whole}</AnnotatedECG>'
+
+
+def muse(counts, names=("I", "II", "V1", "V2", "V3", "V4", "V5", "V6"), rate="500") -> str:
+    """Return an ECG as carts of GE export it: eight leads in base 64, averaged beats before the rhythm."""
+    leads = ""
+    for name, row in zip(names, counts, strict=True):
+        cells = {
+            "LeadSampleCountTotal": len(row),
+            "LeadAmplitudeUnitsPerBit": 4.88,
+            "LeadAmplitudeUnits": "MICROVOLTS",
+            "LeadID": name,
+            "LeadSampleSize": 2,
+            "WaveFormData": base64.b64encode(row.astype("<i2").tobytes()).decode(),
+        }
+        leads += "".join(
+            ["<LeadData>", *(f"<{key}>{cell}</{key}>" for key, cell in cells.items()), "</LeadData>"]
+        )
+    kinds = ""
+    for kind in ("Median", "Rhythm"):
+        rates = f"<SampleBase>{rate}</SampleBase><SampleExponent>0</SampleExponent>"
+        kinds += f"<Waveform><WaveformType>{kind}</WaveformType>{rates}{leads}</Waveform>"
+    return f"<RestingECG><MuseInfo><MuseVersion>8</MuseVersion></MuseInfo>{kinds}</RestingECG>"
+
+
+@pytest.mark.parametrize(
+    ("options", "scale", "origin"),
+    [
+        ({}, 5e-3, 0),
+        ({"step": ("2", "ms")}, 5e-3, 0),
+        ({"scale": ("0.005", "mV"), "origin": ("0.1", "mV")}, 5e-3, 0.1),
+        ({"origin": ("0.1", "mV")}, 5e-3, 0.1),
+        ({"scale": ("2", "uV"), "names": LEADS[::-1], "counts": COUNTS[::-1]}, 2e-3, 0),
+    ],
+)
+def test_an_annotated_ecg_of_hl7(tmp_path, options, scale, origin):
+    (tmp_path / "a.xml").write_text(aecg(**options))
+    ecg = read_ecg(tmp_path / "a.xml", tmp_path)
+    assert (ecg.sampling_rate, ecg.warnings) == (500, ())
+    assert ecg.samples == pytest.approx(COUNTS * scale + origin)
+
+
+def test_a_muse_file_and_the_leads_that_it_leaves_out(tmp_path):
+    (tmp_path / "a.xml").write_text(muse(COUNTS[:8]))
+    ecg = read_ecg(tmp_path / "a.xml", tmp_path)
+    stored = COUNTS * 4.88e-3
+    one, two = stored[:2]
+    limbs = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
+    assert ecg.sampling_rate == 500
+    assert ecg.samples == pytest.approx(np.stack([*limbs, *stored[2:8]]))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (aecg(scale=("5", "")), "Channel I of a.xml is in '', not in V"),
+        (aecg(step=("0", "s")), "a.xml cannot be read: No usable time increment"),
+        (aecg(step=("2", "")), "a.xml cannot be read: .*increment unit"),
+        (aecg([*COUNTS[:11], COUNTS[11, :900]]), "leads of a.xml differ in length"),
+        (aecg()[:9000], "a.xml cannot be read: Malformed XML"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]>' + aecg()[21:], "a.xml cannot be read"),
+        ("<a><b/></a>", "neither an annotated ECG of HL7 .aECG. nor a MUSE file of GE"),
+        ("", "a.xml cannot be read"),
+    ],
+)
+def test_xml_that_lacks_something_is_refused(tmp_path, text, said):
+    (tmp_path / "a.xml").write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_ecg(tmp_path / "a.xml", tmp_path)
+
+
+def test_a_rate_that_the_reader_rounds_is_named(tmp_path):
+    (tmp_path / "a.xml").write_text(aecg(step=("0.0033", "s")))
+    (warning,) = read_ecg(tmp_path / "a.xml", tmp_path).warnings
+    assert warning == "a.xml: Sampling rate 303.0303 Hz is not an integer; rounded to 303 Hz."

@@ -83,7 +83,7 @@ def test_twelve_leads_without_a_gain_have_no_millivolts(tmp_path, gain):
     else:  # nothing behind the format but the name of the file
         lines = text.splitlines()
         header.write_text("\n".join([lines[0], *(" ".join(line.split()[:2]) for line in lines[1:])]) + "\n")
-    with pytest.raises(DataError, match=r"states no gain of I, II|has none of the leads|lacks I, II"):
+    with pytest.raises(DataError, match=r"states no gain for I, II|has none of the leads|lacks I, II"):
         read_ecg(header, tmp_path)
 
 

@@ -64,6 +64,8 @@ def prepare_pair(row: dict[str, Any], *, root: Path, settings: PairSettings) -> 
     if ecg is None and cmr is None:
         reasons = " ".join(problem.what for problem in problems if problem.remedy == _FILE_REMEDY)
         return Problem(name, f"Neither ECG nor cine can be used. {reasons}".strip(), _FILE_REMEDY)
+    warnings = ecg.warnings if ecg else ()
+    problems += [Problem(name, f"ECG: {text}", "Check the file.", left_out=False) for text in warnings]
     metadata = row | _ecg_metadata(ecg, settings) | {"image_sha256": ""}
     for axis, cine in (("Cine", cmr), ("Long axis", long_axis)):
         metadata |= cine.metadata if cine else {}
@@ -127,7 +129,7 @@ def read_leads(path: Path, root: Path, rate: float = 0.0) -> Ecg:
     largest = np.nanpercentile(np.abs(samples), 99)
     if largest > LARGEST_MILLIVOLTS:
         raise DataError(f"The ECG {path.name} reaches {largest:.3g} mV: its values are not in millivolts.")
-    return Ecg(samples, ecg.sampling_rate)
+    return Ecg(samples, ecg.sampling_rate, ecg.warnings)
 
 
 def _npy_leads(path: Path, rate: float) -> Ecg:

@@ -141,7 +141,8 @@ def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[SignalWarning]]:
         leads[lead] = examine(Recording(signal, None, ecg.sampling_rate, ""), nothing)
     if _typical_agreement(leads, ecg.duration) < NO_HEART:
         raise DataError("No heart beat that repeats is found in most leads: it is too noisy.")
-    return leads, [*_joined_warnings(leads), *_order_warnings(ecg)]
+    of_file = [SignalWarning("file", "ecg", text) for text in ecg.warnings]
+    return leads, [*of_file, *_joined_warnings(leads), *_order_warnings(ecg)]
 
 
 def _typical_agreement(leads: Mapping[str, Quality], duration: float) -> float:
