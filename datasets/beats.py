@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 
+from datasets.array_files import check_types
 from datasets.signals import Floats, bandpass, resample
 from datasets.sources import DataError
 
@@ -137,6 +138,8 @@ def read_heart_states(path: Path, sampling_rate: float) -> HeartStates:
 def _read_spans(path: Path) -> HeartStates:
     """Read a table of spans; what is not annotated counts as noise, and so does time between spans."""
     try:
+        if not path.stat().st_size:
+            raise ValueError("it is empty")
         start, end, state = np.loadtxt(path, ndmin=2, encoding="utf-8-sig", unpack=True)
     except (ValueError, OSError) as error:
         raise DataError(f"The annotation file {path.name} cannot be read: {error}") from error
@@ -161,6 +164,7 @@ def _cells(path: Path) -> NDArray[np.object_]:
     if not path.is_file():
         raise DataError(f"The annotation file {path.name} does not exist.")
     try:
+        check_types(path)
         for name, shape, kind in whosmat(path, appendmat=False):
             if kind == "cell" and len(shape) == 2 and shape[1] == 2 and shape[0] <= LONGEST_TABLE:
                 return np.asarray(loadmat(path, appendmat=False, variable_names=[name])[name], dtype=object)

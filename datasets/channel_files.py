@@ -84,7 +84,7 @@ def read_channels(path: Path) -> ChannelFile:
     """
     try:
         found = _READERS[path.suffix.lower()](path)
-    except (DataError, OSError, MemoryError):
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # there is no end to the ways in which files from anywhere can be damaged
         reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")  # pydicom's has many

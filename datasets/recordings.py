@@ -108,6 +108,14 @@ def read_recording(file: Path, root: Path, find_channels: ChannelFinder = channe
     DataError
         If a file is absent, outside ``root`` or damaged, or nothing usable is in it.
     """
+    try:
+        return _read(file, root, find_channels)
+    except OSError as error:
+        raise DataError(f"{file.name} cannot be read: {error.strerror or error}.") from error
+
+
+def _read(file: Path, root: Path, find_channels: ChannelFinder) -> Recording:
+    """Read a recording by the reader of its ending."""
     if file.suffix == ".hea":
         return _of_record(file, root, find_channels)
     if not is_inside(file, root):

@@ -1,6 +1,7 @@
 """Arrays of MATLAB, and records of the PhysioNet Challenges 2017, 2020 and 2021, whose samples are such."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -50,6 +51,25 @@ def test_arrays_of_matlab(tmp_path):
     savemat(tmp_path / "five.mat", {"ecg": SAMPLES, "fs": 500})
     for name in ("four.mat", "five.mat"):
         assert np.array_equal(read_array(tmp_path / name), SAMPLES)
+
+
+def test_a_type_that_does_not_exist_is_refused(tmp_path):
+    """SciPy 1.17 ends the program with a bus error."""
+    for compressed in (False, True):
+        savemat(tmp_path / "a.mat", {"ecg": SAMPLES}, do_compression=compressed)
+        content = bytearray((tmp_path / "a.mat").read_bytes())
+        tag = struct.pack("<2I", 3, SAMPLES.nbytes)
+        if compressed:
+            inner = zlib.decompress(bytes(content[136:])).replace(
+                tag, struct.pack("<2I", 3 + 2**11, SAMPLES.nbytes)
+            )
+            packed = zlib.compress(inner)
+            content[128:] = struct.pack("<2I", 15, len(packed)) + packed
+        else:
+            content = content.replace(tag, struct.pack("<2I", 3 + 2**11, SAMPLES.nbytes))
+        (tmp_path / "a.mat").write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.mat cannot be read: it is damaged"):
+            read_array(tmp_path / "a.mat")
 
 
 @pytest.mark.parametrize(
