@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat, whosmat
 
+from datasets.array_files import check_types
 from datasets.signals import Floats, bandpass, resample
 from datasets.sources import DataError
 
@@ -105,6 +106,8 @@ def sliding_windows(duration: float, seconds: float, step: float) -> NDArray[np.
 
 STATES = ("S1", "systole", "S2", "diastole", "(N", "N)")
 NOISE_MARKS = ("(N", "N)")
+_BORNE_GAP = 0.01
+"""Seconds between two spans of a table that are no gap in its annotation."""
 LONGEST_TABLE = 1_000_000
 """Onsets in one file beyond which its declared size is not trusted, nor allocated."""
 
@@ -131,7 +134,8 @@ def read_heart_states(path: Path, sampling_rate: float) -> HeartStates:
     Parameters
     ----------
     path : pathlib.Path
-        A ``_StateAns.mat`` file: one n x 2 cell array, first sample (counted from 1) and state name.
+        A ``_StateAns.mat`` file: one n x 2 cell array, first sample (counted from 1) and state name. Or the
+        ``.tsv`` of CirCor: start and end in seconds; 0 (not annotated), 1 S1, 2 systole, 3 S2, 4 diastole.
     sampling_rate : float
         Rate at which the file counts samples, hertz.
 
@@ -140,6 +144,8 @@ def read_heart_states(path: Path, sampling_rate: float) -> HeartStates:
     DataError
         If the file cannot be read, a state is unknown, or the onsets do not increase.
     """
+    if path.suffix.lower() == ".tsv":
+        return _read_spans(path)
     table = _cells(path)
     samples = np.array([_plain(cell) for cell in table[:, 0]], dtype=object)
     names = [str(_plain(cell)).strip() for cell in table[:, 1]]
@@ -160,11 +166,36 @@ def read_heart_states(path: Path, sampling_rate: float) -> HeartStates:
     return HeartStates(time=first / sampling_rate, state=np.array(names))
 
 
+def _read_spans(path: Path) -> HeartStates:
+    """Read a table of spans; what is not annotated counts as noise, and so does time between spans."""
+    try:
+        if not path.stat().st_size:
+            raise ValueError("it is empty")
+        start, end, state = np.loadtxt(path, ndmin=2, encoding="utf-8-sig", unpack=True)
+    except (ValueError, OSError) as error:
+        raise DataError(f"The annotation file {path.name} cannot be read: {error}") from error
+    if not np.isin(state, range(5)).all():
+        raise DataError(f"{path.name} names heart states that are not known: 0 to 4 are.")
+    if not ((start >= 0) & (end >= start)).all() or (np.diff(start) < 0).any():
+        raise DataError(f"{path.name} holds spans that are negative or not in order.")
+    onsets: list[tuple[float, str]] = []
+    last = 0.0
+    for first, until, number in zip(start, end, state.astype(int), strict=True):
+        if first - last > _BORNE_GAP and onsets:
+            onsets += [(last, NOISE_MARKS[0]), (first, NOISE_MARKS[1])]
+        onsets += (
+            [(first, STATES[number - 1])] if number else [(first, NOISE_MARKS[0]), (until, NOISE_MARKS[1])]
+        )
+        last = until
+    return HeartStates(np.array([time for time, _ in onsets]), np.array([name for _, name in onsets]))
+
+
 def _cells(path: Path) -> NDArray[np.object_]:
     """Return the n x 2 cell array of the file, under whatever variable name it stands."""
     if not path.is_file():
         raise DataError(f"The annotation file {path.name} does not exist.")
     try:
+        check_types(path)
         for name, shape, kind in whosmat(path, appendmat=False):
             if kind == "cell" and len(shape) == 2 and shape[1] == 2 and shape[0] <= LONGEST_TABLE:
                 return np.asarray(loadmat(path, appendmat=False, variable_names=[name])[name], dtype=object)

@@ -89,8 +89,8 @@ class Convolution(nn.Conv1d):
 def start_he_normal(model: nn.Module) -> None:
     """Draw the weights of all convolutions and linear layers anew, as in He et al. 2015, with zero biases.
 
-    A normal distribution of variance 2 / inputs, cut at two deviations. Cutting takes from the variance, which
-    is made up for, as Keras does.
+    A normal distribution of variance 2 / inputs, cut at two deviations; what that takes from the variance
+    is made up for, as in Keras.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv1d | nn.Linear):

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.files import BYTES, FLOATS
+from datasets.array_files import ARRAYS
 from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows, in_parallel
 from datasets.ecg import LEADS
 from datasets.patients import keep_together, leave_out_copies
@@ -275,12 +276,11 @@ class PairCache(CacheWriter[PairIndex, PreparedPair]):
     def _files(self) -> list[str]:
         index, table = self.index, self.index.recordings
         ecgs = table["ecg"]
-        arrays = [name for name in ecgs if name.endswith(".npy")]
-        beside = [name.removesuffix(".npy") + ".json" for name in arrays]
+        beside = [f"{name.rpartition('.')[0]}.json" for name in ecgs if name.lower().endswith(ARRAYS)]
         cines = ["cine", "long_axis"] if self.settings.long_axis else ["cine"]
         return [
-            *(*index.files, *arrays, *(name for name in beside if (index.root / name).is_file())),
-            *record_files(index.root, ecgs[ecgs.str.endswith(".hea")]),
+            *(*index.files, *(name for name in beside if (index.root / name).is_file())),
+            *record_files(index.root, ecgs[ecgs != ""]),
             *(name for column in cines for name in table[column] if name),
         ]
 

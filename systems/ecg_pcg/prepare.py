@@ -48,8 +48,13 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
     """Prepares recordings of ECG and heart sound."""
 
     unit = "recordings"
-    sought = "training-* folders or a labels.csv"
-    layouts = (("cohort", "labels.csv"), ("physionet2016", "training-[a-f]/"))
+    sought = "training-* folders, a labels.csv or the <patient>.txt of CirCor"
+    layouts = (
+        ("cohort", "labels.csv"),
+        ("physionet2016", "training-[a-f]/"),
+        ("circor", "training_data/[0-9]*.txt"),
+        ("circor", "[0-9]*.txt"),
+    )
     variable = "PHYSIONET2016_DIR"
 
     def plan(self) -> str:
@@ -111,6 +116,10 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
             from systems.ecg_pcg.sources.cohort import index_cohort
 
             return index_cohort(root, **self._channels())
+        if layout == "circor":
+            from systems.ecg_pcg.sources.circor import index_circor
+
+            return index_circor(root, self.settings.label)
         from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
 
         return index_physionet2016(root, self.settings.sets, self.settings.preparation)
@@ -120,6 +129,10 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
 
     def writer(self, index: SourceIndex) -> RecordingCache:
         find = channels_by_name
+        if index.name == "circor":
+            from systems.ecg_pcg.sources.circor import find_sound
+
+            return RecordingCache(index, self.settings.preparation, find_sound)
         if index.name == "cohort":
             from systems.ecg_pcg.sources.cohort import find_channels
 

@@ -51,10 +51,14 @@ class LoadDataSettings(SourceSettings):
     """Settings of load_data.py."""
 
     raw_dir: Path | None = None
-    """Folder of raw recordings: one that holds training-a ... training-f and annotations, or one's own
-    cohort (WFDB records and labels.csv). Default: $PHYSIONET2016_DIR, then data/raw/challenge-2016."""
-    source: Literal["auto", "physionet2016", "cohort"] = "auto"
-    """Layout of raw_dir; auto looks for labels.csv (cohort) or training-* folders (physionet2016)."""
+    """Folder of raw recordings: one that holds training-a ... training-f and annotations, one's own
+    cohort (recordings and labels.csv), or CirCor. Default: $PHYSIONET2016_DIR, data/raw/challenge-2016."""
+    source: Literal["auto", "physionet2016", "cohort", "circor"] = "auto"
+    """Layout of raw_dir; auto looks for labels.csv (cohort), training-* folders (physionet2016) or
+    <patient>.txt (circor)."""
+    label: Literal["outcome", "murmur"] = "outcome"
+    """CirCor: what is learned, the outcome of the patient (normal or abnormal) or the murmur (absent or
+    present)."""
     sets: tuple[Literal["a", "b", "c", "d", "e", "f"], ...] = ("a",)
     """Sets of PhysioNet/CinC 2016 to read or download; only training-a has an ECG."""
     download: bool = False
@@ -142,10 +146,10 @@ class EcgPcgPredictionSettings(PredictionSettings):
     """Settings of predict.py for a run of ecg-pcg."""
 
     recordings: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """WFDB records (with or without .hea), .wav heart sounds, or folders of them."""
+    """WFDB records (with or without .hea), heart sounds (.wav, .flac ...), .edf, .dcm, or folders of them."""
     ecg: Path | None = None
     """ECG recorded together with the one .wav that is given, starting at the same moment: a WFDB record, or
-    .npy or .csv with one column of numbers (then with --ecg-rate)."""
+    .npy, .mat or .csv with one column of numbers (then with --ecg-rate)."""
     ecg_channel: str = ""
     """Name of the ECG channel in the WFDB headers; empty: recognized by its name."""
     pcg_channel: str = ""

@@ -103,3 +103,56 @@ def test_cycles_run_from_s1_to_s1_and_never_across_noise():
 def test_without_a_second_s1_there_is_no_cycle(names):
     states = HeartStates(np.arange(len(names), dtype=float), np.array(names))
     assert list(complete_cycles(states)) == []
+
+
+# Tables of spans ------------------------------------------------------------------------------------------
+
+SPANS = (
+    "0\t0.4\t0\n0.4\t0.5\t1\n0.5\t0.7\t2\n0.7\t0.8\t3\n0.8\t1.2\t4\n1.2\t1.3\t1\n1.3\t1.5\t2\n1.5\t1.6\t3\n"
+)
+
+
+def test_spans_of_circor_become_onsets(tmp_path):
+    (tmp_path / "a.tsv").write_text(SPANS + "1.6\t2.0\t4\n2.0\t2.1\t1\n2.1\t9\t0\n")
+    states = read_heart_states(tmp_path / "a.tsv", 4000.0)
+    names = [
+        "(N",
+        "N)",
+        "S1",
+        "systole",
+        "S2",
+        "diastole",
+        "S1",
+        "systole",
+        "S2",
+        "diastole",
+        "S1",
+        "(N",
+        "N)",
+    ]
+    assert states.state.tolist() == names
+    assert states.time.tolist() == [0, 0.4, 0.4, 0.5, 0.7, 0.8, 1.2, 1.3, 1.5, 1.6, 2.0, 2.1, 9]
+    assert states.time[np.array(list(complete_cycles(states)))].tolist() == [[0.4, 1.2], [1.2, 2.0]]
+
+
+def test_time_that_no_span_covers_is_part_of_no_beat(tmp_path):
+    (tmp_path / "a.tsv").write_text(SPANS + "2.6\t3.0\t4\n3.0\t3.1\t1\n")
+    states = read_heart_states(tmp_path / "a.tsv", 4000.0)
+    assert states.time[np.array(list(complete_cycles(states)))].tolist() == [[0.4, 1.2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0\t1\t7\n", "not known: 0 to 4 are"),
+        ("1\t2\t1\n0\t1\t2\n", "negative or not in order"),
+        ("1\t0.5\t1\n", "negative or not in order"),
+        ("start\tend\tstate\n", "cannot be read"),
+        ("0\t1\n", "cannot be read"),
+        ("", "cannot be read"),
+    ],
+)
+def test_tables_that_are_none_are_refused(tmp_path, text, said):
+    (tmp_path / "a.tsv").write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_heart_states(tmp_path / "a.tsv", 4000.0)

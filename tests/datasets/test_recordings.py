@@ -146,7 +146,7 @@ def test_paths_are_refused_even_if_the_header_could_be_parsed(tmp_path, name, mo
     class Header:
         file_name = (name,)
 
-    monkeypatch.setattr("datasets.wfdb_files.read_header", lambda header: Header())
+    monkeypatch.setattr("datasets.wfdb_files._parse", lambda header: Header())
     assert_refused(tmp_path, r"The header r\.hea names .*, a path outside the data folder")
 
 

@@ -21,7 +21,7 @@ from systems.ecg_cmr.cine.measures import MEASURED, UNITS, measure_cines
 from systems.ecg_cmr.generation.sampling import Bytes, SamplingConfig, sample_cines
 from systems.ecg_cmr.settings import EcgToCmrPredictionSettings
 from systems.ecg_cmr.sources.cmr_files import display_affine
-from systems.ecg_cmr.sources.user_ecg import open_ecg
+from systems.ecg_cmr.sources.user_ecg import name_of, open_ecg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class Predictor(base.Predictor):
         """Return the one ECG."""
         ecg = self.settings.ecg
         assert ecg is not None
-        return [RecordingPath(ecg.name.removesuffix(".hea").removesuffix(".npy"), ecg)]
+        return [RecordingPath(name_of(ecg.name), ecg)]
 
     def predict(self, path: RecordingPath) -> GeneratedCines:
         """Generate cines from an ECG and measure them."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import wfdb
 from numpy.typing import NDArray
 
+from datasets.array_files import ARRAYS, read_array
 from datasets.cache import Prepared
 from datasets.ecg import LEADS, PLAUSIBLE_RATE, Ecg, flat_leads, prepare_signal, read_ecg
 from datasets.signals import MINIMUM_DURATION
@@ -64,6 +64,8 @@ def prepare_pair(row: dict[str, Any], *, root: Path, settings: PairSettings) -> 
     if ecg is None and cmr is None:
         reasons = " ".join(problem.what for problem in problems if problem.remedy == _FILE_REMEDY)
         return Problem(name, f"Neither ECG nor cine can be used. {reasons}".strip(), _FILE_REMEDY)
+    warnings = ecg.warnings if ecg else ()
+    problems += [Problem(name, f"ECG: {text}", "Check the file.", left_out=False) for text in warnings]
     metadata = row | _ecg_metadata(ecg, settings) | {"image_sha256": ""}
     for axis, cine in (("Cine", cmr), ("Long axis", long_axis)):
         metadata |= cine.metadata if cine else {}
@@ -99,7 +101,7 @@ def read_leads(path: Path, root: Path, rate: float = 0.0) -> Ecg:
     Parameters
     ----------
     path : pathlib.Path
-        WFDB header, or ``.npy`` of shape (leads, T) in millivolts.
+        WFDB header, file of channels, or array file of shape (leads, T) in millivolts.
     root : pathlib.Path
         Folder outside which nothing is read.
     rate : float
@@ -110,7 +112,8 @@ def read_leads(path: Path, root: Path, rate: float = 0.0) -> Ecg:
     DataError
         If it cannot be read, has no known lead, or no plausible rate, length or unit.
     """
-    ecg = _npy_leads(path, rate) if path.name.endswith(".npy") else _wfdb_leads(path, root)
+    is_array = path.suffix.lower() in ARRAYS
+    ecg = _npy_leads(path, rate) if is_array else read_ecg(path, root, LEADS, some=True)
     low, high = PLAUSIBLE_RATE
     if not low <= ecg.sampling_rate <= high:
         raise DataError(
@@ -126,30 +129,13 @@ def read_leads(path: Path, root: Path, rate: float = 0.0) -> Ecg:
     largest = np.nanpercentile(np.abs(samples), 99)
     if largest > LARGEST_MILLIVOLTS:
         raise DataError(f"The ECG {path.name} reaches {largest:.3g} mV: its values are not in millivolts.")
-    return Ecg(samples, ecg.sampling_rate)
-
-
-def _wfdb_leads(header: Path, root: Path) -> Ecg:
-    """Return the leads of a WFDB record."""
-    try:
-        named = wfdb.rdheader(str(header.with_suffix(""))).sig_name or []
-    except Exception as error:  # wfdb raises many kinds for a damaged header
-        raise DataError(f"The header {header.name} cannot be read: {error}") from error
-    known = {name.strip().casefold() for name in named}
-    there = tuple(lead for lead in LEADS if lead.casefold() in known)
-    if not there:
-        raise DataError(f"The recording {header.stem} has none of the leads {', '.join(LEADS)}.")
-    ecg = read_ecg(header, root, there)
-    return Ecg(_in_order(ecg.samples, list(there)), ecg.sampling_rate)
+    return Ecg(samples, ecg.sampling_rate, ecg.warnings)
 
 
 def _npy_leads(path: Path, rate: float) -> Ecg:
     """Return the leads of an array file."""
-    try:
-        samples = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"The ECG {path.name} cannot be read ({error}).") from error
-    if not isinstance(samples, np.ndarray) or samples.ndim != 2 or samples.dtype.kind not in "uif":
+    samples = read_array(path)
+    if samples.ndim != 2:
         raise DataError(f"The ECG {path.name} is no array of shape (leads, samples).")
     stated_rate, names = _sidecar(path)
     rate = rate or stated_rate

@@ -23,11 +23,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
+from datasets.array_files import ARRAYS
+from datasets.channel_files import CHANNEL_FILES
 from datasets.identity import MISSING
 from datasets.patients import (
     KEPT_TOGETHER,
@@ -318,7 +320,7 @@ def _ecg_file(root: Path, cell: str) -> str:
         If it does not exist, or lies outside the root.
     """
     name = _inside(root, cell)
-    if not name.endswith(".npy"):
+    if PurePosixPath(name).suffix.lower() not in (*CHANNEL_FILES, *ARRAYS):
         name = name.removesuffix(".dat").removesuffix(".hea") + ".hea"
     if not (root / name).is_file():
         raise DataError(f"The ECG {cell!r} does not exist.")

@@ -1,4 +1,4 @@
-"""Find and read twelve-lead ECGs of a user, one by one: WFDB records, and .npy in millivolts.
+"""Find and read twelve-lead ECGs of a user, one by one: files of channels, and arrays in millivolts.
 
 They are read as those of a table of pairs are (`systems.ecg_cmr.sources.pair_modalities.read_leads`). How
 good one is, is measured lead by lead with the limits of `datasets.signal_quality`.
@@ -7,19 +7,22 @@ good one is, is measured lead by lead with the limits of `datasets.signal_qualit
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from datasets.ecg import LEADS, Ecg, flat_leads
+from datasets.array_files import ARRAYS
+from datasets.channel_files import CHANNEL_FILES
+from datasets.ecg import ECG_FILES, LEADS, Ecg, flat_leads
 from datasets.recordings import Recording, Signal
 from datasets.signal_quality import NO_HEART, SHORT, Quality, SignalWarning, examine
 from datasets.sources import DataError
+from datasets.wfdb_files import find_files
 from systems.base.predictor import RecordingPath, distinct
 from systems.ecg_cmr.sources.pair_modalities import read_leads
 
-_ENDINGS = (".hea", ".npy")
+_ENDINGS = (*ECG_FILES, *ARRAYS)
 _SHORTEST = 5.0
 """Seconds that an ECG must last at least, or as long as the model reads if that is less."""
 _LARGEST_GAP = 0.1
@@ -29,7 +32,9 @@ _SMALLEST_MILLIVOLTS = 0.1
 _LARGEST_MISMATCH = 0.25
 """Deviation of lead II from the sum of I and III that is borne, as a share of its own: leads in another order
 have one of 1 or more, 500 records of PTB-XL at most .007."""
-_EXPECTED = " or ".join(("a WFDB record", "an .npy of shape (leads, samples) in millivolts"))
+_EXPECTED = (
+    f"a WFDB record, {', '.join(CHANNEL_FILES)}, or an .npy or .mat of shape (leads, samples) in millivolts"
+)
 
 
 def find_ecgs(given: Iterable[Path]) -> list[RecordingPath]:
@@ -45,28 +50,28 @@ def find_ecgs(given: Iterable[Path]) -> list[RecordingPath]:
     """
     found: list[RecordingPath] = []
     for path in given:
-        found += _of_folder(path) if path.is_dir() else [RecordingPath(_name(path.name), path)]
+        found += _of_folder(path) if path.is_dir() else [RecordingPath(name_of(path.name), path)]
     return distinct(found)
 
 
 def _of_folder(folder: Path) -> list[RecordingPath]:
     """Return the ECGs in a folder and its subfolders, sorted by name, hidden ones left out."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in _ENDINGS and path.is_file())
-    inside = [path.relative_to(folder) for path in files]
-    shown = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
-    if not shown:
-        raise DataError(f"{folder} holds no ECG: no WFDB header (.hea) and no .npy file.")
-    return [RecordingPath(_name(path.as_posix()), folder / path) for path in shown]
+    files = sorted(path for path in find_files(folder, _ENDINGS) if "_StateAns" not in path.name)
+    if not files:
+        raise DataError(
+            f"{folder} holds no ECG: no WFDB header (.hea) and none of {', '.join(_ENDINGS[1:])}."
+        )
+    return [RecordingPath(name_of(path.relative_to(folder).as_posix()), path) for path in files]
 
 
-def _name(path: str) -> str:
-    for ending in _ENDINGS:
-        path = path.removesuffix(ending)
-    return path
+def name_of(path: str) -> str:
+    """Return the name of an ECG: its path without the ending."""
+    found = PurePosixPath(path)
+    return found.with_suffix("").as_posix() if found.suffix.lower() in _ENDINGS else path
 
 
 def open_ecg(path: Path, rate: float = 0.0) -> Ecg:
-    """Read the twelve leads of a WFDB record (with or without .hea) or .npy; a lead that is absent is NaN.
+    """Read the twelve leads of a WFDB record (with or without .hea) or other file; a lead absent is NaN.
 
     Parameters
     ----------
@@ -79,7 +84,7 @@ def open_ecg(path: Path, rate: float = 0.0) -> Ecg:
     DataError
         If there is no such file, or it cannot be read.
     """
-    file = path if path.suffix in _ENDINGS else path.with_name(path.name + ".hea")
+    file = path if path.suffix.lower() in _ENDINGS else path.with_name(path.name + ".hea")
     if not file.is_file():
         raise DataError(f"There is no ECG {file}: name {_EXPECTED}.")
     return read_leads(file, file.parent, rate)
@@ -136,7 +141,8 @@ def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[SignalWarning]]:
         leads[lead] = examine(Recording(signal, None, ecg.sampling_rate, ""), nothing)
     if _typical_agreement(leads, ecg.duration) < NO_HEART:
         raise DataError("No heart beat that repeats is found in most leads: it is too noisy.")
-    return leads, [*_joined_warnings(leads), *_order_warnings(ecg)]
+    of_file = [SignalWarning("file", "ecg", text) for text in ecg.warnings]
+    return leads, [*of_file, *_joined_warnings(leads), *_order_warnings(ecg)]
 
 
 def _typical_agreement(leads: Mapping[str, Quality], duration: float) -> float:

@@ -20,6 +20,7 @@ from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError, Problem
 from systems.base.predictor import RecordingPath
 from systems.ecg_cmr.sources.pairs import COVARIATES
+from systems.ecg_cmr.sources.user_ecg import name_of
 
 _SEX = {"male": 0.0, "female": 1.0}
 
@@ -49,7 +50,7 @@ class People:
         """Return what is known of who was recorded there, and what is doubtful about it."""
         if self.table is None:
             return dict(self.given), []
-        names = [identity(path.path.name.removesuffix(".hea").removesuffix(".npy"))]
+        names = [identity(name_of(path.path.name))]
         if "/" in path.name:  # a name without folder may have a number, being the second of its kind
             names.insert(0, identity(path.name))
         doubts = [problem.what for problem in self.problems if problem.where in (self.table.name, *names)]

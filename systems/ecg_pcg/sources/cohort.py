@@ -8,17 +8,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-
-import wfdb
+from typing import Any
 
 from datasets.identity import alike, identity, spelled, warn_alike
+from datasets.recordings import RECORDINGS, read_recording
 from datasets.simulated import SIMULATION
+from datasets.sound_files import SOUNDS
 from datasets.sources import (
     LABELS,
     DataError,
@@ -28,12 +31,14 @@ from datasets.sources import (
     readable,
 )
 from datasets.tables import REREAD, find_entry, read_rows
-from datasets.wfdb_files import is_inside, read_header, signal_files
+from datasets.wfdb_files import find_files, is_inside, read_header, signal_files, unnamed_files
 from systems.ecg_pcg.sources.beats_of_recording import index_table
 
 _LABELS_FILE = "labels.csv"
 _ECG_NAME = re.compile(r".*(ecg|ekg).*|(lead[ _-]*)?(i{1,3}|av[rlf]|v[1-9]r?|mli{1,3}|mcl[1-6])")
 _PCG_NAME = re.compile(r".*(pcg|phono|stetho|heart[ _-]*sound).*|(.*[^a-z])?hs([^a-z].*)?")
+_PLACE_NAME = re.compile(r"(av|mv|pv|tv|phc)([ _-]?\d+)?")
+"""Places of auscultation, after which CirCor names channels; elsewhere they may mean other things."""
 PLAUSIBLE_RATE = {"ECG": (50.0, 20_000.0), "PCG": (500.0, 200_000.0)}
 """Sampling rates that are plausible, hertz; outside, the header is more likely wrong than right."""
 _NO_GROUPS = Problem(
@@ -110,18 +115,17 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
     )
 
 
-def find_channels(
-    header: wfdb.Record, ecg_channel: str = "", pcg_channel: str = ""
-) -> tuple[int | None, int | None]:
+def find_channels(header: Any, ecg_channel: str = "", pcg_channel: str = "") -> tuple[int | None, int | None]:
     """Find the ECG and the heart sound among the channels of a record.
 
     Parameters
     ----------
-    header : wfdb.Record
-        As read by ``wfdb.rdheader`` or ``wfdb.rdrecord``.
+    header : wfdb.Record or ChannelFile
+        What has the names of channels, ``sig_name``.
     ecg_channel, pcg_channel : str
         Names to look for, in upper or lower case; empty: the first channel with a usual name (ECG, EKG,
-        a lead such as II, aVR, V5 or MLII; PCG, phono, heart sound, HS, stethoscope).
+        a lead such as II, aVR, V5 or MLII; PCG, phono, heart sound, HS, stethoscope; in a sound file the
+        place of auscultation, AV, MV, PV, TV or Phc).
 
     Returns
     -------
@@ -129,19 +133,36 @@ def find_channels(
         Numbers of the ECG and of the PCG channel, None where there is no such channel.
     """
     _refuse_same_channel(ecg_channel, pcg_channel)
-    names = [_folded(name) for name in _channel_names(header)]
     named = (_folded(ecg_channel), _folded(pcg_channel))
-    usual = [(_ECG_NAME, _PCG_NAME), (_PCG_NAME, _ECG_NAME)]
+    kinds = _kinds_of_channels(header)
+    names = [_folded(name) for name in _channel_names(header)]
     found: list[int | None] = []
-    for requested, (own, other) in zip(named, usual, strict=True):
+    for requested, own in zip(named, ("ECG", "PCG"), strict=True):
         fitting = [
-            name == requested
-            if requested
-            else bool(own.fullmatch(name) and not other.fullmatch(name)) and name not in named
-            for name in names
+            name == requested if requested else kind == own and name not in named
+            for name, kind in zip(names, kinds, strict=True)
         ]
         found.append(fitting.index(True) if any(fitting) else None)
     return found[0], found[1]
+
+
+def unknown_channels(header: Any, used: Iterable[int | None]) -> list[str]:
+    """Return the names of channels of which no usual name tells what they are, and that are not used."""
+    kinds = enumerate(zip(_channel_names(header), _kinds_of_channels(header), strict=True))
+    return [name for number, (name, kind) in kinds if not kind and number not in used]
+
+
+def _kinds_of_channels(header: Any) -> list[str]:
+    """Return ``ECG`` or ``PCG`` for each channel with a usual name, else nothing."""
+    names = [_folded(name) for name in _channel_names(header)]
+    files = getattr(header, "file_name", None) or [""] * len(names)
+    kinds = []
+    for name, file in zip(names, files, strict=True):
+        ecg = bool(_ECG_NAME.fullmatch(name))
+        in_sound = str(file).lower().endswith(SOUNDS)
+        pcg = bool(_PCG_NAME.fullmatch(name) or (in_sound and _PLACE_NAME.fullmatch(name)))
+        kinds.append("" if ecg == pcg else "ECG" if ecg else "PCG")
+    return kinds
 
 
 def _refuse_same_channel(ecg_channel: str, pcg_channel: str) -> None:
@@ -153,19 +174,21 @@ def _folded(name: str) -> str:
     return name.strip().casefold()
 
 
-def _channel_names(header: wfdb.Record) -> list[str]:
+def _channel_names(header: Any) -> list[str]:
     return [name or "" for name in getattr(header, "sig_name", None) or []]
 
 
 def _find_headers(root: Path, problems: list[Problem]) -> dict[str, str]:
-    """Return the relative path of each header by the name of its record, hidden folders left out."""
-    paths = [path.relative_to(root) for path in root.rglob("*.hea") if path.is_file()]
-    shown = [path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)]
+    """Return the relative path of each recording by its name; a header counts before other files."""
     spelled: dict[str, list[str]] = defaultdict(list)
-    for path in shown:
-        spelled[unicodedata.normalize("NFC", path.removesuffix(".hea"))].append(path)
+    for path in find_files(root, RECORDINGS):
+        inside = path.relative_to(root)
+        spelled[unicodedata.normalize("NFC", inside.with_suffix("").as_posix())].append(inside.as_posix())
     for name, same in spelled.items():
-        if len(same) > 1:
+        if len(same) > 1 and len({path.rpartition(".")[0] for path in same}) == 1:
+            what = f"Several files have this name: {', '.join(same)}."
+            problems.append(Problem(name, what, "Keep one of them, or rename the others."))
+        elif len(same) > 1:
             what = "Two records have this name, their accents spelled in different ways."
             problems.append(Problem(name, what, "Rename one of them."))
         elif readable(name) != name:
@@ -205,31 +228,61 @@ def _hint(name: str, headers: dict[str, str]) -> str:
 
 
 def _check_record(root: Path, path: str, requested: tuple[str, str]) -> list[Problem]:
-    """Refuse a record without usable signals; return what is doubtful about the others."""
+    """Refuse a recording without usable signals; return what is doubtful about the others."""
+    name = path.rpartition(".")[0]
+    check = _check_header if path.endswith(".hea") else _check_file
+    channels, rates, doubts = check(root, path, requested)
+    if not rates:
+        what = f"Neither an ECG nor a PCG channel is recognized among its channels: {channels}."
+        raise _UnusableError(what, "Name them with --ecg-channel and --pcg-channel.")
+    problems = [Problem(name, *doubt, left_out=False) for doubt in doubts]
+    for kind, channel in zip(PLAUSIBLE_RATE, requested, strict=True):
+        if kind in rates:
+            _check_rate(kind, rates[kind])
+        elif channel or "," in channels:
+            what = f"No {kind} channel{f' {channel!r}' if channel else ''} among its channels: {channels}."
+            remedy = f"Name it with --{kind.lower()}-channel, if there is one."
+            problems.append(Problem(name, what + f" It is used without {kind}.", remedy, False))
+    return problems
+
+
+_Checked = tuple[str, dict[str, float], list[tuple[str, str]]]
+"""Names of the channels, rates of those that are used, and what is doubtful with its remedy."""
+
+
+def _check_header(root: Path, path: str, requested: tuple[str, str]) -> _Checked:
+    """Check a WFDB record as far as its header tells."""
     try:
         if not is_inside(root / path, root):
             raise DataError(f"The header {Path(path).name} is a link that leads outside the data folder.")
         _check_file_names(root / path)
         signal_files(root / path, root)
         header = read_header(root / path)
+        unnamed = unnamed_files(root / path, SOUNDS)
     except (DataError, OSError) as error:
         raise _UnusableError(str(error), "Mend the header or add the file.") from error
-    names = ", ".join(_channel_names(header)) or "none"
-    found = dict(zip(PLAUSIBLE_RATE, find_channels(header, *requested), strict=True))
-    if not any(number is not None for number in found.values()):
-        what = f"Neither an ECG nor a PCG channel is recognized among its channels: {names}."
-        raise _UnusableError(what, "Name them with --ecg-channel and --pcg-channel.")
-    problems = []
-    for (kind, number), name in zip(found.items(), requested, strict=True):
-        if number is not None:
-            _check_rate(kind, float(header.fs) * header.samps_per_frame[number])
-        elif name or header.n_sig > 1:
-            what = f"No {kind} channel{f' {name!r}' if name else ''} among its channels: {names}."
-            remedy = f"Name it with --{kind.lower()}-channel, if there is one."
-            problems.append(
-                Problem(path.removesuffix(".hea"), what + f" It is used without {kind}.", remedy, False)
-            )
-    return problems
+    found = zip(PLAUSIBLE_RATE, find_channels(header, *requested), strict=True)
+    rates = {
+        kind: float(header.fs) * header.samps_per_frame[number]
+        for kind, number in found
+        if number is not None
+    }
+    remedy = "Name it in the header, if both were recorded together; else rename it."
+    doubts = [(f"{sound.name} is not used: {Path(path).name} does not name it.", remedy) for sound in unnamed]
+    return ", ".join(_channel_names(header)) or "none", rates, doubts
+
+
+def _check_file(root: Path, path: str, requested: tuple[str, str]) -> _Checked:
+    """Check another file by reading it."""
+    find = functools.partial(find_channels, ecg_channel=requested[0], pcg_channel=requested[1])
+    try:
+        recording = read_recording(root / path, root, find)
+    except (DataError, OSError) as error:
+        raise _UnusableError(str(error), "Mend or replace the file.") from error
+    signals = {"ECG": recording.ecg, "PCG": recording.pcg}
+    rates = {kind: signal.sampling_rate for kind, signal in signals.items() if signal is not None}
+    doubts = [(text, "Look at the file.") for *_, text in recording.warnings]
+    return ", ".join(recording.channels.values()), rates, doubts
 
 
 def _check_file_names(header: Path) -> None:
@@ -281,8 +334,8 @@ def _annotation(root: Path, row: dict[str, str], header: str, problems: list[Pro
     """Return the file of heart-state onsets: the one named, or the one beside the record."""
     given = row["annotation"].replace("\\", "/")
     if not given:
-        beside = header.removesuffix(".hea") + "_StateAns.mat"
-        return beside if (root / beside).is_file() else ""
+        beside = [header.rpartition(".")[0] + ending for ending in ("_StateAns.mat", ".tsv")]
+        return next((name for name in beside if (root / name).is_file()), "")
     with contextlib.suppress(OSError):  # a name no file can have
         if _is_inside(given) and (root / given).is_file():
             return given
@@ -399,7 +452,9 @@ def read_labels(path: Path) -> _LabelsTable:
 
 def record_name(cell: str) -> str:
     r"""Return the name of a record with forward slashes and without extension: ``sub\a.hea`` is ``sub/a``."""
-    return cell.replace("\\", "/").removeprefix("./").removesuffix(".hea")
+    name = cell.replace("\\", "/").removeprefix("./")
+    ending = PurePosixPath(name).suffix
+    return name.removesuffix(ending) if ending.lower() in RECORDINGS else name
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:

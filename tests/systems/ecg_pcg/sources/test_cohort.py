@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.sources import DataError
 from systems.ecg_pcg.sources.beats_of_recording import INDEX_COLUMNS
 from systems.ecg_pcg.sources.cohort import _keep_persons_apart, find_channels, index_cohort
+from tests.datasets.test_channel_files import write_edf
 
 
 def write_record(root: Path, name: str, channels=("ECG", "PCG"), rate=1000, file_name="") -> Path:
@@ -348,3 +350,38 @@ def test_the_table_is_found_in_any_letter_case_and_a_number_without_its_zeros_is
     assert index.files == ["Labels.CSV"]
     assert index.recordings["recording"].tolist() == ["002"]
     assert "Write '001'" in reported(index, "1")
+
+
+# Other files ----------------------------------------------------------------------------------------------
+
+
+def test_a_cohort_may_hold_sounds_and_files_of_channels(tmp_path):
+    write_record(tmp_path, "a")
+    sound = np.random.default_rng(0).integers(-9000, 9000, 12_000).astype(np.int16)
+    soundfile.write(tmp_path / "b.flac", sound, 2000)
+    (tmp_path / "b.tsv").write_text("0\t0.5\t1\n")
+    write_edf(tmp_path / "sub" / "c.edf")
+    soundfile.write(tmp_path / "d.wav", np.stack([sound, sound], axis=1), 2000)
+    (tmp_path / "e.wav").write_bytes((tmp_path / "d.wav").read_bytes()[:9000])
+    soundfile.write(tmp_path / "f.wav", sound, 400)
+    rows = "".join(f"{name},{name},normal\n" for name in ("a.hea", "b", "sub/c", "d.wav", "e", "f"))
+    (tmp_path / "labels.csv").write_text("recording,person,label\n" + rows)
+    index = index_cohort(tmp_path)
+    table = index.recordings.set_index("recording")
+    assert table["header"].to_dict() == {"a": "a.hea", "b": "b.flac", "d": "d.wav", "sub/c": "sub/c.edf"}
+    assert table.loc["b", "annotation"] == "b.tsv"
+    assert "2 channels; the first one is taken" in reported(index, "d")
+    assert "e.wav is cut short: 6.0 s are declared, and 1.1 s are there" in reported(index, "e")
+    assert "sampling rate of the PCG is 400 Hz" in reported(index, "f")
+    assert reported(index, "sub/c") == reported(index, "b") == ""
+
+
+def test_files_of_one_name_and_a_sound_that_no_header_names(tmp_path):
+    write_record(tmp_path, "a", ("ECG",))
+    for name in ("a.wav", "b.wav", "b.flac"):
+        soundfile.write(tmp_path / name, np.arange(-4000, 4000, dtype=np.int16), 2000)
+    (tmp_path / "labels.csv").write_text("recording,person,label\na,1,normal\nb,2,normal\n")
+    index = index_cohort(tmp_path)
+    assert index.recordings["recording"].tolist() == ["a"]
+    assert "a.wav is not used: a.hea does not name it." in reported(index, "a")
+    assert "Several files have this name: b.flac, b.wav." in reported(index, "b")

@@ -5,18 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.io import wavfile
+import soundfile
+from scipy.io import savemat, wavfile
 
 from datasets.recordings import read_recording
+from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError
 from systems.base.predictor import RecordingPath
 from systems.ecg_pcg.settings import EcgPcgPredictionSettings
 from systems.ecg_pcg.sources.simulated import write_record
-from systems.ecg_pcg.sources.user_recording import (
-    find_recordings,
-    read_user_recording,
-    read_wav,
-)
+from systems.ecg_pcg.sources.user_recording import find_recordings, read_user_recording
+from tests.datasets.test_channel_files import write_edf
 
 RATE = 2000
 
@@ -34,6 +33,11 @@ def record(folder: Path, name: str = "a0001", ecg: np.ndarray | None = None, wit
 
 def read(path: Path, **options):
     return read_user_recording(RecordingPath("mine", path), EcgPcgPredictionSettings(**options))
+
+
+def read_wav(path: Path):
+    recording = read_recording(path, path.parent)
+    return recording.pcg, [SignalWarning(*warning) for warning in recording.warnings]
 
 
 # Finding --------------------------------------------------------------------------------------------------
@@ -316,3 +320,73 @@ def test_arrays_that_could_hold_code_are_not_read(sound, tmp_path):
 def test_a_record_takes_no_ecg_from_elsewhere(tmp_path, sound):
     with pytest.raises(DataError, match=r"--ecg belongs to a \.wav"):
         read(record(tmp_path / "b"), ecg=sound)
+
+
+# Other files ----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_gives_recordings_of_every_format(tmp_path):
+    soundfile.write(tmp_path / "b.flac", counts(1), RATE)
+    write_edf(tmp_path / "c.edf")
+    record(tmp_path, "d", with_ecg=False)
+    found = find_recordings([tmp_path])
+    assert [(place.name, place.path.name) for place in found] == [
+        ("b", "b.flac"),
+        ("c", "c.edf"),
+        ("d", "d.hea"),
+    ]
+    for place, channels in zip(
+        found, ({"pcg": "b.flac"}, {"ecg": "ECG II", "pcg": "PCG"}, {"pcg": "PCG"}), strict=True
+    ):
+        own = read_user_recording(place, EcgPcgPredictionSettings())
+        assert (own.channels, own.warnings) == (channels, [])
+    flac = read(tmp_path / "b.flac").recording.pcg
+    assert np.array_equal(flac.samples, (counts(1) / 32768).astype(np.float32))
+
+
+def test_the_ecg_of_a_sound_may_be_an_edf_file_or_an_array_of_matlab(sound, tmp_path):
+    savemat(tmp_path / "e.mat", {"ecg": ECG})
+    assert read(sound, ecg=tmp_path / "e.mat", ecg_rate=250.0).recording.ecg.samples == pytest.approx(ECG)
+    own = read(sound, ecg=write_edf(tmp_path / "e.edf"))
+    assert own.recording.ecg.sampling_rate == 500
+    assert own.channels == {"pcg": "a.wav", "ecg": "e.edf"}
+
+
+def test_lines_that_end_twice_are_no_gaps(sound, tmp_path):
+    (tmp_path / "e.csv").write_bytes("".join(f"{value:.9f}\r\r\n" for value in ECG).encode())
+    ecg = read(sound, ecg=tmp_path / "e.csv", ecg_rate=250.0).recording.ecg
+    assert ecg.samples == pytest.approx(ECG, abs=1e-6)
+
+
+def test_a_sound_that_its_header_does_not_name_is_named(tmp_path):
+    header = record(tmp_path)
+    text = header.read_text().splitlines()
+    header.write_text("\n".join([text[0].replace(" 2 ", " 1 "), text[2]]) + "\n")
+    (warning,) = read(header).warnings
+    assert warning.code == "unnamed-sound"
+    assert "a0001.wav is not used, as a0001.hea does not name it" in warning.text
+    assert "predict.py a0001.wav --ecg a0001" in warning.text
+
+
+def test_channels_named_after_places_are_heart_sounds_in_a_sound_file_alone(tmp_path):
+    header = record(tmp_path, with_ecg=False)
+    header.write_bytes(header.read_bytes().replace(b" PCG", b" MV"))
+    assert read(header).channels == {"pcg": "MV"}
+    header.write_bytes(header.read_bytes().replace(b"a0001.wav", b"a0001.snd"))
+    header.with_suffix(".wav").rename(header.with_suffix(".snd"))
+    with pytest.raises(DataError, match=r"only MV: name one with --ecg-channel or --pcg-channel"):
+        read(header)
+    assert read(header, pcg_channel="mv").channels == {"pcg": "MV"}
+
+
+def test_a_channel_that_may_be_the_heart_sound_is_named(tmp_path):
+    header = record(tmp_path)
+    header.write_bytes(header.read_bytes().replace(b" PCG", b" chest"))
+    (warning,) = read(header).warnings
+    assert (warning.code, warning.signal) == ("no-channel", "pcg")
+    assert "among the channels chest, ECG. If chest is one, name it with --pcg-channel." in warning.text
+    assert read(header, pcg_channel="chest").warnings == []
+    with pytest.raises(
+        DataError, match="There is no channel 'nowhere' for --pcg-channel; there are chest, ECG"
+    ):
+        read(header, pcg_channel="nowhere")
