@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from datasets.cache import Prepared
 from datasets.ecg import PLAUSIBLE_RATE, Ecg, flat_leads, prepare_signal, read_ecg
+from datasets.lead_checks import LARGEST_GAP, check_ecg, without_gaps
 from datasets.patients import ID_COLUMNS, MISSING, UNNAMED, patient_id
 from datasets.signals import MINIMUM_DURATION
 from datasets.sources import DataError, Problem
@@ -68,7 +69,10 @@ def prepare_patient(
         ecg = read_signal(row, root, leads, signal_rate)
         if drawn and ecg is None:
             raise DataError("It has no signal.")
+        if ecg is not None:
+            problems += _doubts(name, ecg, leads)
     except DataError as error:
+        ecg = None
         if drawn:
             return Problem(name, str(error), "Mend or remove the recording, then prepare again.")
         problems.append(_used_without(name, "signal", error))
@@ -86,6 +90,26 @@ def prepare_patient(
         signal = prepare_signal(ecg.samples, ecg.sampling_rate, settings.signal_rate, settings.seconds)
     metadata = row | _signal_metadata(ecg, leads) | {"image_sha256": digest}
     return PreparedPatient(metadata, signal, image, problems=problems)
+
+
+def _doubts(name: str, ecg: Ecg, leads: tuple[str, ...]) -> list[Problem]:
+    """Return what is doubtful about a signal, of which no lead may lack much."""
+    require_few_gaps(ecg, leads)
+    texts = [warning.text for warning in check_ecg(ecg, leads)]
+    return [Problem(name, f"Signal: {text}", "Check the file.", left_out=False) for text in texts]
+
+
+def require_few_gaps(ecg: Ecg, leads: tuple[str, ...]) -> None:
+    """Refuse a signal of which a lead lacks much; one that is not there at all is another matter.
+
+    Raises
+    ------
+    DataError
+    """
+    if (lost := without_gaps(ecg)[1]).any():
+        worst = int((np.isnan(ecg.samples).mean(axis=1) * lost).argmax())
+        share = np.isnan(ecg.samples[worst]).mean()
+        raise DataError(f"Of lead {leads[worst]} of its signal {share:.0%} of the samples are missing.")
 
 
 def _draw_ink(
@@ -180,8 +204,6 @@ def without(modality: str) -> str:
 
 _LENGTH_TOLERANCE = 0.1
 """Share by which a row may be shorter or longer than the middle one of all rows."""
-LARGEST_GAPS = 0.1
-"""Share of samples that may be missing."""
 LARGEST_MILLIVOLTS = 20.0
 """Range of the middle signal, millivolts, above which the unit of the table is doubted."""
 
@@ -357,7 +379,7 @@ def _checked(cells: list[str], decimal: bool, sampling_rate: float) -> NDArray[n
     if len(samples) < MINIMUM_DURATION * sampling_rate:
         raise ValueError(f"{len(samples)} samples are less than {MINIMUM_DURATION:g} s")
     gaps = float(np.isnan(samples).mean())
-    if gaps > LARGEST_GAPS:
+    if gaps > LARGEST_GAP:
         raise ValueError(f"{gaps:.0%} of its samples are missing")
     return samples
 
