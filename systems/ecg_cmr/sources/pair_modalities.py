@@ -100,9 +100,8 @@ def _checked_leads(row: dict[str, Any], root: Path, problems: list[Problem]) -> 
         raise DataError(f"More than {LARGEST_GAP:.0%} of each of its leads is missing (NaN).")
     texts = [warning.text for warning in check_ecg(ecg)]
     if lost.any():
-        texts.insert(
-            0, f"More than {LARGEST_GAP:.0%} of {named(LEADS, lost)} is missing; they count as absent."
-        )
+        text = f"More than {LARGEST_GAP:.0%} of {named(LEADS, lost)} is missing (NaN): they count as absent."
+        texts.insert(0, text)
     where = str(row["recording"])
     problems += [Problem(where, f"ECG: {text}", "Check the file.", left_out=False) for text in texts]
     return ecg

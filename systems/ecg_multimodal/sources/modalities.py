@@ -25,6 +25,8 @@ from systems.ecg_multimodal.settings import ModalitySettings
 from systems.ecg_multimodal.sources.ecg_image import draw_ecg, draw_sheet, read_ecg_image, to_ink
 
 IMAGE_LEAD = "II"
+OF_IMAGE = "Image: "
+"""How a warning about a picture begins."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def prepare_patient(
             image = _draw_ink(ecg, leads, settings, name)
         elif row["image"]:
             path = root / row["image"]
-            image = read_ecg_image(path, settings.image_height, settings.image_width)
+            doubts: list[str] = []
+            image = read_ecg_image(path, settings.image_height, settings.image_width, doubts)
+            problems += [_doubt(name, f"{OF_IMAGE}{text}") for text in doubts]
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except DataError as error:
         problems.append(_used_without(name, "image", error))
@@ -96,7 +100,12 @@ def _doubts(name: str, ecg: Ecg, leads: tuple[str, ...]) -> list[Problem]:
     """Return what is doubtful about a signal, of which no lead may lack much."""
     require_few_gaps(ecg, leads)
     texts = [warning.text for warning in check_ecg(ecg, leads)]
-    return [Problem(name, f"Signal: {text}", "Check the file.", left_out=False) for text in texts]
+    return [_doubt(name, f"Signal: {text}") for text in texts]
+
+
+def _doubt(name: str, text: str) -> Problem:
+    """Return the warning about a modality that is used."""
+    return Problem(name, text, "Check the file.", left_out=False)
 
 
 def require_few_gaps(ecg: Ecg, leads: tuple[str, ...]) -> None:

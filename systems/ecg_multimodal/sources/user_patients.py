@@ -29,6 +29,7 @@ from systems.ecg_multimodal.settings import ModalitySettings
 from systems.ecg_multimodal.sources.folders import CLINICAL, IMAGES, SIGNALS, index_patient_folders
 from systems.ecg_multimodal.sources.modalities import (
     IMAGE_LEAD,
+    OF_IMAGE,
     patient_digest,
     prepare_patient,
     read_signal,
@@ -142,7 +143,9 @@ def read_user_patient(index: PatientIndex, name: str, settings: ModalitySettings
                 unusable[modality] = problem.what.removesuffix(without(modality))
     values = index.clinical[index.clinical["recording"] == name].iloc[0].drop("recording").astype(float)
     digests = {made.row["signal_sha256"], made.row["image_sha256"], patient_digest(made.row, values)}
-    warnings = {modality: texts[name] for modality, texts in index.warnings.items() if name in texts}
+    warnings = {modality: list(texts[name]) for modality, texts in index.warnings.items() if name in texts}
+    for text in (problem.what for problem in made.problems if problem.what.startswith(OF_IMAGE)):
+        warnings.setdefault("image", []).append(text.removeprefix(OF_IMAGE))
     return UserPatient(
         name=name,
         image=made.image,
