@@ -66,7 +66,7 @@ def check_ecg(ecg: Ecg, leads: Sequence[str] = LEADS) -> list[SignalWarning]:
     """
     there = [name for name, flat in zip(leads, flat_leads(ecg.samples), strict=True) if not flat]
     if not there:
-        return []
+        return [SignalWarning("flat", "ecg", "None of its leads holds a signal.")]
     rows = [fill_gaps(ecg.samples[list(leads).index(name)].astype(np.float64)) for name in there]
     shown = np.asarray(bandpass(np.stack(rows), ecg.sampling_rate, BAND["ecg"]), np.float64)
     spans = beat_spans(shown, ecg.sampling_rate)

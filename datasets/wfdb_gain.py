@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets.sources import DataError
 
-_GAIN = re.compile(r"([+-]?[\d.]+(?:[eE][+-]?\d+)?)?(?:\(|/|$)")
+_GAIN = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)?(?:\(|/|$)")
 
 
 def require_gain(header: Path, leads: Sequence[str]) -> None:

@@ -100,8 +100,9 @@ def _checked_leads(row: dict[str, Any], root: Path, problems: list[Problem]) -> 
         raise DataError(f"More than {LARGEST_GAP:.0%} of each of its leads is missing (NaN).")
     texts = [warning.text for warning in check_ecg(ecg)]
     if lost.any():
-        text = f"More than {LARGEST_GAP:.0%} of {named(LEADS, lost)} is missing (NaN): they count as absent."
-        texts.insert(0, text)
+        which = named(LEADS, lost)
+        texts = [text for text in texts if text != f"It lacks {which}."]
+        texts.insert(0, f"More than {LARGEST_GAP:.0%} of {which} is missing (NaN): they count as absent.")
     where = str(row["recording"])
     problems += [Problem(where, f"ECG: {text}", "Check the file.", left_out=False) for text in texts]
     return ecg
