@@ -178,7 +178,7 @@ def on_ground(trace, ground, grid=None):
 
 def read(folder, image, height=64):
     """Return the ink of a picture and what is said of it."""
-    doubts = []
+    doubts: list[str] = []
     image.save(folder / "picture.png")
     return read_ecg_image(folder / "picture.png", height, None, doubts), doubts
 
@@ -233,14 +233,14 @@ def test_paper_on_a_table_leaves_no_ink_at_its_slanting_edges(tmp_path, strip):
 def test_right_pictures_raise_no_doubt(tmp_path, strip, mode):
     image = Image.open(strip)
     wide = np.asarray(on_ground((0, 0, 0), (255, 255, 255)))[..., 0].astype(np.uint16)
-    image = {
+    shown = {
         "plain": image,
         "dark": image.point([round(0.35 * value) for value in range(256)] * 3),
         "palette": image.quantize(32),
         "16 bit": Image.fromarray(wide * 257),
         "12 of 16 bit": Image.fromarray(wide * 16),
     }[mode]
-    ink, doubts = read(tmp_path, image)
+    ink, doubts = read(tmp_path, shown)
     assert doubts == []
     assert alike(ink) > 0.95
 
@@ -263,7 +263,7 @@ def test_what_is_no_trace_is_refused_or_doubted(tmp_path):
 def test_pages_and_pictures_on_their_side_are_said(tmp_path, strip):
     image = Image.open(strip)
     image.save(tmp_path / "pages.tif", save_all=True, append_images=[image, image])
-    doubts = []
+    doubts: list[str] = []
     read_ecg_image(tmp_path / "pages.tif", 64, None, doubts)
     assert doubts == ["It has 3 pages, of which the first is read."]
     assert "taller than wide" in read(tmp_path, image.transpose(Image.Transpose.ROTATE_90))[1][0]

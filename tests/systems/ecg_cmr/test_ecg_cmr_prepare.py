@@ -322,7 +322,7 @@ def test_the_plain_command_names_what_is_doubtful_about_each_ecg_and_cine(root, 
     header = root / "ecg/v00005.hea"
     header.write_text(header.read_text().replace("1000.0(0)/mV", "0(0)/mV"))
     path = root / "cmr/v00006_sa.nii.gz"
-    image = nibabel.load(path)
+    image: Any = nibabel.load(path)
     image.header["xyzt_units"] = 5
     nibabel.save(image, path)
     table = (root / "pairs.csv").read_text().splitlines()
