@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from datasets.signals import fill_gaps, resample
 from datasets.sources import DataError
 from datasets.wfdb_files import MILLIVOLTS, check_checksums, signal_files
-from datasets.wfdb_gain import require_gain
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -94,7 +93,6 @@ def read_ecg(header: Path, root: Path, leads: tuple[str, ...]) -> Ecg:
         If a file is absent, outside ``root`` or damaged, or a lead is lacking.
     """
     signal_files(header, root)
-    require_gain(header, leads)
     try:
         record = wfdb.rdrecord(str(header.with_suffix("")), physical=False, return_res=64)
         physical = record.dac(return_res=64)

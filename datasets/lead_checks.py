@@ -6,6 +6,7 @@ doubtful a warning. Limits come from 500 records of PTB-XL: none is refused, 5 (
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -86,7 +87,8 @@ def without_gaps(ecg: Ecg) -> tuple[Ecg, NDArray[np.bool_]]:
     """
     missing = np.isnan(ecg.samples).mean(axis=1)
     lost = (missing > LARGEST_GAP) & (missing < 1)
-    return (Ecg(np.where(lost[:, None], np.nan, ecg.samples), ecg.sampling_rate) if lost.any() else ecg), lost
+    kept = np.where(lost[:, None], np.nan, ecg.samples)
+    return (dataclasses.replace(ecg, samples=kept) if lost.any() else ecg), lost
 
 
 def named(leads: Sequence[str], flags: Iterable[Any]) -> str:

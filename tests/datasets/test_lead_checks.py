@@ -1,4 +1,4 @@
-"""ECGs that are not what they are taken for: another unit, order or sign, mixed up, without a gain."""
+"""ECGs that are not what they are taken for: another unit, order or sign, mixed up, with gaps."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from datasets.ecg import LEADS, Ecg, read_ecg
 from datasets.lead_checks import check_ecg, without_gaps
 from datasets.ptbxl import index_ptbxl
 from datasets.sources import DataError
-from datasets.wfdb_gain import require_gain
 from simulation.heart_population import draw_heart
 from simulation.patient import stream
 from simulation.vectorcardiogram import render_ecg
@@ -101,32 +100,6 @@ def test_what_is_absent_is_named_and_no_gap_is_filled_that_is_large(hearts):
     texts = [warning.text for warning in check_ecg(kept)]
     assert texts == ["It lacks III, aVL.", "No signal is in V2."]
     assert codes(np.full((12, 5000), np.nan)) == ["flat"]
-
-
-# Gain -----------------------------------------------------------------------------------------------
-
-
-def header(folder, *lines):
-    path = folder / "x.hea"
-    path.write_text("# made elsewhere\n" + "\n".join(["x 2 500 1000", *lines, "# a remark"]) + "\n")
-    return path
-
-
-@pytest.mark.parametrize("gain", ["0", "0/mV", "0(0)/mV", "0.0(5)/uV", ""])
-def test_a_record_without_gain_is_not_calibrated(tmp_path, gain):
-    lines = [f"x.dat 16 {gain} 16 0 0 0 0 II".replace("  ", " "), "x.dat 16 200/mV 16 0 0 0 0 V1"]
-    if not gain:
-        lines[0] = "x.dat 16"
-    path = header(tmp_path, *lines)
-    if gain:
-        with pytest.raises(DataError, match="states no gain for II, so its unit is unknown"):
-            require_gain(path, LEADS)
-        require_gain(path, ("V1",))
-
-
-@pytest.mark.parametrize("gain", ["200", "200/mV", "1000.0(0)/mV", "1e3/mV", "-200(5)/mV", ".5/uV"])
-def test_a_gain_is_a_gain(tmp_path, gain):
-    require_gain(header(tmp_path, f"x.dat 16x2 {gain} 16 0 0 0 0 II", "x.dat 16 200 16 0 0 0 0 V1"), LEADS)
 
 
 # Real recordings ------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def _read_npy(path: Path, spacing: float) -> Cine:
     """Return the cine of an array file."""
     try:
         data = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy raises many kinds for damaged files
         raise DataError(f"The file {path.name} cannot be read ({error}).") from error
     if not isinstance(data, np.ndarray) or data.ndim not in (3, 4) or data.dtype.kind not in "uif":
         raise DataError(

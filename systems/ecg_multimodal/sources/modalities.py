@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from datasets.cache import Prepared
 from datasets.ecg import PLAUSIBLE_RATE, Ecg, flat_leads, prepare_signal, read_ecg
-from datasets.lead_checks import LARGEST_GAP, check_ecg, without_gaps
+from datasets.lead_checks import check_ecg, without_gaps
 from datasets.patients import ID_COLUMNS, MISSING, UNNAMED, patient_id
 from datasets.signals import MINIMUM_DURATION
 from datasets.sources import DataError, Problem
@@ -213,6 +213,8 @@ def without(modality: str) -> str:
 
 _LENGTH_TOLERANCE = 0.1
 """Share by which a row may be shorter or longer than the middle one of all rows."""
+LARGEST_GAPS = 0.1
+"""Share of samples that may be missing."""
 LARGEST_MILLIVOLTS = 20.0
 """Range of the middle signal, millivolts, above which the unit of the table is doubted."""
 
@@ -388,7 +390,7 @@ def _checked(cells: list[str], decimal: bool, sampling_rate: float) -> NDArray[n
     if len(samples) < MINIMUM_DURATION * sampling_rate:
         raise ValueError(f"{len(samples)} samples are less than {MINIMUM_DURATION:g} s")
     gaps = float(np.isnan(samples).mean())
-    if gaps > LARGEST_GAP:
+    if gaps > LARGEST_GAPS:
         raise ValueError(f"{gaps:.0%} of its samples are missing")
     return samples
 

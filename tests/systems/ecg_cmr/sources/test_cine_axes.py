@@ -202,6 +202,18 @@ def test_numbers_that_are_none_change_no_frame(tmp_path, cine, place, value):
     assert found.spacing == pytest.approx((2.0, 2.0))
 
 
+@pytest.mark.parametrize("broken", [b"\xe4", b"(", b"\n"])
+def test_an_array_with_a_broken_header_is_named(tmp_path, cine, broken):
+    path = tmp_path / "cine.npy"
+    np.save(path, cine.transpose(3, 2, 0, 1))
+    content = bytearray(path.read_bytes())
+    for place in (10, 40, 60):
+        content[place : place + 1] = broken
+        path.write_bytes(bytes(content))
+        with pytest.raises(DataError, match=r"cine\.npy"):
+            read_cine(path, 2.0)
+
+
 def test_values_that_are_no_brightness_are_refused(tmp_path, cine):
     colours = np.zeros(cine.shape[:3], dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     for data in (cine.astype(np.complex64), colours):
