@@ -38,6 +38,9 @@ _FIT = 0.1
 """The same, below which rows surely are the limb leads that they are tried as."""
 _OPPOSITE = -0.5
 """Correlation of leads I and V6 below which one of them is upside down; PTB-XL: one record."""
+_BACKWARDS = 0.5
+"""Correlation that lead I has more with V1 than with V6: none of 500 records of PTB-XL have it, 92 % of them do
+with their chest leads backwards."""
 _SKIPPED, _LONGER = 0.5, 1.5
 """Unlikeness (1 - correlation) summed from V1 to V6, beyond that of the best order and as a multiple of it,
 that is doubted: 2 of 500 records of PTB-XL have more, and 94 % of their shuffled chest leads."""
@@ -168,12 +171,16 @@ def _texts_of_order(shown: dict[str, NDArray[np.float64]]) -> list[tuple[str, st
     texts = []
     if set(_POINTING) | {"aVR"} <= set(shown) and _skew(shown["aVR"]) > 0:
         if all(_skew(shown[name]) < 0 for name in _POINTING):
-            texts.append(
-                ("polarity", f"{', '.join(_POINTING)} point down and aVR up: are all leads upside down?")
-            )
+            text = f"{', '.join(_POINTING)} point down and aVR up: are all leads upside down?"
+            texts.append(("polarity", text))
         elif np.corrcoef(shown["I"], shown["V6"])[0, 1] < _OPPOSITE:
             text = "Lead I is upside down beside V6, and aVR upright: were the arm electrodes exchanged?"
             texts.append(("polarity", text))
+    if not texts and {"I", "V1", "V6"} <= set(shown):
+        alike = np.corrcoef([shown[name] for name in ("I", "V1", "V6")])[0]
+        if alike[1] - alike[2] > _BACKWARDS:
+            text = "Lead I resembles V1, not V6: are chest leads numbered backwards, or arm leads exchanged?"
+            return [("chest-order", text)]
     if set(_CHEST) <= set(shown) and (text := _chest_mismatch(np.stack([shown[name] for name in _CHEST]))):
         texts.append(("chest-order", text))
     return texts

@@ -81,8 +81,9 @@ def test_an_ecg_upside_down_and_exchanged_arms_are_named(hearts):
 
 
 def test_chest_leads_that_go_to_and_fro_are_named(hearts):
-    found = [codes(samples[[*range(6), 11, 7, 10, 9, 8, 6]]) for samples in hearts]
-    assert found.count(["chest-order"]) >= 4
+    for order in ([11, 7, 10, 9, 8, 6], [11, 10, 9, 8, 7, 6], [9, 10, 11, 6, 7, 8]):
+        found = [codes(samples[[*range(6), *order]]) for samples in hearts]
+        assert found.count(["chest-order"]) >= 4, order
 
 
 def test_an_array_reshaped_instead_of_transposed_is_named(hearts):
