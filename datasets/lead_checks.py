@@ -39,7 +39,7 @@ _FIT = 0.1
 _OPPOSITE = -0.5
 """Correlation of leads I and V6 below which one of them is upside down; PTB-XL: one record."""
 _BACKWARDS = 0.5
-"""Correlation that lead I has more with V1 than with V6: none of 500 records of PTB-XL have it, 92 % of them do
+"""Correlation that lead I has more with V1 than with V6: no record of 500 of PTB-XL has it, and 92 % have
 with their chest leads backwards."""
 _SKIPPED, _LONGER = 0.5, 1.5
 """Unlikeness (1 - correlation) summed from V1 to V6, beyond that of the best order and as a multiple of it,
