@@ -141,10 +141,13 @@ def make_ptbxl(tmp_path) -> Callable[..., Path]:
 
 
 def write_twelve_leads(path: Path, rate: int, seed: int) -> None:
-    """Write a WFDB record of ten seconds; lead k is noise of the seed, around k / 10 mV."""
+    """Write a WFDB record of ten seconds: noise of the seed, lead k around k / 10 mV; limb leads add up."""
     names = ["I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    counts = np.random.default_rng(seed).normal(0, 50, (10 * rate, 12)) + 100 * np.arange(12)
+    counts = np.random.default_rng(seed).normal(0, 50, (10 * rate, 12))
+    one, two = counts[:, 0], counts[:, 1]
+    counts[:, 2:6] = np.stack([two - one, -(one + two) / 2, one - two / 2, two - one / 2], axis=1)
+    counts += 100 * np.arange(12)
     path.with_suffix(".dat").write_bytes(counts.astype("<i2").tobytes())
     lines = [f"{path.name} 12 {rate} {10 * rate}"]
     lines += [f"{path.name}.dat 16 1000.0(0)/mV 16 0 0 0 0 {name}" for name in names]

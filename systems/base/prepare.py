@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -109,7 +111,7 @@ class Preparation(Generic[Settings, Index]):
         seconds = time.perf_counter() - started
         command = "training.py" if self.task == "ecg-pcg" else f"training.py {self.task}"
         lines = [f"Cache: {path} ({seconds:.1f} s)", f"Next:  python {command}"]
-        print("\n".join([*self.describe(cache, index), *lines]))
+        print("\n".join([*self.describe(cache, index), *format_warnings(cache, index), *lines]))
         return path
 
     def source(self) -> Index:
@@ -178,6 +180,34 @@ class Preparation(Generic[Settings, Index]):
         if path.is_dir():
             return f"{path} is there already: nothing would be computed."
         return f"Would {self.cost(writer, path)}. Nothing was written."
+
+
+_KINDS, _NAMES = 8, 4
+"""Kinds of warnings that are shown, and recordings that are named of each."""
+
+
+def format_warnings(cache: Cache, index: SourceIndex) -> list[str]:
+    """Return lines of what is doubtful about recordings that are used, beyond what the index says.
+
+    Warnings that differ by numbers alone are one kind: the first is shown, with how many there are and where.
+    """
+    known = {f"{problem.where}: {problem.what}" for problem in index.problems}
+    known |= {f"{row.recording}: {row.reason}" for row in cache.table("skipped").itertuples()}
+    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for text in cache.manifest["warnings"]:
+        if text not in known:
+            where, _, what = text.partition(": ")
+            kinds[re.sub(r"\d+([.,]\d+)*", "#", what)].append((where, what))
+    if not kinds:
+        return []
+    shown = sorted(kinds.values(), key=len, reverse=True)
+    lines = [
+        f"{sum(map(len, shown))} warnings about what is used; all are in {cache.path / 'manifest.json'}:"
+    ]
+    for found in shown[:_KINDS]:
+        names = ", ".join(where for where, _ in found[:_NAMES])
+        lines.append(f"  {len(found):4d}  {names}{', ...' * (len(found) > _NAMES)}: {found[0][1]}")
+    return lines + ([f"  ... and {len(shown) - _KINDS} other kinds."] if len(shown) > _KINDS else [])
 
 
 def count_reasons(cache: Cache, limit: int = 8) -> tuple[list[str], int]:

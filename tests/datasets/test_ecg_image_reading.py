@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datasets.sources import DataError
 from systems.ecg_multimodal.sources.ecg_image import draw_ecg, read_ecg_image, to_ink, write_picture
@@ -162,3 +162,108 @@ def test_an_absent_a_tiny_and_an_empty_picture_are_named(tmp_path):
 def test_a_size_that_is_none_is_refused():
     with pytest.raises(ValueError, match="0 x 640"):
         to_ink(draw_ecg(WAVE, RATE), 0, 640)
+
+
+# Grounds --------------------------------------------------------------------------------------------
+
+
+def on_ground(trace, ground, grid=None):
+    """Return the wave in a colour on a ground of a colour, with a grid or without."""
+    ink = ((250 - draw_ecg(WAVE, RATE, grid=False).astype(float).mean(axis=2)) / 225).clip(0, 1)[..., None]
+    picture = np.zeros((250, 2500, 3)) + np.array(ground)
+    if grid is not None:
+        picture[::10], picture[:, ::10] = grid, grid
+    return Image.fromarray((picture * (1 - ink) + ink * np.array(trace)).round().astype(np.uint8))
+
+
+def read(folder, image, height=64):
+    """Return the ink of a picture and what is said of it."""
+    doubts: list[str] = []
+    image.save(folder / "picture.png")
+    return read_ecg_image(folder / "picture.png", height, None, doubts), doubts
+
+
+def alike(ink, height=64):
+    return np.corrcoef(ink.ravel(), to_ink(draw_ecg(WAVE, RATE), height).ravel())[0, 1]
+
+
+@pytest.mark.parametrize(
+    ("trace", "ground", "grid"),
+    [
+        ((255, 255, 255), (0, 0, 0), None),
+        ((0, 255, 0), (0, 0, 0), (0, 60, 0)),
+        ((255, 255, 255), (0, 0, 0), (150, 20, 20)),
+        ((40, 170, 60), (15, 20, 25), (30, 40, 40)),
+        ((255, 255, 255), (0, 0, 128), None),
+        ((255, 255, 0), (90, 90, 90), None),
+        ((255, 40, 40), (0, 0, 0), None),
+    ],
+)
+def test_a_light_trace_on_a_dark_ground_is_inverted_and_that_is_said(tmp_path, trace, ground, grid):
+    ink, doubts = read(tmp_path, on_ground(trace, ground, grid))
+    assert alike(ink) > 0.97
+    assert doubts == ["It shows a light trace on a dark ground; it was inverted."]
+
+
+def test_a_negative_and_a_light_trace_on_nothing_are_inverted(tmp_path, strip):
+    ink, doubts = read(tmp_path, ImageOps.invert(Image.open(strip)))
+    assert alike(ink) > 0.97 and "inverted" in doubts[0]
+    trace = np.asarray(on_ground((255, 255, 255), (0, 0, 0)))[..., 0]
+    clear = Image.merge("LA", (Image.new("L", (2500, 250), 255), Image.fromarray(trace)))
+    for image in (clear, clear.convert("RGBA")):
+        ink, doubts = read(tmp_path, image)
+        assert alike(ink) > 0.97 and "inverted" in doubts[0]
+
+
+@pytest.mark.parametrize("edges", [(200, 60, 300, 90), (0, 0, 0, 200), (400, 400, 400, 400), (0, 150, 0, 0)])
+@pytest.mark.parametrize("colour", [(0, 0, 0), (60, 40, 30)])
+def test_what_is_dark_around_the_paper_is_cut_off(tmp_path, strip, edges, colour):
+    ink, doubts = read(tmp_path, ImageOps.expand(Image.open(strip), edges, colour))
+    assert alike(ink) > 0.95
+    assert "dark at its edges, is no paper; it was cut off" in doubts[0]
+
+
+def test_paper_on_a_table_leaves_no_ink_at_its_slanting_edges(tmp_path, strip):
+    turned = Image.open(strip).rotate(3, expand=True, fillcolor=(20, 15, 10))
+    ink, _ = read(tmp_path, turned)
+    assert ink.mean() < 0.03 * 255
+
+
+@pytest.mark.parametrize("mode", ["plain", "dark", "palette", "16 bit", "12 of 16 bit"])
+def test_right_pictures_raise_no_doubt(tmp_path, strip, mode):
+    image = Image.open(strip)
+    wide = np.asarray(on_ground((0, 0, 0), (255, 255, 255)))[..., 0].astype(np.uint16)
+    shown = {
+        "plain": image,
+        "dark": image.point([round(0.35 * value) for value in range(256)] * 3),
+        "palette": image.quantize(32),
+        "16 bit": Image.fromarray(wide * 257),
+        "12 of 16 bit": Image.fromarray(wide * 16),
+    }[mode]
+    ink, doubts = read(tmp_path, shown)
+    assert doubts == []
+    assert alike(ink) > 0.95
+
+
+def test_what_is_no_trace_is_refused_or_doubted(tmp_path):
+    board = (np.indices((250, 2500)) // 9).sum(axis=0) % 2
+    with pytest.raises(DataError, match=r"of the picture picture\.png is ink, too much for a trace"):
+        read(tmp_path, Image.fromarray((255 * board).astype(np.uint8)))
+    dots = np.random.default_rng(0).integers(0, 256, (250, 2500, 3)).astype(np.uint8)
+    assert "of its width holds clear ink" in read(tmp_path, Image.fromarray(dots))[1][0]
+    with pytest.raises(DataError, match="nothing but paper, or a trace as light as its grid"):
+        read(tmp_path, on_ground((0, 0, 255), (255, 255, 255)))
+    half = np.asarray(on_ground((0, 0, 0), (255, 255, 255))).copy()
+    half[:, 700:] = 255
+    assert read(tmp_path, Image.fromarray(half))[1] == [
+        "Only 28% of its width holds clear ink: does it show an ECG?"
+    ]
+
+
+def test_pages_and_pictures_on_their_side_are_said(tmp_path, strip):
+    image = Image.open(strip)
+    image.save(tmp_path / "pages.tif", save_all=True, append_images=[image, image])
+    doubts: list[str] = []
+    read_ecg_image(tmp_path / "pages.tif", 64, None, doubts)
+    assert doubts == ["It has 3 pages, of which the first is read."]
+    assert "taller than wide" in read(tmp_path, image.transpose(Image.Transpose.ROTATE_90))[1][0]

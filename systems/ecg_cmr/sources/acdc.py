@@ -22,6 +22,7 @@ import numpy as np
 
 from datasets.patients import plausible_values, require_some
 from datasets.sources import DataError, Problem
+from systems.ecg_cmr.sources.cine_axes import stated_axes
 from systems.ecg_cmr.sources.cmr_files import PLAUSIBLE_SPACING, damaged_nifti, open_nifti
 from systems.ecg_cmr.sources.pairs import PairIndex, pair_row, target_tables
 
@@ -166,6 +167,8 @@ def _function(folder: Path, frames: dict[str, int]) -> dict[str, float]:
     diastole, systole = (_volumes(folder, frames[moment]) for moment in ("ED", "ES"))
     if not min(diastole[LEFT], diastole[_RIGHT], diastole[MUSCLE]) > 0:
         raise DataError("Its contours at end-diastole lack a structure.")
+    if diastole[LEFT] < systole[LEFT]:
+        raise DataError("Its left ventricle is larger at end-systole: are ED and ES exchanged in Info.cfg?")
     return {
         "lv_edv": diastole[LEFT],
         "lv_esv": systole[LEFT],
@@ -186,7 +189,8 @@ def _volumes(folder: Path, frame: int) -> dict[int, float]:
     image = open_nifti(path)
     try:
         labels = np.asarray(image.dataobj)
-        sizes = [float(size) for size in image.header.get_zooms()[:3]]
+        labels = labels.reshape(labels.shape[:3]) if set(labels.shape[3:]) == {1} else labels
+        sizes = list(stated_axes(image).steps[:3])
     except Exception as error:  # nibabel raises many kinds for damaged files
         raise damaged_nifti(path, error) from error
     low, high = PLAUSIBLE_SPACING

@@ -5,9 +5,11 @@ file         axes
 ===========  ============================================================================================
 NIfTI, 4     (height, width, slices, frames); of the three in space, that with the fewest samples is
              the slices, wherever it is
-NIfTI, 3     (height, width, frames); said, as a stack of slices would look the same
+NIfTI, 3     (height, width, frames)
 ``.npy``     (frames, height, width) or (frames, slices, height, width), rows from top to bottom
 ===========  ============================================================================================
+
+Axes of length one do not count. What the motion contradicts is refused (`cine_axes`).
 
 Of several slices the middle one is taken. A NIfTI that states how it lies in the patient is turned so that
 columns run to the patient's left, and rows to back and feet: the usual display. It is turned by quarters
@@ -16,9 +18,10 @@ and mirrored only, so no value changes. One that does not state it, and ``.npy``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
@@ -26,18 +29,25 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from datasets.sources import DataError
+from systems.ecg_cmr.sources.cine_axes import (
+    FEWEST_FRAMES,
+    Stated,
+    require_cycle,
+    require_frames_first,
+    stated_axes,
+    time_axis,
+)
 
 Pixels = NDArray[np.float32]
 
-_FEWEST_FRAMES = 4
-"""Frames that show a cycle at least."""
 _LARGEST_FILE = 400_000_000
 """Values above which a file is refused before it is decoded."""
 PLAUSIBLE_SPACING = (0.2, 10.0)
 """Millimetres a pixel that are plausible."""
 _USUAL_SPACING, _USUAL_FRAMES = (0.6, 3.5), (12, 60)
 """What a cine commonly has; anything else is named, and used."""
-_MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
+_MOST_LOOKED_AT = 4_000_000
+"""Values of a file from which its motion is measured; of larger ones every second row and column, or less."""
 LEFT, _DOWN = np.array([-1.0, 0.0, 0.0]), np.array([0.0, -1.0, -1.0]) / np.sqrt(2)
 """Directions that columns and rows shall have, where x is to the right, y to the front, z to the head."""
 ENDINGS = (".nii", ".nii.gz", ".npy")
@@ -115,8 +125,8 @@ def _sizes(cine: Cine) -> str:
 
 def _check_axes(path: Path, shape: tuple[int, ...], frames: int) -> None:
     """Refuse what cannot be a cine before it is decoded."""
-    if frames < _FEWEST_FRAMES:
-        raise DataError(f"The file {path.name} has {frames} frames; a cine has at least {_FEWEST_FRAMES}.")
+    if frames < FEWEST_FRAMES:
+        raise DataError(f"The file {path.name} has {frames} frames; a cine has at least {FEWEST_FRAMES}.")
     if min(shape) < 1 or np.prod([float(length) for length in shape]) > _LARGEST_FILE:
         raise DataError(
             f"The file {path.name} has axes of {' x '.join(map(str, shape))}: no cine is so large."
@@ -130,18 +140,31 @@ def _read_npy(path: Path, spacing: float) -> Cine:
     """Return the cine of an array file."""
     try:
         data = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy raises many kinds for damaged files
         raise DataError(f"The file {path.name} cannot be read ({error}).") from error
     if not isinstance(data, np.ndarray) or data.ndim not in (3, 4) or data.dtype.kind not in "uif":
         raise DataError(
             f"The file {path.name} is no array of (frames, height, width) or (frames, slices, height, width)."
         )
+    data = data[tuple(0 if length == 1 else slice(None) for length in data.shape)]
+    if data.ndim not in (3, 4):
+        raise DataError(f"The file {path.name} has {data.ndim} axes longer than one; a cine has 3 or 4.")
     _check_axes(path, data.shape, data.shape[0])
     if spacing <= 0:
         raise DataError(f"The pixel size of {path.name} is not known: state it in the table of pairs, in mm.")
+    require_frames_first(path.name, _thinned(data), data.shape)
     slices = data.shape[1] if data.ndim == 4 else 1
     frames = np.asarray(data[:, slices // 2] if data.ndim == 4 else data, dtype=np.float32)
-    return Cine(frames, (spacing, spacing), slices)
+    return Cine(frames, (spacing, spacing), slices, require_cycle(path.name, frames, None))
+
+
+def _thinned(data: Any) -> NDArray[Any]:
+    """Return an array, with fewer samples along its two longest axes where it is large."""
+    longest = sorted(range(len(data.shape)), key=lambda axis: -data.shape[axis])[:2]
+    size = float(np.prod([float(length) for length in data.shape]))
+    step = int(np.ceil(np.sqrt(size / _MOST_LOOKED_AT)))
+    steps = (step if axis in longest else 1 for axis in range(len(data.shape)))
+    return np.asarray(data[tuple(slice(None, None, each) for each in steps)])
 
 
 # NIfTI ----------------------------------------------------------------------------------------------
@@ -152,23 +175,31 @@ def _read_nifti(path: Path, spacing: float) -> Cine:
     if not path.name.lower().endswith(ENDINGS):
         raise DataError(f"The file {path.name} is neither NIfTI (.nii, .nii.gz) nor NumPy (.npy).")
     image = open_nifti(path)
-    shape = _shape(path, image)
-    slice_axis, slices = _slice_axis(shape), 1
-    where: list[slice | int] = [slice(None)] * len(shape) + [0] * (len(image.shape) - len(shape))
-    if slice_axis is not None:
-        slices = shape[slice_axis]
-        where[slice_axis] = slices // 2
+    stated, axes = stated_axes(image), _long_axes(path, image)
     try:
+        time, doubts = time_axis(path.name, _thinned(image.dataobj), image.shape, axes, stated)
+        _check_axes(path, image.shape, image.shape[time])
+        slice_axis = _slice_axis(image.shape, [axis for axis in axes if axis != time])
+        where: list[slice | int] = [slice(None) if axis in axes else 0 for axis in range(len(image.shape))]
+        slices = 1 if slice_axis is None else image.shape[slice_axis]
+        if slice_axis is not None:
+            where[slice_axis] = slices // 2
         data = np.asarray(image.dataobj[tuple(where)], dtype=np.float32)
+    except DataError:
+        raise
     except Exception as error:  # nibabel raises many kinds for damaged files
         raise damaged_nifti(path, error) from error
-    warnings = _warnings_of_axes(shape, slice_axis)
-    plane = [axis for axis in range(3) if axis != slice_axis][:2]
-    sizes, doubt = _voxel_sizes(image, plane)
+    plane = [axis for axis in axes if axis not in (time, slice_axis)]
+    if max(plane) > 2:
+        raise DataError(f"The file {path.name} has no height and width among its first three axes.")
+    frames = np.moveaxis(data, [axis for axis in axes if axis != slice_axis].index(time), 0)
+    sizes, doubt = _voxel_sizes(image, plane, stated)
     if spacing > 0:
         sizes, doubt = (spacing, spacing), ()
-    data, sizes = _displayed(np.moveaxis(data, -1, 0), sizes, _directions(image, plane))
-    return Cine(np.ascontiguousarray(data), sizes, slices, (*warnings, *doubt))
+    warnings = (*stated.warnings, *doubts, *_warnings_of_axes(image.shape, axes, slice_axis))
+    warnings += require_cycle(path.name, frames, stated.steps[time] if time < 3 and slices == 1 else None)
+    shown, sizes = _displayed(frames, sizes, _directions(image, plane))
+    return Cine(np.ascontiguousarray(shown), sizes, int(slices), (*warnings, *doubt))
 
 
 def open_nifti(path: Path) -> nibabel.Nifti1Image:
@@ -193,32 +224,34 @@ def damaged_nifti(path: Path, error: Exception) -> DataError:
     return DataError(f"The file {path.name} cannot be read: it is damaged or cut short ({error}).")
 
 
-def _shape(path: Path, image: nibabel.Nifti1Image) -> tuple[int, ...]:
-    """Return the lengths of three or four axes, those of length 1 at the end left out."""
-    shape = tuple(int(length) for length in image.shape)
-    while len(shape) > 4 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) not in (3, 4):
+def _long_axes(path: Path, image: nibabel.Nifti1Image) -> list[int]:
+    """Return the three or four axes longer than one."""
+    kind = image.get_data_dtype()
+    if kind.kind not in "uif":
+        raise DataError(f"The file {path.name} holds {kind} values: one brightness a voxel is needed.")
+    axes = [axis for axis, length in enumerate(image.shape) if length != 1]
+    if len(axes) not in (3, 4) or len(image.shape) == 2:
         raise DataError(
-            f"The file {path.name} has {len(shape)} axes; (height, width, slices, frames) are needed."
+            f"The file {path.name} has {len(axes)} axes longer than one; (height, width, slices, frames) are "
+            "needed."
         )
-    _check_axes(path, shape, shape[-1])
-    return shape
+    _check_axes(path, image.shape, FEWEST_FRAMES)
+    return axes
 
 
-def _slice_axis(shape: tuple[int, ...]) -> int | None:
+def _slice_axis(shape: Sequence[int], space: Sequence[int]) -> int | None:
     """Return the axis across the slices: the shortest of the three in space, the last of equals."""
-    if len(shape) == 3:
-        return None
-    return 2 - int(np.argmin(shape[2::-1]))
+    return None if len(space) == 2 else min(reversed(space), key=lambda axis: shape[axis])
 
 
-def _warnings_of_axes(shape: tuple[int, ...], slice_axis: int | None) -> tuple[str, ...]:
+def _warnings_of_axes(shape: Sequence[int], axes: Sequence[int], slice_axis: int | None) -> tuple[str, ...]:
     """Name an unusual order of the axes."""
     if slice_axis is None:
-        return ("It has three axes; the last is taken for time.",)
-    order = ("first", "second", "third")[slice_axis]
-    return () if slice_axis == 2 else (f"Its {order} axis, the shortest, is taken for that of the slices.",)
+        return ("It has three axes; the last is taken for time.",) if axes == [0, 1, 2] else ()
+    order = ("first", "second", "third")
+    if slice_axis > 1:
+        return ()
+    return (f"Its {order[slice_axis]} axis, the shortest, is taken for that of the slices.",)
 
 
 def _oriented(image: nibabel.Nifti1Image) -> bool:
@@ -228,16 +261,18 @@ def _oriented(image: nibabel.Nifti1Image) -> bool:
     return stated and bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine[:3, :3])) > 1e-9
 
 
-def _voxel_sizes(image: nibabel.Nifti1Image, plane: list[int]) -> tuple[tuple[float, float], tuple[str, ...]]:
+def _voxel_sizes(
+    image: nibabel.Nifti1Image, plane: list[int], stated: Stated
+) -> tuple[tuple[float, float], tuple[str, ...]]:
     """Return the sizes of a pixel along two axes, mm, and what is doubtful about them."""
-    factor = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    factor = stated.factor
     zooms = np.abs(np.array(image.header.get_zooms()[:3], float))[plane]
     found, doubt = zooms, tuple[str, ...]()
     if _oriented(image):
         found = np.linalg.norm(np.asarray(image.affine, float)[:3, plane], axis=0)
         if not np.allclose(found, zooms, rtol=0.05):
-            stated = [" x ".join(f"{factor * size:.3g}" for size in sizes) for sizes in (found, zooms)]
-            doubt = (f"It states two pixel sizes, {stated[0]} and {stated[1]} mm; the first is used.",)
+            both = [" x ".join(f"{factor * size:.3g}" for size in sizes) for sizes in (found, zooms)]
+            doubt = (f"It states two pixel sizes, {both[0]} and {both[1]} mm; the first is used.",)
     return (float(factor * found[0]), float(factor * found[1])), doubt
 
 

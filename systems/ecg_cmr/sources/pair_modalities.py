@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from datasets.array_files import ARRAYS, read_array
 from datasets.cache import Prepared
 from datasets.ecg import LEADS, PLAUSIBLE_RATE, Ecg, flat_leads, prepare_signal, read_ecg
+from datasets.lead_checks import LARGEST_GAP, check_ecg, named, without_gaps
 from datasets.signals import MINIMUM_DURATION
 from datasets.sources import DataError, MissingModality, Problem
 from systems.ecg_cmr.settings import PairSettings
@@ -55,8 +56,7 @@ def prepare_pair(row: dict[str, Any], *, root: Path, settings: PairSettings) -> 
     name, problems = str(row["recording"]), list[Problem]()
     ecg = cmr = long_axis = None
     if row["ecg"]:
-        path = root / row["ecg"]
-        ecg = _tried(name, "ECG", problems, read_leads, path, root, float(row["ecg_rate"]))
+        ecg = _tried(name, "ECG", problems, _checked_leads, row, root, problems)
     if row["cine"]:
         cmr = _tried(name, "cine", problems, _cine, row, root, "cmr", settings)
     if row["long_axis"] and settings.long_axis:
@@ -93,6 +93,21 @@ def _tried(
 
 
 # ECG ------------------------------------------------------------------------------------------------
+
+
+def _checked_leads(row: dict[str, Any], root: Path, problems: list[Problem]) -> Ecg:
+    """Read the ECG of a row; what is doubtful about it is named, and a lead that lacks much left out."""
+    ecg, lost = without_gaps(read_leads(root / row["ecg"], root, float(row["ecg_rate"])))
+    if lost.any() and flat_leads(ecg.samples).all():
+        raise DataError(f"More than {LARGEST_GAP:.0%} of each of its leads is missing (NaN).")
+    texts = [warning.text for warning in check_ecg(ecg)]
+    if lost.any():
+        which = named(LEADS, lost)
+        texts = [text for text in texts if text != f"It lacks {which}."]
+        texts.insert(0, f"More than {LARGEST_GAP:.0%} of {which} is missing (NaN): they count as absent.")
+    where = str(row["recording"])
+    problems += [Problem(where, f"ECG: {text}", "Check the file.", left_out=False) for text in texts]
+    return ecg
 
 
 def read_leads(path: Path, root: Path, rate: float = 0.0) -> Ecg:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from datasets.array_files import ARRAYS
 from datasets.channel_files import CHANNEL_FILES
 from datasets.ecg import ECG_FILES, LEADS, Ecg, flat_leads
+from datasets.lead_checks import LARGEST_GAP, check_ecg, named
 from datasets.recordings import Recording, Signal
 from datasets.signal_quality import NO_HEART, SHORT, Quality, SignalWarning, examine
 from datasets.sources import DataError
@@ -25,13 +25,6 @@ from systems.ecg_cmr.sources.pair_modalities import read_leads
 _ENDINGS = (*ECG_FILES, *ARRAYS)
 _SHORTEST = 5.0
 """Seconds that an ECG must last at least, or as long as the model reads if that is less."""
-_LARGEST_GAP = 0.1
-"""Share of a lead that may be missing; gaps are filled by straight lines, and more would be invented."""
-_SMALLEST_MILLIVOLTS = 0.1
-"""What the largest lead of a living heart's ECG spans at least: below it the unit is another."""
-_LARGEST_MISMATCH = 0.25
-"""Deviation of lead II from the sum of I and III that is borne, as a share of its own: leads in another order
-have one of 1 or more, 500 records of PTB-XL at most .007."""
 _EXPECTED = (
     f"a WFDB record, {', '.join(CHANNEL_FILES)}, or an .npy or .mat of shape (leads, samples) in millivolts"
 )
@@ -91,7 +84,7 @@ def open_ecg(path: Path, rate: float = 0.0) -> Ecg:
 
 
 def require_whole(ecg: Ecg, seconds: float) -> None:
-    """Refuse an ECG that lacks a lead or much of one, is too short, or cannot be in millivolts.
+    """Refuse an ECG that lacks a lead or much of one, or is too short.
 
     Parameters
     ----------
@@ -109,21 +102,12 @@ def require_whole(ecg: Ecg, seconds: float) -> None:
     if ecg.duration < least:
         raise DataError(f"It lasts {ecg.duration:.1f} s, and at least {least:g} s are needed.")
     missing = np.isnan(ecg.samples).mean(axis=1)
-    absent = _lead_names(missing == 1)
-    if absent:
+    if absent := named(LEADS, missing == 1):
         raise DataError(f"It lacks {absent}: all of {', '.join(LEADS)} are needed.")
-    if flat := _lead_names(flat_leads(ecg.samples)):
+    if flat := named(LEADS, flat_leads(ecg.samples)):
         raise DataError(f"No signal is in {flat}: all twelve leads are needed.")
-    if gaps := _lead_names(missing > _LARGEST_GAP):
-        raise DataError(f"More than {_LARGEST_GAP:.0%} of {gaps} is missing (NaN): too much to be filled.")
-    largest = float(np.ptp(np.nanpercentile(ecg.samples, [0.5, 99.5], axis=1), axis=0).max())
-    if largest < _SMALLEST_MILLIVOLTS:
-        raise DataError(f"Its largest lead spans {largest:.2g} mV: its values are not in millivolts.")
-
-
-def _lead_names(flags: Iterable[Any]) -> str:
-    """Return the names of the leads that are flagged."""
-    return ", ".join(lead for lead, flag in zip(LEADS, flags, strict=True) if flag)
+    if gaps := named(LEADS, missing > LARGEST_GAP):
+        raise DataError(f"More than {LARGEST_GAP:.0%} of {gaps} is missing (NaN): too much to be filled.")
 
 
 def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[SignalWarning]]:
@@ -132,8 +116,9 @@ def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[SignalWarning]]:
     Raises
     ------
     DataError
-        If most leads show no heart beat that repeats.
+        If its values cannot be millivolts, or most leads show no heart beat that repeats.
     """
+    doubts = check_ecg(ecg)
     nothing = np.zeros((0, 2))
     leads = {}
     for lead, samples in zip(LEADS, ecg.samples, strict=True):
@@ -142,7 +127,7 @@ def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[SignalWarning]]:
     if _typical_agreement(leads, ecg.duration) < NO_HEART:
         raise DataError("No heart beat that repeats is found in most leads: it is too noisy.")
     of_file = [SignalWarning("file", "ecg", text) for text in ecg.warnings]
-    return leads, [*of_file, *_joined_warnings(leads), *_order_warnings(ecg)]
+    return leads, [*of_file, *_joined_warnings(leads), *doubts]
 
 
 def _typical_agreement(leads: Mapping[str, Quality], duration: float) -> float:
@@ -167,17 +152,3 @@ def _joined_warnings(leads: Mapping[str, Quality]) -> list[SignalWarning]:
         text += f" So are {', '.join(name for name, _ in others)}." if others else ""
         joined.append(SignalWarning(code, "ecg", text) if first.signal else first)
     return joined
-
-
-def _order_warnings(ecg: Ecg) -> list[SignalWarning]:
-    """Return a warning about leads that do not fit each other, as lead II is the sum of I and III."""
-    first, second, third = (np.nan_to_num(ecg.samples[index]) for index in range(3))
-    centred = [lead - np.median(lead) for lead in (second, second - first - third)]
-    mismatch = float(np.std(centred[1]) / max(float(np.std(centred[0])), 1e-9))
-    if mismatch <= _LARGEST_MISMATCH:
-        return []
-    text = (
-        f"Lead II is not the sum of I and III ({mismatch:.0%} of it is left): are the leads in the order "
-        f"{', '.join(LEADS)}?"
-    )
-    return [SignalWarning("lead-order", "ecg", text)]

@@ -11,15 +11,17 @@ import functools
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from scipy import ndimage
 
 from common.files import replacing
 from datasets.ecg import LEADS
 from datasets.sources import DataError
+from systems.ecg_multimodal.sources.picture_ground import lightest_colour, on_paper
 
 Picture = NDArray[np.uint8]
 
@@ -285,11 +287,21 @@ _LARGEST_PICTURE = 80_000_000
 """Pixels above which a file is refused before it is decoded."""
 _FAINT = 0.2
 """Darkness, as a share of that of black, that is still paper: grain, and what JPEG leaves of a grid."""
+_LIGHT = 180
+"""Brightness of 255 above which nothing in a picture can be ink."""
 _FINENESS = 4
 """Ink is distinguished from paper at up to so many times the size given, where a thin trace is still dark."""
 
 
-def read_ecg_image(path: Path, height: int, width: int | None = None) -> Picture:
+_LARGEST_INK = 0.3
+"""Share of a picture that is ink, on the average, above which it is no ECG; drawn ones have .02 to .07."""
+_CLEAR, _SMALLEST_WIDTH = 60, 0.4
+"""Ink of 255 that is no grain; share of the width with such ink at least. Drawn ones have all of it."""
+
+
+def read_ecg_image(
+    path: Path, height: int, width: int | None = None, doubts: list[str] | None = None
+) -> Picture:
     """Read a picture of an ECG as ink on paper, at one size, its aspect kept.
 
     Parameters
@@ -298,6 +310,8 @@ def read_ecg_image(path: Path, height: int, width: int | None = None) -> Picture
         JPEG, PNG, TIFF, BMP, GIF or WebP of any size; a rotation noted by the camera is undone.
     height, width : int
         Pixels requested; width by default ten times the height, as a strip of lead II has it.
+    doubts : list of str, optional
+        Gets a sentence for each thing that is doubtful, or was done to the picture.
 
     Returns
     -------
@@ -307,11 +321,23 @@ def read_ecg_image(path: Path, height: int, width: int | None = None) -> Picture
     Raises
     ------
     DataError
-        If the file is absent, damaged, cut short, too large or too small, or shows nothing.
+        If the file is absent, damaged, cut short, too large or too small, shows nothing, or mostly ink.
     """
-    ink = to_ink(_open(path), height, width)
+    image, texts = _open(path)
+    shown = _on_ground(image)
+    lightest, done = on_paper(path.name, shown)
+    ink, inside = _ink(lightest, height, width)
     if not ink.any():
-        raise DataError(f"The picture {path.name} shows nothing but paper: replace it.")
+        lowest, highest = cast(tuple[int, int], shown.convert("L").getextrema())
+        why = ", or a trace as light as its grid" if highest > lowest else " of one colour"
+        raise DataError(f"The picture {path.name} shows nothing but paper{why}: replace it.")
+    share, across = inside.mean() / 255, (inside.max(axis=0) > _CLEAR).mean()
+    if share > _LARGEST_INK:
+        raise DataError(f"{share:.0%} of the picture {path.name} is ink, too much for a trace: replace it.")
+    if across < _SMALLEST_WIDTH:
+        done.append(f"Only {across:.0%} of its width holds clear ink: does it show an ECG?")
+    if doubts is not None:
+        doubts += texts + done
     return ink
 
 
@@ -332,35 +358,45 @@ def to_ink(picture: Image.Image | Picture, height: int, width: int | None = None
     numpy.ndarray of uint8, shape (height, width)
         255 black ink, 0 paper.
     """
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    return _ink(lightest_colour(_on_white(image)), height, width)[0]
+
+
+def _ink(lightest: Image.Image, height: int, width: int | None) -> tuple[Picture, Picture]:
+    """Return the ink of a picture in a box, see `to_ink`, and the part of the box that it fills."""
     width = 10 * height if width is None else width
     if height < 1 or width < 1:
         raise ValueError(f"A picture of {height} x {width} pixels was asked for; at least 1 x 1 is needed.")
-    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    lightest = functools.reduce(ImageChops.lighter, _on_white(image).split())
-    scale = min(height / image.height, width / image.width)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    scale = min(height / lightest.height, width / lightest.width)
+    size = (max(1, round(lightest.width * scale)), max(1, round(lightest.height * scale)))
     fine = lightest.reduce(max(1, int(1 / (_FINENESS * scale))))
     ink = _darker_than(_paper_around(lightest.resize(size, _RESAMPLING)), fine).resize(size, _RESAMPLING)
     box = np.zeros((height, width), dtype=np.uint8)
     top, left = (height - size[1]) // 2, (width - size[0]) // 2
     box[top : top + size[1], left : left + size[0]] = np.asarray(ink).round()
-    return box
+    return box, box[top : top + size[1], left : left + size[0]]
 
 
-def _open(path: Path) -> Image.Image:
-    """Return a decoded picture, turned upright."""
+def _open(path: Path) -> tuple[Image.Image, list[str]]:
+    """Return a decoded picture, turned upright, and what is doubtful about it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
             with Image.open(path, formats=FORMATS) as image:
                 _check_size(path, image)
-                return ImageOps.exif_transpose(image)
+                pages = getattr(image, "n_frames", 1)
+                upright = ImageOps.exif_transpose(image)
     except DataError:
         raise
     except FileNotFoundError:
         raise DataError(f"The picture {path.name} does not exist.") from None
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise DataError(f"The picture {path.name} cannot be read ({error}): replace it.") from error
+    checks = [
+        (pages > 1, f"It has {pages} pages, of which the first is read."),
+        (upright.height > upright.width, "It is taller than wide: does it lie on its side?"),
+    ]
+    return upright, [text for doubtful, text in checks if doubtful]
 
 
 def _check_size(path: Path, image: Image.Image) -> None:
@@ -377,13 +413,25 @@ def _check_size(path: Path, image: Image.Image) -> None:
         )
 
 
+def _on_ground(image: Image.Image) -> Image.Image:
+    """Return any picture as red, green and blue, transparent parts black where all that is drawn is light."""
+    shown = _on_white(image)
+    if _has_alpha(image) and np.asarray(shown.convert("L")).min() > _LIGHT:
+        return image.convert("RGBA").convert("RGBa").convert("RGB")
+    return shown
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info
+
+
 def _on_white(image: Image.Image) -> Image.Image:
     """Return any picture as red, green and blue, transparent parts white."""
     if image.mode.startswith(("I", "F")):  # 16 bits and more, which Pillow would cut off at 255
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode.startswith("I") and values.max() > 255 else max(values.max(), 1e-9)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        top = max(values.max(), 1e-9)  # converters of 12 bits do not use all 16
         return Image.fromarray((255 * np.clip(values / top, 0, 1)).astype(np.uint8)).convert("RGB")
-    if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
+    if _has_alpha(image):
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")

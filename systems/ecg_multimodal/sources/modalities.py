@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from datasets.cache import Prepared
 from datasets.ecg import PLAUSIBLE_RATE, Ecg, flat_leads, prepare_signal, read_ecg
 from datasets.identity import MISSING, counts_rows, identity
+from datasets.lead_checks import LARGEST_GAP, check_ecg, without_gaps
 from datasets.patients import ID_COLUMNS, id_column, is_unnamed
 from datasets.signals import MINIMUM_DURATION
 from datasets.sources import DataError, Problem
@@ -28,6 +29,8 @@ from systems.ecg_multimodal.settings import ModalitySettings
 from systems.ecg_multimodal.sources.ecg_image import draw_ecg, draw_sheet, read_ecg_image, to_ink
 
 IMAGE_LEAD = "II"
+OF_IMAGE = "Image: "
+"""How a warning about a picture begins."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ def prepare_patient(
         ecg = read_signal(row, root, leads, signal_rate)
         if drawn and ecg is None:
             raise DataError("It has no signal.")
+        if ecg is not None:
+            problems += _doubts(name, ecg, leads)
     except DataError as error:
+        ecg = None
         if drawn:
             return Problem(name, str(error), "Mend or remove the recording, then prepare again.")
         problems.append(_used_without(name, "signal", error))
@@ -81,7 +87,9 @@ def prepare_patient(
             image = _draw_ink(ecg, leads, settings, name)
         elif row["image"]:
             path = root / row["image"]
-            image = read_ecg_image(path, settings.image_height, settings.image_width)
+            doubts: list[str] = []
+            image = read_ecg_image(path, settings.image_height, settings.image_width, doubts)
+            problems += [_doubt(name, f"{OF_IMAGE}{text}") for text in doubts]
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except DataError as error:
         problems.append(_used_without(name, "image", error))
@@ -90,6 +98,31 @@ def prepare_patient(
         signal = prepare_signal(ecg.samples, ecg.sampling_rate, settings.signal_rate, settings.seconds)
     metadata = row | _signal_metadata(ecg, leads) | {"image_sha256": digest}
     return PreparedPatient(metadata, signal, image, problems=problems)
+
+
+def _doubts(name: str, ecg: Ecg, leads: tuple[str, ...]) -> list[Problem]:
+    """Return what is doubtful about a signal, of which no lead may lack much."""
+    require_few_gaps(ecg, leads)
+    texts = [warning.text for warning in check_ecg(ecg, leads)]
+    return [_doubt(name, f"Signal: {text}") for text in texts]
+
+
+def _doubt(name: str, text: str) -> Problem:
+    """Return the warning about a modality that is used."""
+    return Problem(name, text, "Check the file.", left_out=False)
+
+
+def require_few_gaps(ecg: Ecg, leads: tuple[str, ...]) -> None:
+    """Refuse a signal of which a lead lacks much; one that is not there at all is another matter.
+
+    Raises
+    ------
+    DataError
+    """
+    if (lost := without_gaps(ecg)[1]).any():
+        worst = int((np.isnan(ecg.samples).mean(axis=1) * lost).argmax())
+        share = np.isnan(ecg.samples[worst]).mean()
+        raise DataError(f"Of lead {leads[worst]} of its signal {share:.0%} of the samples are missing.")
 
 
 def _draw_ink(
@@ -184,8 +217,6 @@ def without(modality: str) -> str:
 
 _LENGTH_TOLERANCE = 0.1
 """Share by which a row may be shorter or longer than the middle one of all rows."""
-LARGEST_GAPS = 0.1
-"""Share of samples that may be missing."""
 _SEPARATOR, _FIRST_CELLS = "sep=", 1000
 """Beginning of a line that spreadsheets write before the table, and characters that hold the first cells."""
 LARGEST_MILLIVOLTS = 20.0
@@ -442,7 +473,7 @@ def _checked(cells: list[str], key: int, comma: bool, sampling_rate: float) -> N
     if len(samples) < MINIMUM_DURATION * sampling_rate:
         raise ValueError(f"{len(samples)} samples are less than {MINIMUM_DURATION:g} s")
     gaps = float(np.isnan(samples).mean())
-    if gaps > LARGEST_GAPS:
+    if gaps > LARGEST_GAP:
         raise ValueError(f"{gaps:.0%} of its samples are missing")
     return samples
 

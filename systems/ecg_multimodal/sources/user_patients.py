@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from datasets.beats import PLAUSIBLE_CYCLE, r_peaks
 from datasets.ecg import Ecg, flat_leads
+from datasets.lead_checks import check_ecg
 from datasets.patients import PatientIndex
 from datasets.ptbxl import DATABASE, index_ptbxl
 from datasets.recordings import Recording, Signal
@@ -29,11 +30,11 @@ from systems.ecg_multimodal.settings import ModalitySettings
 from systems.ecg_multimodal.sources.folders import CLINICAL, IMAGES, SIGNALS, index_patient_folders
 from systems.ecg_multimodal.sources.modalities import (
     IMAGE_LEAD,
-    LARGEST_GAPS,
-    LARGEST_MILLIVOLTS,
+    OF_IMAGE,
     patient_digest,
     prepare_patient,
     read_signal,
+    require_few_gaps,
     without,
 )
 
@@ -143,7 +144,9 @@ def read_user_patient(index: PatientIndex, name: str, settings: ModalitySettings
                 unusable[modality] = problem.what.removesuffix(without(modality))
     values = index.clinical[index.clinical["recording"] == name].iloc[0].drop("recording").astype(float)
     digests = {made.row["signal_sha256"], made.row["image_sha256"], patient_digest(made.row, values)}
-    warnings = {modality: texts[name] for modality, texts in index.warnings.items() if name in texts}
+    warnings = {modality: list(texts[name]) for modality, texts in index.warnings.items() if name in texts}
+    for text in (problem.what for problem in made.problems if problem.what.startswith(OF_IMAGE)):
+        warnings.setdefault("image", []).append(text.removeprefix(OF_IMAGE))
     return UserPatient(
         name=name,
         image=made.image,
@@ -164,9 +167,11 @@ def examine_ecg(ecg: Ecg, leads: tuple[str, ...], seconds: float) -> list[Signal
     Raises
     ------
     DataError
-        If a lead holds nothing, too much is missing, or no heart beat is in lead II.
+        If a lead holds nothing, too much is missing, its values cannot be millivolts, or no heart beat is in
+        lead II.
     """
     check_leads(ecg, leads)
+    doubts = check_ecg(ecg, leads)
     lead = ecg.samples[leads.index(IMAGE_LEAD)]
     missing = float(np.isnan(lead).mean())
     peaks = r_peaks(fill_gaps(lead), ecg.sampling_rate)
@@ -186,16 +191,12 @@ def examine_ecg(ecg: Ecg, leads: tuple[str, ...], seconds: float) -> list[Signal
     quality = examine(Recording(signal, None, ecg.sampling_rate, ""), spans)
     if quality.shows_no_heart(["ecg"]):
         raise DataError("No heart beat that repeats is found in its signal: it is too noisy.")
-    span = float(np.nanmax(ecg.samples) - np.nanmin(ecg.samples))
     short = (
         f"The signal lasts {ecg.duration:.1f} s of {seconds:g} that are read: it goes on with its last value."
     )
-    checks = [
-        ("unit", span > LARGEST_MILLIVOLTS, f"The signal ranges over {span:.3g}: it seems not to be in mV."),
-        ("short", ecg.duration < _SHORTEST_SHARE * seconds, short),
-    ]
     found = [(warning.code, warning.text) for warning in quality.warnings if warning.code != "short"]
-    found += [(code, text) for code, doubtful, text in checks if doubtful]
+    found += [(warning.code, warning.text) for warning in doubts]
+    found += [("short", short)] if ecg.duration < _SHORTEST_SHARE * seconds else []
     return [SignalWarning(code, "signal", text) for code, text in found]
 
 
@@ -205,10 +206,7 @@ def check_leads(ecg: Ecg, leads: tuple[str, ...]) -> None:
     if flat:
         which = f"Lead {flat[0]} of its signal holds" if len(flat) == 1 else f"Leads {', '.join(flat)} hold"
         raise DataError(f"{which} nothing: every sample is the same, or missing.")
-    gaps: Mapping[str, float] = dict(zip(leads, np.isnan(ecg.samples).mean(axis=1).tolist(), strict=True))
-    worst = max(gaps, key=lambda lead: gaps[lead])
-    if gaps[worst] > LARGEST_GAPS:
-        raise DataError(f"Of lead {worst} of its signal {gaps[worst]:.0%} of the samples are missing.")
+    require_few_gaps(ecg, leads)
 
 
 def modality_warnings(

@@ -304,6 +304,50 @@ def test_damaged_pairs_are_named_and_skipped_and_unusual_ones_are_used(root, cap
     assert files_below(Path()) == before
 
 
+def test_the_plain_command_names_what_is_doubtful_about_each_ecg_and_cine(root, workplace, capsys):
+    def ecg(number):
+        samples = wfdb.rdrecord(str(root / f"ecg/v0000{number}")).p_signal.T
+        return samples, root / f"ecg/v0000{number}.npy"
+
+    order = [0, 1, *range(6, 12), *range(2, 6)]
+    for number, change in (
+        (0, lambda x: x / 1000),
+        (1, lambda x: 1000 * x[order]),
+        (2, lambda x: x[order]),
+        (3, lambda x: np.where(np.arange(5000) < 900 * (np.arange(12)[:, None] == 7), np.nan, x)),
+        (4, lambda x: x.T),
+    ):
+        samples, path = ecg(number)
+        np.save(path, change(samples))
+    path = root / "cmr/v00006_sa.nii.gz"
+    image: Any = nibabel.load(path)
+    image.header["xyzt_units"] = 5
+    nibabel.save(image, path)
+    table = (root / "pairs.csv").read_text().splitlines()
+    table[0] += ",ecg_rate"
+    for number in range(7):
+        if number < 5:
+            table[number + 1] = table[number + 1].replace(".hea", ".npy")
+        table[number + 1] += ",500"
+    (root / "pairs.csv").write_text("\n".join(table) + "\n")
+    cache = Cache(run("cmr-mae", "--raw-dir", root))
+    assert cache.table("samples")["has_ecg"].tolist() == [0, 0, 1, 1, 0, 1, 1]
+    assert np.asarray(cache.array("lead_present")[3]).tolist() == [name != "V2" for name in LEADS]
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    reasons = cache.table("skipped").set_index("recording")["reason"]
+    assert "seem to be volts" in reasons["v00000"]
+    assert "not in millivolts" in reasons["v00001"]
+    assert "store (leads, samples)" in reasons["v00004"]
+    assert "3 warnings about what is used; all are in" in text
+    for words in (
+        "v00002: ECG: Lead II is not the sum of I and III",
+        "They fit each other in the order I, II, V1, V2, V3, V4, V5, V6, III, aVR, aVL, aVF.",
+        "v00003: ECG: More than 10% of V2 is missing (NaN)",
+        "v00006: Cine: Its header states units that are not defined (code 5)",
+    ):
+        assert words in text
+
+
 def test_the_example_of_the_documentation_is_read_as_it_says(root, workplace):
     text = (Path(__file__).parents[3] / "docs/data.md").read_text(encoding="utf-8")
     table = re.search(r"^patient,ecg,.*?(?=^```)", text, re.MULTILINE | re.DOTALL)

@@ -150,6 +150,19 @@ def test_contours_without_a_structure_or_with_impossible_voxels_give_no_volumes(
     assert index.targets["lv_edv"].isna().all()
 
 
+def test_contours_in_metres_with_an_axis_of_one_are_read_and_exchanged_moments_named(tmp_path):
+    metres, exchanged = patient(tmp_path, 1), patient(tmp_path, 2, ED=7, ES=3)
+    for moment, frame in (("ED", 3), ("ES", 7)):
+        affine = np.diag([-SPACING[0] / 1000, -SPACING[1] / 1000, SPACING[2] / 1000, 1.0])
+        image = nibabel.Nifti1Image(labels(moment)[..., None], affine)
+        image.header.set_xyzt_units("meter")
+        nibabel.save(image, metres / f"patient001_frame{frame:02d}_gt.nii.gz")
+    index = index_acdc(tmp_path)
+    assert index.targets["lv_edv"][0] == pytest.approx(400 * VOXEL, rel=1e-4)
+    assert np.isnan(index.targets["lv_edv"][1])
+    assert "are ED and ES exchanged in Info.cfg? It has no volumes." in reported(index, exchanged.name)
+
+
 def test_what_is_no_acdc_is_reported(tmp_path):
     with pytest.raises(DataError, match="has no training/patient001"):
         index_acdc(tmp_path)

@@ -5,6 +5,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from datasets.ecg import LEADS, flat_leads, prepare_signal, read_ecg
 from datasets.sources import DataError, Problem
@@ -12,6 +13,7 @@ from systems.ecg_multimodal.settings import ModalitySettings
 from systems.ecg_multimodal.sources.ecg_image import draw_ecg, to_ink, write_picture
 from systems.ecg_multimodal.sources.folders import index_patient_folders
 from systems.ecg_multimodal.sources.modalities import PreparedPatient, prepare_patient
+from systems.ecg_multimodal.sources.user_patients import open_patients, read_user_patient
 
 SETTINGS = ModalitySettings()
 
@@ -285,3 +287,56 @@ def test_a_picture_of_another_size_keeps_its_aspect(make_patients):
     image = prepare_row(root, row).image
     columns = np.flatnonzero(image.any(axis=0))
     assert columns.max() - columns.min() == pytest.approx(320, abs=2)
+
+
+# What is not what it is taken for -------------------------------------------------------------------
+
+
+def said(patient):
+    return " ".join(problem.what for problem in patient.problems)
+
+
+@pytest.mark.parametrize("factor", [0.001, 1000])
+def test_a_record_in_another_unit_is_left_out_and_a_row_of_a_table_used_without_signal(
+    record, make_patients, factor
+):
+    counts = (100 * np.arange(1, 13)[None] * sine(1.5, 500).T).round()
+    write_record(record, LEADS, counts=counts, gain=1000 / factor)
+    problem = prepare_row(record, RECORD, leads=LEADS, drawn=True)
+    assert isinstance(problem, Problem) and "not in millivolts, but seem to be" in problem.what
+    root = make_patients()
+    table = root / "ecg_signals.csv"
+    first, *others = table.read_text().splitlines()
+    name, *values = first.split(",")
+    scaled = ",".join(f"{factor * float(value):.8g}" for value in values)
+    table.write_text("\n".join([f"{name},{scaled}", *others]) + "\n")
+    rows = index_patient_folders(root).recordings.to_dict("records")
+    patient = prepare_row(root, rows[0])
+    assert patient.signal is None and patient.image is not None
+    assert "not in millivolts" in said(patient) and said(patient).endswith("It is used without signal.")
+    assert prepare_row(root, rows[1]).problems == []
+
+
+def test_gaps_are_refused_and_an_absent_or_flat_lead_is_named(record):
+    counts = (100 * np.arange(1, 13)[None] * sine(1.5, 500).T).round()
+    counts[:, 9], counts[:, 8] = 7, -32768
+    write_record(record, LEADS, counts=counts)
+    text = said(prepare_row(record, RECORD, leads=LEADS, drawn=True))
+    assert "Signal: It lacks V3." in text and "Signal: No signal is in V4." in text
+    counts[1000:2000, 2] = -32768
+    write_record(record, LEADS, counts=counts)
+    problem = prepare_row(record, RECORD, leads=LEADS, drawn=True)
+    assert problem.what == "Of lead III of its signal 20% of the samples are missing."
+
+
+def test_a_picture_with_a_light_trace_is_used_and_named(make_patients):
+    root = make_patients()
+    row = index_patient_folders(root).recordings.to_dict("records")[0]
+    usual = prepare_row(root, row).image
+    path = root / row["image"]
+    ImageOps.invert(Image.open(path)).save(path)
+    patient = prepare_row(root, row)
+    assert np.corrcoef(patient.image.ravel(), usual.ravel())[0, 1] > 0.97
+    assert "Image: It shows a light trace on a dark ground; it was inverted." in said(patient)
+    found = read_user_patient(open_patients(root, 250.0), row["recording"], SETTINGS)
+    assert found.warnings["image"] == ["It shows a light trace on a dark ground; it was inverted."]

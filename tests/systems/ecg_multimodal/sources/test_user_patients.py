@@ -105,8 +105,11 @@ def test_a_lead_that_holds_nothing_is_named(change, said):
 
 def test_short_and_large_signals_are_warned_of():
     ecg = beating(seconds=6.0)
-    found = examine_ecg(Ecg(30 * ecg.samples, ecg.sampling_rate), LEADS, 10.0)
+    found = examine_ecg(Ecg(15 * ecg.samples, ecg.sampling_rate), LEADS, 10.0)
     assert {warning.code for warning in found} == {"unit", "short"}
+    for factor, unit in ((1e3, "microvolts"), (1e-3, "volts")):
+        with pytest.raises(DataError, match=f"not in millivolts, but seem to be {unit}"):
+            examine_ecg(Ecg(factor * ecg.samples, ecg.sampling_rate), LEADS, 10.0)
 
 
 def test_a_folder_without_patients_is_refused(tmp_path):
