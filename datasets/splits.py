@@ -144,6 +144,8 @@ def make_folds(
             part[training[held_out]] = VALIDATION
         fold = fold_from_parts(number, part[row_of_sample], protocol)
         assert_separated(fold, samples, protocol)
+        if labelled and samples["label"].iloc[fold.train].nunique() < 2:
+            raise _too_few(units, protocol, fold_count)
         folds.append(fold)
     return folds
 
@@ -215,7 +217,7 @@ def one_sided(samples: pd.DataFrame, folds: Sequence[Fold], protocol: str) -> st
     counts = samples.groupby("label")[UNIT[protocol]].nunique()
     which = ", ".join(f"{number} of label {label}" for label, number in counts.items())
     return (
-        f"Note: {' and '.join(found)} holds one label only, which has no AUROC, as there are {which} "
+        f"Note: there is one label only in {' and '.join(found)}, which has no AUROC, as there are {which} "
         f"({UNIT[protocol]}s): choose a smaller --fold-count, or prepare more data."
     )
 

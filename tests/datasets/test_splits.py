@@ -357,3 +357,9 @@ def test_no_parts_are_made_where_no_class_fills_them(recwarn):
     assert split_quietly(splitter, np.array([0, 0, 0, 0, 1, 1]), np.arange(6)) == []
     assert len(split_quietly(splitter, np.array([0, 0, 0, 0, 0, 1]), np.arange(6))) == 5
     assert not recwarn.list
+
+
+def test_a_training_part_without_a_class_is_refused_before_anything_is_trained():
+    samples = sample_table([[(label, 1)] for label in (1, 0, 0, 0, 0, 0, 0, 0)])
+    with pytest.raises(DataError, match=r"7 of label 0, 1 of label 1 \(sessions\)"):
+        make_folds(samples, "session", 5, 0.1, 42)

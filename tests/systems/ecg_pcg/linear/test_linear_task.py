@@ -156,9 +156,7 @@ def pilot(tmp_path_factory):
 def test_a_class_smaller_than_the_folds_is_said_in_a_sentence(pilot, tmp_path, capsys, model, options):
     train(pilot, tmp_path, "--model", model, "--fold-count", "5", *options)
     said = capsys.readouterr().out
-    assert (
-        "holds one label only, which has no AUROC, as there are 5 of label 0, 3 of label 1 (sessions)" in said
-    )
+    assert "which has no AUROC, as there are 5 of label 0, 3 of label 1 (sessions)" in said
     notes = said.count("too few sessions for inner folds")
     assert notes == (0 if model == "pacfnet" else 5)
     with pytest.raises(UserError, match="cannot make 6 folds: there are 5 of label 0, 3 of label 1"):
