@@ -70,8 +70,8 @@ def architecture_figure(network: PACFNet, points: int = _POINTS) -> Figure:
     parameters = sum(weight.numel() for weight in network.parameters())
     note = (
         "SACMF: spatial attention (a map over time for each signal), then channel attention (a vector for "
-        "both), then a convolution\nof both signals and the level before. Levels 3 and 4 of the encoders also "
-        f"read the pooled beat. {parameters:,} parameters; channels × points."
+        "both), then a convolution\nof both signals and the level before. Levels 3 and 4 of the encoders "
+        f"also read the pooled beat. {parameters:,} parameters; channels × points."
     )
     axes.text(-0.4, -0.72, note, ha="left", va="bottom", fontsize=9, color=GREY)
     return figure
