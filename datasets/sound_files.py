@@ -103,7 +103,7 @@ def read_sound(file: Path) -> Sound:
             log = sound.extra_info
     except Exception as error:  # soundfile's own, and those of its memory
         reason = str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
-        raise DataError(f"{file.name} cannot be read as a sound file: {reason}.") from error
+        raise DataError(f"{file.name} cannot be read as a {file.suffix.lower()} file: {reason}.") from error
     if len(samples) < stated or (content[:4] != b"RIFF" and re.search("should be|does not match", log)):
         raise DataError(f"{file.name} is cut short: it holds less than it declares. Copy it again.")
     if kind == "OGG" and not _ogg_is_whole(content):

@@ -7,6 +7,7 @@ order that has each mutation once at first.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ class Target:
         """Write other samples, and the checksum that belongs to them."""
         content = samples.astype("<i2").tobytes()
         if kind == "pcg":
-            self.sound.write_bytes(self.sound.read_bytes()[:WAV_HEADER] + content)
+            head = bytearray(self.sound.read_bytes()[:WAV_HEADER])
+            head[4:8], head[40:44] = (struct.pack("<I", size) for size in (36 + len(content), len(content)))
+            self.sound.write_bytes(bytes(head) + content)
             return
         self.ecg.write_bytes(content)
         if checksum:
