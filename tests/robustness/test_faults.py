@@ -158,7 +158,7 @@ def test_a_checkpoint_of_another_version(trained):
         content = load_checkpoint(path)
         torch.save(content | {"format": 99}, path)
         before = path.read_bytes()
-        with pytest.raises(UserError, match="has format 99, and this version reads 1"):
+        with pytest.raises(UserError, match="has format 99, and this version reads 2"):
             main(trained.arguments(stage))
         assert path.read_bytes() == before
         torch.save(content, path)
