@@ -129,7 +129,9 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
             return super().source()
         from systems.ecg_cmr.sources.simulated import simulated_index  # takes seconds to import
 
-        return simulated_index(self.settings.simulation)
+        index = simulated_index(self.settings.simulation)
+        self.announce(index)
+        return index
 
     def simulate(self) -> Path:
         from systems.ecg_cmr.sources.simulated import write_pairs
@@ -219,6 +221,9 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
             f"{len(targets['covariates'])} covariates.",
             *_ceiling_lines(cache.manifest["ceilings"]),
         ]
+
+
+PREPARATION = _PairPreparation
 
 
 def _ceiling_lines(ceilings: Mapping[str, float]) -> list[str]:

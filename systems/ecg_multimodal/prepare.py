@@ -104,6 +104,9 @@ class _PatientPreparation(Preparation[LoadDataSettings, PatientIndex]):
         return [kept, *count_reasons(cache)[0]]
 
 
+PREPARATION = _PatientPreparation
+
+
 # Cache ----------------------------------------------------------------------------------------------
 
 

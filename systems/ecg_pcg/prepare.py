@@ -127,6 +127,11 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
     def _channels(self) -> dict[str, str]:
         return {"ecg_channel": self.settings.ecg_channel, "pcg_channel": self.settings.pcg_channel}
 
+    def chosen(self, index: SourceIndex) -> dict[str, Any]:
+        sets = self.settings.sets
+        named = {"sets": sets} if index.name == "physionet2016" and sets != LoadDataSettings.sets else {}
+        return named | super().chosen(index)
+
     def writer(self, index: SourceIndex) -> RecordingCache:
         find = channels_by_name
         if index.name == "circor":
@@ -162,6 +167,9 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
         )
         more = [f"        and {others} other reasons: see skipped.csv"] if others else []
         return [kept, *reasons, *more]
+
+
+PREPARATION = _RecordingPreparation
 
 
 def _check_samples(settings: PreparationSettings) -> None:
