@@ -105,9 +105,9 @@ def _as_named_now(word: str, formerly: dict[str, str]) -> str:
     return f"--{formerly[name]}{equals}{value}" if word.startswith("--") and name in formerly else word
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun, as in "1 fold" and "2 folds"."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def path_option(name: str, path: Path, usual: Path) -> str:

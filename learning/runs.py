@@ -235,7 +235,8 @@ def _check_same(path: Path, before: dict[str, Any], now: dict[str, Any], default
         epochs = _EPOCHS if any(text.startswith("optimization.epochs:") for text in differing) else ""
         raise UserError(
             f"{path.parent} was begun with other settings ({'; '.join(differing)}). "
-            f"{epochs}Use the same, or another --run-name."
+            f"{epochs}Use the same, give this run another name with --run-name, or begin all its folds again "
+            "with --overwrite."
         )
 
 

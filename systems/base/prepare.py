@@ -235,7 +235,7 @@ def format_warnings(cache: Cache, index: SourceIndex) -> list[str]:
         return []
     shown = sorted(kinds.values(), key=len, reverse=True)
     lines = [
-        f"{sum(map(len, shown))} warnings about what is used; all are in {cache.path / 'manifest.json'}:"
+        f"{counted(sum(map(len, shown)), 'warning')} about what is used; all are in {cache.path / 'manifest.json'}:"
     ]
     for found in shown[:_KINDS]:
         names = ", ".join(where for where, _ in found[:_NAMES])

@@ -182,8 +182,8 @@ def _open(
     folds = _choose_folds(run)
     run.print(
         f"Run {run.name}: preset {settings.preset}, protocol {settings.protocol}, "
-        f"{counted(len(folds), 'fold')}, {counted(len(run.samples), 'sample')} from {cache.title} ({cache.path}), "
-        f"on {describe_machine(device)}."
+        f"{counted(len(folds), 'fold')}, {counted(len(run.samples), 'sample')} from {cache.title} "
+        f"({cache.path}), on {describe_machine(device)}."
     )
     choice = "" if settings.cache else describe_choice(cache, settings.cache_dir)
     note = one_sided(run.samples.table, folds, settings.protocol) if task.labelled else ""

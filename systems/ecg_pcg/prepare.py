@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from common.command_line import counted
 from common.files import FLOATS
 from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows
 from datasets.recordings import ChannelFinder, channels_by_name
@@ -152,7 +153,7 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
         seconds = 2 + _SECONDS_PER_RECORDING * len(index.recordings) / cores
         return (
             f"read {raw / 1e6:.0f} MB and write about {raw * 4 / 1e6:.0f} MB to {path}, "
-            f"in about {seconds:.0f} s on {cores} cores"
+            f"in about {seconds:.0f} s on {counted(cores, 'core')}"
         )
 
     def describe(self, cache: Cache, index: SourceIndex) -> list[str]:
@@ -160,12 +161,12 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
         normal = counts["recordings"] - counts["abnormal_recordings"]
         reasons, others = count_reasons(cache)
         kept = (
-            "{recordings} recordings kept ({normal} normal, {abnormal_recordings} abnormal), {beats} {unit}, "
-            "{sessions} sessions, about {persons} persons; {skipped} left out.".format(
-                normal=normal, unit=_sample_words(self.settings.preparation), **counts
-            )
+            f"{counted(counts['recordings'], 'recording')} kept ({normal} normal, "
+            f"{counts['abnormal_recordings']} abnormal), {counts['beats']} "
+            f"{_sample_words(self.settings.preparation)}, {counted(counts['sessions'], 'session')}, about "
+            f"{counted(counts['persons'], 'person')}; {counts['skipped']} left out."
         )
-        more = [f"        and {others} other reasons: see skipped.csv"] if others else []
+        more = [f"        and {counted(others, 'other reason')}: see skipped.csv"] if others else []
         return [kept, *reasons, *more]
 
 
