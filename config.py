@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
+
+from common.options import Bounds, Count, Natural, NotNegative, Positive, Seed
 
 Preset = Literal["auto", "paper", "small"]
 
@@ -26,11 +28,18 @@ Preset = Literal["auto", "paper", "small"]
 class SourceSettings:
     """Settings of load_data.py that all tasks share."""
 
+    first: ClassVar[tuple[str, ...]] = (
+        *("raw_dir", "simulate", "download", "source", "sets", "onsets", "check", "cache_dir", "jobs"),
+        *("dry_run", "list"),
+    )
+    """Options that people use first, where a task has them."""
+    formerly: ClassVar[dict[str, str]] = {"patients": "simulation.patients"}
+    """Old names of options, which are still accepted."""
     raw_dir: Path | None = None
     """Folder of raw data."""
     cache_dir: Path = Path("data/cache")
     """Folder in which prepared caches lie, each in a folder of its own."""
-    jobs: int = -1
+    jobs: Annotated[int, Bounds(1, also=-1)] = -1
     """Processes that prepare recordings in parallel; -1: one a core."""
     dask: str = ""
     """Address of the scheduler of a Dask cluster whose workers prepare the recordings instead, as in
@@ -41,35 +50,37 @@ class SourceSettings:
     """Say what would be read, written and how long it would take; write nothing."""
     simulate: bool = False
     """Write a cohort of simulated patients into raw_dir (default: in data/raw) and prepare that."""
+    list: bool = False
+    """List the caches that there are; prepare nothing."""
 
 
 @dataclass(frozen=True)
 class OptimizationSettings:
     """How the weights are found."""
 
-    batch_size: int = 32
+    batch_size: Count = 32
     """Samples of one step, over all processes together."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """Adam, or Adam with decoupled weight decay."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Learning rate; the peak of it under the one-cycle schedule."""
-    adam_epsilon: float = 1e-8
+    adam_epsilon: NotNegative = 1e-8
     """Added to the root of the second moment, of which Adam takes a share."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Weight decay, a step, as a share of the learning rate."""
     schedule: Literal["plateau", "one-cycle", "constant"] = "plateau"
     """Learning rate over time: divided by ten when the validation loss rests, one cycle, or constant."""
-    plateau_patience: int = 5
+    plateau_patience: Natural = 5
     """Epochs without improvement before the plateau schedule divides the learning rate by ten."""
-    plateau_floor: float = 0.0
+    plateau_floor: NotNegative = 0.0
     """Learning rate below which the plateau schedule does not go."""
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the training samples, at most."""
-    early_stop: int = 20
+    early_stop: Natural = 20
     """Stop after so many epochs without a better validation loss; 0: never, and the last epoch counts."""
-    least_improvement: float = 1e-4
+    least_improvement: NotNegative = 1e-4
     """Decrease of the validation loss from which early stopping calls an epoch better."""
-    gradient_clip: float = 5.0
+    gradient_clip: NotNegative = 5.0
     """Largest norm of the gradient; 0: not clipped."""
     clip: Literal["all", "tensor"] = "all"
     """Whose norm is clipped: that of the gradient as a whole, or of each weight tensor by itself."""
@@ -85,22 +96,29 @@ class OptimizationSettings:
 class RunSettings:
     """Settings of training.py that all tasks share."""
 
+    first: ClassVar[tuple[str, ...]] = (
+        *("protocol", "model", "preset", "folds", "epochs", "batch_size", "cache", "init_ecg", "resume"),
+        *("config", "dry_run", "list"),
+    )
+    """Options that people use first, where a task has them."""
+    formerly: ClassVar[dict[str, str]] = {}
+    """Old names of options, which are still accepted."""
     preset: Preset = "auto"
     """Named set of defaults: paper (full size, as published), small (for a CPU), or auto (paper on CUDA,
     small on a CPU). Options given beside it win."""
     protocol: str = "session"
     """Who is kept apart between train and test."""
-    folds: Literal["all", "none"] | tuple[int, ...] = "all"
+    folds: Annotated[Literal["all", "none"] | tuple[int, ...], Bounds(0)] = "all"
     """Folds to train: all, some by number from 0, or none: one final fit on everything, without test."""
-    fold_count: int = 5
+    fold_count: Annotated[int, Bounds(2)] = 5
     """Parts into which the samples are split."""
-    at_once: int = 1
+    at_once: Count = 1
     """Folds trained at the same time, each by a process of its own: they share the CPU threads and take the
     GPUs in turn, several on one where they are more. What each learns does not depend on it."""
-    validation_share: float = 0.1
+    validation_share: Annotated[float, Bounds(0, 0.5)] = 0.1
     """Part of the training samples held out for the validation curves, stopping and threshold, 0 to 0.5
     (in whole units, as the protocol says; under paper the test fold is used)."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the folds, of the initial weights and of the order of samples."""
     optimization: tyro.conf.OmitArgPrefixes[OptimizationSettings] = OptimizationSettings()
     cache: Path | None = None
@@ -127,7 +145,7 @@ class RunSettings:
     compile: bool = False
     """Let torch.compile fuse what lies between convolutions: faster after a minute or two of compiling.
     Needs a C++ compiler (CPU) or Triton (CUDA). Results agree but for rounding."""
-    threads: int = 0
+    threads: Natural = 0
     """CPU threads of torch; 0: one a core."""
     histograms: bool = False
     """Draw histograms of all weights and their gradients in TensorBoard, every epoch."""
@@ -135,6 +153,11 @@ class RunSettings:
     """Draw the network in TensorBoard, under GRAPHS."""
     dry_run: bool = False
     """Say what would be trained, how long an epoch takes and how much memory; train nothing."""
+    config: Path | None = None
+    """File of settings, as a run writes it into its folder (settings.json); options given beside it win. How
+    that run was started (resume, overwrite, dry_run) is not taken from it."""
+    list: bool = False
+    """List the caches and runs that there are; train nothing."""
 
     def variant(self) -> str:
         """Return what a run is named after, beside task, protocol, preset and seed."""
@@ -145,6 +168,13 @@ class RunSettings:
 class EvaluationSettings:
     """Settings of evaluate.py that all tasks share."""
 
+    first: ClassVar[tuple[str, ...]] = (
+        *("checkpoint", "cache", "compare", "without", "threshold", "prevalence", "results_dir", "audit"),
+        *("stress", "list"),
+    )
+    """Options that people use first, where a task has them."""
+    formerly: ClassVar[dict[str, str]] = {"patients": "max-patients"}
+    """Old names of options, which are still accepted."""
     checkpoint: Path | None = None
     """A run's folder or one checkpoint file; default: the newest run under checkpoint_dir."""
     checkpoint_dir: Path = Path("checkpoints")
@@ -169,37 +199,46 @@ class EvaluationSettings:
     trained with --modality-dropout, linear and phase-fusion); image, signal or clinical (ecg-multimodal)."""
     compact: bool = False
     """Write scores and one row a recording only: no figures, no row a beat."""
-    bootstrap_draws: int = 2000
+    bootstrap_draws: Natural = 2000
     """Draws of the session-clustered bootstrap behind the 95 % intervals; 0: no intervals."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Samples of one forward pass, at most; a CPU, which larger ones make slower, takes 64 at a time."""
     device: str = "auto"
     """auto (CUDA if there is one), cpu, cuda or cuda:N."""
-    threads: int = 0
+    threads: Natural = 0
     """CPU threads of torch; 0: one a core."""
     dry_run: bool = False
     """Say what would be evaluated; write nothing."""
+    list: bool = False
+    """List the caches and runs that there are; evaluate nothing."""
 
 
 @dataclass(frozen=True)
 class PredictionSettings:
     """Settings of predict.py that all tasks share."""
 
+    first: ClassVar[tuple[str, ...]] = (
+        *("recordings", "checkpoint", "ecg", "ecg_rate", "prevalence", "age", "sex", "patient_table", "out"),
+        *("json",),
+    )
+    """Options that people use first, where a task has them."""
+    formerly: ClassVar[dict[str, str]] = {"patients": "patient-table"}
+    """Old names of options, which are still accepted."""
     recordings: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Recordings, or folders of them."""
     checkpoint: Path | None = None
     """A run's folder or one checkpoint file; default: the small model that comes with the code. Of a run's
     folder the final fit on everything (fold_all) is used where there is one, else the mean of its folds."""
-    ecg_rate: float | None = None
+    ecg_rate: Annotated[float | None, Bounds(0, open=True)] = None
     """Sampling rate, hertz, of an ECG file that does not state its own (.npy, .csv); of ecg_signals.csv in a
     folder of patients, which by default is that of the run's own table, or 250."""
     out: Path | None = None
     """Folder to write a figure (.png) and the metadata (.json) of each recording to; default: no files."""
     json: bool = False
     """Print one JSON document instead of text; messages go to the error stream."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Samples of one forward pass, at most; a CPU, which larger ones make slower, takes 64 at a time."""
     device: str = "cpu"
     """cpu, auto (CUDA if there is one), cuda or cuda:N."""
-    threads: int = 0
+    threads: Natural = 0
     """CPU threads of torch; 0: one a core."""

@@ -6,6 +6,7 @@
     python evaluate.py --checkpoint checkpoints/<run> --cache data/cache/<other>    # external test
     python evaluate.py --compare results/RUN_A results/RUN_B   # two runs, paired
     python evaluate.py --checkpoint checkpoints/<run> --stress # under noise, clipping, shifts, lower rates
+    python evaluate.py --list                                  # the caches and runs that there are
     python evaluate.py --audit                                 # the data and the splits themselves
     python evaluate.py ecg-to-cmr --help                       # options of another task
 
@@ -33,10 +34,17 @@ from systems import registry
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Do what the command line names; return the metrics of a run that was evaluated."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    named, rest = split_task(given, registry.TASKS)
-    task = choose_task(named if given != rest else "", rest)
+    named, rest = split_task(given, registry.TASKS, "--checkpoint")
+    named = named if given[:1] == [named] else ""
+    if "--list" in rest:
+        settings = read_settings(
+            registry.evaluation_settings(named or next(iter(registry.TASKS))), rest, __doc__
+        )
+        print(registry.listing(settings.cache_dir, settings.checkpoint_dir))
+        return {}
+    task = choose_task(named, rest)
     registry.refuse_options_of_others(task, rest, registry.evaluation_settings)
-    settings = read_settings(registry.evaluation_settings(task), rest, __doc__)
+    settings = read_settings(registry.evaluation_settings(task), rest, __doc__, more=registry.overview())
     from learning.devices import set_threads
     from systems.base import evaluation_run  # torch and all that draws: not before, so that --help is quick
 
@@ -47,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if settings.compare is not None:
         evaluation_run.compare_results(*settings.compare, settings)
         return {}
-    if given != rest and settings.checkpoint is None:
+    if named and settings.checkpoint is None:
         settings = replace(settings, checkpoint=newest_run(settings.checkpoint_dir, task))
     return evaluation_run.evaluate(settings)
 

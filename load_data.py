@@ -3,9 +3,10 @@
     python load_data.py --raw-dir PATH/challenge-2016     # recordings that are there
     python load_data.py --download                        # fetch training-a from PhysioNet first
     python load_data.py --simulate                        # simulated patients, to try everything
-    python load_data.py --raw-dir MY_COHORT               # one's own: WFDB records and labels.csv
+    python load_data.py MY_COHORT                         # one's own: WFDB records and labels.csv
     python load_data.py ecg-multimodal --raw-dir PTB-XL   # another task, with options of its own
     python load_data.py ecg-mae --simulate                # pairs of ECG and cardiac MRI, for all their stages
+    python load_data.py --list                            # the caches that there are
     python load_data.py --raw-dir /shared/challenge-2016 --dask tcp://HOST:8786    # a cluster: docs/scale.md
 
 What cannot be used is left out and listed, with the reason, in the cache's skipped.csv. Same settings and
@@ -29,8 +30,12 @@ from systems import registry
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Prepare what the command line names; return the folder of the cache."""
-    task, rest = split_task(sys.argv[1:] if arguments is None else arguments, registry.TASKS)
-    settings = read_settings(registry.load_data_settings(task), rest, __doc__)
+    given = sys.argv[1:] if arguments is None else arguments
+    task, rest = split_task(given, registry.TASKS, "--raw-dir")
+    settings = read_settings(registry.load_data_settings(task), rest, __doc__, more=registry.overview())
+    if settings.list:
+        print(registry.listing(settings.cache_dir))
+        return settings.cache_dir
     with workers(settings) as with_folder:
         return registry.prepare(task, with_folder)
 

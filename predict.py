@@ -8,7 +8,7 @@
     python predict.py FOLDER --checkpoint checkpoints/<run of ecg-multimodal>    # patients
     python predict.py --ecg ECG --checkpoint checkpoints/<run of ecg-to-cmr> --out generated    # cines
     python predict.py --ecg ECG --checkpoint checkpoints/<run of ecg-phenotypes> --age 61 --sex female
-    python predict.py ECGS --checkpoint checkpoints/<run of ecg-phenotypes> --patients pairs.csv --out DIR
+    python predict.py ECGS --checkpoint checkpoints/<run of ecg-phenotypes> --patient-table pairs.csv
 
 RECORDING is a WFDB record with ECG, heart sound (PCG) or both, a .wav heart sound, or a folder of these; for
 a run of ecg-multimodal a folder of patients as load_data.py ecg-multimodal takes it, without labels.

@@ -7,6 +7,8 @@
     python training.py --at-once 5                  # five folds in parallel, on one GPU or several
     python training.py --dry-run                    # how long would it take, in how much memory
     torchrun --nproc-per-node 2 training.py         # two processes, one model
+    python training.py --config settings.json       # with the settings of an earlier run
+    python training.py --list                       # the caches and runs that there are
     python training.py ecg-multimodal --help        # another task, with settings of its own
 
 Curves: tensorboard --logdir runs. Then: python evaluate.py --checkpoint checkpoints/<run>.
@@ -19,9 +21,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from common.command_line import named_early, read_settings, split_task
+from common.command_line import named_early, read_config, read_settings, split_task, with_config
+from common.errors import UserError
 from common.script import run_script
 from config import RunSettings
 from systems import registry
@@ -29,8 +32,15 @@ from systems import registry
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Train the folds that the command line names; return the folder of their checkpoints."""
-    task, rest = split_task(sys.argv[1:] if arguments is None else arguments, registry.TASKS)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    task, rest = split_task(given, registry.TASKS, "--cache")
+    config = named_early(rest, "config")["config"]
+    if config is not None:
+        task = _task_of_config(Path(config), task if given[:1] == [task] else "")
     settings = read_training_settings(task, rest)
+    if settings.list:
+        print(registry.listing(settings.cache_dir, settings.checkpoint_dir))
+        return settings.checkpoint_dir
     from systems.base.training_run import (
         train,  # torch and all that learns: not before, so that --help is quick
     )
@@ -40,10 +50,29 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
 def read_training_settings(task: str, arguments: Sequence[str]) -> RunSettings:
     """Return the settings of the preset and protocol that the options name, changed by the other options."""
-    early = named_early(arguments, "preset", "protocol", "device")
+    early = named_early(arguments, "preset", "protocol", "device", "config")
+    stored: dict[str, Any] = {}
+    if early["config"] is not None:
+        stored = read_config(Path(early["config"]))["settings"]
+        if early["preset"] and "preset" in stored:
+            raise UserError("--config holds all that a preset sets: leave --preset away.")
+        early = {name: early[name] or stored.get(name) for name in early}
     preset = _resolve_preset(early["preset"] or "auto", early["device"] or "auto", arguments)
     defaults = registry.training_defaults(task, preset, early["protocol"] or "")
-    return replace(read_settings(type(defaults), arguments, __doc__, defaults), preset=preset)
+    if early["config"] is not None:
+        defaults = with_config(defaults, stored, Path(early["config"]))
+    settings = read_settings(type(defaults), arguments, __doc__, defaults, registry.overview(task))
+    return replace(settings, preset=preset, config=None)
+
+
+def _task_of_config(path: Path, named: str) -> str:
+    """Return the task of a file of settings, which may be named at the beginning as well."""
+    task = str(read_config(path).get("task", named)) or next(iter(registry.TASKS))
+    if task not in registry.TASKS:
+        raise UserError(f"{path} is of task {task!r}, which there is not: {', '.join(registry.TASKS)}.")
+    if named and named != task:
+        raise UserError(f"{path} is of task {task}: write {task} in place of {named}.")
+    return task
 
 
 def _resolve_preset(preset: str, device: str, arguments: Sequence[str] = ()) -> Literal["paper", "small"]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
+import json
+import os
+import shlex
+import sys
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -14,11 +17,14 @@ from typing import Any, TypeVar
 import tyro
 
 from common.errors import UserError
+from common.options import check_values, nearest, options_of
 
 Settings = TypeVar("Settings")
 
 
-def split_task(arguments: Sequence[str], tasks: Iterable[str]) -> tuple[str, list[str]]:
+def split_task(
+    arguments: Sequence[str], tasks: Iterable[str], path_option: str = ""
+) -> tuple[str, list[str]]:
     """Return the task that an optional first word names, and the other arguments.
 
     Parameters
@@ -26,24 +32,31 @@ def split_task(arguments: Sequence[str], tasks: Iterable[str]) -> tuple[str, lis
     arguments : sequence of str
     tasks : iterable of str
         Names of all tasks, the default first.
+    path_option : str
+        Option whose value a path is that stands alone, as in ``load_data.py PATH``; empty: none.
 
     Raises
     ------
     UserError
         If the first word is no option and names no task.
     """
-    if not arguments or arguments[0].startswith("-"):
-        return next(iter(tasks)), list(arguments)
-    first, *rest = arguments
-    if first not in tasks:
-        near = difflib.get_close_matches(first, tasks, n=1, cutoff=0.4)
-        hint = f" Perhaps you meant {near[0]}." if near else ""
-        raise UserError(f"There is no task {first!r}.{hint} Tasks: {', '.join(tasks)}.")
-    return first, rest
+    task, rest = next(iter(tasks)), list(arguments)
+    if rest and rest[0] in tasks:
+        task, *rest = rest
+    if rest and not rest[0].startswith("-"):
+        first = rest[0]
+        if path_option and (os.sep in first or Path(first).exists()):
+            return task, [path_option, *rest]
+        raise UserError(f"There is no task {first!r}.{nearest(first, tasks)} Tasks: {', '.join(tasks)}.")
+    return task, rest
 
 
 def read_settings(
-    kind: type[Settings], arguments: Sequence[str], manual: str | None, default: Settings | None = None
+    kind: type[Settings],
+    arguments: Sequence[str],
+    manual: str | None,
+    default: Settings | None = None,
+    more: str = "",
 ) -> Settings:
     """Return settings from command-line arguments; ``--help`` and unknown options end the program.
 
@@ -57,14 +70,49 @@ def read_settings(
         Text above the options in ``--help``: the docstring of the script.
     default : optional
         Settings that the options change.
+    more : str
+        Further text of ``--help``.
+
+    Raises
+    ------
+    UserError
+        If an option has a value that it does not take.
     """
-    return tyro.cli(
+    if {"-h", "--help"} & set(arguments):
+        from common.help_page import help_page
+
+        print(help_page(Path(sys.argv[0]).name, manual or "", default or kind, more))
+        sys.exit(0)
+    formerly: dict[str, str] = getattr(kind, "formerly", {})
+    known = {option.name for option in options_of(kind)}
+    settings = tyro.cli(
         kind,
-        args=list(arguments),
-        description=manual or "",
+        args=[
+            _as_named_now(word, {old: new for old, new in formerly.items() if new in known})
+            for word in arguments
+        ],
+        description="",
         default=default if default is not None else tyro.MISSING_NONPROP,
         config=(tyro.conf.HelptextFromCommentsOff,),
     )
+    check_values(settings)
+    return settings
+
+
+def _as_named_now(word: str, formerly: dict[str, str]) -> str:
+    """Return a word in which an old name of an option is the one that it has now."""
+    name, equals, value = word.removeprefix("--").partition("=")
+    return f"--{formerly[name]}{equals}{value}" if word.startswith("--") and name in formerly else word
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, as in "1 fold" and "2 folds"."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def path_option(name: str, path: Path, usual: Path) -> str:
+    """Return an option that names a folder, to be added to a command; empty if it is the usual one."""
+    return "" if path == usual else f" --{name} {shlex.quote(str(path))}"
 
 
 def named_early(arguments: Sequence[str], *names: str) -> dict[str, str | None]:
@@ -73,6 +121,81 @@ def named_early(arguments: Sequence[str], *names: str) -> dict[str, str | None]:
     for name in names:
         early.add_argument(f"--{name.replace('_', '-')}", f"--{name}", dest=name)
     return vars(early.parse_known_args(list(arguments))[0])
+
+
+# Settings in files ----------------------------------------------------------------------------------
+
+_ONCE = ("resume", "overwrite", "dry_run", "config", "list")
+"""How a run was started, which no other run takes from its settings."""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return what a file of settings holds: ``settings``, and ``task`` where it says one.
+
+    Raises
+    ------
+    UserError
+        If there is none, or it is no JSON of this form.
+    """
+    path = path / "settings.json" if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The settings {path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"The settings {path} are no JSON: {error}.") from None
+    content = content if isinstance(content, dict) and "settings" in content else {"settings": content}
+    if not isinstance(content["settings"], dict):
+        raise UserError(f"{path} holds no settings: names and values are expected, as a run writes them.")
+    return content
+
+
+def with_config(defaults: Settings, settings: dict[str, Any], path: Path) -> Settings:
+    """Return defaults with the settings of a file in their place.
+
+    Raises
+    ------
+    UserError
+        If it names a setting that there is not, or a value that it does not take.
+    """
+    known = {".".join(option.path): option for option in options_of(defaults)}
+    words = []
+    for name, value in flatten(settings).items():
+        if name in _ONCE:
+            continue
+        if name not in known:
+            raise UserError(
+                f"{path} has a setting {name!r} that this task does not know.{nearest(name, known)}"
+            )
+        words += _words(known[name].name, value)
+    try:
+        return read_settings(type(defaults), words, None, defaults)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except SystemExit:
+        print(f"That is a setting of {path}.", file=sys.stderr)
+        raise
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """Return a setting as words of the command line."""
+    if isinstance(value, bool):
+        prefix, _, last = name.rpartition(".")
+        return [f"--{prefix}{'.' * bool(prefix)}{'' if value else 'no-'}{last}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={value}"]
+
+
+def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level, names joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def to_plain(settings: Any) -> dict[str, Any]:

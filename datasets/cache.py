@@ -2,8 +2,9 @@
 
 ``data/cache/<source>-<8 hex digits>/`` holds arrays (``.npy``, memory-mapped), tables (``.csv``) and
 ``manifest.json``. The digits name the preparation settings and the content of the source, so the same of
-both is never computed again, and others get another folder. It appears whole or not at all. What is in it
-stands in ``systems/<system>/prepare.py``.
+both is never computed again, and others get another folder. Simulated sources begin with ``simulated``, and
+settings that are not the usual ones stand before the digits, as in ``physionet2016-springer-1a2b3c4d``. It
+appears whole or not at all. What is in it stands in ``systems/<system>/prepare.py``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import functools
 import hashlib
 import json
 import platform
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
@@ -29,6 +31,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from common.command_line import counted
 from common.files import NpyWriter, content_digest, replacing_folder, write_json, write_text
 from datasets.sources import DataError, MissingModality, Problem, SourceIndex, first_reasons
 
@@ -38,6 +41,20 @@ _COUNTED = {"recordings": "recordings", "samples": "beats", "skipped": "skipped"
 """Tables whose number of rows stands in the manifest, and its name there."""
 TEXT = ("recording", "set", "session", "person", "diagnosis", "site", "state", "reason", "remedy")
 """Columns that are text, whatever they look like."""
+_TITLES = {
+    "physionet2016": "PhysioNet/CinC Challenge 2016",
+    "cohort": "your own cohort",
+    "circor": "CirCor DigiScope",
+    "ptbxl": "PTB-XL",
+    "ptbxl-ecg": "PTB-XL (ECGs alone)",
+    "patients": "your own patients",
+    "patients-ecg": "your own patients (ECGs alone)",
+    "pairs": "your own pairs of ECG and cine",
+    "acdc": "ACDC",
+}
+"""Sources in words; others have their name."""
+SIMULATED = "SIMULATED"
+"""Stands wherever data are named that no patient gave."""
 
 
 class Cache:
@@ -84,6 +101,13 @@ class Cache:
     def simulated(self) -> bool:
         """Whether the recordings are of simulated patients."""
         return bool(self.manifest["simulated"])
+
+    @property
+    def title(self) -> str:
+        """What the data are, in words: how many recordings of which source."""
+        number = self.manifest.get("counts", {}).get("recordings")
+        what = "recordings" if number is None else counted(int(number), "recording")
+        return f"{what} of {source_title(self.manifest['source'], self.simulated)}"
 
     def describe(self) -> dict[str, Any]:
         """Return what a run remembers of the cache, in plain types.
@@ -154,6 +178,52 @@ def remember_latest(path: Path, task: str = "ecg-pcg") -> None:
     write_text(path.parent / LATEST.format(task=task), path.name + "\n")
 
 
+def source_title(source: str, simulated: bool) -> str:
+    """Return a source in words; simulated patients are never named like those whose layout they have."""
+    if not simulated:
+        return _TITLES.get(source, source)
+    return f"{SIMULATED} patients" + (f" in the layout of {source}" if source in _TITLES else "")
+
+
+def list_caches(cache_dir: Path) -> str:
+    """Return a line for each cache of a folder, those prepared last marked with their tasks."""
+    latest = {
+        path: path.read_text(encoding="utf-8").strip() for path in cache_dir.glob(LATEST.format(task="*"))
+    }
+    begins = len(LATEST.format(task="")) - len(".txt")
+    lines = []
+    for cache in _caches(cache_dir):
+        tasks = [path.stem[begins:] for path, name in latest.items() if name == cache.path.name]
+        newest = f"; prepared last for {', '.join(sorted(tasks))}" if tasks else ""
+        lines.append(f"  {cache.path}: {cache.title}, of {cache.manifest.get('created', '')[:10]}{newest}")
+    none = f"No caches in {cache_dir}: load_data.py prepares them."
+    return "\n".join([f"Caches in {cache_dir} (--cache PATH chooses):", *lines]) if lines else none
+
+
+def _caches(cache_dir: Path, ending: str = "") -> Iterator[Cache]:
+    """Yield the caches of a folder that can be read, or those whose name has an ending."""
+    for manifest in sorted(cache_dir.glob(f"[!.]*{ending}/manifest.json")):
+        with contextlib.suppress(DataError):  # another cache may be damaged, or of another format
+            yield Cache(manifest.parent)
+
+
+def describe_choice(taken: Cache, cache_dir: Path) -> str:
+    """Return how many other caches of the same kind there are, and how one is chosen; empty if none."""
+    kind = taken.manifest["settings"].keys()
+    others = [
+        cache
+        for cache in _caches(cache_dir)
+        if cache.manifest["settings"].keys() == kind and cache.identity != taken.identity
+    ]
+    if not others:
+        return ""
+    verb = "lies" if len(others) == 1 else "lie"
+    return (
+        f"{taken.path.name} was prepared last and is taken; {counted(len(others), 'other cache')} {verb} in "
+        f"{cache_dir}: --cache PATH chooses, --list lists them."
+    )
+
+
 def find_cache(cache: Path | None, cache_dir: Path, identity: str = "", task: str = "ecg-pcg") -> Cache:
     """Open a cache: the one named, the one of an identity, or the one prepared last for a task.
 
@@ -165,11 +235,9 @@ def find_cache(cache: Path | None, cache_dir: Path, identity: str = "", task: st
     if cache is not None:
         return Cache(cache)
     if identity:
-        for manifest in sorted(cache_dir.glob("[!.]*/manifest.json")):
-            with contextlib.suppress(DataError):  # another cache may be damaged, or of another format
-                found = Cache(manifest.parent)
-                if found.identity == identity:
-                    return found
+        for found in _caches(cache_dir):
+            if found.identity == identity:
+                return found
         raise DataError(
             f"No cache in {cache_dir} is the one this run was trained from (identity {identity[:8]}). "
             "Prepare the same data with load_data.py, or name a cache with --cache."
@@ -240,6 +308,10 @@ class CacheWriter(Generic[Index, Item]):
 
     def __init__(self, index: Index, settings: Any) -> None:
         self.index, self.settings = index, settings
+        self.chosen: dict[str, Any] = {}
+        """What was chosen beyond these settings, and is not as usual; stands in the name."""
+        self.found = False
+        """Whether the cache was there already when it should have been built."""
 
     # What a system says
 
@@ -299,8 +371,21 @@ class CacheWriter(Generic[Index, Item]):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(), checksums
 
     def path(self, cache_dir: Path) -> Path:
-        """Return the folder that the cache gets."""
-        return cache_dir / f"{self.index.name}-{self.identified[0][:8]}"
+        """Return the folder that the cache gets, or has under an older name."""
+        digest = self.identified[0]
+        there = (cache.path for cache in _caches(cache_dir, f"-{digest[:8]}") if cache.identity == digest)
+        return next(there, cache_dir / "-".join([*self._name_parts(), digest[:8]]))
+
+    def _name_parts(self) -> list[str]:
+        """Return what the name of the folder says: simulated, source, and what is not as usual."""
+        name, simulated = self.index.name, "simulated" if self.index.simulated else ""
+        usual = {item.name: item.default for item in dataclasses.fields(self.settings)}
+        changed = {
+            key: value for key, value in dataclasses.asdict(self.settings).items() if value != usual[key]
+        }
+        parts = [name if name.startswith(simulated) else f"{simulated}-{name}"]
+        parts += [_setting_words(key, value) for key, value in (self.chosen | changed).items()]
+        return parts if len(parts) <= _NAMED + 1 else [*parts[: _NAMED + 1], "and-more"]
 
     def build(self, cache_dir: Path, *, jobs: int = -1, strict: bool = False, progress: bool = True) -> Path:
         """Prepare every recording of the index, in parallel, and write the cache; return its folder.
@@ -325,7 +410,8 @@ class CacheWriter(Generic[Index, Item]):
         self._check()
         path = self.path(cache_dir)
         self.index = self._leave_out(self.identified[1])
-        if self._is_there(path, strict):
+        self.found = self._is_there(path, strict)
+        if self.found:
             return path
         rows = self.index.recordings.to_dict("records")
         prepared = in_parallel(self.function(), rows, jobs)
@@ -427,6 +513,21 @@ class CacheWriter(Generic[Index, Item]):
             | {name: version(name) for name in self.libraries},
             "source_files": checksums,
         }
+
+
+_NAMED, _LONGEST = 3, 24
+"""Settings that the name of a cache names, at most, and characters of each."""
+
+
+def _setting_words(name: str, value: Any) -> str:
+    """Return a setting as part of a file name: what was chosen, with its name where that does not say it."""
+    label = name.replace("_", "-")
+    if isinstance(value, bool):
+        return label if value else f"no-{label}"
+    values = value if isinstance(value, tuple | list) else (value,)
+    shown = "-".join(f"{each:g}" if isinstance(each, float) else str(each) for each in values)
+    shown = re.sub(r"[^A-Za-z0-9.]+", "-", shown).strip("-.")[:_LONGEST]
+    return shown if isinstance(value, str) and name != "text" else f"{label}-{shown}"
 
 
 def count_rows(recordings: pd.DataFrame) -> dict[str, int]:

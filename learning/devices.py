@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from common.command_line import counted
 from common.errors import UserError
 
 _CPU_ROWS = 64
@@ -82,6 +83,6 @@ def describe_machine(device: torch.device) -> str:
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"{torch.get_num_threads()} CPU threads"
+        else counted(torch.get_num_threads(), "CPU thread")
     )
     return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from common.command_line import to_plain
+from common.command_line import counted, flatten, to_plain
 from common.errors import UserError
 from common.files import write_json
 from config import RunSettings
@@ -25,6 +25,8 @@ _FREE_TO_CHANGE = {
     "resume",
     "overwrite",
     "dry_run",
+    "config",
+    "list",
     "device",
     "threads",
     "cache",
@@ -130,6 +132,7 @@ def open_run(
         If a fold is there already and neither ``--resume`` nor ``--overwrite`` is given, or the run was
         begun with other settings.
     """
+    check_settings(folder, task, settings, identity, folds)
     there = [name for name in folds if (folder / name).exists()]
     if there and not (settings.overwrite or settings.resume):
         raise UserError(
@@ -138,13 +141,69 @@ def open_run(
         )
     stored = folder / "settings.json"
     now = {"task": task, "cache": identity, "settings": to_plain(settings)}
-    replaced = set(folds) if settings.overwrite else set()
-    if stored.exists() and {path.name for path in folder.glob("fold_*")} - replaced:
-        _check_same(stored, _read_stored(stored), now, to_plain(type(settings)()))
-    for name in replaced.intersection(there):
+    if settings.overwrite and there:
+        print(what_overwrite_deletes(folder, log_folder, there), flush=True)
+    for name in there if settings.overwrite else ():
         shutil.rmtree(folder / name)
         shutil.rmtree(log_folder / name, ignore_errors=True)
     write_json(stored, now)
+
+
+def check_settings(
+    folder: Path, task: str, settings: RunSettings, identity: str, folds: Sequence[str] | None = None
+) -> None:
+    """Refuse to train into a run that was begun with other settings or data, and name these.
+
+    Parameters
+    ----------
+    folder, task, settings, identity
+        As in `open_run`.
+    folds : sequence of str, optional
+        Folds to train, which ``--overwrite`` replaces; not given: not known yet, as before data are read.
+
+    Raises
+    ------
+    UserError
+        Naming each setting that differs.
+    """
+    stored = folder / "settings.json"
+    there = {path.name for path in folder.glob("fold_*")}
+    replaced = (there if folds is None else set(folds)) if settings.overwrite else set()
+    if stored.exists() and there - replaced:
+        now = {"task": task, "cache": identity, "settings": to_plain(settings)}
+        _check_same(stored, _read_stored(stored), now, to_plain(type(settings)()))
+
+
+def what_overwrite_deletes(
+    folder: Path, log_folder: Path, folds: Sequence[str], verb: str = "Deleting"
+) -> str:
+    """Return which folds of a run ``--overwrite`` deletes, how far they were trained, and their curves."""
+    there = [name for name in folds if (folder / name).exists()]
+    if not there:
+        return f"--overwrite: nothing of this run is in {folder}."
+    return f"--overwrite: {verb} {', '.join(_told(folder, name) for name in there)} of {folder}" + (
+        f", and their curves in {log_folder}." if log_folder.exists() else "."
+    )
+
+
+def _told(folder: Path, fold: str) -> str:
+    """Return a fold, and how far it is trained."""
+    with contextlib.suppress(UserError, OSError, KeyError):
+        progress = load_checkpoint(folder / fold / LAST)["progress"]
+        done = "finished" if is_finished(folder / fold) else "unfinished"
+        return f"{fold} ({done}, {counted(progress['epoch'], 'epoch')})"
+    return fold
+
+
+def list_runs(checkpoint_dir: Path) -> str:
+    """Return a line for each run of a folder: its task, and how far its folds are."""
+    lines = []
+    for stored in sorted(checkpoint_dir.glob("*/settings.json")):
+        folds = sorted(path.name for path in stored.parent.glob("fold_*") if path.is_dir())
+        told = ", ".join(_told(stored.parent, fold) for fold in folds) or "nothing trained"
+        lines.append(f"  {stored.parent} ({task_of_run(stored.parent) or 'unknown task'}): {told}")
+    none = f"No runs in {checkpoint_dir}: training.py trains them."
+    return "\n".join([f"Runs in {checkpoint_dir} (--checkpoint PATH chooses):", *lines]) if lines else none
 
 
 def _read_stored(path: Path) -> dict[str, Any]:
@@ -173,10 +232,18 @@ def _check_same(path: Path, before: dict[str, Any], now: dict[str, Any], default
     if before.get("cache") != now.get("cache"):
         differing.append("the prepared data")
     if differing:
+        epochs = _EPOCHS if any(text.startswith("optimization.epochs:") for text in differing) else ""
         raise UserError(
             f"{path.parent} was begun with other settings ({'; '.join(differing)}). "
-            "Use the same, or another --run-name."
+            f"{epochs}Use the same, give this run another name with --run-name, or begin all its folds again "
+            "with --overwrite."
         )
+
+
+_EPOCHS = (
+    "Epochs are not added to a run: its learning rate is laid out over those it was begun with, and a "
+    "finished fold has chosen weights and threshold by them. "
+)
 
 
 def differing_settings(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -187,17 +254,6 @@ def differing_settings(before: dict[str, Any], now: dict[str, Any]) -> list[tupl
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and key.split(".")[0] not in _FREE_TO_CHANGE
     ]
-
-
-def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one level, names joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def is_finished(folder: Path) -> bool:

@@ -146,7 +146,9 @@ def child(encoder: str, settings: PairsStudySettings, parent: str) -> tuple[str,
 
 def prepare(settings: PairsStudySettings) -> str:
     """Prepare the simulated patients, where that is not done yet; return the folder of the cache."""
-    return str(load_data.main(["ecg-cmr-contrast", "--simulate", "--patients", str(settings.patients)]))
+    return str(
+        load_data.main(["ecg-cmr-contrast", "--simulate", "--simulation.patients", str(settings.patients)])
+    )
 
 
 def prepare_ptbxl(settings: PairsStudySettings) -> str:

@@ -40,6 +40,33 @@ TASKS = {
 }
 """Package and class of each task, by the first word of a command; the first is the default."""
 
+_ABOUT = {
+    "ecg-pcg": "normal or abnormal, from ECG and heart sound (the default)",
+    "ecg-multimodal": "normal or abnormal, from ECG image, ECG signal and clinical table",
+    "ecg-mae": "an encoder of ECGs, by masked autoencoding",
+    "cmr-mae": "an encoder of cardiac MRI cines, by masked autoencoding",
+    "ecg-cmr-contrast": "encoders of ECG and cine, by contrast of pairs",
+    "ecg-phenotypes": "what a cardiac MRI would show, from the ECG",
+    "cine-autoencoder": "an autoencoder of the frames of cines",
+    "ecg-to-cmr": "cines generated from an ECG",
+}
+
+
+def overview(task: str = "") -> str:
+    """Return the tasks, and the models that a task has, for ``--help``."""
+    lines = ["Tasks, the first word:", *(f"    {name:18}{_ABOUT[name]}" for name in TASKS)]
+    models: Sequence[str] = getattr(module_of(task, "settings"), "MODELS", ()) if task else ()
+    return "\n".join(lines + (["", f"Models (--model): {', '.join(models)}."] if models else []))
+
+
+def listing(cache_dir: Path, checkpoint_dir: Path | None = None) -> str:
+    """Return the caches, and the runs, that there are."""
+    from datasets.cache import list_caches  # pandas: not before, so that --help is quick
+    from learning.runs import list_runs
+
+    parts = [list_caches(cache_dir), *([] if checkpoint_dir is None else [list_runs(checkpoint_dir)])]
+    return "\n\n".join(parts)
+
 
 def _module_name(task: str, module: str) -> str | None:
     """Return the name of a module of the package of a task, or of its system; None if there is none."""
@@ -115,7 +142,8 @@ def refuse_options_of_others(
 
 
 def _names(settings: type[Any]) -> set[str]:
-    return {field.name for field in fields(settings)}
+    names = {field.name for field in fields(settings)}
+    return names | {old for old, new in settings.formerly.items() if new.replace("-", "_") in names}
 
 
 def evaluation(task: str) -> Callable[[Any], tuple[dict[str, Any], list[Path]]]:

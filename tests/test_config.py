@@ -60,7 +60,7 @@ def test_paper_preset_is_as_published():
     settings = defaults("paper", "paper")
     model, optimization = settings.model, settings.optimization
     assert (model.model, model.width, model.points, model.kernel_size) == ("pacfnet", 64, 2000, 7)
-    assert (model.dropout, model.attention) == (0.5, None)  # None: the network's own, cascaded
+    assert (model.dropout, model.attention) == (0.5, None)  # None: cascaded, where a model has it
     assert (optimization.batch_size, optimization.epochs) == (32, 100)
     assert (optimization.optimizer, optimization.learning_rate) == ("adam", 1e-3)
     assert optimization.weight_decay == 0

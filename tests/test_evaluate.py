@@ -97,9 +97,9 @@ def test_the_task_is_that_of_the_checkpoint_the_word_or_the_newest_run(tmp_path)
         (("ecg-multimodal", "--audit"), "--audit is for runs of ecg-pcg, and this one is of ecg-multimodal"),
         (("ecg-mae", "--prevalence=0.1"), "--prevalence is for runs of ecg-pcg, and this one is of ecg-mae"),
         (("ecg-pcg", "--guidance", "2"), "--guidance is for runs of ecg-to-cmr, and this one is of ecg-pcg"),
-        (
-            ("ecg-pcg", "--patients", "2"),
-            "for runs of cine-autoencoder, ecg-to-cmr, and this one is of ecg-pcg",
+        *(
+            (("ecg-pcg", option, "2"), "for runs of cine-autoencoder, ecg-to-cmr, and this one is of ecg-pcg")
+            for option in ("--max-patients", "--patients")
         ),
     ],
 )

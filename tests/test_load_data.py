@@ -198,7 +198,7 @@ def test_a_dry_run_tells_size_and_time_and_writes_nothing(simulated_raw, workpla
     run("--raw-dir", simulated_raw, "--dry-run")
     said = capsys.readouterr().out
     assert re.search(
-        r"Would read \d+ MB and write about \d+ MB to data/cache/physionet2016-[0-9a-f]{8}", said
+        r"Would read \d+ MB and write about \d+ MB to data/cache/simulated-physionet2016-[0-9a-f]{8}", said
     )
     assert said.endswith("Nothing was written.\n")
     assert list(workplace.iterdir()) == []

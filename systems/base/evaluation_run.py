@@ -101,7 +101,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     folder = _results_folder(first["run"], cache, external, settings)
     print(
         f"Run {first['run']}: {len(checkpoints)} of {first['settings']['fold_count']} folds, "
-        f"{settings.which} checkpoints, on {cache.path}{' (external test)' * external}."
+        f"{settings.which} checkpoints, on {cache.title} ({cache.path}){' (external test)' * external}."
     )
     if settings.dry_run:
         print(f"Would evaluate {', '.join(str(path) for path in paths)} and write to {folder}.")

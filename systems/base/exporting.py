@@ -15,13 +15,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import replacing
+from common.options import Bounds, Natural
 from learning.checkpoint import BEST, file_digest, load_checkpoint, must_fit
 from learning.runs import find_checkpoints, newest_run
 from systems import registry
@@ -70,11 +71,12 @@ class Exportable:
 class ExportSettings:
     """Which network is exported, how and where to."""
 
+    first: ClassVar[tuple[str, ...]] = ("checkpoint", "fold", "format", "out", "dry_run")
     checkpoint: Path | None = None
     """A run's folder or one checkpoint file; default: the newest run under checkpoint_dir."""
     checkpoint_dir: Path = Path("checkpoints")
     """Folder of checkpoints."""
-    fold: int | None = None
+    fold: Annotated[int | None, Bounds(0)] = None
     """Fold of the run whose network is exported, from 0; default: the final fit on everything (fold_all)
     where there is one, else the only fold. Folds are networks of their own: one file holds one."""
     format: Format | None = None
@@ -83,7 +85,7 @@ class ExportSettings:
     out: Path | None = None
     """File to write, .onnx or .pt2; one that is there is replaced. Default: beside the checkpoint, of the
     same name."""
-    threads: int = 0
+    threads: Natural = 0
     """CPU threads of torch and onnxruntime while the file is checked; 0: one a core."""
     dry_run: bool = False
     """Say what would be written; write nothing."""

@@ -19,9 +19,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from common.command_line import counted
 from common.errors import UserError
 from common.files import write_json
 from config import PredictionSettings
+from datasets.cache import SIMULATED, source_title
 from datasets.signal_quality import NAMES, SignalWarning
 from evaluation.calibration import shift_prior
 from evaluation.figures import new_figure, save_figure
@@ -154,8 +156,6 @@ class Predictor:
     assumed_prevalence: float | None = None
 
     def __init__(self, checkpoints: Mapping[Path, Checkpoint], settings: PredictionSettings) -> None:
-        if settings.batch_size < 1:
-            raise UserError(f"--batch-size must be 1 or more, and is {settings.batch_size}.")
         self.settings = settings
         self.paths, self.checkpoints = list(checkpoints), list(checkpoints.values())
         self.device = choose_device(settings.device)
@@ -202,8 +202,6 @@ class Predictor:
         """Refuse a prevalence that the probabilities cannot be brought to."""
         if target is None:
             return
-        if not 0 < target < 1:
-            raise UserError(f"--prevalence must lie between 0 and 1, and is {target}.")
         if self.assumed_prevalence is None:
             raise UserError("These checkpoints do not state the prevalence they assume: omit --prevalence.")
 
@@ -287,7 +285,9 @@ class Predictor:
 
     def text(self, rows: Sequence[Metadata]) -> list[str]:
         """Return lines: the model, each recording, a table if there are several, and the disclaimer."""
-        lines = [part for line in self.model_text(self.metadata()) for part in self.lines(line)]
+        simulated = [f"{SIMULATED} patients trained this model: it does not hold for real ones."]
+        model = simulated * self.simulated + self.model_text(self.metadata())
+        lines = [part for line in model for part in self.lines(line)]
         for row in rows:
             if row["status"] == PREDICTED:
                 warnings = [f"warning: {warning['text']}" for warning in row["warnings"]]
@@ -301,14 +301,15 @@ class Predictor:
     def model_text(self, model: Metadata) -> list[str]:
         """Return what the model is, what it was trained on, and how its probabilities are to be read."""
         count, data = len(model["checkpoints"]), model["trained_on"]
-        sessions = f" of {data['sessions']} sessions" if data["sessions"] else ""
+        sessions = f" of {counted(data['sessions'], 'session')}" if data["sessions"] else ""
         share = data["abnormal_share"]
         abnormal = "" if share is None else f", {share:.0%} of them abnormal"
         checked = "was measured on sessions kept apart" if model["calibrated"] else "is unknown"
         return [
             f"Model: {model['model']} of run {model['run']}{f', mean of {count} folds' * (count > 1)}; "
             f"its calibration {checked}.",
-            f"Learned from {data['recordings']} recordings{sessions} of {data['source']}{abnormal}.",
+            f"Learned from {counted(data['recordings'], 'recording')}{sessions} of "
+            f"{source_title(data['source'], self.simulated)}{abnormal}.",
         ]
 
     def recording_text(self, row: Metadata) -> list[str]:
@@ -361,7 +362,7 @@ class Predictor:
                 continue
             beside = f"{row['recording']:{width}}  {self.short_text(row):>{wide}}  "
             lines += self.lines(self.warning_text(row), beside, len(beside))
-        return [*lines, f"Predicted {len(predicted)} of {len(rows)} {self.noun}s."]
+        return [*lines, f"Predicted {len(predicted)} of {counted(len(rows), self.noun)}."]
 
     def lines(self, text: str, name: str | None = None, column: int = COLUMN) -> list[str]:
         """Return text in lines, beside a name in a column, or below it where the terminal has no room."""

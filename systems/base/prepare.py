@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from common.command_line import counted, path_option
 from config import SourceSettings
-from datasets.cache import Cache, CacheWriter, remember_latest
+from datasets.cache import SIMULATED, Cache, CacheWriter, remember_latest, source_title
 from datasets.sources import DataError, SourceIndex, format_problems
+from systems import registry
 
 Settings = TypeVar("Settings", bound=SourceSettings)
 Index = TypeVar("Index", bound=SourceIndex)
@@ -79,6 +82,12 @@ class Preparation(Generic[Settings, Index]):
         """Return what a cache holds and what was left out, in lines for the screen."""
         raise NotImplementedError
 
+    def chosen(self, index: Index) -> dict[str, Any]:
+        """Return what the user chose of what is read, where it is not as usual; names the cache."""
+        usual = type(self.settings)()
+        given = {key: getattr(self.settings, key, None) for key in index.choices}
+        return {key: value for key, value in given.items() if value not in (None, getattr(usual, key, None))}
+
     def serves(self, cache: Cache) -> Sequence[str]:
         """Return the tasks whose newest cache this one becomes."""
         return [self.task]
@@ -100,6 +109,7 @@ class Preparation(Generic[Settings, Index]):
             return settings.cache_dir
         index = self.source()
         writer = self.writer(index)
+        writer.chosen = self.chosen(index)
         if settings.dry_run:
             print(self.estimate(writer))
             return settings.cache_dir
@@ -110,17 +120,25 @@ class Preparation(Generic[Settings, Index]):
             remember_latest(path, task)
         seconds = time.perf_counter() - started
         command = "training.py" if self.task == "ecg-pcg" else f"training.py {self.task}"
-        lines = [f"Cache: {path} ({seconds:.1f} s)", f"Next:  python {command}"]
+        command += path_option("cache-dir", settings.cache_dir, SourceSettings.cache_dir)
+        how = "was there already: nothing was computed" if writer.found else f"computed in {seconds:.1f} s"
+        lines = [f"Cache: {path} ({how})", f"Next:  python {command}"]
         print("\n".join([*self.describe(cache, index), *format_warnings(cache, index), *lines]))
         return path
 
     def source(self) -> Index:
         """Return the index of the raw data, after printing what is wrong with it."""
         index = self.open_raw()
+        self.announce(index)
         if index.problems:
             print(format_problems(index.problems))
-        print(f"{len(index.recordings)} recordings in {index.root} ({index.name}).")
+        print(f"{counted(len(index.recordings), 'recording')} in {index.root} ({index.name}).")
         return index
+
+    def announce(self, index: Index) -> None:
+        """Say first of all if no patient gave the data."""
+        if index.simulated:
+            print(f"{SIMULATED} patients: what is learned from them does not hold for real ones.")
 
     def open_raw(self) -> Index:
         """Return the index of the raw data, which are simulated first where that is asked for."""
@@ -151,8 +169,21 @@ class Preparation(Generic[Settings, Index]):
         unset = self.variable and not (named or os.environ.get(self.variable))
         raise DataError(
             f"No {self.unit} found. Looked for {self.sought} in: {looked}"
-            f"{f' (${self.variable} is not set)' if unset else ''}. {self.advice()}"
+            f"{f' (${self.variable} is not set)' if unset else ''}. "
+            f"{(named and self._hint_of_others(named)) or self.advice()}"
         )
+
+    def _hint_of_others(self, folder: Path) -> str:
+        """Return which task a folder is for, if it is for another one than this; empty if for none."""
+        for task in registry.TASKS:
+            other = registry.module_of(task, "prepare").PREPARATION
+            if not isinstance(self, other) and (layout := find_layout(folder, other.layouts)):
+                word = "" if task == next(iter(registry.TASKS)) else f"{task} "
+                return (
+                    f"It looks like {source_title(layout, False)}, which task {task} takes: "
+                    f"python load_data.py {word}--raw-dir {shlex.quote(str(folder))}"
+                )
+        return ""
 
     def find(self, folder: Path) -> Path | None:
         """Return the root of the raw data that a folder belongs to; None if it holds none."""
@@ -160,14 +191,7 @@ class Preparation(Generic[Settings, Index]):
 
     def layout_of(self, folder: Path) -> str:
         """Return which layout a folder has; empty if none."""
-        for layout, pattern in self.layouts:
-            found = [
-                *folder.glob(pattern),
-                *(one for one in folder.glob("*") if one.name.casefold() == pattern),
-            ]
-            if any(path.is_dir() == pattern.endswith("/") for path in found):
-                return layout
-        return ""
+        return find_layout(folder, self.layouts)
 
     def from_environment(self) -> list[Path]:
         """Return the folder that the environment variable names, if it does."""
@@ -180,6 +204,15 @@ class Preparation(Generic[Settings, Index]):
         if path.is_dir():
             return f"{path} is there already: nothing would be computed."
         return f"Would {self.cost(writer, path)}. Nothing was written."
+
+
+def find_layout(folder: Path, layouts: Sequence[tuple[str, str]]) -> str:
+    """Return which of several layouts a folder has; empty if none."""
+    for layout, pattern in layouts:
+        found = [*folder.glob(pattern), *(one for one in folder.glob("*") if one.name.casefold() == pattern)]
+        if any(path.is_dir() == pattern.endswith("/") for path in found):
+            return layout
+    return ""
 
 
 _KINDS, _NAMES = 8, 4
@@ -202,7 +235,7 @@ def format_warnings(cache: Cache, index: SourceIndex) -> list[str]:
         return []
     shown = sorted(kinds.values(), key=len, reverse=True)
     lines = [
-        f"{sum(map(len, shown))} warnings about what is used; all are in {cache.path / 'manifest.json'}:"
+        f"{counted(sum(map(len, shown)), 'warning')} about what is used; all are in {cache.path / 'manifest.json'}:"
     ]
     for found in shown[:_KINDS]:
         names = ", ".join(where for where, _ in found[:_NAMES])

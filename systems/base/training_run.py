@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import resource
+import shlex
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.command_line import to_plain
+from common.command_line import counted, flatten, path_option, to_plain
 from common.errors import UserError
 from common.files import replacing
-from config import RunSettings
-from datasets.cache import Cache, find_cache
+from config import EvaluationSettings, RunSettings
+from datasets.cache import Cache, describe_choice, find_cache
 from datasets.sources import DataError
 from datasets.splits import ALL, Fold, final_fold, make_folds, one_sided, splits_table
 from learning.checkpoint import BEST, LAST, load_checkpoint, provenance, save_checkpoint
@@ -38,7 +39,16 @@ from learning.loop import (
     train_one_epoch,
 )
 from learning.parallel_folds import check_at_once, devices_at_once, fold_command, threads_each, train_at_once
-from learning.runs import flatten, is_begun, is_finished, lock_folder, lock_run, open_run, run_name
+from learning.runs import (
+    check_settings,
+    is_begun,
+    is_finished,
+    lock_folder,
+    lock_run,
+    open_run,
+    run_name,
+    what_overwrite_deletes,
+)
 from learning.tracking import Tracker
 from models.layers.layout import choose_layout
 from systems.base.task import Task
@@ -106,6 +116,9 @@ def train(task: Task, command: Sequence[str | Path]) -> Path:
         run, folds = _open(task, processes)
         if settings.dry_run:
             run.print(_estimate(run, folds))
+            if settings.overwrite:
+                names = [fold.name for fold in folds]
+                run.print(what_overwrite_deletes(run.folder, run.log_folder, names, "Would delete"))
             return run.folder
         names = [fold.name for fold in folds]
         with lock_run(run.folder, names) if processes.leads else contextlib.nullcontext():
@@ -114,7 +127,7 @@ def train(task: Task, command: Sequence[str | Path]) -> Path:
             processes.share(None)  # nobody reads the folder before it is ready
             for fold in folds:
                 _train_fold(run, fold)
-        run.print(_what_next(run.folder, settings))
+        run.print(_what_next(run.folder, run.cache.path.parent, settings))
         return run.folder
 
 
@@ -129,7 +142,7 @@ def _train_parallel_folds(task: Task, command: Sequence[str | Path]) -> Path:
         _open_folder(run, folds)
     cache, log_folder, folder = run.cache.path, run.log_folder, run.folder
     del run  # the samples, which each process has of its own
-    per = f"{threads} CPU thread{'s' * (threads != 1)} each"
+    per = f"{counted(threads, 'CPU thread')} each"
     where = f"{', '.join(dict.fromkeys(devices))} and " if device.type == "cuda" else ""
     print(f"{count} folds at once, with {where}{per}.", flush=True)
     script, *words = map(str, command)
@@ -140,14 +153,15 @@ def _train_parallel_folds(task: Task, command: Sequence[str | Path]) -> Path:
         for fold in folds
     }
     train_at_once(commands, devices, log_folder)
-    print(_what_next(folder, settings), flush=True)
+    print(_what_next(folder, cache.parent, settings), flush=True)
     return folder
 
 
-def _what_next(folder: Path, settings: RunSettings) -> str:
+def _what_next(folder: Path, cache_dir: Path, settings: RunSettings) -> str:
     """Return what can be done with a trained run."""
-    curves = f"\nCurves:   tensorboard --logdir {settings.log_dir}"
-    evaluate = f"\nEvaluate: python evaluate.py --checkpoint {folder}"
+    curves = f"\nCurves:   tensorboard --logdir {shlex.quote(str(settings.log_dir))}"
+    evaluate = f"\nEvaluate: python evaluate.py --checkpoint {shlex.quote(str(folder))}"
+    evaluate += path_option("cache-dir", cache_dir, EvaluationSettings.cache_dir)
     return curves + ("" if settings.folds == "none" else evaluate)
 
 
@@ -161,13 +175,21 @@ def _open(
     settings: RunSettings = task.settings
     device = choose_device(settings.device, processes.local_rank)
     cache = find_cache(settings.cache, settings.cache_dir, task=task.name)
+    check_settings(
+        settings.checkpoint_dir / run_name(task.name, settings), task.name, settings, cache.identity
+    )
     run = TrainingRun(task, cache, task.samples(cache, samples_on or device), device, processes)
     folds = _choose_folds(run)
     run.print(
         f"Run {run.name}: preset {settings.preset}, protocol {settings.protocol}, "
-        f"{len(folds)} fold{'s' * (len(folds) != 1)}, {len(run.samples)} samples of {cache.path}, "
-        f"on {describe_machine(device)}."
+        f"{counted(len(folds), 'fold')}, {counted(len(run.samples), 'sample')} from {cache.title} "
+        f"({cache.path}), on {describe_machine(device)}."
     )
+    choice = "" if settings.cache else describe_choice(cache, settings.cache_dir)
+    note = one_sided(run.samples.table, folds, settings.protocol) if task.labelled else ""
+    for line in (choice, "" if settings.folds == "none" else note):
+        if line:
+            run.print(line)
     return run, folds
 
 
@@ -185,8 +207,6 @@ def _choose_folds(run: TrainingRun) -> list[Fold]:
         settings.seed,
         labelled=run.task.labelled,
     )
-    if run.task.labelled and (note := one_sided(table, folds, settings.protocol)):
-        run.print(note)
     if settings.folds == "all":
         return folds
     unknown = sorted(set(settings.folds) - set(range(len(folds))))
@@ -352,7 +372,8 @@ def _metadata(run: TrainingRun, fold: Fold) -> dict[str, Any]:
 def _estimate(run: TrainingRun, folds: Sequence[Fold]) -> str:
     """Return what a real call would do, from a few steps that are timed and thrown away."""
     if not run.task.has_epochs:
-        return f"Would fit {len(folds)} folds into {run.folder}, {run.task.fit_time}. Nothing was written."
+        what = counted(len(folds), "fold")
+        return f"Would fit {what} into {run.folder}, {run.task.fit_time}. Nothing was written."
     size = run.settings.optimization.batch_size
     with tempfile.TemporaryDirectory() as nowhere:
         context = _fold_context(run, folds[0], Path(nowhere))
@@ -374,8 +395,8 @@ def _estimate(run: TrainingRun, folds: Sequence[Fold]) -> str:
     parameters = sum(weight.numel() for weight in model.parameters())
     return (
         f"Would train {', '.join(fold.name for fold in folds)} into {run.folder}: "
-        f"{parameters:,} parameters, {steps} steps of {size} samples an epoch, "
+        f"{parameters:,} parameters, {counted(steps, 'step')} of {counted(size, 'sample')} an epoch, "
         f"about {seconds:.0f} s an epoch; "
-        f"at most {epochs} epochs a fold, {seconds * epochs * len(folds) / 60:.0f} min in all; "
+        f"at most {counted(epochs, 'epoch')} a fold, {seconds * epochs * len(folds) / 60:.0f} min in all; "
         f"{memory:.1f} GB of memory. Nothing was written."
     )

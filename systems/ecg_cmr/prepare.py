@@ -29,6 +29,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from common.command_line import counted
 from common.files import BYTES, FLOATS
 from datasets.array_files import ARRAYS
 from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows, in_parallel
@@ -109,8 +110,8 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
         problems = self.writer(index).check_files(jobs=settings.jobs, progress=True)
         faults = sum(problem.left_out for problem in problems)
         print(
-            f"{format_problems(problems, limit=max(len(problems), 1))}\n{len(index.recordings)} recordings "
-            f"in {index.root} ({index.name}): {faults} faults and {len(problems) - faults} warnings. "
+            f"{format_problems(problems, limit=max(len(problems), 1))}\n{counted(len(index.recordings), 'recording')} "
+            f"in {index.root} ({index.name}): {counted(faults, 'fault')} and {counted(len(problems) - faults, 'warning')}. "
             "Nothing was written."
         )
         return settings.cache_dir
@@ -121,15 +122,17 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
             return ""
         if settings.raw_dir:
             where = f"as files into {settings.raw_dir}, and prepare them into {settings.cache_dir}"
-            return f"Would simulate {patients} patients {where}. Nothing was written."
-        return f"Would simulate {patients} patients. {self.estimate(self.writer(self.source()))}"
+            return f"Would simulate {counted(patients, 'patient')} {where}. Nothing was written."
+        return f"Would simulate {counted(patients, 'patient')}. {self.estimate(self.writer(self.source()))}"
 
     def source(self) -> PairIndex:
         if not self.settings.simulate or self.settings.raw_dir is not None:
             return super().source()
         from systems.ecg_cmr.sources.simulated import simulated_index  # takes seconds to import
 
-        return simulated_index(self.settings.simulation)
+        index = simulated_index(self.settings.simulation)
+        self.announce(index)
+        return index
 
     def simulate(self) -> Path:
         from systems.ecg_cmr.sources.simulated import write_pairs
@@ -200,7 +203,7 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
         each = (time.perf_counter() - started) / len(rows[:_TRIED])
         workers = joblib.effective_n_jobs(self.settings.jobs)
         seconds, size = each * len(rows) / workers, len(rows) * self.settings.preparation.bytes_a_patient
-        return f"write about {size / 1e6:.0f} MB to {path}, in about {seconds:.0f} s on {workers} processes"
+        return f"write about {size / 1e6:.0f} MB to {path}, in about {seconds:.0f} s on {counted(workers, 'process', 'processes')}"
 
     def serves(self, cache: Cache) -> Sequence[str]:
         return list(NEEDS) if cache.manifest["counts"]["pairs"] else [self.task]
@@ -212,13 +215,17 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
         fresh = [problem for problem in found if (problem.where, problem.what) not in shown]
         return [
             *([format_problems(fresh)] if fresh else []),
-            f"{counts['recordings']} recordings of {counts['persons']} patients kept; {counts['has_ecg']} "
+            f"{counted(counts['recordings'], 'recording')} of {counted(counts['persons'], 'patient')} kept; {counts['has_ecg']} "
             f"with ECG, {counts['has_cmr']} with cine, {counts['pairs']} with both; {counts['skipped']} left "
             "out (patients, or one view of theirs).",
-            f"Known of them: {len(targets['indicators'])} indicators, {len(targets['diseases'])} diseases, "
-            f"{len(targets['covariates'])} covariates.",
+            f"Known of them: {counted(len(targets['indicators']), 'indicator')}, "
+            f"{counted(len(targets['diseases']), 'disease')}, "
+            f"{counted(len(targets['covariates']), 'covariate')}.",
             *_ceiling_lines(cache.manifest["ceilings"]),
         ]
+
+
+PREPARATION = _PairPreparation
 
 
 def _ceiling_lines(ceilings: Mapping[str, float]) -> list[str]:

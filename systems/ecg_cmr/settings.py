@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from common.options import Bounds, Count, NotNegative, Positive, Seed, Share
 from config import EvaluationSettings, OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
 
 PatientProtocol = Literal["patient"]
@@ -18,23 +19,23 @@ _Modality = Literal["ecg", "cmr"]
 class PairSettings:
     """What is done to ECG and cine before a model reads them. Part of the name of the cache."""
 
-    ecg_rate: float = 250.0
+    ecg_rate: Positive = 250.0
     """Sampling rate of the ECGs, hertz; higher ones are reduced without aliases."""
-    seconds: float = 10.0
+    seconds: Positive = 10.0
     """Length of the ECGs, seconds; longer ones are cut, shorter ones go on with their last value."""
-    frames: int = 16
+    frames: Annotated[int, Bounds(2)] = 16
     """Frames of a cine over one cycle, the first at the R wave; others are interpolated in time."""
-    size: int = 64
+    size: Count = 64
     """Height and width of a cine, pixels."""
-    pixel_spacing: float = 2.2
+    pixel_spacing: Positive = 2.2
     """Millimetres a pixel of the short axis; other spacings are resampled."""
-    long_axis_spacing: float = 3.2
+    long_axis_spacing: Positive = 3.2
     """Millimetres a pixel of the long axis."""
     long_axis: bool = False
     """Keep the long axis too, where there is one."""
     center: Literal["motion", "image"] = "motion"
     """Where a cine is cut out of a larger picture: around what moves, or around its middle."""
-    percentiles: tuple[float, float] = (1.0, 99.0)
+    percentiles: Annotated[tuple[float, float], Bounds(0, 100, rising=True)] = (1.0, 99.0)
     """Percentiles of brightness that become black and white."""
 
     @property
@@ -52,11 +53,11 @@ class PairSettings:
 class PairSimulationSettings:
     """Simulated patients whose ECG and cine are generated from the same heart."""
 
-    patients: Annotated[int, tyro.conf.arg(aliases=("--patients",))] = 2000
+    patients: Count = 2000
     """Number of patients."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the cohort; the same seed generates the same patients."""
-    ecg_noise: float = 1.0
+    ecg_noise: NotNegative = 1.0
     """Factor on baseline wander, muscle noise and mains hum of the ECG; 0: none."""
 
 
@@ -82,15 +83,15 @@ class LoadDataSettings(SourceSettings):
 class EncoderSettings:
     """Size of a transformer over patches."""
 
-    width: int = 384
+    width: Count = 384
     """Channels of a token."""
-    depth: int = 3
+    depth: Count = 3
     """Blocks of the encoder."""
-    heads: int = 6
+    heads: Count = 6
     """Attention heads; they divide the width."""
-    patch_seconds: float = 0.2
+    patch_seconds: Positive = 0.2
     """Length of a patch of the ECG, seconds."""
-    patch_pixels: int = 8
+    patch_pixels: Count = 8
     """Height and width of a patch of the cine, pixels; a patch spans all its frames."""
 
 
@@ -98,11 +99,11 @@ class EncoderSettings:
 class MaskingSettings:
     """Masked autoencoding."""
 
-    mask_ratio: float = 0.8
+    mask_ratio: Annotated[float, Bounds(0, 1, open=True)] = 0.8
     """Share of the patches that is hidden, 0 to 1."""
-    decoder_width: int = 128
+    decoder_width: Count = 128
     """Channels of a token in the decoder."""
-    decoder_depth: int = 2
+    decoder_depth: Count = 2
     """Blocks of the decoder."""
 
 
@@ -113,7 +114,7 @@ class StageSettings(RunSettings):
     protocol: PatientProtocol = "patient"
     """Patients are kept apart. All stages of one seed and cache have the same folds; a stage refuses a test
     patient that its parents were trained on."""
-    folds: Literal["all", "none"] | tuple[int, ...] = (0,)
+    folds: Annotated[Literal["all", "none"] | tuple[int, ...], Bounds(0)] = (0,)
     """Folds to train: all, some by number from 0 (default: the first, as every stage builds on one), or
     none: one final fit on everything, without test."""
     encoder: tyro.conf.OmitArgPrefixes[EncoderSettings] = EncoderSettings()
@@ -141,15 +142,15 @@ class ContrastSettings(StageSettings):
     """Run of ecg-mae (its folder or a checkpoint) that the ECG encoder starts from; default: from scratch."""
     init_cmr: Path | None = None
     """Run of cmr-mae that the CMR encoder starts from; default: from scratch."""
-    dimension: int = 128
+    dimension: Count = 128
     """Length of the embeddings."""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """Temperature at the start; it is learned."""
     freeze_cmr: bool = False
     """Keep the CMR encoder as it is; its head is trained all the same."""
     local: bool = False
     """Also align each lead with the places of the image."""
-    token_dropout: float = 0.5
+    token_dropout: Share = 0.5
     """Share of the ECG's tokens that a training step leaves out, to save time, 0 to 1."""
     augment: bool = True
     """Begin each training ECG at a random time, and vary brightness and place of each training cine."""
@@ -167,15 +168,15 @@ class PhenotypeSettings(StageSettings):
     """Run of cmr-mae or ecg-cmr-contrast that the encoder starts from, with --reads cmr."""
     reads: _Modality = "ecg"
     """What is read: the ECG, or the CMR itself, as the bound of what the ECG can reach."""
-    label_fraction: float = 1.0
+    label_fraction: Share = 1.0
     """Share of the training patients whose indicators and diseases are known, 0 to 1."""
-    layer_decay: float = 0.75
+    layer_decay: NotNegative = 0.75
     """Learning rate of each block of the encoder, as a share of that of the block above it."""
     freeze_encoder: bool = False
     """Train the heads only."""
     covariates: bool = True
     """Let age, sex, height and weight modulate the features, where they are known."""
-    token_dropout: float = 0.0
+    token_dropout: Share = 0.0
     """Share of the tokens that a training step leaves out, to save time, 0 to 1."""
     augment: bool = True
     """Begin each training ECG at a random time, and vary brightness and place of each training cine."""
@@ -185,15 +186,15 @@ class PhenotypeSettings(StageSettings):
 class AutoencoderSettings:
     """Size of the autoencoder of frames."""
 
-    channels: tuple[int, ...] = (64, 128, 128)
+    channels: Annotated[tuple[int, ...], Bounds(1)] = (64, 128, 128)
     """Channels of each level, multiples of 16; every level but the first halves height and width."""
-    latent_channels: int = 4
+    latent_channels: Count = 4
     """Channels of the latents."""
-    fold: int = 2
+    fold: Count = 2
     """Pixels along each side that become channels first."""
-    kl_weight: float = 1e-6
+    kl_weight: NotNegative = 1e-6
     """Weight of the Kullback-Leibler divergence beside the squared error."""
-    frames_a_step: int = 2
+    frames_a_step: Count = 2
     """Frames of each cine of a batch that a training step takes, chosen at random."""
 
 
@@ -201,19 +202,19 @@ class AutoencoderSettings:
 class GeneratorSettings:
     """Size of the generator, and what it learns."""
 
-    channels: tuple[int, ...] = (256, 512)
+    channels: Annotated[tuple[int, ...], Bounds(1)] = (256, 512)
     """Channels of each level of the U-Net, multiples of 64."""
-    blocks: int = 2
+    blocks: Count = 2
     """Residual blocks a level."""
-    harmonics: int = 4
+    harmonics: Count = 4
     """Harmonics of the cardiac cycle that are generated, beside its mean."""
     objective: Literal["velocity", "noise", "flow"] = "flow"
     """What is predicted: the noise, the velocity (both diffusion), or the velocity of a straight flow."""
     tokens: Literal["leads", "all"] = "all"
     """What the U-Net attends to: the mean token of each lead and the class token, or all tokens."""
-    condition_dropout: float = 0.1
+    condition_dropout: Share = 0.1
     """Share of the training samples whose ECG is hidden, 0 to 1, so that guidance means something."""
-    average_decay: float = 0.999
+    average_decay: Share = 0.999
     """Of the running average of the weights that samples are generated with, a step, 0 to 1."""
 
 
@@ -246,7 +247,7 @@ class EcgToCmrSettings(StageSettings):
 class CineEvaluationSettings(EvaluationSettings):
     """Settings of evaluate.py for a run of cine-autoencoder."""
 
-    patients: int = 200
+    max_patients: Count = 200
     """Patients of the test part whose cines are evaluated, at most."""
 
 
@@ -254,11 +255,11 @@ class CineEvaluationSettings(EvaluationSettings):
 class EcgToCmrEvaluationSettings(CineEvaluationSettings):
     """Settings of evaluate.py for a run of ecg-to-cmr."""
 
-    steps: int = 20
+    steps: Count = 20
     """Steps in which a cine is generated."""
-    samples: int = 8
+    samples: Count = 8
     """Cines generated from each ECG; what is measured in them is averaged."""
-    guidance: float = 0.0
+    guidance: NotNegative = 0.0
     """Guidance scale: 1 as learned, more: closer to what only this ECG suggests; 0: chosen on the validation
     part."""
 
@@ -278,15 +279,15 @@ class PhenotypePredictionSettings(PredictionSettings):
     """Twelve-lead ECGs (WFDB records, .npy of shape (leads, samples) in millivolts), or folders of them."""
     ecg: Path | None = None
     """The same of one ECG."""
-    age: float | None = None
+    age: Annotated[float | None, Bounds(0, 130)] = None
     """Years."""
     sex: Literal["male", "female"] | None = None
     """male or female."""
-    height: float | None = None
+    height: Annotated[float | None, Bounds(0, open=True)] = None
     """Centimetres."""
-    weight: float | None = None
+    weight: Annotated[float | None, Bounds(0, open=True)] = None
     """Kilograms."""
-    patients: Path | None = None
+    patient_table: Path | None = None
     """Table (.csv, .xlsx) of several: column patient, named as the file of the recording without its ending,
     and any of age, sex, height and weight. A pairs.csv is one."""
 
@@ -300,13 +301,13 @@ class EcgToCmrPredictionSettings(PredictionSettings):
     millivolts."""
     out: Path | None = None
     """Folder to write the cines to (needed): .nii.gz and .gif of the first, .png of all, .json."""
-    steps: int = 20
+    steps: Count = 20
     """Steps in which a cine is generated: more are finer and slower."""
-    samples: int = 8
+    samples: Count = 8
     """Cines generated from the ECG; how far they differ says what it leaves open."""
-    guidance: float = 1.0
+    guidance: NotNegative = 1.0
     """Guidance scale: 1 as learned, more: closer to what only this ECG suggests."""
-    seed: int = 0
+    seed: Seed = 0
     """The same seed generates the same cines."""
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from common.command_line import from_plain
 from common.errors import UserError
+from datasets.cache import source_title
 from datasets.patients import MODALITIES, SUPERCLASSES, UNLABELLED, PatientIndex
 from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError
@@ -391,7 +392,7 @@ class Predictor(base.Predictor):
         return [
             first,
             f"Learned from {data['recordings']} recordings of {data['sessions']} patients (source: "
-            f"{data['source']}){abnormal}.",
+            f"{source_title(data['source'], self.simulated)}){abnormal}.",
             *(f"Note: {note}" for note in model["notes"]),
         ]
 

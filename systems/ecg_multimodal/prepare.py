@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from common.command_line import counted
 from common.files import BYTES, FLOATS
 from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows
 from datasets.patients import MODALITIES, SUPERCLASSES, PatientIndex, keep_together, leave_out_copies
@@ -49,9 +50,7 @@ class _PatientPreparation(Preparation[LoadDataSettings, PatientIndex]):
         if not (self.settings.simulate and self.settings.dry_run):
             return ""
         folder = self.settings.raw_dir or _SIMULATED
-        return (
-            f"Would simulate {self.settings.simulation.patients} patients into {folder}. Nothing was written."
-        )
+        return f"Would simulate {counted(self.settings.simulation.patients, 'patient')} into {folder}. Nothing was written."
 
     def simulate(self) -> Path:
         from systems.ecg_multimodal.sources.simulated import write_patient_folders  # takes seconds to import
@@ -98,10 +97,13 @@ class _PatientPreparation(Preparation[LoadDataSettings, PatientIndex]):
         counts = ", ".join(f"{int(table[f'has_{name}'].sum())} with {name}" for name in MODALITIES)
         normal, abnormal = (int((table["label"] == value).sum()) for value in (0, 1))
         kept = (
-            f"{len(table)} recordings of {table['person'].nunique()} patients kept ({normal} normal, "
+            f"{counted(len(table), 'recording')} of {counted(table['person'].nunique(), 'patient')} kept ({normal} normal, "
             f"{abnormal} abnormal); {counts}; {len(cache.table('skipped'))} left out."
         )
         return [kept, *count_reasons(cache)[0]]
+
+
+PREPARATION = _PatientPreparation
 
 
 # Cache ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import tyro
 
+from common.options import Count, InnerShare, NotNegative, Positive, Seed, Share
 from config import OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
 
 Cause = Literal["clinical", "signal", "image"]
@@ -20,19 +21,19 @@ View = Literal["image", "signal", "clinical"]
 class ModalitySettings:
     """What is done to a patient's modalities before a model reads them. Part of the name of the cache."""
 
-    signal_rate: float = 100.0
+    signal_rate: Positive = 100.0
     """Sampling rate of the signals, hertz; higher ones are reduced without aliases."""
-    seconds: float = 10.0
+    seconds: Positive = 10.0
     """Length of the signals, seconds; longer ones are cut, shorter ones go on with their last value."""
-    image_width: int = 640
+    image_width: Count = 640
     """Width of the pictures, pixels. Their height is a tenth of it (a strip), or four tenths (a sheet)."""
     sheet: bool = False
     """Pictures of twelve leads, 3 x 4 and a rhythm strip, in place of a strip of lead II."""
-    rotation: float = 0.0
+    rotation: NotNegative = 0.0
     """Drawn pictures lie askew by up to so many degrees, at random."""
-    shadow: float = 0.0
+    shadow: Share = 0.0
     """Drawn pictures are darkened on one side by up to this share, 0 to 1, at random."""
-    noise: float = 0.0
+    noise: Share = 0.0
     """Drawn pictures have grey noise of up to this standard deviation, a share of full scale, at random."""
     text: str = ""
     """Text written on drawn pictures."""
@@ -52,13 +53,13 @@ class ModalitySettings:
 class PatientSimulationSettings:
     """Simulated patients whose disease shows in known modalities only."""
 
-    patients: int = 600
+    patients: Count = 600
     """Number of patients."""
     causes: tuple[Cause, ...] = ("clinical", "signal", "image")
     """Causes of disease that occur, each of which shows in one view only."""
-    missing: float = 0.1
+    missing: Share = 0.1
     """Share of clinical values that are missing, at random, 0 to 1."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the cohort; the same seed writes the same patients."""
 
 
@@ -75,7 +76,7 @@ class LoadDataSettings(SourceSettings):
     """PTB-XL: the files to read, hertz; where only the others are there, these are taken and resampled."""
     mixed: Literal["leave-out", "abnormal"] = "leave-out"
     """PTB-XL: what a record is that has NORM and another superclass."""
-    table_rate: float = 250.0
+    table_rate: Positive = 250.0
     """Own patients: sampling rate of ecg_signals.csv, hertz."""
     views: tyro.conf.OmitArgPrefixes[ModalitySettings] = ModalitySettings()
     simulation: PatientSimulationSettings = PatientSimulationSettings()
@@ -90,17 +91,17 @@ class MultimodalModelSettings:
     fusion: Fusion = "gate"
     """A weight for each view of each patient (gate), features side by side (concatenation), or the mean of
     what each branch says by itself (late)."""
-    width: int = 64
+    width: Count = 64
     """Channels after the stems of image and signal branch, a multiple of 8; features of a view are four
     times as many."""
-    dropout: float = 0.2
+    dropout: Share = 0.2
     """Dropout of the branches' features and of the heads, 0 to 1."""
-    modality_dropout: float = 0.3
+    modality_dropout: Share = 0.3
     """Share of training patients from whom some of their views, chosen at random, are hidden, 0 to 1.
     The network then takes any subset of the views."""
-    branch_loss: float = 0.3
+    branch_loss: NotNegative = 0.3
     """Weight of the loss of each branch's own verdict beside that of the fused one; 0: none."""
-    modulation: float = 0.0
+    modulation: NotNegative = 0.0
     """Strength with which gradients of a view that is ahead of the others are damped (OGM-GE); 0: not."""
     image_weights: Path | None = None
     """Weights of a ResNet18 (.pt) that the image branch starts from; default: random."""
@@ -130,7 +131,7 @@ class MultimodalPredictionSettings(PredictionSettings):
 
     recordings: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Folders of patients, as load_data.py ecg-multimodal takes them; labels are not read."""
-    prevalence: float | None = None
+    prevalence: InnerShare = None
     """Share of abnormal among those who are measured, 0 to 1: the probability is given for it as well."""
 
 

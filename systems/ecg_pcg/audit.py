@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from common.files import write_table
 from config import EvaluationSettings
-from datasets.cache import Cache, find_cache
+from datasets.cache import Cache, describe_choice, find_cache
 from datasets.splits import BEAT_PROTOCOLS, make_folds
 from evaluation.statistics import Array, divided
 from systems.ecg_pcg.evaluate import with_probe, within_sessions
@@ -387,6 +387,9 @@ def _neighbours(
 def audit_newest(settings: EvaluationSettings) -> None:
     """Print and write the audit of a cache; exit with status 1 if a promise is broken."""
     cache = find_cache(settings.cache, settings.cache_dir)
+    print(f"Audit of {cache.title} ({cache.path}).")
+    if settings.cache is None and (choice := describe_choice(cache, settings.cache_dir)):
+        print(choice)
     default = TrainingSettings()
     report = _audit_data(cache, default.fold_count, default.validation_share, default.seed)
     print(format_audit(report))

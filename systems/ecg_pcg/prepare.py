@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from common.command_line import counted
 from common.files import FLOATS
 from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows
 from datasets.recordings import ChannelFinder, channels_by_name
@@ -127,6 +128,11 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
     def _channels(self) -> dict[str, str]:
         return {"ecg_channel": self.settings.ecg_channel, "pcg_channel": self.settings.pcg_channel}
 
+    def chosen(self, index: SourceIndex) -> dict[str, Any]:
+        sets = self.settings.sets
+        named = {"sets": sets} if index.name == "physionet2016" and sets != LoadDataSettings.sets else {}
+        return named | super().chosen(index)
+
     def writer(self, index: SourceIndex) -> RecordingCache:
         find = channels_by_name
         if index.name == "circor":
@@ -147,7 +153,7 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
         seconds = 2 + _SECONDS_PER_RECORDING * len(index.recordings) / cores
         return (
             f"read {raw / 1e6:.0f} MB and write about {raw * 4 / 1e6:.0f} MB to {path}, "
-            f"in about {seconds:.0f} s on {cores} cores"
+            f"in about {seconds:.0f} s on {counted(cores, 'core')}"
         )
 
     def describe(self, cache: Cache, index: SourceIndex) -> list[str]:
@@ -155,13 +161,16 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
         normal = counts["recordings"] - counts["abnormal_recordings"]
         reasons, others = count_reasons(cache)
         kept = (
-            "{recordings} recordings kept ({normal} normal, {abnormal_recordings} abnormal), {beats} {unit}, "
-            "{sessions} sessions, about {persons} persons; {skipped} left out.".format(
-                normal=normal, unit=_sample_words(self.settings.preparation), **counts
-            )
+            f"{counted(counts['recordings'], 'recording')} kept ({normal} normal, "
+            f"{counts['abnormal_recordings']} abnormal), {counts['beats']} "
+            f"{_sample_words(self.settings.preparation)}, {counted(counts['sessions'], 'session')}, about "
+            f"{counted(counts['persons'], 'person')}; {counts['skipped']} left out."
         )
-        more = [f"        and {others} other reasons: see skipped.csv"] if others else []
+        more = [f"        and {counted(others, 'other reason')}: see skipped.csv"] if others else []
         return [kept, *reasons, *more]
+
+
+PREPARATION = _RecordingPreparation
 
 
 def _check_samples(settings: PreparationSettings) -> None:

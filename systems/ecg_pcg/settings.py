@@ -5,15 +5,22 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import tyro
 
+from common.options import Bounds, Count, InnerShare, Names, NotNegative, Positive, Share
 from config import EvaluationSettings, OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
 from simulation.settings import SimulationSettings
 
 Protocol = Literal["paper", "beat", "recording", "session"]
 Onsets = Literal["hand-corrected", "springer", "ecg"]
+Band = Annotated[tuple[float, float], Bounds(0, open=True, rising=True)]
+MODELS = (
+    *("pacfnet", "ecg-network", "pcg-network", "last-fusion", "concatenation", "spatial-attention"),
+    *("channel-attention", "early-fusion", "late-fusion", "cross-attention", "linear", "phase-fusion"),
+)
+"""Names of `models.MODELS`, which cannot be imported without torch."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +32,19 @@ class PreparationSettings:
     R-peaks of the ECG. Recordings without annotations always take R-peaks."""
     cut: Literal["beats", "windows"] = "beats"
     """What a sample is: beats, or windows of a fixed length that slide over the whole recording."""
-    beats_per_sample: int = 1
+    beats_per_sample: Count = 1
     """Beats in a row that make one sample; no beat is in two."""
-    window_seconds: float = 3.0
+    window_seconds: Positive = 3.0
     """Length of a window; used with --cut windows."""
-    window_step: float = 1.0
+    window_step: Positive = 1.0
     """Seconds from the start of a window to that of the next; used with --cut windows."""
-    beat_points: int = 2000
+    beat_points: Count = 2000
     """Samples of one beat, or of one sample of several beats or a window, after cubic time normalization."""
     bandpass: bool = False
     """Zero-phase Butterworth band-pass of order 2 on both signals (off in the published method)."""
-    ecg_band: tuple[float, float] = (0.5, 100.0)
+    ecg_band: Band = (0.5, 100.0)
     """Pass band of the ECG, hertz; used with --bandpass."""
-    pcg_band: tuple[float, float] = (25.0, 400.0)
+    pcg_band: Band = (25.0, 400.0)
     """Pass band of the heart sound, hertz; used with --bandpass."""
     keep_low_quality: bool = False
     """Keep recordings whose signal quality is 0 ("unsure") in the reference table."""
@@ -75,30 +82,30 @@ class LoadDataSettings(SourceSettings):
 class ModelSettings:
     """Which network, and its size."""
 
-    model: str = "pacfnet"
-    """Name of the model (models/__init__.py lists them)."""
-    width: int = 64
+    model: Annotated[str, Names("model", MODELS)] = "pacfnet"
+    """Name of the model."""
+    width: Count = 64
     """Channels of the first level; level k has k times as many."""
-    points: int = 2000
+    points: Count = 2000
     """Samples of a beat that the model takes; fewer than cached are taken anti-aliased."""
-    kernel_size: int = 7
+    kernel_size: Count = 7
     """Kernel of the encoder convolutions, samples."""
-    dropout: float = 0.5
+    dropout: Share = 0.5
     """Dropout of the dense layers of the head, 0 to 1."""
     start: Literal["he-normal", "uniform"] = "he-normal"
     """Weights at the start: normal of variance 2 / inputs and zero biases (He et al. 2015, as published), or
     uniform and smaller (torch's default), from which narrow networks learn faster."""
-    norm_momentum: float = 0.01
+    norm_momentum: Share = 0.01
     """Weight of the newest batch in the running statistics of batch normalization."""
-    levels: int | None = None
+    levels: Annotated[int | None, Bounds(1, 4)] = None
     """Levels of the encoders and of the fusion, 1 to 4; default: 4, as published."""
-    fusion_levels: tuple[int, ...] | None = None
+    fusion_levels: Annotated[tuple[int, ...] | None, Bounds(1, 4)] = None
     """Levels at which the signals are fused, from 1, as in --fusion-levels 2 4; the last must be among them.
     Default: all."""
     attention: Literal["cascaded", "parallel"] | None = None
     """Channel attention reads the spatially weighted features (cascaded: the default, as in the paper's text
     and figure), or the raw features (parallel: as in the code published with it)."""
-    modality_dropout: float = 0.0
+    modality_dropout: Share = 0.0
     """Share of training samples in which the ECG or the heart sound, chosen at random, is hidden, 0 to 1.
     Above 0 the model learns features for what is absent and then takes both signals or either one."""
     zeroed: Literal["none", "ecg", "pcg"] = "none"
@@ -114,7 +121,7 @@ class TrainingSettings(RunSettings):
     """Who is kept apart between train and test: sessions (session, the default), recordings, beats,
     or paper: beats, with selection on the test fold, to reproduce the published figures."""
     model: tyro.conf.OmitArgPrefixes[ModelSettings] = ModelSettings()
-    focal_gamma: float = 0.0
+    focal_gamma: NotNegative = 0.0
     """Exponent of focal loss, by which samples that are already right count less; 0: cross-entropy."""
 
     def variant(self) -> str:
@@ -133,7 +140,7 @@ class EcgPcgEvaluationSettings(EvaluationSettings):
     stress: bool = False
     """Evaluate the run again under noise, clipping, shifts and lower sampling rates: 82 corruptions of the
     recordings, on one CPU core about 15 minutes for a small network."""
-    prevalence: float | None = None
+    prevalence: InnerShare = None
     """Share of abnormal, 0 to 1, at which scores are reported as well."""
 
 
@@ -156,7 +163,7 @@ class EcgPcgPredictionSettings(PredictionSettings):
     """Name of the heart-sound channel in the WFDB headers; empty: recognized by its name."""
     annotations: Path | None = None
     """Folder of heart-state onsets, <recording>_StateAns.mat each; default: beside each recording."""
-    prevalence: float | None = None
+    prevalence: InnerShare = None
     """Share of abnormal among those who are measured, 0 to 1: the probability is given for it as well."""
 
 

@@ -30,7 +30,7 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         samples, network = run.samples, run.model(content).eval()
         assert isinstance(network, CineAutoencoder)
         fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
-        rows = (np.arange(len(samples)) if run.external else fold.test)[: run.settings.patients]
+        rows = (np.arange(len(samples)) if run.external else fold.test)[: run.settings.max_patients]
         frames.append(cines_of(samples, rows))
         for part in torch.from_numpy(frames[-1]).to(samples.cmr.device).split(_AT_ONCE):
             through.append(network.decode(network.encode(part)).cpu().numpy())

@@ -169,7 +169,7 @@ def _open(run: EvaluationRun) -> _Generated:
     assert isinstance(network, CineGenerator)
     fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
     assert_separated(fold, samples.table, content["protocol"])
-    order = np.random.default_rng(0).permutation(len(fold.test))[: settings.patients]
+    order = np.random.default_rng(0).permutation(len(fold.test))[: settings.max_patients]
     fold = Fold(fold.number, fold.train, fold.validation, fold.test[np.sort(order)])
     rows = torch.from_numpy(np.concatenate([fold.train, fold.validation, fold.test]))
     sampling = SamplingConfig(settings.steps, settings.samples, settings.guidance, settings.batch_size)

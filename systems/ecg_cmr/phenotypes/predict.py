@@ -134,7 +134,7 @@ class Predictor(base.Predictor):
         self._check_options()
         self.prepared, self.inputs = self.cache["settings"], self.checkpoints[0]["inputs"]
         self.covariates = list(self.inputs["covariates"])[: self.models[0].covariates]
-        self.people = read_people(given, settings.patients)
+        self.people = read_people(given, settings.patient_table)
 
     def _check_options(self) -> None:
         """Refuse a run that reads no ECG, and options that have no meaning for it."""
@@ -171,7 +171,7 @@ class Predictor(base.Predictor):
         if self.named and len(found) > 1:
             raise UserError(
                 f"{', '.join(self.named)} belong to one person, and {len(found)} ECGs were given: list them "
-                "in a table, --patients TABLE."
+                "in a table, --patient-table TABLE."
             )
         return found
 
