@@ -55,6 +55,8 @@ class Checkpoint(TypedDict):
     schedule: NotRequired[dict[str, Any]]
     threshold: NotRequired[float]
     """In ``best.pt`` of a finished fold."""
+    test: NotRequired[dict[str, float]]
+    """Scores of the fold's test part, ``<unit>/<name>``, in ``best.pt`` of a finished fold."""
     validation: NotRequired[dict[str, Any]]
     """Errors on the validation part, of runs of ecg-phenotypes."""
     calibration: NotRequired[dict[str, list[float]]]

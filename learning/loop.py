@@ -35,7 +35,7 @@ from learning.tracking import Tracker
 _PLATEAU_IMPROVEMENT = 1e-4
 """Decrease of the validation loss that the plateau schedule calls better."""
 _CHECK_EVERY = 20
-"""Steps between two checks of the loss (reading it waits for the device)."""
+"""Steps between two looks at the loss (reading it waits for the device)."""
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -201,7 +201,7 @@ def fit(run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = 
         better = _early_stopping(run, progress, scores)
         schedule.after_epoch(scores.get("val/loss", scores["train/loss"]))
         if run.processes.leads:
-            tracker.scalars(scores | {"learning_rate": optimizer.param_groups[0]["lr"]}, progress.epoch)
+            tracker.epoch_scalars(scores | {"learning_rate": optimizer.param_groups[0]["lr"]}, progress.epoch)
             if run.histograms:
                 tracker.histograms(unwrap(wrapped), progress.epoch)
             tqdm.write(_epoch_line(run, progress, scores))
@@ -333,7 +333,7 @@ def train_one_epoch(
     """Take the steps of one epoch and return its scores (``train/loss``, ..., ``samples_per_second``)."""
     _seed_epoch(run, progress.epoch)
     model.train()
-    rows, losses, predictions, norms = [], [], [], []
+    rows, losses, predictions, norms, rates = [], [], [], [], []
     bar = tqdm(
         _batches(run, progress.epoch),
         total=run.steps_per_epoch,
@@ -344,6 +344,7 @@ def train_one_epoch(
     )
     started = time.perf_counter()
     for batch_rows in bar:
+        rates.append(float(optimizer.param_groups[0]["lr"]))
         loss, predicted, norm = train_step(run, model, optimizer, batch_rows)
         schedule.after_step()
         progress.step += 1
@@ -352,9 +353,10 @@ def train_one_epoch(
         predictions.append(predicted)
         norms.append(norm)
         if len(losses) % _CHECK_EVERY == 0 or len(losses) == run.steps_per_epoch:
-            _check_finite(run, rows, losses, norms)
+            recent = _read_finite(run, rows, losses, norms)
+            tracker.step_scalars(recent | {"learning_rate": rates[-len(recent["loss"]) :]}, progress.step)
             rate = len(losses) * run.optimization.batch_size / (time.perf_counter() - started)
-            bar.set_postfix_str(f"loss {float(losses[-1]):.3f}, {rate:.0f} samples/s")
+            bar.set_postfix_str(f"loss {recent['loss'][-1]:.3f}, {rate:.0f} samples/s")
     seconds = time.perf_counter() - started
     scores = run.learner.score(run.samples, torch.cat(rows), torch.cat(predictions).float().cpu())
     return {f"train/{name}": value for name, value in scores.items()} | {
@@ -404,12 +406,19 @@ def _batches(run: FoldContext, epoch: int) -> Iterator[Tensor]:
         yield order[step * size : (step + 1) * size][run.processes.rank :: run.processes.count]
 
 
-def _check_finite(run: FoldContext, rows: list[Tensor], losses: list[Tensor], norms: list[Tensor]) -> None:
-    """Stop at the first loss or gradient that is not a finite number, and name the recordings."""
-    recent = torch.stack([torch.stack(losses[-_CHECK_EVERY:]), torch.stack(norms[-_CHECK_EVERY:])])
+def _read_finite(
+    run: FoldContext, rows: list[Tensor], losses: list[Tensor], norms: list[Tensor]
+) -> dict[str, list[float]]:
+    """Return loss and norm of the gradient of the steps since the last call, read from the device at once.
+
+    They are of this process's share of the batches. Stop at the first that is not a finite number, and name
+    the recordings.
+    """
+    count = (len(losses) - 1) % _CHECK_EVERY + 1
+    recent = torch.stack([torch.stack(losses[-count:]).float(), torch.stack(norms[-count:]).float()]).cpu()
     finite = torch.isfinite(recent).all(dim=0)
     if finite.all():
-        return
+        return dict(zip(("loss", "gradient_norm"), recent.tolist(), strict=True))
     first = len(losses) - len(finite) + int((~finite).nonzero()[0])
     raise NonFiniteLossError(
         f"{run.label}: the loss is {float(losses[first])} and the norm of its gradient "

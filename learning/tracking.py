@@ -1,9 +1,14 @@
-"""TensorBoard: the same tags in every fold, so that curves overlay; nothing where a process does not lead."""
+"""TensorBoard and a CSV log, the same in every fold; nothing is written where a process does not lead.
+
+``train/...`` and ``val/...`` have a point an epoch, and ``step/...`` one a step of the optimizer.
+``test/...`` has one at the end, by what is scored (``test/beat/auroc``, ``test/recording/auroc``).
+``log.csv`` has a row for each epoch.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from common.files import replacing
 
 if TYPE_CHECKING:
     from learning.loop import Learner
+
+LOG = "log.csv"
+_EPOCH = "epoch"
+_EVENTS, _KEPT = "events.out.tfevents.*", "events.out.tfevents.0000000000.finished"
+"""Event files, and the one that a resumed run begins with: TensorBoard reads them in the order of names."""
+_STEP, _TEST = "step/", "test/"
+"""Tags whose points are counted in steps, and those that are written anew when a fold ends."""
 
 
 class Tracker:
@@ -25,17 +43,18 @@ class Tracker:
     Parameters
     ----------
     folder : pathlib.Path or None
-        Folder of the event files; None writes nothing.
-    finished_epochs : int
-        Epochs that a resumed run keeps; later points of the stopped run are purged.
+        Folder of the event files and of ``log.csv``; None writes nothing.
+    finished_epochs, finished_steps : int
+        What a resumed run keeps; what the stopped run wrote after that is removed.
     """
 
-    def __init__(self, folder: Path | None, finished_epochs: int = 0) -> None:
-        self._writer = None
+    def __init__(self, folder: Path | None, finished_epochs: int = 0, finished_steps: int = 0) -> None:
+        self._writer, self._log = None, None
         if folder is not None:
-            purge = finished_epochs + 1 if finished_epochs else None
-            _wait_for_a_later_second(folder)
-            self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
+            _keep_events(folder, finished_epochs, finished_steps)
+            self._log = folder / LOG
+            self._columns = _keep_rows(self._log, finished_epochs)
+            self._writer = SummaryWriter(str(folder), flush_secs=10)
 
     def __enter__(self) -> Tracker:
         return self
@@ -52,6 +71,26 @@ class Tracker:
             for tag, value in values.items():
                 if value == value:
                     self._writer.add_scalar(tag, value, step)
+
+    def epoch_scalars(self, values: Mapping[str, float], number: int) -> None:
+        """Add what an epoch gave to the curves, and as a row to the log."""
+        self.scalars(values, number)
+        if self._log is None:
+            return
+        row = {_EPOCH: number, **values}
+        first, self._columns = not self._columns, self._columns or list(row)
+        with self._log.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
+            if first:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def step_scalars(self, values: Mapping[str, Sequence[float]], last: int) -> None:
+        """Add a point a step to the curves ``step/<name>``; the last value is that of step ``last``."""
+        if self._writer is not None:
+            for name, points in values.items():
+                for step, value in enumerate(points, last + 1 - len(points)):
+                    self._writer.add_scalar(f"{_STEP}{name}", value, step)
 
     def histograms(self, model: nn.Module, step: int) -> None:
         """Add a histogram of each weight, and of its gradient where it has one."""
@@ -76,22 +115,24 @@ class Tracker:
         if self._writer is not None:
             self._writer.add_figure(tag, figure, step)
 
-    def text(self, tag: str, content: Mapping[str, Any]) -> None:
-        """Add settings as indented text."""
+    def text(self, tag: str, content: str | Mapping[str, Any]) -> None:
+        """Add Markdown, or settings as indented text."""
         if self._writer is not None:
-            self._writer.add_text(tag, "    " + json.dumps(content, indent=2).replace("\n", "\n    "))
+            if not isinstance(content, str):
+                content = "    " + json.dumps(content, indent=2).replace("\n", "\n    ")
+            self._writer.add_text(tag, content)
 
     def hyperparameters(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-        """Add a row to the HPARAMS page: flat settings and the final scores."""
+        """Add a row to the HPARAMS page: settings that are not empty, and the curves of the final scores."""
         if self._writer is None:
             return
         plain = {
             key: value if isinstance(value, int | float | str | bool) else str(value)
             for key, value in settings.items()
+            if value not in (None, "", [], ())
         }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._writer.add_hparams(plain, dict(scores), run_name="hparams")
+        for summary in hparams(plain, dict(scores)):  # add_hparams would make a second run of the fold
+            self._writer._get_file_writer().add_summary(summary)
 
 
 class _Predictions(nn.Module):
@@ -106,11 +147,46 @@ class _Predictions(nn.Module):
         return self.learner.step(self.model, dict(zip(self.names, tensors, strict=True)))[1]
 
 
-def _wait_for_a_later_second(folder: Path) -> None:
-    """Wait until a new event file sorts behind those of the folder.
+def _keep_events(folder: Path, epochs: int, steps: int) -> None:
+    """Make one event file of those in a folder, with the points of so many epochs and steps.
 
-    TensorBoard reads a folder's event files in the order of their names, which start with the whole second of
-    their creation: two writers within one second may be read in the wrong order, and the purge with them.
+    TensorBoard's own way, to purge from a step on, knows one count for all tags.
     """
-    while list(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
-        time.sleep(0.05)
+    files = sorted(folder.glob(_EVENTS))
+    if not files:
+        return
+    with replacing(folder / _KEPT) as temporary, temporary.open("wb") as file:
+        writer = RecordWriter(file)
+        for event in (event for path in files for event in LegacyEventFileLoader(str(path)).Load()):
+            if _is_kept(event, epochs, steps):
+                writer.write(event.SerializeToString())
+    for path in files:
+        if path.name != _KEPT:
+            path.unlink()
+
+
+def _is_kept(event: Event, epochs: int, steps: int) -> bool:
+    """Whether an event belongs to what is finished; texts and final scores are written anew."""
+    tags = [value.tag for value in event.summary.value]
+    if not tags or not event.step:
+        return not tags
+    by_step = tags[0].startswith(_STEP)
+    return not tags[0].startswith(_TEST) and event.step <= (steps if by_step else epochs)
+
+
+def _keep_rows(log: Path, epochs: int) -> list[str]:
+    """Cut a log to so many epochs, and return its columns; remove it where no row is left."""
+    kept, columns = [], []
+    if log.is_file():
+        with log.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            kept = [row for row in reader if None not in row.values() and int(row[_EPOCH]) <= epochs]
+            columns = list(reader.fieldnames or ())
+    if not kept:
+        log.unlink(missing_ok=True)
+        return []
+    with replacing(log) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(kept)
+    return columns

@@ -127,8 +127,9 @@ class Prediction:
         assumed, target = self.assumed_prevalence, self.target_prevalence
         text = f"probability of abnormal {rounded_probability(probability)}"
         text += "" if assumed is None else f" if a share of {assumed:.2g} is abnormal"
-        shifted = self.at_target(probability)
-        return text + ("" if shifted is None else f", {rounded_probability(shifted)} if {target:.2g} is")
+        if self.at_target(probability) is None:
+            return text
+        return f"{text}, {rounded_probability(probability, assumed, target)} if {target:.2g} is"
 
 
 class Predictor:
@@ -331,10 +332,11 @@ class Predictor:
 
     def probability_details(self, row: Metadata) -> list[tuple[str, str]]:
         """Return the probability of abnormal at the prevalences there are."""
-        found = [("probability of abnormal", row["probability"], row["assumed_prevalence"])]
+        value, assumed, target = row["probability"], row["assumed_prevalence"], row["prevalence"]
+        found = [("probability of abnormal", rounded_probability(value) + _at_share(assumed))]
         if row["probability_at_prevalence"] is not None:
-            found.append(("", row["probability_at_prevalence"], row["prevalence"]))
-        return [(name, rounded_probability(value) + _at_share(share)) for name, value, share in found]
+            found.append(("", rounded_probability(value, assumed, target) + _at_share(target)))
+        return found
 
     def model_details(self, row: Metadata) -> list[tuple[str, str]]:
         """Return how many models there are, where some were left out."""
@@ -390,11 +392,22 @@ def _at_share(share: float | None) -> str:
     return "" if share is None else f"  if {share:.4g} of those measured are abnormal"
 
 
-def rounded_probability(probability: float) -> str:
-    """Return a probability with no more digits than a model can be sure of."""
-    if probability > _MOST_CERTAIN:
-        return f"above {_MOST_CERTAIN}"
-    return f"below {1 - _MOST_CERTAIN:.2f}" if probability < 1 - _MOST_CERTAIN else f"{probability:.2f}"
+def rounded_probability(probability: float, assumed: float | None = None, target: float | None = None) -> str:
+    """Return a probability with no more digits than a model can be sure of.
+
+    With both shares of abnormal the certainty ends where it does at the one the model assumes, and what is
+    left is brought to the target.
+    """
+    high, low = _MOST_CERTAIN, 1 - _MOST_CERTAIN
+    beyond = "above " if probability > high else "below " if probability < low else ""
+    value = min(max(probability, low), high)
+    if assumed is not None and target is not None:
+        value = float(shift_prior(value, assumed, target))
+    if value > high and not beyond.startswith("below"):
+        beyond, value = "above ", high
+    if value < low and not beyond.startswith("above"):
+        beyond, value = "below ", low
+    return f"{beyond}{value:.2f}" if value >= low else f"{beyond}{value:.2g}"
 
 
 # Checkpoints -------------------------------------------------------------------------------------------

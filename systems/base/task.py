@@ -15,7 +15,7 @@ from common.errors import UserError
 from config import RunSettings
 from datasets.cache import Cache
 from datasets.splits import Fold
-from evaluation.scores import best_threshold, binary_scores
+from evaluation.scores import aggregate, best_threshold, binary_scores
 from learning.checkpoint import Checkpoint
 from learning.loop import FoldContext, Learner, Progress, fit
 from learning.tracking import Tracker
@@ -46,6 +46,8 @@ class Task(Learner):
     """Whether it is trained by the shared loop."""
     labelled: ClassVar[bool] = True
     """Whether the samples are normal or abnormal, and folds must hold both."""
+    sample_unit: ClassVar[str] = "recording"
+    """What one sample is, in the names of scores: a beat or a recording."""
     fit_time: ClassVar[str] = ""
     """What ``--dry-run`` says of the time a fold takes that has no epochs."""
 
@@ -126,6 +128,11 @@ class Task(Learner):
 
     # Evaluation
 
+    def test_scores(self, samples: Any, rows: Tensor, predictions: Tensor) -> dict[str, float]:
+        """Return the scores of the test part as ``<unit>/<name>``, the unit being what is scored."""
+        scores = self.score(samples, rows, predictions)
+        return {f"{self.sample_unit}/{name}": value for name, value in scores.items()}
+
     def predictions(self, samples: Any, rows: np.ndarray, probability: Tensor) -> pd.DataFrame:
         """Return the table of predictions that evaluation reads, one row a sample."""
         raise NotImplementedError
@@ -141,8 +148,17 @@ class BinaryTask(Task):
     def score(self, samples: Any, rows: Tensor, predictions: Tensor) -> dict[str, float]:
         """Return the scores of some samples at threshold 0.5, for the curves."""
         label = samples.table["label"].to_numpy()[rows.numpy()]
-        scores = binary_scores(label, predictions.numpy())
-        return {name: scores[name] for name in _CURVES}
+        return _curves(label, predictions.numpy())
+
+    def test_scores(self, samples: Any, rows: Tensor, predictions: Tensor) -> dict[str, float]:
+        """Return the scores of the test part by sample, and by recording where that is something else."""
+        found = super().test_scores(samples, rows, predictions)
+        if self.sample_unit == "recording":
+            return found
+        table = self.predictions(samples, rows.numpy(), predictions).assign(fold=0, threshold=0.5)
+        units = aggregate(table)
+        scores = _curves(units["label"].to_numpy(), units["probability"].to_numpy())
+        return found | {f"recording/{name}": value for name, value in scores.items()}
 
     def threshold(self, samples: Any, rows: Tensor, predictions: Tensor) -> float:
         """Return the threshold that is best on these (validation) samples."""
@@ -152,3 +168,9 @@ class BinaryTask(Task):
         """Return the table of predictions that evaluation reads, one row a sample."""
         table = samples.table.iloc[rows][list(BINARY_CARRIED)].reset_index(drop=True)
         return table.assign(probability=probability.numpy().astype(np.float64))
+
+
+def _curves(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    """Return the scores that have a curve."""
+    scores = binary_scores(label, probability)
+    return {name: scores[name] for name in _CURVES}

@@ -8,7 +8,7 @@ import resource
 import shlex
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from config import EvaluationSettings, RunSettings
 from datasets.cache import Cache, describe_choice, find_cache
 from datasets.sources import DataError
 from datasets.splits import ALL, Fold, final_fold, make_folds, one_sided, splits_table
+from evaluation.report import PROTOCOLS
 from learning.checkpoint import BEST, LAST, load_checkpoint, provenance, save_checkpoint
 from learning.devices import choose_device, choose_precision, describe_machine, set_threads
 from learning.distributed import Processes, process_group
@@ -41,6 +42,7 @@ from learning.loop import (
 from learning.parallel_folds import check_at_once, devices_at_once, fold_command, threads_each, train_at_once
 from learning.runs import (
     check_settings,
+    differing_settings,
     is_begun,
     is_finished,
     lock_folder,
@@ -52,6 +54,18 @@ from learning.runs import (
 from learning.tracking import Tracker
 from models.layers.layout import choose_layout
 from systems.base.task import Task
+
+_MATTERS = (
+    "model.model",
+    "protocol",
+    "seed",
+    "optimization.learning_rate",
+    "optimization.batch_size",
+    "optimization.epochs",
+    "model.width",
+    "model.points",
+)
+"""Settings that the HPARAMS page shows first, where a task has them."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +141,8 @@ def train(task: Task, command: Sequence[str | Path]) -> Path:
             processes.share(None)  # nobody reads the folder before it is ready
             for fold in folds:
                 _train_fold(run, fold)
-        run.print(_what_next(run.folder, run.cache.path.parent, settings))
+        cache_dir = run.cache.path.parent
+        run.print(_what_next(run.folder, names, cache_dir, settings) if processes.leads else "")
         return run.folder
 
 
@@ -153,16 +168,17 @@ def _train_parallel_folds(task: Task, command: Sequence[str | Path]) -> Path:
         for fold in folds
     }
     train_at_once(commands, devices, log_folder)
-    print(_what_next(folder, cache.parent, settings), flush=True)
+    print(_what_next(folder, list(commands), cache.parent, settings), flush=True)
     return folder
 
 
-def _what_next(folder: Path, cache_dir: Path, settings: RunSettings) -> str:
-    """Return what can be done with a trained run."""
+def _what_next(folder: Path, names: Sequence[str], cache_dir: Path, settings: RunSettings) -> str:
+    """Return how well these folds of a trained run did, and what can be done with it."""
+    scores = _over_folds(folder, names, settings)
     curves = f"\nCurves:   tensorboard --logdir {shlex.quote(str(settings.log_dir))}"
     evaluate = f"\nEvaluate: python evaluate.py --checkpoint {shlex.quote(str(folder))}"
     evaluate += path_option("cache-dir", cache_dir, EvaluationSettings.cache_dir)
-    return curves + ("" if settings.folds == "none" else evaluate)
+    return (f"\n{scores}\n" if scores else "") + curves + ("" if settings.folds == "none" else evaluate)
 
 
 # Opening a run --------------------------------------------------------------------------------------
@@ -248,10 +264,12 @@ def _train_fold(run: TrainingRun, fold: Fold) -> None:
     model = _new_model(run)
     run.task.initialize(model, context)
     log_folder = run.log_folder / fold.name if run.processes.leads else None
-    finished_epochs = load_checkpoint(last)["progress"]["epoch"] if last.exists() else 0
-    with Tracker(log_folder, finished_epochs=finished_epochs) as tracker:
+    begun = run.task.has_epochs and last.exists()
+    progress = Progress(**load_checkpoint(last)["progress"]) if begun else Progress()
+    with Tracker(log_folder, progress.epoch, progress.step) as tracker:
+        tracker.text("run", _run_text(run, fold))
         tracker.text("settings", to_plain(run.settings))
-        if run.settings.graph and not finished_epochs:
+        if run.settings.graph and not begun:
             tracker.graph(run.task, model, context.samples.batch(context.train[:2]))
         run.task.fit(context, model, tracker, resume=run.settings.resume)
         if run.processes.leads:
@@ -262,10 +280,11 @@ def _train_fold(run: TrainingRun, fold: Fold) -> None:
 def _finish_fold(
     run: TrainingRun, fold: Fold, context: FoldContext, model: nn.Module, tracker: Tracker
 ) -> None:
-    """Load the weights to keep, store the threshold beside them, and log test scores and figures."""
+    """Load the weights to keep, store threshold and test scores beside them, and log scores and figures."""
     best = load_checkpoint(context.folder / BEST)
     model.load_state_dict(best["model"])
     task, samples, epoch = run.task, run.samples, best["progress"]["epoch"]
+    found: dict[str, Any] = {}
 
     def probability(part: NDArray[np.int64], label: str) -> tuple[Tensor, Tensor]:
         rows = torch.from_numpy(part)
@@ -288,14 +307,71 @@ def _finish_fold(
         run.print(_inner_note(samples.table.iloc[fold.train], fold))
     if len(fold.test):
         rows, predictions = probability(fold.test, "test")
-        scores = task.score(samples, rows, predictions)
-        by_tag = {f"test/{name}": value for name, value in scores.items() if not math.isnan(value)}
+        found["test"] = task.test_scores(samples, rows, predictions)
+        by_tag = {f"test/{name}": value for name, value in found["test"].items() if not math.isnan(value)}
         tracker.scalars(by_tag, epoch)
-        tracker.hyperparameters(flatten(to_plain(run.settings)), by_tag)
+        tracker.hyperparameters(_hyperparameters(run, fold), by_tag)
+        run.print(f"{fold.name}  test: {_scores_text(found['test'])}  ({_protocol_text(run.settings)})")
         for tag, figure in task.figures(model, samples, rows, predictions).items():
             tracker.figure(tag, figure, epoch)
-    found = {"threshold": 0.5 if threshold is None else threshold, **task.extras(model, context)}
+    found |= {"threshold": 0.5 if threshold is None else threshold, **task.extras(model, context)}
     save_checkpoint(context.folder / BEST, {**best, **found})
+
+
+def _run_text(run: TrainingRun, fold: Fold) -> str:
+    """Return what a fold learns from what, as a Markdown table."""
+    table, settings = run.samples.table, run.settings
+    parts = {"train": fold.train, "validation": fold.validation, "test": fold.test}
+    counts = (f"{len(set(table['recording'].iloc[rows]))} in {part}" for part, rows in parts.items())
+    rows = {
+        "data": f"{'SIMULATED: ' * run.cache.simulated}{run.cache.manifest['source']}, {run.cache.path.name}",
+        "task": run.task.name,
+        "model": settings.variant(),
+        "protocol": f"{settings.protocol}: {PROTOCOLS[settings.protocol]}",
+        "recordings": ", ".join(counts),
+        "seed": str(settings.seed),
+    }
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items() if value)]
+    )
+
+
+def _hyperparameters(run: TrainingRun, fold: Fold) -> dict[str, Any]:
+    """Return what tells runs apart: data, fold, what matters most, and all else that is no default."""
+    chosen, usual = (flatten(to_plain(each)) for each in (run.settings, type(run.settings)()))
+    named = {"data": run.cache.path.name, "task": run.task.name, "fold": fold.number}
+    named |= {name: chosen[name] for name in _MATTERS if name in chosen}
+    return named | {name: value for name, _, value in differing_settings(usual, chosen) if name not in named}
+
+
+def _scores_text(scores: Mapping[str, float], deviations: Mapping[str, float] | None = None) -> str:
+    """Return AUROC by unit, or all scores of a task without one; with deviations over folds if given."""
+    shown = {name: value for name, value in scores.items() if name.endswith("/auroc")} or scores
+    texts = []
+    for name, value in shown.items():
+        unit, _, score = name.partition("/")
+        text = "not defined (one class)" if math.isnan(value) else f"{value:.3f}"
+        spread = (deviations or {}).get(name, math.nan)
+        label = "AUROC" if score == "auroc" else score.replace("_", " ")
+        texts.append(f"{unit} {label} {text}{'' if math.isnan(spread) else f' ± {spread:.3f}'}")
+    return ", ".join(texts)
+
+
+def _protocol_text(settings: RunSettings) -> str:
+    """Return the protocol, and what must be said of it."""
+    return f"protocol {settings.protocol}{', selected on test' * (settings.protocol == 'paper')}"
+
+
+def _over_folds(folder: Path, names: Sequence[str], settings: RunSettings) -> str:
+    """Return mean and deviation of the test scores of some finished folds; nothing of fewer than two."""
+    found = [
+        content["test"] for name in names if "test" in (content := load_checkpoint(folder / name / BEST))
+    ]
+    if len(found) < 2:
+        return ""
+    table = pd.DataFrame(found)
+    text = _scores_text(table.mean().to_dict(), table.std().to_dict())
+    return f"Test, mean ± standard deviation of {len(found)} folds: {text}  ({_protocol_text(settings)})"
 
 
 def _inner_note(learned: pd.DataFrame, fold: Fold) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy import stats
 
 from common.errors import UserError
@@ -46,14 +47,28 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     if settings.stress:
         from systems.ecg_pcg.robustness import evaluate as robustness  # imported only where it is needed
 
-        return robustness.evaluate(run)
+        robustness.evaluate(run)
     predictions = predict_run(run)
     metrics = score_run(run, predictions)
     tables = _recording_tables(
         aggregate(predictions, "recording"), run.cache, settings.bootstrap_draws, settings.prevalence
     )
     print_tables(tables, " (recordings)")
-    return metrics, write_binary_results(run.folder, predictions, metrics, tables, compact=settings.compact)
+    stress, figures = _stress_results(run)
+    tables |= stress
+    figures = {} if settings.compact else figures
+    return metrics, write_binary_results(
+        run.folder, predictions, metrics, tables, figures, compact=settings.compact
+    )
+
+
+def _stress_results(run: EvaluationRun) -> tuple[dict[str, pd.DataFrame], dict[str, Figure]]:
+    """Return table and figure of the run on corrupted recordings, if this or an earlier call made them."""
+    if not (run.folder / "stress.csv").is_file():
+        return {}, {}
+    from systems.ecg_pcg.robustness import evaluate as robustness  # imported only where it is needed
+
+    return robustness.results(run)
 
 
 def _recording_tables(

@@ -1,7 +1,8 @@
 """From one recording of a user to what a model of task ``ecg-pcg`` takes, prepared exactly as in training.
 
-Networks    need beats: from annotated heart states where there are any, else from R-peaks of the ECG, else
-            from an automatic segmentation of the heart sound
+Networks    need beats, cut as those of the training: from annotated heart states where there are any, else
+            from S1 by an automatic segmentation of the heart sound. R-peaks of the ECG come after that; they
+            come before it where the training took them (``--onsets ecg``, or a cohort without annotations)
 Fitted      (linear, phase-fusion) need heart states for the heart sound: annotated or automatic; the ECG
             needs no beats
 """
@@ -37,6 +38,8 @@ from systems.ecg_pcg.task import Beats, signals_of
 
 Segment = Callable[[Recording], Segmentation]
 ANNOTATION, R_PEAKS, AUTOMATIC = "annotation", "R-peaks of the ECG", "automatic segmentation"
+_AT_S1, _AT_R_PEAKS = (ANNOTATION, AUTOMATIC, R_PEAKS), (ANNOTATION, R_PEAKS, AUTOMATIC)
+"""Ways to find beats in the order in which they are tried, by where the beats of the training began."""
 _HIGHEST = {"ecg": spectral.ECG_BAND[1], "pcg": spectral.PCG_BAND[1]}
 """Highest frequency that the features of the linear model read, hertz."""
 _UNLIKE = {"ecg": 3.0, "pcg": 2.5}
@@ -156,16 +159,23 @@ class InputPreparer:
         duration = user.duration
         states, warnings = self._annotated(user)
         tried: list[str] = []
-        for source in (ANNOTATION, R_PEAKS, AUTOMATIC):
+        for source in _AT_S1 if self._begins_at_s1 else _AT_R_PEAKS:
+            doubts: list[SignalWarning] = []
             try:
-                spans = self._spans_by(source, user, states, warnings)
+                spans = self._spans_by(source, user, states, doubts)
             except DataError as error:
                 tried.append(str(error))
                 continue
             spans = spans[spans[:, 1] <= duration]
             if len(spans) >= FEWEST_BEATS:
-                return spans, source, warnings + self._unlike_training(source)
+                return spans, source, [*warnings, *doubts, *self._unlike_training(source)]
         raise DataError(" ".join(["No beats are found.", *tried]))
+
+    @property
+    def _begins_at_s1(self) -> bool:
+        """Whether the training cut its beats at S1; in a cohort R-peaks stood in for missing annotations."""
+        settings = self.preparation
+        return self.source == "physionet2016" and settings.onsets != "ecg" and settings.cut == "beats"
 
     def _spans_by(
         self, source: str, user: UserRecording, states: HeartStates | None, warnings: list[SignalWarning]

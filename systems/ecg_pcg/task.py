@@ -97,6 +97,7 @@ class EcgPcg(BinaryTask):
     name = "ecg-pcg"
     settings_class = TrainingSettings
     settings: TrainingSettings
+    sample_unit = "beat"
 
     @classmethod
     def create(cls, settings: TrainingSettings) -> BinaryTask:

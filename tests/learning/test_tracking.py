@@ -1,14 +1,18 @@
 """TensorBoard files: the tags that a user and the README count on, read back with TensorBoard itself."""
 
+import csv
 import json
 
 import matplotlib.pyplot as plt
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
+from toy_learner import ToyLearner, build, toy_run
 
 import training
-from learning.tracking import Tracker
+from learning.checkpoint import load_checkpoint
+from learning.loop import fit
+from learning.tracking import LOG, Tracker
 
 CURVES = {
     "train/loss",
@@ -33,6 +37,11 @@ def read(folder) -> EventAccumulator:
     return events.Reload()
 
 
+def rows(folder) -> list[dict[str, str]]:
+    with (folder / LOG).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def points(folder, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in read(folder).Scalars(tag)]
 
@@ -41,11 +50,11 @@ def points(folder, tag: str) -> list[tuple[int, float]]:
 def run_folder(simulated_cache, tmp_path_factory):
     """Return the curves of a small run of two folds."""
     root = tmp_path_factory.mktemp("tracked")
-    options = "--preset small --width 8 --points 100 --epochs 2 --protocol beat --folds 0 1 --threads 1"
+    options = "--preset small --width 8 --points 100 --epochs 2 --protocol beat --folds 0 1 --batch-size 8"
     training.main(
         [
             *options.split(),
-            *("--histograms", "--graph"),
+            *("--histograms", "--graph", "--threads", "1"),
             *("--cache", str(simulated_cache.path), "--precision", "float32", "--run-name", "tracked"),
             *("--checkpoint-dir", str(root / "ck"), "--log-dir", str(root / "runs")),
         ]
@@ -69,7 +78,50 @@ def test_final_scores_and_figures(run_folder):
         (image,) = events.Images(tag)
         assert image.encoded_image_string.startswith(b"\x89PNG")
         assert min(image.width, image.height) > 100
-    assert {"test/auroc", "test/accuracy"} <= set(events.Tags()["scalars"])
+    assert {"test/beat/auroc", "test/beat/accuracy", "test/recording/auroc"} <= set(events.Tags()["scalars"])
+
+
+def test_one_tag_has_one_unit(run_folder):
+    tags = read(run_folder / "fold_0").Tags()["scalars"]
+    scores = [tag.split("/")[1:] for tag in tags if tag.startswith("test/")]
+    assert {unit for unit, _ in scores} == {"beat", "recording"}
+
+
+def test_every_step_has_a_loss_and_the_one_cycle_is_seen(run_folder):
+    """Warm-up from 1/25 of the peak, then down to next to nothing."""
+    found = {name: points(run_folder / "fold_0", f"step/{name}") for name in ("loss", "learning_rate")}
+    steps = [step for step, _ in found["loss"]]
+    assert steps == list(range(1, len(steps) + 1)) == [step for step, _ in found["learning_rate"]]
+    half = len(steps) // 2
+    losses = [value for _, value in found["loss"]]
+    for (_, mean), part in zip(
+        points(run_folder / "fold_0", "train/loss"), (losses[:half], losses[half:]), strict=True
+    ):
+        assert mean == pytest.approx(sum(part) / half, rel=1e-5)
+    rates = [value for _, value in found["learning_rate"]]
+    assert rates[0] == pytest.approx(2e-3 / 25)
+    assert max(rates) > 10 * rates[0] > 100 * rates[-1]
+
+
+def test_the_log_has_a_row_an_epoch_with_the_values_of_the_curves(run_folder):
+    found = rows(run_folder / "fold_0")
+    assert [row["epoch"] for row in found] == ["1", "2"]
+    assert set(found[0]) == CURVES | {"epoch", "train/sensitivity", "train/specificity"}
+    for tag in ("val/loss", "learning_rate"):
+        values = [value for _, value in points(run_folder / "fold_0", tag)]
+        assert [float(row[tag]) for row in found] == pytest.approx(values)
+
+
+def test_the_text_says_which_data_model_and_protocol(run_folder):
+    (event,) = read(run_folder / "fold_0").Tensors("run/text_summary")
+    text = event.tensor_proto.string_val[0].decode()
+    for part in (
+        "| data | SIMULATED: physionet2016",
+        "| model | pacfnet |",
+        "| protocol | beat: ",
+        "in test",
+    ):
+        assert part in text
 
 
 def test_settings_as_text(run_folder):
@@ -81,8 +133,8 @@ def test_settings_as_text(run_folder):
 
 
 def test_hyperparameters_with_final_scores(run_folder):
-    events = read(run_folder / "fold_0" / "hparams")
-    assert "test/auroc" in events.Tags()["scalars"]
+    assert not [path for path in (run_folder / "fold_0").iterdir() if path.is_dir()], "one run a fold"
+    events = read(run_folder / "fold_0")
     data = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     for name in (b"model.width", b"protocol", b"optimization.learning_rate"):
         assert name in data
@@ -119,11 +171,55 @@ def test_a_resumed_run_keeps_the_finished_epochs_and_drops_what_came_after(tmp_p
     assert found == [(1, pytest.approx(0.1)), (2, pytest.approx(0.2)), (3, pytest.approx(0.3))]
 
 
+class StoppedError(Exception):
+    """Stands for a kill in the middle of an epoch."""
+
+
+def test_curves_and_log_of_a_run_that_was_stopped_are_those_of_one_that_was_not(tmp_path):
+    """Stopped in the third epoch, which has four steps, after points of two of them were written."""
+
+    def stop(step, loss):
+        if step == 11:
+            tracker.step_scalars({"loss": [99.0, 99.0]}, 10)
+            tracker.epoch_scalars({"train/loss": 99.0}, 3)
+            raise StoppedError
+        return loss
+
+    with Tracker(tmp_path / "alone") as tracker:
+        fit(toy_run(tmp_path / "alone_ck", schedule="one-cycle"), build(), tracker)
+    stopped = tmp_path / "stopped"
+    with pytest.raises(StoppedError), Tracker(stopped) as tracker:
+        fit(toy_run(tmp_path / "ck", ToyLearner(meddle=stop), schedule="one-cycle"), build(), tracker)
+    done = load_checkpoint(tmp_path / "ck" / "last.pt")["progress"]
+    with Tracker(stopped, done["epoch"], done["step"]) as tracker:
+        fit(toy_run(tmp_path / "ck", schedule="one-cycle"), build(99), tracker, resume=True)
+    tags = read(tmp_path / "alone").Tags()["scalars"]
+    assert {"step/loss", "step/learning_rate", "step/gradient_norm", "train/loss"} <= set(tags)
+    for tag in set(tags) - {"samples_per_second"}:
+        assert points(stopped, tag) == points(tmp_path / "alone", tag), tag
+    assert len(points(stopped, "step/loss")) == 16
+    timed = [
+        [row | {"samples_per_second": ""} for row in rows(path)] for path in (stopped, tmp_path / "alone")
+    ]
+    assert timed[0] == timed[1]
+
+
+def test_a_run_that_begins_again_leaves_nothing_of_the_one_before(tmp_path):
+    """Stopped in its first epoch."""
+    for value in (99.0, 0.5):
+        with Tracker(tmp_path) as tracker:
+            tracker.step_scalars({"loss": [value]}, 1)
+            tracker.epoch_scalars({"val/loss": value}, 1)
+    assert points(tmp_path, "step/loss") == points(tmp_path, "val/loss") == [(1, 0.5)]
+    assert rows(tmp_path) == [{"epoch": "1", "val/loss": "0.5"}]
+
+
 def test_nothing_is_written_where_a_process_does_not_lead(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     figure = plt.figure()
     with Tracker(None) as tracker:
-        tracker.scalars({"val/loss": 1.0}, 1)
+        tracker.epoch_scalars({"val/loss": 1.0}, 1)
+        tracker.step_scalars({"loss": [1.0]}, 1)
         tracker.figure("test/roc", figure, 1)
         tracker.text("settings", {"seed": 1})
         tracker.hyperparameters({"seed": 1}, {"test/auroc": 0.5})
@@ -134,5 +230,5 @@ def test_nothing_is_written_where_a_process_does_not_lead(tmp_path, monkeypatch)
 def test_hyperparameters_that_are_no_numbers_become_text(tmp_path):
     with Tracker(tmp_path) as tracker:
         tracker.hyperparameters({"folds": [0, 1], "cache": None, "seed": 3}, {"test/auroc": 0.75})
-    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    assert points(folder, "test/auroc")[0][1] == 0.75
+    data = read(tmp_path).summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"[0, 1]" in data and b"cache" not in data

@@ -35,6 +35,7 @@ from systems.ecg_cmr.generation.image_quality import (
     image_scores,
     memorization_table,
 )
+from systems.ecg_cmr.generation.plausible import NOT_FOUND, measure_generated
 from systems.ecg_cmr.generation.sampling import (
     Bytes,
     SamplingConfig,
@@ -103,9 +104,13 @@ class _Generated:
         """Measure cines (N, frames, H, W), bytes or 0 to 1."""
         return measure_cines(_as_brightness(cines), self.spacing)
 
-    def measure_samples(self, generated: Bytes) -> list[pd.DataFrame]:
-        """Return what is measured in each sample of all patients, a table a sample."""
-        return [self.measure(generated[:, sample]) for sample in range(generated.shape[1])]
+    def measure_samples(self, generated: Bytes) -> tuple[list[pd.DataFrame], list[str]]:
+        """Return what is measured in each sample of all patients, a table a sample, and why nothing is."""
+        found = [
+            measure_generated(_as_brightness(generated[:, sample]), self.spacing)
+            for sample in range(generated.shape[1])
+        ]
+        return [table for table, _ in found], [reason for _, reasons in found for reason in reasons]
 
     def latents(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the standardized latents of the true cines of some rows, (N, values)."""
@@ -137,7 +142,7 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     guidances, guidance = _choose_guidance(generator)
     sampling = dataclasses.replace(generator.sampling, guidance=guidance)
     generated = generator.generate(test, sampling, "test")
-    measured = generator.measure_samples(generated)
+    measured, reasons = generator.measure_samples(generated)
     found = _baselines(generator, measured)
     latents = generator.latents_of(generated.reshape(-1, *generated.shape[2:]))
     latents = latents.reshape(*generated.shape[:2], -1)
@@ -147,6 +152,7 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         "indicators": _indicators(generator, truth, found),
         "comparisons": _comparisons(generator, truth, found),
         "spread": _spread(truth, measured),
+        "not_found": _not_found(reasons),
         "images": _images(generator, generated[:, 0]),
         "diversity": pd.DataFrame([diversity(latents, true_latents)]),
         "memorization": memorization_table(
@@ -231,7 +237,7 @@ def _choose_guidance(generator: _Generated) -> tuple[pd.DataFrame, float]:
     for scale in _GUIDANCES:
         sampling = dataclasses.replace(generator.sampling, samples=_SAMPLES_TO_CHOOSE, guidance=scale)
         generated = generator.generate(rows, sampling, f"guidance {scale:g}")
-        found[scale] = filled(_mean_of_tables(generator.measure_samples(generated)))[_CHOSEN_BY]
+        found[scale] = filled(_mean_of_tables(generator.measure_samples(generated)[0]))[_CHOSEN_BY]
         row: dict[str, Any] = {"guidance": scale, "r": float(np.corrcoef(truth, found[scale])[0, 1])}
         if scale != 1:
             draws = generator.run.settings.bootstrap_draws
@@ -252,7 +258,7 @@ def _baselines(generator: _Generated, measured: list[pd.DataFrame]) -> dict[str,
     known = stated_indicators(samples, train)
     if known.isna().all().any():
         known = known.combine_first(generator.measure(cines_of(samples, train)))[list(MEASURED)]
-    mean = filled(_mean_of_tables(measured))
+    mean = _mean_of_tables(measured)
     other = np.roll(np.arange(len(mean)), len(mean) // 2)
     return {
         "true cine": generator.measure(cines_of(samples, test)),
@@ -287,7 +293,7 @@ def _comparisons(
 ) -> pd.DataFrame:
     """Return r of the generated cines beside that of regression, their ratio, and the paired difference."""
     draws = generator.run.settings.bootstrap_draws
-    cines, line = found["generated, mean of samples"], found["regression from the ECG"]
+    cines, line = filled(found["generated, mean of samples"]), found["regression from the ECG"]
     rows: list[dict[str, Any]] = []
     for name in MEASURED:
         r = [float(np.corrcoef(truth[name], values[name])[0, 1]) for values in (cines, line)]
@@ -319,6 +325,13 @@ def _spread(truth: pd.DataFrame, measured: list[pd.DataFrame]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _not_found(reasons: list[str]) -> pd.DataFrame:
+    """Return in how many generated cines nothing is found, by reason; scores take the mean in their place."""
+    counts = pd.Series([reason for reason in reasons if reason], dtype=str).value_counts()
+    rows = [{"reason": reason, "cines": int(count), "of": len(reasons)} for reason, count in counts.items()]
+    return pd.DataFrame(rows or [{"reason": "none", "cines": 0, "of": len(reasons)}])
 
 
 def _predictions(
@@ -403,10 +416,15 @@ def _story(
             "true": cines_of(samples, test[[number]])[0],
             "generated": generated[number, 0] / 255,
             "said": {
-                "true": f"EF {truth[_CHOSEN_BY].iloc[number]:.0f} %",
-                "generated": f"EF {measured[0][_CHOSEN_BY].iloc[number]:.0f} %",
+                "true": _fraction_text(truth[_CHOSEN_BY].iloc[number]),
+                "generated": _fraction_text(measured[0][_CHOSEN_BY].iloc[number]),
             },
         }
         for number in chosen
     ]
     return story_figure(patients, samples.ecg_rate, watermark=generator.run.watermark)
+
+
+def _fraction_text(value: float) -> str:
+    """Return an ejection fraction for the figure."""
+    return f"EF {value:.0f} %" if np.isfinite(value) else f"EF {NOT_FOUND}"

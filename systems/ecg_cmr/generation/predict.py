@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from learning.checkpoint import Checkpoint
 from systems.base import predictor as base
 from systems.base.predictor import Metadata, RecordingPath
 from systems.ecg_cmr.cine.files import NOTICE, write_gif, write_nifti, write_strip
-from systems.ecg_cmr.cine.measures import MEASURED, UNITS, measure_cines
+from systems.ecg_cmr.cine.measures import MEASURED, UNITS
+from systems.ecg_cmr.generation.plausible import NOT_FOUND, measure_generated
 from systems.ecg_cmr.generation.sampling import Bytes, SamplingConfig, sample_cines
 from systems.ecg_cmr.settings import EcgToCmrPredictionSettings
 from systems.ecg_cmr.sources.cmr_files import display_affine
@@ -33,6 +35,8 @@ class GeneratedCines(base.Prediction):
     cines : numpy.ndarray of uint8, shape (samples, frames, H, W)
     measured : pandas.DataFrame
         What is measured in each, a row a sample.
+    reasons : list of str
+        Why nothing is found in each; empty where something is.
     pixel_spacing : float
         Millimetres.
     origin : dict
@@ -41,6 +45,7 @@ class GeneratedCines(base.Prediction):
 
     cines: Bytes
     measured: pd.DataFrame
+    reasons: list[str]
     pixel_spacing: float
     origin: Metadata
 
@@ -57,7 +62,10 @@ class GeneratedCines(base.Prediction):
             }
             plain = {key: float(value) if np.isfinite(value) else None for key, value in numbers.items()}
             indicators[name] = {"unit": UNITS[name], "measured_in": len(known), **plain}
-        return {"notice": NOTICE, **self.origin, "indicators": indicators}
+        missing = [
+            {"sample": number, "reason": reason} for number, reason in enumerate(self.reasons) if reason
+        ]
+        return {"notice": NOTICE, **self.origin, "indicators": indicators, "not_found": missing}
 
     def write(self, path: Path, metadata: Metadata) -> list[Path]:
         """Write ``<name>_generated``: ``.nii.gz``, ``.gif`` (the first), ``.png`` (a row each), ``.json``."""
@@ -132,13 +140,15 @@ class Predictor(base.Predictor):
             "seed": config.seed,
             "pixel_spacing_mm": spacing,
         }
+        measured, reasons = measure_generated((cine / 255 for cine in cines), spacing)
         return GeneratedCines(
             name=path.name,
             warnings=[],
             watermark="",
             left_out=0,
             cines=cines,
-            measured=measure_cines((cine / 255 for cine in cines), spacing),
+            measured=measured,
+            reasons=reasons,
             pixel_spacing=spacing,
             origin=origin,
         )
@@ -164,6 +174,10 @@ class Predictor(base.Predictor):
         lines.append(f"Measured in {row['samples']} cines generated from {row['ecg']}:")
         for name, part in row["indicators"].items():
             low, high = part["low"], part["high"]
-            value = "n/a" if low is None else f"{part['mean']:.1f} {part['unit']} ({low:.1f} to {high:.1f})"
+            value = (
+                NOT_FOUND if low is None else f"{part['mean']:.1f} {part['unit']} ({low:.1f} to {high:.1f})"
+            )
             lines.append(f"  {name.replace('_', ' '):20} {value}")
+        for reason, count in Counter(part["reason"] for part in row["not_found"]).items():
+            lines.append(f"In {count} of these cines nothing is measured: {reason}.")
         return [*lines, f"Written to {self.settings.out}: {', '.join(row['files'])}."]

@@ -23,6 +23,8 @@ from datasets.sources import DataError
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import MODALITIES, _condition, cut_samples
 
+CLEAN = "clean"
+"""Kind of a row without a corruption."""
 SNR = (20.0, 10.0, 5.0, 0.0, -5.0)
 """Signal-to-noise ratios of the study, decibels."""
 _PEAK_PERCENTILE = 99.9

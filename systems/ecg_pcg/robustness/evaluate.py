@@ -10,33 +10,48 @@ model is measured, not that of a segmentation. Nothing of the cache on disk is c
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import joblib
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.command_line import from_plain
 from common.errors import UserError
-from common.files import write_table
+from common.files import write_json, write_table
 from config import EvaluationSettings
 from datasets.cache import Cache
 from datasets.signals import Floats
 from datasets.splits import ALL
+from evaluation.report import watermarked
 from evaluation.scores import aggregate
 from evaluation.statistics import cluster_bootstrap, paired_cluster_bootstrap
 from learning.checkpoint import Checkpoint
 from systems.base.evaluation_run import EvaluationRun, predict_folds
-from systems.ecg_pcg.robustness.corruptions import KINDS, Corruption, corrupt, corruptions, prepare_beats
+from systems.ecg_pcg.robustness.corruptions import (
+    CLEAN,
+    KINDS,
+    Corruption,
+    corrupt,
+    corruptions,
+    prepare_beats,
+)
+from systems.ecg_pcg.robustness.figure import stress_figure
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import MODALITIES
 
-CLEAN = "clean"
+TABLE, _ORIGIN = "stress.csv", "stress.json"
+"""The table of a run, and what it was made from: rows are used again where that is the same."""
+_KEY = ["kind", "signal", "level"]
+_COLUMNS = [*_KEY, "unit", "recordings", "sessions"]
+_COLUMNS += ["auroc", "low", "high", "change", "change_low", "change_high"]
 
 
 class ChangedCache(Cache):
@@ -179,12 +194,62 @@ class CorruptedCache(ChangedCache):
         )
 
 
-def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
-    """Evaluate a run on corrupted recordings; print and write the table. There are no metrics."""
-    table, path = robustness_table(run.checkpoints, run.cache, run.settings), run.folder / "stress.csv"
-    print(table.to_string(index=False, float_format="{:.3f}".format))
-    write_table(path, table)
-    return {}, [path]
+def evaluate(run: EvaluationRun) -> pd.DataFrame:
+    """Evaluate a run on corrupted recordings, write each row as soon as it is there, and print the table.
+
+    Rows that an earlier call wrote are used again, if it was about the same checkpoints and settings.
+    """
+    table, origin = run.folder / TABLE, run.folder / _ORIGIN
+    if _earlier(run) is None:
+        table.unlink(missing_ok=True)
+        write_json(origin, _made_from(run))
+    elif table.exists():
+        print(f"{len(read_rows(table))} rows of {table} are used again: delete it to compute them anew.")
+    found = robustness_table(run.checkpoints, run.cache, run.settings, path=table)
+    print(found.to_string(index=False, float_format="{:.3f}".format))
+    return found
+
+
+def results(run: EvaluationRun) -> tuple[dict[str, pd.DataFrame], dict[str, Figure]]:
+    """Return table and figure of a run under corruption, by name, for its report; none until all is done."""
+    table, planned = _earlier(run), 1 + len(corruptions())
+    if table is None or len(table) < planned:
+        path = run.folder / TABLE
+        why = (
+            "is of other checkpoints or settings" if table is None else f"has {len(table)} of {planned} rows"
+        )
+        print(f"{path} {why}, so the report leaves it out: --stress completes it.")
+        return {}, {}
+    shown = table.assign(model=run.checkpoints[0]["run"], seeds=1)
+    return {"stress": table}, {"stress": stress_figure(shown, watermarked(run.protocol, run.watermark))}
+
+
+def _made_from(run: EvaluationRun) -> dict[str, Any]:
+    """Return what decides the rows of a run, in plain types."""
+    settings = run.settings
+    return {
+        "checkpoints": run.metadata["checkpoints"],
+        "without": settings.without,
+        "bootstrap_draws": settings.bootstrap_draws,
+    }
+
+
+def _earlier(run: EvaluationRun) -> pd.DataFrame | None:
+    """Return the rows of this run that are there, perhaps none; None where they are of something else."""
+    origin = run.folder / _ORIGIN
+    try:
+        same = json.loads(origin.read_text(encoding="utf-8")) == _made_from(run)
+    except (OSError, ValueError):
+        return None
+    return read_rows(run.folder / TABLE) if same else None
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Return a table as `robustness_table` writes it; empty if there is none yet."""
+    if not path.is_file():
+        return pd.DataFrame(columns=_COLUMNS)
+    table = pd.read_csv(path, dtype={"kind": str, "signal": str, "unit": str, "level": float})
+    return table[_COLUMNS].fillna({"signal": "", "unit": ""})
 
 
 def robustness_table(
@@ -195,6 +260,7 @@ def robustness_table(
     *,
     seed: int = 0,
     jobs: int = 1,
+    path: Path | None = None,
 ) -> pd.DataFrame:
     """Score a trained run on its clean test parts, then on them under each corruption.
 
@@ -212,6 +278,8 @@ def robustness_table(
         Seed of noise and of the draws.
     jobs : int
         Processes over recordings; -1: one a core.
+    path : pathlib.Path, optional
+        File that is written after each row, and whose rows are not computed again.
 
     Returns
     -------
@@ -219,12 +287,25 @@ def robustness_table(
         One row a corruption as `robustness_row` makes it, the first one ``clean``.
     """
     clean = predict_recordings(checkpoints, cache, settings)
-    rows = [robustness_row(None, clean, clean, settings.bootstrap_draws, seed)]
-    for corruption in tqdm(corruptions() if chosen is None else chosen, desc="Stress", unit="corruption"):
-        with CorruptedCache(cache, corruption, seed=seed, jobs=jobs) as corrupted:
-            found = predict_recordings(checkpoints, corrupted, settings)
-        rows.append(robustness_row(corruption, found, clean, settings.bootstrap_draws, seed))
-    return pd.DataFrame(rows)
+    done = {} if path is None else {_key(row): row for row in read_rows(path).to_dict("records")}
+    planned = [None, *(corruptions() if chosen is None else chosen)]
+    keys = [(CLEAN,) if corruption is None else _key(vars(corruption)) for corruption in planned]
+    for key, corruption in tqdm(list(zip(keys, planned, strict=True)), desc="Stress", unit="corruption"):
+        if key in done:
+            continue
+        found = clean
+        if corruption is not None:
+            with CorruptedCache(cache, corruption, seed=seed, jobs=jobs) as corrupted:
+                found = predict_recordings(checkpoints, corrupted, settings)
+        done[key] = robustness_row(corruption, found, clean, settings.bootstrap_draws, seed)
+        if path is not None:
+            write_table(path, pd.DataFrame(list(done.values())))
+    return pd.DataFrame([done[key] for key in keys])
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a row from others."""
+    return (CLEAN,) if row["kind"] == CLEAN else tuple(row[name] for name in _KEY)
 
 
 def predict_recordings(

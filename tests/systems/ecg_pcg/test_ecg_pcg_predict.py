@@ -9,21 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import wfdb
 from scipy.io import wavfile
 from scipy.special import expit, logit
 
+import export as export_command
+import predict as predict_command
 from common.command_line import to_plain
 from common.errors import UserError
 from config import EvaluationSettings, OptimizationSettings
-from datasets.beats import read_heart_states
+from datasets.beats import HeartStates, read_heart_states
 from datasets.sources import DataError
 from datasets.splits import make_folds
 from evaluation.scores import aggregate
-from models import NETWORKS
+from learning.checkpoint import save_checkpoint
+from models import FITTED_MODELS, MODELS, TAKES_ABSENCE
+from models.layers.blocks import MODALITIES
 from models.linear import PhaseGridLinear
 from models.phase_fusion import PhaseFusion
 from systems.base.evaluation_run import EvaluationRun, predict_folds
-from systems.base.predictor import RecordingPath
+from systems.base.exporting import read_metadata
+from systems.base.predictor import RecordingPath, rounded_probability
 from systems.ecg_pcg import predict as module
 from systems.ecg_pcg.features.ecg_cycle_grid import cycle_grids
 from systems.ecg_pcg.features.phase_grid import phase_grid
@@ -37,8 +43,8 @@ from systems.ecg_pcg.settings import (
     TrainingSettings,
 )
 from systems.ecg_pcg.sources.simulated import write_record
-from systems.ecg_pcg.sources.user_recording import sound_digest
-from systems.ecg_pcg.task import EcgPcg
+from systems.ecg_pcg.sources.user_recording import read_user_recording, sound_digest
+from systems.ecg_pcg.task import EcgPcg, signals_of
 
 NETWORK = TrainingSettings(model=ModelSettings(width=8, points=100), precision="float32", device="cpu")
 EITHER = dataclasses.replace(NETWORK, model=dataclasses.replace(NETWORK.model, modality_dropout=0.5))
@@ -168,17 +174,74 @@ def test_a_fitted_model_takes_either_signal_alone(settings, modality, cache, sim
     answer.figure()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_predicts_a_recording(name, cache, simulated_raw):
-    settings = dataclasses.replace(NETWORK, model=dataclasses.replace(NETWORK.model, model=name))
-    answer = predictor([checkpoint(cache, settings)], simulated_raw).predict(
-        place(simulated_raw, long_enough(cache)[0])
+EVERY = [
+    *((ModelSettings(model=name), name) for name in MODELS),
+    *((ModelSettings(model=name, modality_dropout=0.5), f"{name}-subsets") for name in TAKES_ABSENCE),
+    *((ModelSettings(zeroed=zeroed), f"pacfnet-no-{zeroed}") for zeroed in MODALITIES),
+]
+"""Every model, in each way in which it may lack a signal."""
+SUBSETS = [("ecg", "pcg"), ("ecg",), ("pcg",)]
+
+
+@pytest.fixture(scope="module")
+def subsets(cache, simulated_raw, tmp_path_factory) -> dict[tuple[str, ...], Path]:
+    """Return a WFDB record of one recording for each subset of its signals, and its onsets beside it."""
+    name, root = long_enough(cache)[0], tmp_path_factory.mktemp("subsets")
+    row = cache.table("recordings").set_index("recording").loc[name]
+    found = {}
+    for subset in SUBSETS:
+        folder = root / "-".join(subset)
+        folder.mkdir()
+        signals = {
+            modality: np.array(
+                cache.waveforms(modality)[row[f"{modality}_offset"] :][: row[f"{modality}_length"]]
+            )
+            for modality in subset
+        }
+        wfdb.wrsamp(
+            name,
+            fs=2000,
+            units=[{"ecg": "mV", "pcg": "NU"}[modality] for modality in subset],
+            sig_name=[modality.upper() for modality in subset],
+            p_signal=np.stack(list(signals.values()), axis=1).astype(np.float64),
+            fmt=["16"] * len(subset),
+            write_dir=str(folder),
+        )
+        shutil.copy(simulated_raw / ONSETS / f"{name}_StateAns.mat", folder)
+        found[subset] = folder / name
+    return found
+
+
+@pytest.mark.parametrize("chosen", [pytest.param(model, id=name) for model, name in EVERY])
+def test_every_model_takes_what_it_says_in_predict_and_export(chosen, cache, subsets, tmp_path, capsys):
+    """And refuses the rest in one sentence, at the command line."""
+    settings = dataclasses.replace(NETWORK, model=dataclasses.replace(chosen, width=8, points=100))
+    metadata: Any = {"provenance": {"torch": "2", "commit": "0"}}
+    path = tmp_path / "best.pt"
+    save_checkpoint(path, checkpoint(cache, settings, threshold=0.5) | metadata)
+    takes = signals_of(settings.model)
+    for subset, record in subsets.items():
+        given = tuple(modality for modality in takes.modalities if modality in subset)
+        command = [str(record), "--checkpoint", str(path), "--out", str(tmp_path), "--threads", "1"]
+        if given == takes.modalities or (given and takes.any_subset):
+            (row,) = predict_command.main(command)
+            assert row["signals_used"] == list(given), subset
+            assert 0 < row["probability"] < 1
+            assert len(row["files"]) == 2
+        else:
+            with pytest.raises(UserError, match=r"^No prediction for \w+: There is no [^.]*\.$"):
+                predict_command.main(command)
+    if settings.model.model in FITTED_MODELS:
+        with pytest.raises(UserError, match=r"reads features that only this code computes"):
+            export_command.main(["--checkpoint", str(path), "--format", "torch"])
+        return
+    file = export_command.main(
+        ["--checkpoint", str(path), "--format", "torch", "--out", str(tmp_path / "a.pt2"), "--threads", "1"]
     )
-    metadata = answer.metadata()
-    expected = {"ecg-network": ["ecg"], "pcg-network": ["pcg"]}.get(name, ["ecg", "pcg"])
-    assert metadata["signals_used"] == expected
-    assert len(metadata["each_beat"]) == metadata["beats"] > 3
-    answer.figure()
+    inputs = list(json.loads(read_metadata(file)["inputs"]))
+    masks = ["has_ecg", "has_pcg"] if takes.any_subset else []
+    assert inputs == [*takes.modalities, *masks]
+    capsys.readouterr()
 
 
 def test_a_network_that_takes_either_signal_predicts_a_sound_alone(cache, simulated_raw, tmp_path):
@@ -312,16 +375,42 @@ def test_without_heart_states_the_linear_model_speaks_of_the_ecg_alone(cache, si
     assert logit(both["probability"]) == pytest.approx(sum(both["log_odds"].values()), abs=1e-4)
 
 
-def test_networks_take_r_peaks_before_they_segment(cache, simulated_raw):
+def test_networks_cut_beats_as_those_of_their_training(cache, simulated_raw):
+    """At S1, by segmentation where nothing is annotated; at R-peaks if nothing is found, or learned so."""
     name = long_enough(cache)[2]
-    metadata = predictor([checkpoint(cache, NETWORK)]).predict(place(simulated_raw, name)).metadata()
-    assert metadata["beat_source"] == "R-peaks of the ECG"
-    assert "beats" in codes(metadata), "the model learned beats from S1 to S1"
+    segmented = true_states(simulated_raw, name, quality=0.4)
+    content = checkpoint(cache, NETWORK)
+    annotated = predictor([content], simulated_raw).predict(place(simulated_raw, name))
+    automatic = predictor([content], segment=segmented).predict(place(simulated_raw, name))
+    assert automatic.metadata()["beat_source"] == "automatic segmentation"
+    assert automatic.probability == pytest.approx(annotated.probability, abs=1e-9)
+    assert "beats" not in codes(automatic.metadata())
+    fallen_back = predictor([content]).predict(place(simulated_raw, name)).metadata()
+    assert fallen_back["beat_source"] == "R-peaks of the ECG"
+    assert "beats" in codes(fallen_back), "the model learned beats from S1 to S1"
     learned = checkpoint(cache, NETWORK)
     learned["cache"] |= {"settings": dataclasses.asdict(PreparationSettings(onsets="ecg"))}
-    same = predictor([learned], simulated_raw).predict(place(simulated_raw, name)).metadata()
+    same = predictor([learned], simulated_raw, segmented).predict(place(simulated_raw, name)).metadata()
     assert same["beat_source"] == "R-peaks of the ECG", "annotations are not what it learned from"
     assert "beats" not in codes(same)
+    own = checkpoint(cache, NETWORK)
+    own["cache"] |= {"source": "cohort"}
+    cohort = predictor([own], segment=segmented).predict(place(simulated_raw, name)).metadata()
+    assert cohort["beat_source"] == "R-peaks of the ECG", "as its preparation does without annotations"
+
+
+def test_doubts_about_a_segmentation_that_is_not_used_are_not_told(cache, simulated_raw):
+    """It finds too few beats, so R-peaks are taken."""
+    name = long_enough(cache)[2]
+    states = true_states(simulated_raw, name, agreement=0.1)(
+        read_user_recording(place(simulated_raw, name), EcgPcgPredictionSettings()).recording
+    )
+    few = HeartStates(states.states.time[:5], states.states.state[:5])
+    found = predictor(
+        [checkpoint(cache, NETWORK)], segment=lambda _: dataclasses.replace(states, states=few)
+    ).predict(place(simulated_raw, name))
+    assert found.metadata()["beat_source"] == "R-peaks of the ECG"
+    assert "apart" not in codes(found.metadata())
 
 
 def test_a_sound_without_ecg_or_onsets_is_segmented_for_a_network(cache, simulated_raw, tmp_path):
@@ -459,6 +548,36 @@ def test_both_prevalences_are_said(cache, simulated_raw):
     assert (metadata["assumed_prevalence"], metadata["prevalence"]) == (0.5, 0.1)
     odds = metadata["probability"] / (1 - metadata["probability"]) / 9
     assert metadata["probability_at_prevalence"] == pytest.approx(odds / (1 + odds))
+
+
+@pytest.mark.parametrize(
+    ("probability", "target", "text"),
+    [
+        (0.9, None, "0.90"),
+        (0.9999, None, "above 0.99"),
+        (0.0001, None, "below 0.01"),
+        (0.9, 0.1, "0.50"),
+        (0.9999, 0.1, "above 0.92"),  # odds 99 become 11
+        (0.0001, 0.9, "below 0.08"),  # odds 1 / 99 become 1 / 11
+        (0.9999, 0.9, "above 0.99"),
+        (0.95, 0.9, "above 0.99"),
+        (0.05, 0.1, "below 0.01"),
+        (0.9999, 0.0001, "above 0.0098"),
+    ],
+)
+def test_no_certainty_is_gained_by_another_prevalence(probability, target, text):
+    """What is above 0.99 at one half may be anything there, and so at another prevalence."""
+    assert rounded_probability(probability, 0.5, target) == text
+
+
+def test_the_screen_and_the_figure_limit_certainty_before_the_prevalence(cache, simulated_raw):
+    content = checkpoint(cache, LINEAR)
+    content["model"]["pcg.bias"] += 50.0
+    model = predictor([content], simulated_raw, prevalence=0.1)
+    answer = model.predict(place(simulated_raw, long_enough(cache)[0]))
+    text = "\n".join(model.recording_text(answer.metadata()))
+    assert "above 0.99  if 0.5 of" in text and "above 0.92  if 0.1 of" in text
+    assert "above 0.92 if 0.1 is" in answer.subtitle(answer.probability)
 
 
 def test_a_prevalence_cannot_be_changed_where_none_is_known(cache):

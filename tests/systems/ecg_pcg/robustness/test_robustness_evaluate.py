@@ -20,6 +20,7 @@ from learning.checkpoint import load_checkpoint
 from simulation import population
 from simulation.settings import SimulationSettings
 from studies.physionet2016 import corruptions as study
+from systems.base.evaluation_run import EvaluationRun
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.features.spectral import ecg_band_powers, pcg_grid
 from systems.ecg_pcg.prepare import RecordingCache
@@ -215,6 +216,69 @@ def test_the_row_of_a_corruption_holds_the_change_from_clean():
     assert (row["recordings"], row["sessions"]) == (40, 10)
     assert (row["auroc"], row["change"], row["change_low"], row["change_high"]) == (0, -1, -1, -1)
     assert robustness_row(None, clean, clean, draws=50)["change"] == 0
+
+
+# The command ---------------------------------------------------------------------------------------------
+
+
+class StoppedError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def stressed_run(heard, tmp_path, monkeypatch):
+    """Return a run with made-up predictions, and the list of what it was evaluated on."""
+    cache, run, _ = heard
+    metadata = cache.table("recordings")[["recording", "session", "label"]]
+    evaluated: list[object] = []
+
+    def evaluate_run(checkpoints, cache, settings) -> pd.DataFrame:
+        evaluated.append(getattr(cache, "corruption", "clean"))
+        if len(evaluated) == stop_after[0]:
+            raise StoppedError
+        random = np.random.default_rng(hash(str(evaluated[-1])) % 2**32)
+        return metadata.assign(probability=random.uniform(size=len(metadata)))
+
+    stop_after = [0]
+    monkeypatch.setattr(stress, "predict_recordings", evaluate_run)
+    monkeypatch.setattr(CorruptedCache, "_changed", lambda *_: [])
+    contents = [load_checkpoint(path) for path in sorted(run.glob("fold_*/best.pt"))]
+    origin: dict[str, Any] = {"checkpoints": {"fold_0/best.pt": "abc"}}
+    return EvaluationRun(contents, cache, SETTINGS, False, tmp_path, origin), evaluated, stop_after
+
+
+def test_stress_writes_as_it_goes_and_goes_on_where_it_stopped(stressed_run, capsys):
+    run, evaluated, stop_after = stressed_run
+    whole = stress.evaluate(run)
+    assert len(whole) == len(evaluated) == 83
+    run.folder.joinpath(stress.TABLE).unlink()
+    evaluated.clear()
+    stop_after[0] = 12
+    with pytest.raises(StoppedError):
+        stress.evaluate(run)
+    assert len(stress.read_rows(run.folder / stress.TABLE)) == 11
+    assert stress.results(run) == ({}, {})
+    assert "has 11 of 83 rows" in capsys.readouterr().out
+    evaluated.clear()
+    stop_after[0] = 0
+    again = stress.evaluate(run)
+    assert "11 rows of" in capsys.readouterr().out
+    assert len(evaluated) == 1 + 83 - 11, "clean, to compare with, and what was still to do"
+    pd.testing.assert_frame_equal(again, whole, rtol=1e-5, check_dtype=False)
+    tables, figures = stress.results(run)
+    assert len(tables["stress"]) == 83
+    assert len(figures["stress"].axes) == 18
+
+
+def test_stress_of_other_checkpoints_is_made_anew(stressed_run, capsys):
+    run, evaluated, _ = stressed_run
+    stress.evaluate(run)
+    other = dataclasses.replace(run, metadata={"checkpoints": {"fold_0/best.pt": "other"}})
+    assert stress.results(other) == ({}, {})
+    assert "is of other checkpoints" in capsys.readouterr().out
+    evaluated.clear()
+    stress.evaluate(other)
+    assert len(evaluated) == 83
 
 
 # The study -----------------------------------------------------------------------------------------------
