@@ -14,14 +14,16 @@ _NEWTON_STEPS = 50
 _LARGEST_SLOPE = 1e3
 
 
-def calibration_table(units: pd.DataFrame, *, draws: int, seed: int = 0) -> pd.DataFrame:
+def calibration_table(
+    units: pd.DataFrame, *, draws: int, seed: int = 0, noun: str = "session"
+) -> pd.DataFrame:
     """Calibration error, slope and intercept, with session-clustered 95 % intervals.
 
     Parameters
     ----------
     units : pandas.DataFrame
         Recordings or persons: ``label``, ``probability``, ``session``.
-    draws, seed : int
+    draws, seed, noun
         As for `evaluation.statistics.cluster_bootstrap`.
 
     Returns
@@ -29,7 +31,7 @@ def calibration_table(units: pd.DataFrame, *, draws: int, seed: int = 0) -> pd.D
     pandas.DataFrame
         Rows ``expected calibration error`` (ten bins; of few samples it is too high, and in draws of
         them more so), ``slope`` (1 is right, below 1 too confident) and ``intercept`` (0 is right);
-        columns score, value, low, high.
+        columns score, value, low, high, reason (why there is no interval).
     """
     binary_scores(units["label"], units["probability"])
     scores: dict[str, Statistic] = {
@@ -39,9 +41,9 @@ def calibration_table(units: pd.DataFrame, *, draws: int, seed: int = 0) -> pd.D
     }
     rows = []
     for name, score in scores.items():
-        interval: Interval = cluster_bootstrap(units, score, draws=draws, seed=seed)
-        rows.append((name, interval.estimate, interval.low, interval.high))
-    return pd.DataFrame(rows, columns=["score", "value", "low", "high"])
+        interval: Interval = cluster_bootstrap(units, score, draws=draws, seed=seed, noun=noun)
+        rows.append((name, *interval.cells))
+    return pd.DataFrame(rows, columns=["score", "value", "low", "high", "reason"])
 
 
 def calibration_line(label: ArrayLike, probability: ArrayLike) -> tuple[float, float]:
@@ -227,7 +229,7 @@ def prevalence_table(
     Returns
     -------
     pandas.DataFrame
-        Columns score (sensitivity, specificity, accuracy, ppv, npv, brier), value, low, high. A
+        Columns score (sensitivity, specificity, accuracy, ppv, npv, brier), value, low, high, reason. A
         predictive value is nan where nothing is predicted so.
     """
     labels = units["label"]
@@ -238,8 +240,8 @@ def prevalence_table(
     rows = []
     for name, score in _at(prevalence).items():
         interval = cluster_bootstrap(units.assign(probability=shifted), score, draws=draws, seed=seed)
-        rows.append((name, interval.estimate, interval.low, interval.high))
-    return pd.DataFrame(rows, columns=["score", "value", "low", "high"])
+        rows.append((name, *interval.cells))
+    return pd.DataFrame(rows, columns=["score", "value", "low", "high", "reason"])
 
 
 def decision_curve(

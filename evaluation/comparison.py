@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,13 @@ from scipy import stats
 from evaluation.calibration import log_odds
 from evaluation.scores import aggregate
 from evaluation.statistics import Array, holm, paired_cluster_bootstrap, weighted_auroc
+from evaluation.tables import interval_text, p_text
 
 SEED = "seed "
 COLUMNS = [
     "row",
     *("recordings", "left_out", "n_abnormal", "n_normal", "sessions", "seeds_first", "seeds_second"),
-    *("first", "second", "difference", "low", "high", "p", "p_holm"),
+    *("first", "second", "difference", "low", "high", "p", "p_holm", "reason"),
     *("persons", "persons_first", "persons_second", "persons_difference", "p_delong"),
 ]
 HEADS = ("", "first", "second", "difference", "95 % interval", "p", "Holm", "persons", "DeLong p")
@@ -52,7 +54,8 @@ def compare(
         One row a value of `rows`, or one named ``all``: counts; AUROC of both and its difference with the
         session-clustered 95 % interval, bootstrap p and Holm's p over the rows; and beside them per
         person (nan where persons are not known) both AUROCs and DeLong's p, of the mean log-odds over
-        recordings and seeds.
+        recordings and seeds. Where a class comes from too few sessions, interval and all p are nan, and
+        ``reason`` says so.
 
     Raises
     ------
@@ -87,11 +90,11 @@ def format_comparison(table: pd.DataFrame, first: str = "first", second: str = "
     """
     cells = [list(HEADS)]
     for row in table.to_dict("records"):
-        interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]" if np.isfinite(row["low"]) else "n/a"
+        interval = interval_text(row["low"], row["high"], row["reason"], sign="+")
         persons = f"{_number(row['persons_first'])} {_number(row['persons_second'])}"
         line = [str(row["row"]), _number(row["first"]), _number(row["second"]), f"{row['difference']:+.3f}"]
-        cells.append([*line, interval, *(_number(row[name]) for name in ("p", "p_holm"))])
-        cells[-1] += [persons if row["persons"] else "n/a", _number(row["p_delong"])]
+        cells.append([*line, interval, *(p_text(row[name], row["reason"]) for name in ("p", "p_holm"))])
+        cells[-1] += [persons if row["persons"] else "n/a", p_text(row["p_delong"], row["reason"])]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADS))]
     body = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
     counts = table.iloc[0]
@@ -103,6 +106,7 @@ def format_comparison(table: pd.DataFrame, first: str = "first", second: str = "
         "",
         *(line.rstrip() for line in body),
         "",
+        *(f"Not estimable: {reason}." for reason in dict.fromkeys(filter(None, table["reason"]))),
         "Interval and p: whole sessions drawn, the same for both. DeLong takes persons as independent.",
     ]
     return "\n".join(said)
@@ -119,7 +123,7 @@ def _compared(pairs: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], draws: int
     return table
 
 
-def _pair(first: pd.DataFrame, second: pd.DataFrame, draws: int, seed: int) -> dict[str, float]:
+def _pair(first: pd.DataFrame, second: pd.DataFrame, draws: int, seed: int) -> dict[str, Any]:
     """Return one row of the comparison."""
     wide = [_by_seed(table) for table in (first, second)]
     names = [set(table["recording"]) for table in wide]
@@ -144,7 +148,9 @@ def _pair(first: pd.DataFrame, second: pd.DataFrame, draws: int, seed: int) -> d
         "low": found.low,
         "high": found.high,
         "p": found.p_value,
+        "reason": found.reason,
         **_persons(one, two),
+        **({"p_delong": np.nan} if found.reason else {}),
     }
 
 

@@ -7,7 +7,7 @@ Every function returns a matplotlib Figure of its own (no pyplot, no global stat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
@@ -157,6 +158,64 @@ def calibration_figure(
     below.set_ylim(0, 1.45 * max(below.get_ylim()[1], 1))
     below.legend(loc="upper center", ncols=2, frameon=False, fontsize=10)
     return figure
+
+
+def learning_curves_figure(
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
+    kept: Mapping[str, int],
+    *,
+    watermark: str = "",
+) -> Figure:
+    """Draw loss and score of the training and the validation part over epochs, a colour a fold.
+
+    Parameters
+    ----------
+    histories : mapping of str to sequence of mapping
+        By the name of the fold, one mapping an epoch: ``train/loss``, ``val/loss`` and where there are any
+        ``train/<score>`` and ``val/<score>``. The AUROC is drawn, or else the first score of all.
+    kept : mapping of str to int
+        By the name of the fold, the epoch (from 1) whose weights are evaluated: a dot.
+    watermark : str
+        A warning to be printed on the figure.
+    """
+    names = sorted({name.removeprefix("val/") for rows in histories.values() for row in rows for name in row})
+    scores = [name for name in names if "/" not in name and name != "loss"]
+    chosen = "auroc" if "auroc" in scores else scores[0] if scores else ""
+    figure = _titled(
+        3.4 * (1 + bool(chosen)) + 0.9,
+        "Learning curves",
+        "solid: train · dashed: validation · dot: kept",
+        watermark,
+    )
+    panels = figure.subplots(1 + bool(chosen), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, ["loss", *([chosen] if chosen else [])], strict=True):
+        for number, (fold, rows) in enumerate(histories.items()):
+            colour = _FOLD_COLOURS[number % len(_FOLD_COLOURS)]
+            _draw_history(axes, rows, name, kept.get(fold, 0), colour, fold.replace("_", " "))
+        axes.set_ylabel("AUROC" if name == "auroc" else name.replace("_", " "))
+        set_text_sizes(axes)
+        axes.grid(color="#E4E4E4", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(loc="best", **LEGEND)
+    panels[-1].set_xlabel("epoch")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _draw_history(
+    axes: Axes, rows: Sequence[Mapping[str, float]], name: str, kept: int, colour: str, label: str
+) -> None:
+    """Draw one score of one fold over the epochs, of train and validation."""
+    epochs = np.arange(1, len(rows) + 1)
+    for part, line in (("train", "-"), ("val", "--")):
+        values = np.array([row.get(f"{part}/{name}", np.nan) for row in rows], dtype=float)
+        if not np.isfinite(values).any():
+            continue
+        said = label if line == "-" or not any(f"train/{name}" in row for row in rows) else None
+        marker = "." if len(rows) == 1 else None
+        axes.plot(epochs, values, color=colour, linestyle=line, linewidth=1.5, label=said, marker=marker)
+        if 0 < kept <= len(rows):
+            axes.scatter([kept], [values[kept - 1]], color=colour, s=30, zorder=3)
 
 
 def beat_attention_figure(

@@ -18,8 +18,10 @@ from evaluation.calibration import expected_calibration_error
 from evaluation.report import json_safe
 from evaluation.scores import binary_scores
 from evaluation.statistics import STATISTICS, Array, Statistic, cluster_bootstrap
+from evaluation.tables import interval_text
 
 _RANKED = ("auroc", "auprc")
+_WORDS: dict[str, Any] = {"noun": "patient", "classes": ("samples without the class", "samples with it")}
 SCORES = (*_RANKED, "brier", "expected_calibration_error")
 HEADS = {"class": "class", "n": "n", "positives": "positive", "prevalence": "prevalence"}
 HEADS |= {"auroc": "AUROC", "auroc_interval": "95 % interval"}
@@ -95,7 +97,7 @@ def multilabel_table(scores: dict[str, Any]) -> pd.DataFrame:
     """Return what `multilabel_scores` found as one row a class, and last the row ``macro``.
 
     Columns class, n, positives, prevalence, and for each score its value, and ``<score>_low`` and
-    ``<score>_high`` where it has an interval; nan where there is none.
+    ``<score>_high`` where it has an interval; nan where there is none, and ``reason`` says why.
     """
     rows = []
     for name, part in [*scores["classes"].items(), ("macro", scores["macro"])]:
@@ -104,9 +106,13 @@ def multilabel_table(scores: dict[str, Any]) -> pd.DataFrame:
             for score in _RANKED
             for end in ("low", "high")
         }
-        rows.append({"class": name, **{key: part.get(key) for key in (*list(HEADS)[1:4], *SCORES)}, **ends})
+        reasons = [found.get("reason", "") for found in part["intervals"].values()]
+        known = {key: part.get(key) for key in (*list(HEADS)[1:4], *SCORES)}
+        rows.append(
+            {"class": name, **known, **ends, "reason": "; ".join(dict.fromkeys(filter(None, reasons)))}
+        )
     table = pd.DataFrame(rows)
-    return table.astype({name: float for name in table if name != "class"})
+    return table.astype({name: float for name in table if name not in ("class", "reason")})
 
 
 def format_multilabel(scores: dict[str, Any]) -> str:
@@ -122,7 +128,9 @@ def format_multilabel(scores: dict[str, Any]) -> str:
         f"Intervals: {f'95 %, from {drawn}' if bootstrap['draws'] else 'not computed'}. "
         "ECE: expected calibration error, ten bins.",
     ]
-    return "\n".join([said[0], "", *(line.rstrip() for line in body), "", said[1], *scores["notes"]])
+    reasons = dict.fromkeys(filter(None, multilabel_table(scores)["reason"]))
+    notes = [*(f"Not estimable: {reason}." for reason in reasons), *scores["notes"]]
+    return "\n".join([said[0], "", *(line.rstrip() for line in body), "", said[1], *notes])
 
 
 def _checked(
@@ -168,7 +176,8 @@ def _class_scores(part: pd.DataFrame, defined: bool, draws: int, seed: int) -> d
         error = expected_calibration_error(part["label"], part["probability"])
         found = {**{name: scores[name] for name in SCORES[:-1]}, SCORES[-1]: error}
         intervals = {
-            name: asdict(cluster_bootstrap(part, name, "group", draws=draws, seed=seed)) for name in _RANKED
+            name: asdict(cluster_bootstrap(part, name, "group", draws=draws, seed=seed, **_WORDS))
+            for name in _RANKED
         }
     return {
         "n": len(part),
@@ -194,7 +203,7 @@ def _macro_intervals(truth: Array, predicted: Array, group: Array, draws: int, s
                 [score(part, weights[:, rows]) for part, rows in zip(parts, known, strict=True)], axis=0
             )
 
-        return asdict(cluster_bootstrap(units, mean, "group", draws=draws, seed=seed))
+        return asdict(cluster_bootstrap(units, mean, "group", draws=draws, seed=seed, **_WORDS))
 
     return {name: interval(STATISTICS[name]) for name in _RANKED}
 
@@ -208,7 +217,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     for key in HEADS:
         if key.endswith("_interval"):
             low, high = (row[f"{key.removesuffix('_interval')}_{end}"] for end in ("low", "high"))
-            cells.append(f"[{low:.3f}, {high:.3f}]" if np.isfinite(low) else "")
+            cells.append(interval_text(low, high, row["reason"]) if np.isfinite(low) or row["reason"] else "")
         elif key == "class":
             cells.append(str(row[key]))
         else:

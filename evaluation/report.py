@@ -1,18 +1,13 @@
-"""The scores of predictions that are normal or abnormal, and results as text, Markdown and one HTML page."""
+"""The scores of predictions that are normal or abnormal, and results as text and Markdown."""
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -26,6 +21,7 @@ from evaluation.figures import (
 )
 from evaluation.scores import aggregate, check_predictions, fold_scores
 from evaluation.statistics import Interval, cluster_bootstrap
+from evaluation.tables import MISSING, NOT_ESTIMABLE, Caption
 
 PROTOCOLS = {
     "paper": "beats of one recording are in train and test, and the model was selected on the test fold: "
@@ -50,14 +46,41 @@ ROWS = {
     "f1": "F1",
     "brier": "Brier",
 }
-LONGEST_TABLE = 60
-"""Rows up to which a table is shown on the page; of longer ones the number of rows."""
+MEANINGS = {
+    "auroc": "how often an abnormal recording gets a higher probability than a normal one; 0.5 by chance",
+    "auprc": "precision averaged over all thresholds; by chance the share of abnormal",
+    "accuracy": "share that is predicted right",
+    "sensitivity": "share of the abnormal that is predicted abnormal",
+    "specificity": "share of the normal that is predicted normal",
+    "macc": "mean of sensitivity and specificity",
+    "precision": "share of the predicted abnormal that is abnormal",
+    "f1": "harmonic mean of precision and sensitivity",
+    "brier": "mean squared error of the probability; 0 is best",
+}
+_FIGURES = {
+    "roc": "Sensitivity over the share of false alarms, for every threshold. The area under the curve is the "
+    "AUROC: 0.5 by chance, 1 at best.",
+    "precision_recall": "Share of the predicted abnormal that is abnormal, over the share of the abnormal "
+    "that is found. The dotted line is chance.",
+    "confusion": "Counts of true and predicted class at the threshold of the scores.",
+    "calibration": "Share of abnormal among {unit} with about the same predicted probability. On the "
+    "dotted line a probability of 0.8 is right in eight cases of ten. Below: how many {unit} have which "
+    "probability.",
+    "decision_curve": "Net benefit is the share of right alarms, less the false ones, which weigh the more "
+    "the lower the probability is from which one acts. A model is of use where its line is the highest.",
+}
+_TITLES = {
+    "roc": "ROC curve",
+    "precision_recall": "Precision and recall",
+    "confusion": "Confusion matrix",
+    "calibration": "Calibration",
+    "decision_curve": "Decision curve",
+}
 _UNITS: dict[str, str | None] = {"beats": None, "recordings": "recording", "persons": "person"}
 _CLUSTER = {"patient": "patient", "official": "patient"}
 """What the column ``session`` holds under some protocols: a patient counts as one session."""
 _THRESHOLD = {"half": "0.5", "validation": "from the validation part of each fold"}
 _WIDTH = 100
-_MISSING = "n/a"
 
 
 def watermarked(protocol: str, *watermarks: str) -> str:
@@ -74,6 +97,7 @@ def evaluate_predictions(
     threshold: str = "half",
     seed: int = 0,
     watermark: str = "",
+    scope: str = "",
 ) -> dict[str, Any]:
     """Score predictions per beat, per recording and per person.
 
@@ -90,14 +114,18 @@ def evaluate_predictions(
         Threshold of the tables; both are computed.
     watermark : str
         Warning that goes with every output, such as ``simulated data``.
+    scope : str
+        How much of the data this is, such as ``1 of 5 folds: 103 of 388 recordings``.
 
     Returns
     -------
     dict
-        JSON-safe (undefined scores are None): protocol, meaning, stamp (the watermark), threshold, bootstrap,
-        counts, notes, and for each of beats, recordings and persons, ``at_half`` and
-        ``at_validation_threshold``: what `evaluation.scores.fold_scores` returns, and ``intervals`` of
-        the pooled auroc and macc. Persons are None, with a note, where one is unknown.
+        JSON-safe (undefined scores are None): protocol, meaning, stamp (the watermark), scope, threshold,
+        thresholds (from the validation part, one a fold), bootstrap, counts, persons_with_both_labels (each
+        counts once for each label where persons are scored), notes, and for each of beats, recordings and
+        persons, ``at_half`` and ``at_validation_threshold``: what `evaluation.scores.fold_scores` returns,
+        and ``intervals`` of the pooled auroc and macc; one that cannot be had is None with its ``reason``.
+        Persons are None, with a note, where one is unknown.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"Unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}.")
@@ -109,16 +137,20 @@ def evaluate_predictions(
         "protocol": protocol,
         "meaning": PROTOCOLS[protocol],
         "stamp": watermarked(protocol, watermark),
+        "scope": scope,
         "threshold": threshold,
+        "thresholds": predictions.groupby("fold")["threshold"].first().tolist(),
         "bootstrap": {"draws": draws, "seed": seed, "cluster": _CLUSTER.get(protocol, "session")},
         "counts": _counts(predictions),
+        "persons_with_both_labels": _both_labels(predictions),
         "notes": notes,
     }
+    noun = metrics["bootstrap"]["cluster"]
     for name, by in _UNITS.items():
         reason = _unscorable(predictions, name)
         if reason:
             notes.append(reason)
-        metrics[name] = None if reason else _evaluate_units(predictions, by, draws, seed)
+        metrics[name] = None if reason else _evaluate_units(predictions, by, draws, seed, noun)
     return json_safe(metrics)
 
 
@@ -155,6 +187,16 @@ def result_files(
     return found if compact else found | {"predictions.csv": predictions}
 
 
+def figure_captions(metrics: Mapping[str, Any]) -> dict[str, Caption]:
+    """Return the captions of the figures of `result_files`, by the stem of their file."""
+    return {
+        f"{name}_{unit}": Caption(text.format(unit=unit), f"{_TITLES[name]}, {unit}")
+        for unit in ("recordings", "beats")
+        for name, text in _FIGURES.items()
+        if metrics.get(unit)
+    }
+
+
 def json_safe(value: Any) -> Any:
     """Return the value in plain Python types, with None for what is not finite."""
     if isinstance(value, dict):
@@ -179,6 +221,12 @@ def _counts(predictions: pd.DataFrame) -> dict[str, int]:
     }
 
 
+def _both_labels(predictions: pd.DataFrame) -> int:
+    """Return how many persons have recordings of both labels."""
+    known = predictions[_known(predictions["person"])]
+    return int((known.groupby("person")["label"].nunique() > 1).sum())
+
+
 def _known(names: pd.Series) -> pd.Series:
     return names.notna() & (names.astype(str) != "")
 
@@ -198,7 +246,9 @@ def _unscorable(predictions: pd.DataFrame, unit: str) -> str:
     return ""
 
 
-def _evaluate_units(predictions: pd.DataFrame, by: str | None, draws: int, seed: int) -> dict[str, Any]:
+def _evaluate_units(
+    predictions: pd.DataFrame, by: str | None, draws: int, seed: int, noun: str
+) -> dict[str, Any]:
     units = predictions if by is None else aggregate(predictions, by)
     scores = {
         "at_half": fold_scores(predictions, by, 0.5),
@@ -206,7 +256,7 @@ def _evaluate_units(predictions: pd.DataFrame, by: str | None, draws: int, seed:
     }
 
     def interval(frame: pd.DataFrame, statistic: str) -> dict[str, Any]:
-        return asdict(cluster_bootstrap(frame, statistic, draws=draws, seed=seed))
+        return asdict(cluster_bootstrap(frame, statistic, draws=draws, seed=seed, noun=noun))
 
     for at, frame in (("at_half", units.assign(threshold=0.5)), ("at_validation_threshold", units)):
         scores[at]["intervals"] = {name: interval(frame, name) for name in _WITH_INTERVAL}
@@ -251,19 +301,28 @@ def format_table(metrics: dict[str, Any]) -> str:
     """
     rule, thin = "═" * _WIDTH, "─" * _WIDTH
     meaning = textwrap.wrap(f"protocol {metrics['protocol']}: {metrics['meaning']}", _WIDTH - 2)
-    lines = [rule, *(f" {line}" for line in meaning), f" {_counts_line(metrics)}"]
-    lines += [f" threshold {_THRESHOLD[metrics['threshold']]}", thin]
+    lines = [rule, *(f" {line}" for line in meaning)]
+    lines += [f" {metrics['scope']}"] if metrics["scope"] else []
+    lines.append(f" {counts_sentence(metrics)}")
+    lines += [f" {line}" for line in textwrap.wrap(f"threshold {threshold_text(metrics)}", _WIDTH - 2)]
+    lines.append(thin)
     units = ("beats", "recordings") if metrics["beats"] else ("recordings",)
     lines.append(f" {'':<14}{''.join(f'{unit:<42}' for unit in units)}".rstrip())
     heads = f"{'pooled':<8}{'95 % interval':<18}{'mean ± sd':<16}" * len(units)
     lines += [f" {'':<14}{heads}".rstrip(), thin]
     for name, title in ROWS.items():
-        cells = [_text_cell(_part(metrics, unit), name) for unit in units]
+        cells = [_text_cell(part_of(metrics, unit), name) for unit in units]
         lines.append(f" {title:<14}{''.join(cells)}".rstrip())
-    counts = [f"{_confusion(_part(metrics, unit)):<42}" for unit in units]
-    lines += [f" {'TN·FP·FN·TP':<14}{''.join(counts)}".rstrip(), thin, f" {_persons_line(metrics)}"]
+    counts = [f"{confusion_text(part_of(metrics, unit)):<42}" for unit in units]
+    lines += [f" {'TN·FP·FN·TP':<14}{''.join(counts)}".rstrip(), thin]
+    lines += [f" {line}" for line in textwrap.wrap(_persons_line(metrics), _WIDTH - 2)]
+    lines += [
+        f" {line}"
+        for reason in reasons(metrics)
+        for line in textwrap.wrap(f"not estimable: {reason}", _WIDTH - 2)
+    ]
     lines += [f" {line}" for note in metrics["notes"] for line in textwrap.wrap(f"note: {note}", _WIDTH - 2)]
-    lines += [f" {line}" for line in textwrap.wrap(_interval_line(metrics), _WIDTH - 2)]
+    lines += [f" {line}" for line in textwrap.wrap(interval_sentence(metrics), _WIDTH - 2)]
     if metrics["stamp"]:
         lines.append(f" !! {metrics['stamp']} !!")
     return "\n".join([*lines, rule])
@@ -275,15 +334,19 @@ def markdown_table(metrics: dict[str, Any]) -> str:
     lines = [f"Protocol `{metrics['protocol']}`: {metrics['meaning']}.", ""]
     if metrics["stamp"]:
         lines += [f"**{metrics['stamp']}**", ""]
-    lines += [f"{_counts_line(metrics)}; threshold {_THRESHOLD[metrics['threshold']]}.", ""]
+    lines += [f"{metrics['scope']}.", ""] if metrics["scope"] else []
+    lines += [f"{counts_sentence(metrics)}; threshold {threshold_text(metrics)}.", ""]
     lines.append("| score | " + " | ".join(f"{unit}, pooled | {unit}, mean ± sd" for unit in units) + " |")
     lines.append("|---|" + "---|---|" * len(units))
     for name, title in ROWS.items():
-        cells = [cell for unit in units for cell in _markdown_cells(_part(metrics, unit), name)]
+        cells = [cell for unit in units for cell in _markdown_cells(part_of(metrics, unit), name)]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    counts = [cell for unit in units for cell in (_confusion(_part(metrics, unit)), "")]
+    counts = [cell for unit in units for cell in (confusion_text(part_of(metrics, unit)), "")]
     lines.append("| TN · FP · FN · TP | " + " | ".join(counts) + " |")
-    lines += ["", _interval_line(metrics)]
+    if persons := persons_sentence(metrics):
+        lines += ["", persons]
+    lines += [line for reason in reasons(metrics) for line in ("", f"Not estimable: {reason}.")]
+    lines += ["", interval_sentence(metrics)]
     lines += [line for note in metrics["notes"] for line in ("", note)]
     return "\n".join(lines)
 
@@ -293,7 +356,7 @@ def frame_to_markdown(table: pd.DataFrame, digits: int = 3) -> str:
 
     def cell(value: Any) -> str:
         if isinstance(value, float):
-            return _MISSING if math.isnan(value) else f"{value:.{digits}f}"
+            return MISSING if math.isnan(value) else f"{value:.{digits}f}"
         return str(value).replace("|", "\\|")
 
     def line(cells: Iterable[Any]) -> str:
@@ -304,154 +367,99 @@ def frame_to_markdown(table: pd.DataFrame, digits: int = 3) -> str:
     return "\n".join([line(heads), "|---" * len(heads) + "|", *(line(row) for row in rows)])
 
 
-def _part(metrics: Mapping[str, Any], unit: str) -> dict[str, Any] | None:
+def part_of(metrics: Mapping[str, Any], unit: str) -> dict[str, Any] | None:
     """Return the scores of a unit at the threshold of the table."""
     at = "at_validation_threshold" if metrics.get("threshold") == "validation" else "at_half"
     return metrics[unit][at] if metrics.get(unit) else None
 
 
 def _number(value: float | None) -> str:
-    return _MISSING if value is None else f"{value:.3f}"
+    return MISSING if value is None else f"{value:.3f}"
 
 
-def _spread(part: dict[str, Any], name: str) -> str:
+def spread_text(part: dict[str, Any], name: str) -> str:
+    """Return mean and standard deviation over folds."""
     mean, deviation = part["mean"][name], part["standard_deviation"][name]
     return _number(mean) if deviation is None else f"{_number(mean)} ± {_number(deviation)}"
 
 
 def _interval(part: dict[str, Any], name: str) -> str:
     found = part["intervals"].get(name)
-    return "" if found is None or found["low"] is None else f"[{found['low']:.3f}, {found['high']:.3f}]"
+    if found is None or found["low"] is None:
+        return NOT_ESTIMABLE if found and found.get("reason") else ""
+    return f"[{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def _text_cell(part: dict[str, Any] | None, name: str) -> str:
     if part is None:
-        return f"{_MISSING:<42}"
-    return f"{_number(part['pooled'][name]):<8}{_interval(part, name):<18}{_spread(part, name):<16}"
+        return f"{MISSING:<42}"
+    return f"{_number(part['pooled'][name]):<8}{_interval(part, name):<18}{spread_text(part, name):<16}"
 
 
-def _pooled(part: dict[str, Any], name: str) -> str:
+def pooled_text(part: dict[str, Any], name: str) -> str:
+    """Return the score of all folds pooled, with its interval."""
     return f"{_number(part['pooled'].get(name))} {_interval(part, name)}".strip()
 
 
 def _markdown_cells(part: dict[str, Any] | None, name: str) -> tuple[str, str]:
     if part is None:
-        return _MISSING, _MISSING
-    return _pooled(part, name), _spread(part, name)
+        return MISSING, MISSING
+    return pooled_text(part, name), spread_text(part, name)
 
 
-def _confusion(part: dict[str, Any] | None) -> str:
+def confusion_text(part: dict[str, Any] | None) -> str:
+    """Return the counts of true and predicted class."""
     if part is None:
-        return _MISSING
+        return MISSING
     return " · ".join(f"{part['pooled'][name]:,}" for name in ("tn", "fp", "fn", "tp"))
 
 
-def _counts_line(metrics: dict[str, Any]) -> str:
+def counts_sentence(metrics: Mapping[str, Any]) -> str:
+    """Return how many beats, recordings, persons, sessions and folds there are."""
     return " · ".join(
         f"{count:,} {unit if count != 1 else unit.removesuffix('s')}"
         for unit, count in metrics["counts"].items()
-        if count and (unit != "beats" or metrics["beats"])
+        if count and (unit != "beats" or metrics.get("beats"))
     )
 
 
 def _persons_line(metrics: dict[str, Any]) -> str:
-    part = _part(metrics, "persons")
+    part = part_of(metrics, "persons")
     if part is None:
-        return f"persons: {_MISSING}"
-    scores = [f"{ROWS[name]} {_pooled(part, name)}" for name in ("auroc", "macc", "accuracy")]
-    return f"persons, pooled: {', '.join(scores)}"
+        return f"persons: {MISSING}"
+    scores = [f"{ROWS[name]} {pooled_text(part, name)}" for name in ("auroc", "macc", "accuracy")]
+    explained = persons_sentence(metrics)
+    return f"persons, pooled: {', '.join(scores)}.{f' {explained}' * bool(explained)}"
 
 
-def _interval_line(metrics: dict[str, Any]) -> str:
+def persons_sentence(metrics: Mapping[str, Any]) -> str:
+    """Return how persons with recordings of both labels are counted; empty where there are none."""
+    both = metrics.get("persons_with_both_labels", 0)
+    if not both or not metrics.get("persons"):
+        return ""
+    scored = (part_of(metrics, "persons") or {"pooled": {"n": 0}})["pooled"]["n"]
+    return (
+        f"{both} of the {metrics['counts']['persons']:,} persons have recordings of both labels and are "
+        f"scored once for each label, which makes {scored:,}."
+    )
+
+
+def reasons(metrics: Mapping[str, Any]) -> list[str]:
+    """Return why intervals are not estimable, each reason once."""
+    parts = [part_of(metrics, unit) or {} for unit in _UNITS]
+    found = [interval.get("reason") for part in parts for interval in part.get("intervals", {}).values()]
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def threshold_text(metrics: Mapping[str, Any]) -> str:
+    """Return the threshold from which a probability counts as abnormal in the scores."""
+    values = "" if metrics["threshold"] == "half" else ", ".join(f"{t:.3f}" for t in metrics["thresholds"])
+    return _THRESHOLD[metrics["threshold"]] + (f": {values}" if values else "")
+
+
+def interval_sentence(metrics: Mapping[str, Any]) -> str:
+    """Return what the intervals and deviations are."""
     bootstrap = metrics["bootstrap"]
     draws = f"from {bootstrap['draws']:,} draws of whole {bootstrap['cluster']}s, seed {bootstrap['seed']}"
     intervals = f"Intervals: 95 %, {draws}" if bootstrap["draws"] else "Intervals: not computed"
     return f"{intervals}. Mean and standard deviation: over folds. MAcc = (sensitivity + specificity) / 2."
-
-
-# One HTML page -------------------------------------------------------------------------------------------
-
-
-def html_page(
-    title: str,
-    metrics: Mapping[str, Any],
-    files: Mapping[str, pd.DataFrame | bytes],
-    digits: int | None = 6,
-) -> str:
-    """Return results as one self-contained HTML page that needs no network.
-
-    Parameters
-    ----------
-    title : str
-        Title where the metrics name no run.
-    metrics : mapping
-        What is in ``metrics.json``: protocol, meaning, stamp, counts, notes, ``run`` with settings and
-        versions; of binary tasks the scores of beats, recordings and persons.
-    files : mapping of str to pandas.DataFrame or bytes
-        Tables and figures (PNG) by the path of their file.
-    digits : int, optional
-        Significant digits of numbers in tables before they are rounded to three decimals; None: all.
-    """
-    run = metrics.get("run", {})
-    details = {
-        "Data": {"counts": metrics.get("counts", {}), "cache": run.get("cache", {})},
-        "Settings": run.get("settings", {}),
-        "Versions": run.get("provenance", {}),
-        "Checkpoints (SHA-256)": run.get("checkpoints", {}),
-    }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    tables = [(Path(name), item) for name, item in files.items() if isinstance(item, pd.DataFrame)]
-    return environment.get_template("report.html.jinja").render(
-        title=run.get("run", title),
-        metrics=metrics,
-        changed=run.get("changed", []),
-        scores=_score_rows(metrics),
-        tables=[(path, len(table), *_shown(table, digits)) for path, table in tables],
-        figures=[
-            (Path(name).stem.replace("_", " "), base64.b64encode(item).decode("ascii"))
-            for name, item in files.items()
-            if isinstance(item, bytes)
-        ],
-        details={name: _flat(content) for name, content in details.items()},
-    )
-
-
-def _score_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
-    """Return head and rows of the scores of beats, recordings and persons; nothing for other tasks."""
-    parts = {name: part for name in _UNITS if (part := _part(metrics, name))}
-    rows = [
-        [title, *(_pooled(part, name).replace(", ", ",\u00a0") for part in parts.values())]
-        for name, title in ROWS.items()
-    ]
-    return [["score", *parts], *rows] if parts else []
-
-
-def _shown(table: pd.DataFrame, digits: int | None) -> tuple[list[str], list[list[str]] | None]:
-    """Return the heads of a table, and its rows as text; None where there are too many to be shown."""
-    text = table.head(LONGEST_TABLE).to_csv(index=False, float_format=f"%.{digits}g" if digits else None)
-    heads, *rows = csv.reader(io.StringIO(text))
-    shown = [[_rounded(cell) for cell in row] for row in rows] if len(table) <= LONGEST_TABLE else None
-    return [head.replace("_", " ") for head in heads], shown
-
-
-def _rounded(cell: str) -> str:
-    """Return a number with three decimals, a count or a word as it is, n/a for nothing."""
-    if not cell:
-        return _MISSING
-    try:
-        return f"{float(cell):.3f}" if "." in cell or "e" in cell.lower() else cell
-    except ValueError:
-        return cell
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested metadata as one level, names joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import write_table
 from config import EvaluationSettings
 from datasets.cache import Cache, find_cache
-from datasets.splits import ALL, assert_separated, fold_from_parts
+from datasets.splits import ALL, assert_separated, fold_from_parts, fold_name
 from evaluation.comparison import compare, format_comparison
+from evaluation.figures import learning_curves_figure
 from evaluation.report import evaluate_predictions, format_table
-from learning.checkpoint import Checkpoint, changed_data, changed_since, file_digest, load_checkpoint
+from learning.checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    changed_data,
+    changed_since,
+    file_digest,
+    load_checkpoint,
+)
 from learning.devices import choose_device, rows_at_once
 from learning.loop import predict
 from learning.runs import differing_settings, find_checkpoints
@@ -47,6 +58,8 @@ class EvaluationRun:
         Where results are written.
     metadata : dict
         Where the run comes from, for ``metrics.json``.
+    histories : mapping of str to sequence of mapping
+        By the name of the fold, the scores of each epoch as TensorBoard names them.
     """
 
     checkpoints: list[Checkpoint]
@@ -55,6 +68,7 @@ class EvaluationRun:
     external: bool = False
     folder: Path = Path()
     metadata: dict[str, Any] = field(default_factory=dict)
+    histories: dict[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
 
     @functools.cached_property
     def task(self) -> Task:
@@ -85,6 +99,23 @@ class EvaluationRun:
         """Warning that belongs on every output; empty if there is none."""
         return "simulated data" if self.cache.simulated else ""
 
+    def scope(self, recordings: int) -> str:
+        """Return how much of the run and of the cache is evaluated, in words."""
+        total = self.samples.table["recording"].nunique()
+        of_these = f"{recordings:,} of {total:,} recordings"
+        if self.external:
+            models = len(self.checkpoints)
+            return f"mean of {models} model{'s' * (models != 1)}: {of_these}, none of them trained on"
+        return f"{folds_said(self.checkpoints)}: {of_these}"
+
+    def learning_curves(self) -> dict[str, Figure]:
+        """Return the figure of loss and score over the epochs; nothing for a run without epochs."""
+        kept = {fold_name(content["fold"]): _kept_epoch(content) for content in self.checkpoints}
+        if self.settings.compact or not any(map(len, self.histories.values())):
+            return {}
+        figure = learning_curves_figure(self.histories, kept, watermark=self.watermark)
+        return {"learning_curves": figure}
+
     def model(self, checkpoint: Checkpoint) -> nn.Module:
         """Return the model of one of the checkpoints with its weights."""
         return self.task.load_model(checkpoint, self.device)
@@ -100,7 +131,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     _check_checkpoints(checkpoints, external)
     folder = _results_folder(first["run"], cache, external, settings)
     print(
-        f"Run {first['run']}: {len(checkpoints)} of {first['settings']['fold_count']} folds, "
+        f"Run {first['run']}: {folds_said(list(checkpoints.values()))}, "
         f"{settings.which} checkpoints, on {cache.title} ({cache.path}){' (external test)' * external}."
     )
     if settings.dry_run:
@@ -114,14 +145,39 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         "settings": {key: value for key, value in first["settings"].items() if key not in _LOCAL},
         "checkpoints": {f"{path.parent.name}/{path.name}": file_digest(path) for path in checkpoints},
         "changed": _changes(list(checkpoints.values()), cache),
+        "evaluated_on": {"folder": cache.path.name, "simulated": cache.simulated}
+        | {"source": cache.describe()["source"]},
     }
     for line in metadata["changed"]:
         print(line)
-    run = EvaluationRun(list(checkpoints.values()), cache, settings, external, folder, metadata)
+    histories = {} if settings.compact else _histories(checkpoints)
+    run = EvaluationRun(list(checkpoints.values()), cache, settings, external, folder, metadata, histories)
     metrics, written = registry.evaluation(first["task"])(run)
     names = dict.fromkeys("figures" if path.suffix == ".png" else path.name for path in written)
     print(f"Written to {folder}: {', '.join(names)}.")
     return metrics
+
+
+def folds_said(checkpoints: Sequence[Checkpoint]) -> str:
+    """Return how many of the folds of a run these are, in words."""
+    first = checkpoints[0]
+    count = 1 if first["protocol"] == "official" or first["fold"] == ALL else first["settings"]["fold_count"]
+    return f"{len(checkpoints)} of {count} fold{'s' * (count != 1)}"
+
+
+def _histories(checkpoints: Mapping[Path, Checkpoint]) -> dict[str, Sequence[Mapping[str, float]]]:
+    """Return the scores of each epoch of each fold: all that were trained, not only up to the best."""
+    found = {}
+    for path, content in checkpoints.items():
+        last = path.with_name(LAST)
+        whole = load_checkpoint(last) if path.name == BEST and last.is_file() else content
+        found[fold_name(content["fold"])] = whole["progress"].get("history", [])
+    return found
+
+
+def _kept_epoch(content: Checkpoint) -> int:
+    """Return the epoch whose weights a checkpoint holds, from 1."""
+    return int(content["progress"].get("epoch", 0))
 
 
 def _changes(checkpoints: list[Checkpoint], cache: Cache) -> list[str]:
@@ -173,6 +229,7 @@ def score_run(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Any]:
         threshold=run.settings.threshold,
         draws=run.settings.bootstrap_draws,
         watermark=run.watermark,
+        scope=run.scope(predictions["recording"].nunique()),
     )
     print(f"\n{format_table(metrics)}\n")
     return metrics | {"run": run.metadata}

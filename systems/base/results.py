@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from matplotlib.figure import Figure
 
 from common.files import replacing, write_json, write_table, write_text
 from evaluation.figures import RESOLUTION
-from evaluation.report import frame_to_markdown, html_page, json_safe, markdown_table, result_files
+from evaluation.page import html_page
+from evaluation.report import json_safe, markdown_table, result_files
+from evaluation.tables import Caption, markdown_of, text_table
+
+_WIDTH = 100
+"""Columns of a terminal."""
+LEARNING_CURVES = Caption(
+    "Loss and score over the epochs of training, one colour a fold. Solid: training part; dashed: "
+    "validation part. The dot is the epoch whose weights are evaluated here."
+)
 
 
 def write_results(
@@ -23,6 +33,7 @@ def write_results(
     *,
     digits: int | None = 6,
     page: bool = True,
+    captions: Mapping[str, Caption] | None = None,
 ) -> list[Path]:
     """Write the results of a run, each file as a whole; where ``metrics.json`` is, all is.
 
@@ -40,6 +51,8 @@ def write_results(
         Significant digits of numbers in tables; None: all.
     page : bool
         Whether ``report.html`` is written.
+    captions : mapping of str to evaluation.tables.Caption, optional
+        Titles and sentences of tables and figures on the page, by the stem of their file.
 
     Returns
     -------
@@ -55,7 +68,7 @@ def write_results(
                 temporary.write_bytes(item)
     texts = {"report.md": "\n\n".join(sections) + "\n"}
     if page:
-        texts["report.html"] = html_page(folder.name, metrics, content, digits)
+        texts["report.html"] = html_page(folder.name, metrics, content, captions)
     for name, text in texts.items():
         write_text(folder / name, text)
     write_json(folder / "metrics.json", json_safe(metrics))
@@ -72,6 +85,7 @@ def write_binary_results(
     figures: Mapping[str, Figure] | None = None,
     *,
     compact: bool = False,
+    captions: Mapping[str, Caption] | None = None,
 ) -> list[Path]:
     """Write the results of a run that predicts normal or abnormal.
 
@@ -85,6 +99,8 @@ def write_binary_results(
         What else there is, by name; tables are shown in ``report.md``.
     compact : bool
         Leave out predictions, the figures made of them, and ``report.html``.
+    captions : mapping of str to evaluation.tables.Caption, optional
+        As for `write_results`.
 
     Returns
     -------
@@ -99,22 +115,33 @@ def write_binary_results(
             for name, item in files.items()
         }
     files |= {f"figures/{name}.png": figure for name, figure in (figures or {}).items()}
-    sections = [markdown_table(metrics), *table_sections(tables)]
-    return write_results(folder, metrics, files, sections, digits=None, page=not compact)
+    sections = [markdown_table(metrics), *table_sections(tables, captions)]
+    return write_results(folder, metrics, files, sections, digits=None, page=not compact, captions=captions)
 
 
-def table_sections(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Return tables as sections of ``report.md``."""
+def table_sections(
+    tables: Mapping[str, pd.DataFrame], captions: Mapping[str, Caption] | None = None
+) -> list[str]:
+    """Return tables as sections of ``report.md``, each below its title and what it shows."""
     return [
-        f"## {name.replace('_', ' ').capitalize()}\n\n{frame_to_markdown(table)}"
+        f"## {_title(name, captions)}\n\n{markdown_of(table, (captions or {}).get(name))}"
         for name, table in tables.items()
     ]
 
 
-def print_tables(tables: Mapping[str, pd.DataFrame], unit: str = "") -> None:
-    """Print tables, each below its name and the word for what they are of."""
+def print_tables(
+    tables: Mapping[str, pd.DataFrame], unit: str = "", captions: Mapping[str, Caption] | None = None
+) -> None:
+    """Print tables, each below its title and the word for what they are of."""
     for name, table in tables.items():
-        print(f"{name}{unit}\n{table.to_string(index=False, float_format='{:.3f}'.format)}\n")
+        caption = (captions or {}).get(name)
+        said = [f"{_title(name, captions)}{unit}", *(textwrap.wrap(caption.text, _WIDTH) if caption else [])]
+        print("\n".join([*said, text_table(table, caption), ""]))
+
+
+def _title(name: str, captions: Mapping[str, Caption] | None) -> str:
+    found = (captions or {}).get(name, Caption()).title
+    return found or name.replace("_", " ").capitalize()
 
 
 def _png(figure: Figure) -> bytes:

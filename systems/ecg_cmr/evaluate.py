@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evaluation.report import PROTOCOLS, json_safe
+from evaluation.tables import Caption
 from systems.base.evaluation_run import EvaluationRun
-from systems.base.results import print_tables, table_sections, write_results
+from systems.base.results import LEARNING_CURVES, print_tables, table_sections, write_results
 
 
 def write_stage(
@@ -19,15 +20,20 @@ def write_stage(
     predictions: pd.DataFrame,
     tables: Mapping[str, pd.DataFrame],
     figures: Mapping[str, Figure] | None = None,
+    captions: Mapping[str, Caption] | None = None,
 ) -> tuple[dict[str, Any], list[Path]]:
     """Print the tables of a stage and write its results; return its metrics and the files written."""
     print()
-    print_tables({name.replace("_", " "): table for name, table in tables.items()})
+    captions = {"learning_curves": LEARNING_CURVES} | dict(captions or {})
+    scope = run.scope(predictions["recording"].nunique())
+    print(f"{scope}\n")
+    print_tables(tables, captions=captions)
     metrics: dict[str, Any] = json_safe(
         {
             "protocol": run.protocol,
             "meaning": PROTOCOLS[run.protocol],
             "stamp": run.watermark,
+            "scope": scope,
             "counts": {"recordings": len(predictions), "patients": int(predictions["session"].nunique())},
             "bootstrap": {"draws": run.settings.bootstrap_draws, "cluster": "patient"},
             **{name: table.to_dict("records") for name, table in tables.items()},
@@ -36,9 +42,11 @@ def write_stage(
     )
     watermark = f" **{run.watermark}**" if run.watermark else ""
     head = f"Protocol `{run.protocol}`: {PROTOCOLS[run.protocol]}.{watermark}"
-    shown = {} if run.settings.compact else figures or {}
+    shown = {} if run.settings.compact else dict(figures or {}) | run.learning_curves()
     files: dict[str, pd.DataFrame | Figure] = {"predictions.csv": predictions}
     files |= {f"{name}.csv": table for name, table in tables.items()}
     files |= {f"figures/{name}.png": figure for name, figure in shown.items()}
-    sections = [head, *table_sections(tables)]
-    return metrics, write_results(run.folder, metrics, files, sections, page=not run.settings.compact)
+    sections = [head, f"{scope}.", *table_sections(tables, captions)]
+    return metrics, write_results(
+        run.folder, metrics, files, sections, page=not run.settings.compact, captions=captions
+    )

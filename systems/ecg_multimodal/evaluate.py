@@ -27,12 +27,13 @@ from datasets.patients import SUPERCLASSES
 from datasets.splits import fold_from_parts
 from evaluation.calibration import calibration_table, log_odds
 from evaluation.multilabel import format_multilabel, multilabel_scores, multilabel_table
-from evaluation.report import PROTOCOLS, frame_to_markdown
+from evaluation.report import PROTOCOLS
 from evaluation.scores import aggregate
 from evaluation.statistics import Array, cluster_bootstrap
+from evaluation.tables import Caption, markdown_of
 from systems.base.evaluation_run import EvaluationRun, predict_run, score_run
 from systems.base.predictor import BALANCED_PREVALENCE
-from systems.base.results import print_tables, write_binary_results, write_results
+from systems.base.results import LEARNING_CURVES, print_tables, write_binary_results, write_results
 from systems.ecg_multimodal.explain import explain_patient
 from systems.ecg_multimodal.figures import contributions_figure, subsets_figure
 from systems.ecg_multimodal.shapley import (
@@ -51,6 +52,44 @@ SHORTCUTS = MappingProxyType(
 _EXPLAINED = {"surest_abnormal": 1.0, "surest_normal": 0.0, "least_sure": 0.5}
 """Patients who are drawn: those whose probability is nearest."""
 _ITERATIONS = 2000
+_CAPTIONS = {
+    "calibration": Caption(
+        "Expected calibration error: mean distance between probability and share of abnormal, 0 at best. "
+        "Slope: 1 is right, below 1 the probabilities are too extreme. Intercept: 0 is right, above 0 they "
+        "are too low."
+    ),
+    "shortcuts": Caption(
+        "AUROC of logistic regressions that see nothing of the heart, fitted and tested on the same folds. "
+        "A model that is given clinical values means something only where it is better.",
+        heads={"value": "AUROC"},
+    ),
+    "subsets": Caption(
+        "AUROC of the same model when it is given only some of the modalities.", heads={"value": "AUROC"}
+    ),
+    "credits": Caption(
+        "Part of each modality in the AUROC above 0.5 (Shapley values of the score). The parts add up to "
+        "the sum.",
+        heads={"value": "part of AUROC − 0.5"},
+    ),
+    "shares": Caption(
+        "Share of each modality in what moved the predictions, right or wrong: the mean size of its "
+        "contribution, in log-odds.",
+        heads={"mean_absolute": "mean size (log-odds)"},
+    ),
+    "contributions": Caption(
+        "What each modality adds to the log-odds of abnormal: a point is a patient, the line spans the "
+        "quartiles, the large point is the median. Below: share of each modality in the mean size of the "
+        "contributions. The table has one row a patient.",
+    ),
+    "classes": Caption(
+        "One row a diagnostic class; macro is the mean over classes. ECE: expected calibration error, ten "
+        "bins."
+    ),
+    "patient_surest_abnormal": Caption("The patient with the highest probability of abnormal."),
+    "patient_surest_normal": Caption("The patient with the lowest probability of abnormal."),
+    "patient_least_sure": Caption("The patient whose probability of abnormal is nearest to 0.5."),
+    "learning_curves": LEARNING_CURVES,
+}
 _Fold = tuple[NDArray[np.integer], NDArray[np.integer]]
 """Rows of train, and rows of test."""
 
@@ -69,7 +108,8 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     tables: dict[str, pd.DataFrame] = {}
     figures: dict[str, Figure] = {}
     if draws and predictions["label"].nunique() == 2:
-        tables["calibration"] = calibration_table(aggregate(predictions, "recording"), draws=draws)
+        recordings = aggregate(predictions, "recording")
+        tables["calibration"] = calibration_table(recordings, noun="patient", draws=draws)
         if not run.external:
             tables["shortcuts"] = _shortcuts_table(run, predictions)
         takes_any = settings["model"]["modality_dropout"] > 0
@@ -78,8 +118,11 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
             tables |= more_tables
     if not compact:
         figures |= _patient_figures(run, predictions)
-    print_tables({name.replace("_", " "): table for name, table in tables.items()})
-    return metrics, write_binary_results(run.folder, predictions, metrics, tables, figures, compact=compact)
+    figures |= run.learning_curves()
+    print_tables(tables, captions=_CAPTIONS)
+    return metrics, write_binary_results(
+        run.folder, predictions, metrics, tables, figures, compact=compact, captions=_CAPTIONS
+    )
 
 
 def _evaluate_superclasses(
@@ -96,10 +139,14 @@ def _evaluate_superclasses(
     meaning = PROTOCOLS[run.protocol]
     print(f"\nprotocol {run.protocol}: {meaning}\n\n{format_multilabel(scores)}\n")
     metrics = scores | {"protocol": run.protocol, "meaning": meaning, "run": run.metadata}
+    metrics |= {"stamp": run.watermark, "scope": run.scope(predictions["recording"].nunique())}
     table = multilabel_table(scores)
-    sections = [f"Protocol `{run.protocol}`: {meaning}.", frame_to_markdown(table)]
+    sections = [f"Protocol `{run.protocol}`: {meaning}.", f"{metrics['scope']}.", markdown_of(table)]
     files = {"classes.csv": table, "predictions.csv": predictions}
-    return metrics, write_results(run.folder, metrics, files, sections, page=not run.settings.compact)
+    files |= {f"figures/{name}.png": figure for name, figure in run.learning_curves().items()}
+    return metrics, write_results(
+        run.folder, metrics, files, sections, page=not run.settings.compact, captions=_CAPTIONS
+    )
 
 
 def _evaluate_subsets(
@@ -189,9 +236,9 @@ def _shortcuts_table(run: EvaluationRun, predictions: pd.DataFrame) -> pd.DataFr
         for name, probability in found.items():
             units = samples.table.assign(probability=probability)
             units = units[units["recording"].isin(predictions["recording"]) & units["probability"].notna()]
-            interval = cluster_bootstrap(units, "auroc", draws=run.settings.bootstrap_draws)
-            rows.append((SHORTCUTS[name], interval.estimate, interval.low, interval.high))
-    return pd.DataFrame(rows, columns=["shortcut", "value", "low", "high"])
+            interval = cluster_bootstrap(units, "auroc", noun="patient", draws=run.settings.bootstrap_draws)
+            rows.append((SHORTCUTS[name], *interval.cells))
+    return pd.DataFrame(rows, columns=["shortcut", "value", "low", "high", "reason"])
 
 
 def shortcut_predictions(

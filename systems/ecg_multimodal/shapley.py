@@ -172,7 +172,9 @@ def shapley_auroc(
 
     rows = []
     for modality in [*_modalities(game), _SUM]:
-        interval = cluster_bootstrap(units, _part(modality, game), "group", draws=draws, seed=seed)
+        interval = cluster_bootstrap(
+            units, _part(modality, game), "group", noun="patient", draws=draws, seed=seed
+        )
         rows.append({"view": modality, **_ends(interval)})
     return pd.DataFrame(rows)
 
@@ -203,7 +205,7 @@ def subset_scores(
     rows = []
     for part in coalitions(modalities):
         interval = cluster_bootstrap(
-            units.assign(probability=game[part]), "auroc", "group", draws=draws, seed=seed
+            units.assign(probability=game[part]), "auroc", "group", noun="patient", draws=draws, seed=seed
         )
         known = np.any([there[modality] for modality in part], axis=0)
         rows.append(
@@ -291,5 +293,5 @@ def _part(modality: str, game: Mapping[Coalition, Array]) -> Statistic:
     return statistic
 
 
-def _ends(interval: Interval) -> dict[str, float]:
-    return {"value": interval.estimate, "low": interval.low, "high": interval.high}
+def _ends(interval: Interval) -> dict[str, float | str]:
+    return dict(zip(("value", "low", "high", "reason"), interval.cells, strict=True))

@@ -20,11 +20,22 @@ from scipy import stats
 from common.errors import UserError
 from datasets.cache import Cache
 from evaluation.calibration import calibration_table, prevalence_table
+from evaluation.report import persons_sentence
 from evaluation.scores import aggregate, one_label_a_person
-from evaluation.statistics import STATISTICS, Array, Statistic, cluster_bootstrap, divided, weighted_auroc
+from evaluation.statistics import (
+    SESSIONS_NEEDED,
+    STATISTICS,
+    Array,
+    Statistic,
+    cluster_bootstrap,
+    divided,
+    too_few_clusters,
+    weighted_auroc,
+)
+from evaluation.tables import Caption
 from systems.base.evaluation_run import EvaluationRun, predict_run, score_run
 from systems.base.predictor import BALANCED_PREVALENCE
-from systems.base.results import print_tables, write_binary_results
+from systems.base.results import LEARNING_CURVES, print_tables, write_binary_results
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.linear.fit import out_of_fold_log_odds
 
@@ -38,7 +49,7 @@ _DIAGNOSES = {
     "MPC": "miscellaneous",
 }
 """Diagnoses of training-a in its own words, and in ours."""
-SUBGROUP_COLUMNS = ["group", "n_abnormal", "n_normal", "sessions", "value", "low", "high"]
+SUBGROUP_COLUMNS = ["group", "n_abnormal", "n_normal", "sessions", "value", "low", "high", "reason"]
 
 
 def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
@@ -53,12 +64,19 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     tables = _recording_tables(
         aggregate(predictions, "recording"), run.cache, settings.bootstrap_draws, settings.prevalence
     )
-    print_tables(tables, " (recordings)")
+    captions = _captions(metrics, settings.prevalence)
+    print_tables(tables, captions=captions)
     stress, figures = _stress_results(run)
     tables |= stress
     figures = {} if settings.compact else figures
     return metrics, write_binary_results(
-        run.folder, predictions, metrics, tables, figures, compact=settings.compact
+        run.folder,
+        predictions,
+        metrics,
+        tables,
+        figures | run.learning_curves(),
+        compact=settings.compact,
+        captions=captions,
     )
 
 
@@ -69,6 +87,44 @@ def _stress_results(run: EvaluationRun) -> tuple[dict[str, pd.DataFrame], dict[s
     from systems.ecg_pcg.robustness import evaluate as robustness  # imported only where it is needed
 
     return robustness.results(run)
+
+
+def _captions(metrics: dict[str, Any], prevalence: float | None) -> dict[str, Caption]:
+    """Return what the tables show, by their name."""
+    persons = persons_sentence(metrics)
+    return {
+        "subgroups": Caption(
+            "AUROC in parts of the recordings. Within sessions, and within fifths of the probe: "
+            "the share of the pairs of an abnormal and a normal recording of the same session (or "
+            "fifth) that are ordered right. The probe is a score of the recording conditions "
+            f"alone; its fifths are recordings made under like conditions. {persons}".strip(),
+            "Subgroups (recordings)",
+            {"value": "AUROC", "group": "part"},
+        ),
+        "calibration": Caption(
+            "Expected calibration error: mean distance between probability and share of abnormal, 0 at "
+            "best. Slope: 1 is right, below 1 the probabilities are too extreme. Intercept: 0 is right, "
+            "above 0 they are too low.",
+            "Calibration (recordings)",
+        ),
+        "labels_permuted_among_persons": Caption(
+            "Whether the AUROC is better than chance: the labels are exchanged among persons many "
+            f"times, and p is the share of exchanges that reach it. {persons}".strip(),
+            "Labels permuted among persons (recordings)",
+            {
+                "estimate": "AUROC",
+                "null_mean": "mean by chance",
+                "null_deviation": "deviation by chance",
+                "persons": "persons, once a label",
+            },
+        ),
+        "prevalence": Caption(
+            f"The scores as they would be if {prevalence or 0:.1%} of recordings were abnormal. PPV: share "
+            "of the predicted abnormal that is abnormal. NPV: share of the predicted normal that is normal.",
+            "Prevalence (recordings)",
+        ),
+        "learning_curves": LEARNING_CURVES,
+    }
 
 
 def _recording_tables(
@@ -94,8 +150,10 @@ def _recording_tables(
         "calibration": calibration_table(recordings, draws=draws),
     }
     if (recordings["person"].fillna("") != "").all():
-        chance = permutation_test(recordings, permutations=draws)
-        tables["labels_permuted_among_persons"] = pd.DataFrame([dataclasses.asdict(chance)])
+        chance = dataclasses.asdict(permutation_test(recordings, permutations=draws))
+        reason = too_few_clusters(recordings)
+        chance |= {"p_value": np.nan if reason else chance["p_value"], "reason": reason}
+        tables["labels_permuted_among_persons"] = pd.DataFrame([chance])
     if prevalence is not None:
         tables["prevalence"] = prevalence_table(
             recordings, prevalence, source=BALANCED_PREVALENCE, draws=draws
@@ -214,8 +272,9 @@ def subgroup_table(
     Returns
     -------
     pandas.DataFrame
-        Columns group, n_abnormal, n_normal, sessions, value, low, high. Rows: all; per person; each
-        diagnosis against normal; disease against normal and innocent murmur; without a session; within
+        Columns group, n_abnormal, n_normal, sessions, value, low, high, reason (why there is no interval).
+        Rows: all; per person; each diagnosis against normal; disease against normal and innocent murmur;
+        without a session; within
         sessions and within fifths of the probe (share of the pairs of an abnormal and a normal recording
         in the same session or fifth that are ordered right, ties half). What the table does not
         know has no row; what cannot be computed is nan.
@@ -332,14 +391,19 @@ def within_column(column: str) -> Statistic:
 
 def _row(
     name: str, units: pd.DataFrame, statistic: Statistic, draws: int, seed: int
-) -> tuple[str, int, int, int, float, float, float]:
-    """Return one row of the table: counts, value and interval."""
+) -> tuple[str, int, int, int, float, float, float, str]:
+    """Return one row of the table: counts, value, interval, and why there is none."""
     abnormal = int((units["label"] == 1).sum())
     counts = (name, abnormal, len(units) - abnormal, units["session"].nunique())
     if not 0 < abnormal < len(units):
-        return (*counts, np.nan, np.nan, np.nan)
+        return (*counts, np.nan, np.nan, np.nan, too_few_clusters(units))
     interval = cluster_bootstrap(units, statistic, draws=draws, seed=seed)
-    return (*counts, interval.estimate, interval.low, interval.high)
+    if statistic is within_sessions and not interval.reason and draws:
+        mixed = int((units.groupby("session")["label"].nunique() == 2).sum())
+        verb = "is" if mixed == 1 else "are"
+        few = f"{mixed} session{'s' * (mixed != 1)} with both classes, {SESSIONS_NEEDED} are needed"
+        interval = interval if mixed >= SESSIONS_NEEDED else interval.without_ends(f"there {verb} only {few}")
+    return (*counts, *interval.cells)
 
 
 def _persons(recordings: pd.DataFrame) -> pd.DataFrame | None:

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from evaluation.report import LONGEST_TABLE, html_page
+from evaluation.page import LONGEST_TABLE, html_page
+from evaluation.report import ROWS
 
 EVIL = '<script>alert("x")</script>&"\''
 VOID = {"meta", "img", "br", "link", "input"}
@@ -40,14 +41,22 @@ class Reader(HTMLParser):
 
 def metrics(**changed):
     part = {
-        "pooled": {"auroc": 0.8123, "macc": None},
-        "intervals": {"auroc": {"low": 0.7, "high": 0.9}, "macc": {"low": None, "high": None}},
+        "pooled": {"auroc": 0.8123, "macc": None, "tn": 1, "fp": 2, "fn": 3, "tp": 4},
+        "intervals": {
+            "auroc": {"low": 0.7, "high": 0.9},
+            "macc": {"low": None, "high": None, "reason": "all normal recordings come from 1 session"},
+        },
+        "mean": dict.fromkeys(ROWS, 0.75),
+        "standard_deviation": dict.fromkeys(ROWS, 0.125),
+        "per_fold": [{}, {}],
     }
     return {
         "protocol": "session",
         "meaning": "sessions are kept apart",
         "stamp": "simulated data",
+        "scope": "2 of 5 folds: 30 of 90 recordings",
         "threshold": "half",
+        "bootstrap": {"draws": 100, "seed": 0, "cluster": "session"},
         "notes": ["one note"],
         "counts": {"recordings": 30},
         "beats": None,
@@ -80,13 +89,17 @@ def read(content, files):
 
 def test_report_says_all_there_is(results):
     _, _, text = read(metrics(), results)
-    for expected in ("a run", "Protocol session: sessions are kept apart.", "simulated data", "one note"):
+    for expected in ("a run", "session: sessions are kept apart", "simulated data", "one note"):
         assert expected in text
     assert "0.812 [0.700, 0.900]" in text
     assert "Subgroups" in text
     assert "0.812 " in text
-    assert f"Recordings: {LONGEST_TABLE + 1} rows, in recordings.csv." in text
-    for fact in ("model.width 16", "torch 2.13", "counts.recordings 30", "no medical device"):
+    assert f"Recordings (20 of {LONGEST_TABLE + 1} rows, evenly spaced; all are in recordings.csv)" in text
+    assert "0.750 ± 0.125 over folds" in text
+    assert "1 · 2 · 3 · 4" in text
+    assert "Not estimable: all normal recordings come from 1 session." in text
+    assert "n/a not estimable" in text, "MAcc"
+    for fact in ("model.width 16", "torch 2.13", "30 recordings", "2 of 5 folds", "no medical device"):
         assert fact in text
 
 

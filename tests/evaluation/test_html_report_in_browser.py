@@ -12,7 +12,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from evaluation.report import ROWS, html_page
+from evaluation.page import html_page
+from evaluation.report import ROWS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -69,7 +70,13 @@ def report(folder):
     figure.savefig(drawn, dpi=200)
     files = {"subgroups.csv": pd.DataFrame({"group": groups} | numbers), "roc.png": drawn.getvalue()}
     interval = {"low": 0.7, "high": 0.9}
-    score = {"pooled": dict.fromkeys(ROWS, 0.8123), "intervals": {"auroc": interval, "macc": interval}}
+    score = {
+        "pooled": dict.fromkeys(ROWS, 0.8123) | dict.fromkeys(("tn", "fp", "fn", "tp"), 1234),
+        "intervals": {"auroc": interval, "macc": interval},
+        "mean": dict.fromkeys(ROWS, 0.8123),
+        "standard_deviation": dict.fromkeys(ROWS, 0.1),
+        "per_fold": [{}, {}],
+    }
     unit = {"at_half": score}
     content = {
         "protocol": "session",

@@ -14,6 +14,7 @@ from evaluation.statistics import (
     cluster_bootstrap,
     holm,
     paired_cluster_bootstrap,
+    too_few_clusters,
     weighted_auroc,
     weighted_average_precision,
 )
@@ -138,11 +139,40 @@ def test_tables_of_other_units_are_not_compared(change, message):
 
 def test_draws_without_a_class_are_repeated_and_counted():
     units = clustered(0, sessions=20)
-    rare = units[(units["label"] == 1) | (units["session"] == "C0")]
+    rare = units[units["session"].isin(["C0", "C2", "C4", "C6", "C8"]) | (units["label"] == 1)]
     interval = cluster_bootstrap(rare, draws=1000)
     assert interval.draws == 1000
-    assert interval.redrawn == pytest.approx((10 / 11) ** 11, abs=0.05), "C0 is missed by 11 draws of 11"
+    assert interval.redrawn == pytest.approx((10 / 15) ** 15 + (5 / 15) ** 15, abs=0.01)
     assert np.isfinite([interval.low, interval.high]).all()
+
+
+@pytest.mark.parametrize(("sessions", "said"), [(1, "1 session"), (4, "4 sessions, 5 are needed"), (5, "")])
+def test_a_class_of_few_sessions_has_neither_interval_nor_p_value(sessions, said):
+    units = clustered(0, sessions=40)
+    normal = [f"C{2 * number}" for number in range(sessions)]
+    units = units[units["session"].isin(normal) | (units["label"] == 1)]
+    expected = said and f"all normal recordings come from {said}"
+    interval = cluster_bootstrap(units, draws=100)
+    noise = units.assign(probability=np.linspace(0, 1, len(units)))
+    difference = paired_cluster_bootstrap(units, noise, draws=100)
+    assert too_few_clusters(units) == interval.reason == difference.reason == expected
+    missing = np.isnan([interval.low, interval.high, difference.low, difference.high, difference.p_value])
+    assert missing.all() == missing.any() == bool(said)
+    assert np.isfinite([interval.estimate, difference.estimate]).all()
+    assert cluster_bootstrap(units, draws=0).reason == "", "no draws were asked for"
+
+
+def test_an_interval_without_width_is_none():
+    units = clustered(0).assign(probability=clustered(0)["label"].astype(float))
+    interval = cluster_bootstrap(units, draws=100, noun="patient")
+    assert (interval.estimate, interval.reason) == (1, "every draw of patients gives 1.000")
+    assert np.isnan([interval.low, interval.high]).all()
+
+
+def test_without_classes_the_clusters_themselves_are_counted():
+    units = clustered(0, sessions=3).drop(columns="label")
+    interval = cluster_bootstrap(units, lambda rows, weights: weights.mean(axis=1), draws=10)
+    assert interval.reason == "there are only 3 sessions, 5 are needed"
 
 
 @pytest.mark.parametrize("kind", ["no draws", "one class", "one session", "never defined"])

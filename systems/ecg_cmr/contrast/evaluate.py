@@ -50,7 +50,7 @@ def retrieval_table(
     Returns
     -------
     pandas.DataFrame
-        Columns direction, rank, recall, low, high, chance, pairs.
+        Columns direction, rank, recall, low, high, reason (why there is no interval), chance, pairs.
     """
     rows = []
     for direction, queries, gallery in (("ECG to CMR", ecg, cmr), ("CMR to ECG", cmr, ecg)):
@@ -59,8 +59,9 @@ def retrieval_table(
             units = pd.DataFrame({"found": (ranks <= rank).astype(float), "patient": patient})
             interval = cluster_bootstrap(units, _mean_found, "patient", draws=draws, seed=seed)
             chance = min(1.0, rank / len(ranks))
-            rows.append((direction, rank, interval.estimate, interval.low, interval.high, chance, len(ranks)))
-    return pd.DataFrame(rows, columns=["direction", "rank", "recall", "low", "high", "chance", "pairs"])
+            rows.append((direction, rank, *interval.cells, chance, len(ranks)))
+    columns = ["direction", "rank", "recall", "low", "high", "reason", "chance", "pairs"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _mean_found(units: pd.DataFrame, weights: Array) -> Array:

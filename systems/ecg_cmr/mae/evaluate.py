@@ -35,17 +35,18 @@ def _reconstruction_table(scores: pd.DataFrame, *, draws: int, seed: int = 0) ->
     Returns
     -------
     pandas.DataFrame
-        Columns score, value, low, high, recordings. ``relative_error`` is the ratio of both errors' sums: 1
-        for a network that does no better than the mean; ``better_than_mean`` the share of recordings that do.
+        Columns score, value, low, high, reason, recordings. ``relative_error`` is the ratio of both errors'
+        sums: 1 for a network that does no better than the mean; ``better_than_mean`` the share of recordings
+        that do.
     """
     units = scores[scores["ncc"].notna()].reset_index(drop=True)
     better = (units["error"] < units["error_of_mean"]).astype(float)
     units = units.assign(better_than_mean=better, sample=np.arange(len(units)))
     rows = []
     for name in ("ncc", "relative_error", "better_than_mean"):
-        found = cluster_bootstrap(units, _STATISTICS[name], "session", draws=draws, seed=seed)
-        rows.append((name, found.estimate, found.low, found.high, len(units)))
-    return pd.DataFrame(rows, columns=["score", "value", "low", "high", "recordings"])
+        found = cluster_bootstrap(units, _STATISTICS[name], "session", noun="patient", draws=draws, seed=seed)
+        rows.append((name, *found.cells, len(units)))
+    return pd.DataFrame(rows, columns=["score", "value", "low", "high", "reason", "recordings"])
 
 
 def _mean_of(name: str, units: pd.DataFrame, weights: Array) -> Array:

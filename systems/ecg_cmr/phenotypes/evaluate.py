@@ -140,18 +140,22 @@ def indicator_table(
     Returns
     -------
     pandas.DataFrame
-        Columns indicator, patients, and for r, r2 and mae value, ``_low`` and ``_high``; r2_ceiling.
+        Columns indicator, patients, and for r, r2 and mae value, ``_low`` and ``_high``; r2_ceiling; reason
+        (why there are no intervals).
     """
     rows = []
     for name in truth:
         units = _known(truth[name], predicted[name], patient)
         row: dict[str, object] = {"indicator": name, "patients": len(units)}
+        reasons = []
         for score in _INDICATOR_SCORES:
             found = Interval(np.nan, np.nan, np.nan, 0, 0.0)
             if len(units) > 2:
                 found = cluster_bootstrap(units, STATISTICS[score], "patient", draws=draws, seed=seed)
             row |= {score: found.estimate, f"{score}_low": found.low, f"{score}_high": found.high}
-        rows.append(row | {"r2_ceiling": (ceilings or {}).get(str(name), np.nan)})
+            reasons.append(found.reason)
+        ceiling = (ceilings or {}).get(str(name), np.nan)
+        rows.append(row | {"r2_ceiling": ceiling, "reason": "; ".join(dict.fromkeys(filter(None, reasons)))})
     return pd.DataFrame(rows)
 
 
@@ -164,11 +168,12 @@ def compare_indicator(
     *,
     draws: int,
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Return the difference (first - second) of a score of one indicator, paired by patient."""
     one, two = (_known(truth, predicted, patient) for predicted in (first, second))
     found = paired_cluster_bootstrap(one, two, STATISTICS[score], "patient", draws=draws, seed=seed)
-    return {"difference": found.estimate, "low": found.low, "high": found.high, "p": found.p_value}
+    names = ("difference", "low", "high", "reason")
+    return dict(zip(names, found.cells, strict=True)) | {"p": found.p_value}
 
 
 def _known(truth: ArrayLike, predicted: ArrayLike, patient: Sequence[object]) -> pd.DataFrame:
