@@ -234,9 +234,8 @@ def format_warnings(cache: Cache, index: SourceIndex) -> list[str]:
     if not kinds:
         return []
     shown = sorted(kinds.values(), key=len, reverse=True)
-    lines = [
-        f"{counted(sum(map(len, shown)), 'warning')} about what is used; all are in {cache.path / 'manifest.json'}:"
-    ]
+    number = counted(sum(map(len, shown)), "warning")
+    lines = [f"{number} about what is used; all are in {cache.path / 'manifest.json'}:"]
     for found in shown[:_KINDS]:
         names = ", ".join(where for where, _ in found[:_NAMES])
         lines.append(f"  {len(found):4d}  {names}{', ...' * (len(found) > _NAMES)}: {found[0][1]}")
