@@ -328,13 +328,14 @@ def test_a_file_that_is_none_is_refused(tmp_path):
 
 def test_the_task_is_that_of_the_file(tmp_path):
     path = stored(tmp_path, training_defaults("ecg-mae", "small"), "ecg-mae")
-    missing = ["--cache-dir", str(tmp_path / "nowhere"), "--device", "cpu"]
-    with pytest.raises(UserError, match=r"load_data\.py ecg-mae"):
-        training.main(["--config", path, *missing])
+    assert training.read_task(["--config", path]) == ("ecg-mae", ["--config", path])
+    assert training.read_task(["ecg-mae", "--config", path])[0] == "ecg-mae"
     with pytest.raises(UserError, match="is of task ecg-mae: write ecg-mae in place of ecg-pcg"):
-        training.main(["ecg-pcg", "--config", path, *missing])
+        training.read_task(["ecg-pcg", "--config", path])
+    with pytest.raises(UserError, match="is of task 'ecg-x', which there is not"):
+        training.read_task(["--config", stored(tmp_path, defaults("small"), "ecg-x")])
     with pytest.raises(UserError, match="leave --preset away"):
-        training.main(["ecg-mae", "--config", path, "--preset", "paper", *missing])
+        read("--config", path, "--preset", "paper")
 
 
 # --- plain storage -------------------------------------------------------------------------------------

@@ -437,6 +437,9 @@ def test_a_folder_given_to_the_wrong_task_is_answered_with_the_right_one(simulat
     said = r"It looks like PTB-XL, which task ecg-multimodal takes: python load_data.py ecg-multimodal "
     with pytest.raises(DataError, match=said + r"--raw-dir '.*ptb xl'"):
         run(folder)
+    (workplace / "acdc" / "training" / "patient001").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"looks like ACDC, which task cmr-mae takes"):
+        run(workplace / "acdc")
     wrong = r"PhysioNet/CinC Challenge 2016, which task ecg-pcg takes: python load_data.py --raw-dir "
     for task in ("ecg-multimodal", "ecg-phenotypes"):
         with pytest.raises(DataError, match=wrong):

@@ -21,7 +21,7 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import joblib
 import numpy as np
@@ -94,6 +94,7 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
         ("ptbxl", "ptbxl_database.csv"),
         *(("acdc", "training/patient*/"), ("acdc", "testing/patient*/")),
     )
+    task_of_layout: ClassVar[dict[str, str]] = {"acdc": "cmr-mae"}
 
     def __init__(self, settings: LoadDataSettings, task: str) -> None:
         super().__init__(settings, task)

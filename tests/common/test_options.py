@@ -42,13 +42,15 @@ class Outer:
     """Jobs."""
     name: Annotated[str, Names("fruit", ("apple", "pear"))] = "pear"
     """A name."""
+    free: float = 1.0
+    """Any number."""
     near: tyro.conf.OmitArgPrefixes[Inner] = Inner()
     far: Inner = field(default_factory=Inner)
 
 
 def test_options_have_the_names_of_the_command_line():
     found = {option.name: option for option in options_of(Outer)}
-    assert list(found) == ["share", "band", "jobs", "name", "steps", "far.steps"]
+    assert list(found) == ["share", "band", "jobs", "name", "free", "steps", "far.steps"]
     assert found["band"].text == "A band,\nof two." and found["band"].value == (1.0, 2.0)
     assert found["far.steps"].path == ("far", "steps")
     given = {option.name: option.value for option in options_of(Outer(far=Inner(steps=7)))}
@@ -60,10 +62,11 @@ def test_options_have_the_names_of_the_command_line():
     [
         ({"share": 10.0}, "--share must lie between 0 and 1, and is 10.0."),
         ({"share": 0.0}, "--share must lie between 0 and 1"),
-        ({"share": math.nan}, "--share must be a number, and is nan."),
+        ({"share": math.nan}, "--share must lie between 0 and 1, and is nan."),
         ({"band": (2.0, 1.0)}, "--band must rise, and is 2 1."),
         ({"band": (1.0, 11.0)}, "--band must be 0 to 10, and is 11.0."),
-        ({"band": (1.0, math.inf)}, "--band must be a number, and is inf."),
+        ({"band": (1.0, math.inf)}, "--band must be 0 to 10, and is inf."),
+        ({"free": math.inf}, "--free must be a finite number, and is inf."),
         ({"jobs": 0}, "--jobs must be 1 or more, or -1, and is 0."),
         ({"name": "peer"}, "There is no fruit 'peer'. Perhaps you meant pear. Fruits: apple, pear."),
         ({"near": Inner(steps=0)}, "--steps must be 1 or more, and is 0."),
