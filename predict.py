@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     options = list(sys.argv[1:] if arguments is None else arguments)
     task = choose_task(named_early(options, "checkpoint")["checkpoint"])
     registry.refuse_options_of_others(task, options, registry.prediction_settings)
-    settings = read_settings(registry.prediction_settings(task), options, __doc__)
+    more = f"Tasks whose runs it takes: {', '.join(registry.tasks_with('predict'))}."
+    settings = read_settings(registry.prediction_settings(task), options, __doc__, more=more)
     from learning.devices import set_threads
     from systems.base.predictor import open_predictor  # torch and all that draws: not before --help
 

@@ -32,11 +32,7 @@ from systems import registry
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Train the folds that the command line names; return the folder of their checkpoints."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    task, rest = split_task(given, registry.TASKS, "--cache")
-    config = named_early(rest, "config")["config"]
-    if config is not None:
-        task = _task_of_config(Path(config), task if given[:1] == [task] else "")
+    task, rest = read_task(sys.argv[1:] if arguments is None else arguments)
     settings = read_training_settings(task, rest)
     if settings.list:
         print(registry.listing(settings.cache_dir, settings.checkpoint_dir))
@@ -46,6 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     )
 
     return train(registry.make_task(task, settings), [Path(__file__).resolve(), task, *rest])
+
+
+def read_task(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the task that the first word or the file of settings names, and the other arguments."""
+    task, rest = split_task(arguments, registry.TASKS, "--cache")
+    path = named_early(rest, "config")["config"]
+    if path is None:
+        return task, rest
+    stored = str(read_config(Path(path)).get("task", task))
+    if stored not in registry.TASKS:
+        raise UserError(f"{path} is of task {stored!r}, which there is not: {', '.join(registry.TASKS)}.")
+    if stored != task and list(arguments[:1]) == [task]:
+        raise UserError(f"{path} is of task {stored}: write {stored} in place of {task}.")
+    return stored, rest
 
 
 def read_training_settings(task: str, arguments: Sequence[str]) -> RunSettings:
@@ -63,16 +73,6 @@ def read_training_settings(task: str, arguments: Sequence[str]) -> RunSettings:
         defaults = with_config(defaults, stored, Path(early["config"]))
     settings = read_settings(type(defaults), arguments, __doc__, defaults, registry.overview(task))
     return replace(settings, preset=preset, config=None)
-
-
-def _task_of_config(path: Path, named: str) -> str:
-    """Return the task of a file of settings, which may be named at the beginning as well."""
-    task = str(read_config(path).get("task", named)) or next(iter(registry.TASKS))
-    if task not in registry.TASKS:
-        raise UserError(f"{path} is of task {task!r}, which there is not: {', '.join(registry.TASKS)}.")
-    if named and named != task:
-        raise UserError(f"{path} is of task {task}: write {task} in place of {named}.")
-    return task
 
 
 def _resolve_preset(preset: str, device: str, arguments: Sequence[str] = ()) -> Literal["paper", "small"]:

@@ -125,7 +125,9 @@ def named_early(arguments: Sequence[str], *names: str) -> dict[str, str | None]:
 
 # Settings in files ----------------------------------------------------------------------------------
 
-_ONCE = ("resume", "overwrite", "dry_run", "config", "list")
+_UNSTORED = ("config", "list")
+"""Options that set nothing."""
+_ONCE = (*_UNSTORED, "resume", "overwrite", "dry_run")
 """How a run was started, which no other run takes from its settings."""
 
 
@@ -199,11 +201,14 @@ def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_plain(settings: Any) -> dict[str, Any]:
-    """Return settings as nested dicts of plain types, fit for JSON and for checkpoints."""
+    """Return settings as nested dicts of plain types, fit for JSON and for checkpoints.
+
+    Options that no setting of a run are (``--config``, ``--list``) are left away.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
+            return {key: plain(item) for key, item in value.items() if key not in _UNSTORED}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
         return value.as_posix() if isinstance(value, Path) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 import types
@@ -41,7 +42,7 @@ def help_page(program: str, manual: str, settings: Any, more: str = "") -> str:
             beside = f", {option.path[0].replace('_', ' ')}" if len(option.path) > 1 else ""
             groups.setdefault(f"advanced{beside}" if first else "options", []).append(option)
     places = [f"[{option.path[-1].upper()} ...]" for option in options if _positional(option)]
-    places += ["[TASK]"] if more else []
+    places = places or (["[TASK]"] if more else [])
     words = " ".join([f"usage: {program}", *places, "[OPTIONS]"])
     parts = [words, *(_wrapped(text, width) for text in (manual.strip(), more.strip()) if text)]
     for title, listed in groups.items():
@@ -67,12 +68,12 @@ def _wrapped(text: str, width: int) -> str:
 
 def _filled(line: str, width: int) -> list[str]:
     indent = " " * (len(line) - len(line.lstrip()))
-    command, comment, said = line.rstrip().partition("  # ")
-    if len(line) <= width or not comment:
+    command, *said = re.split(r"\s+# ", line.rstrip(), maxsplit=1)
+    if len(line) <= width or not said:
         return _lines(line.strip(), width, indent, indent + "    " * bool(indent))
     return [
         *_lines(command.strip(), width, indent, indent + "    "),
-        *_lines(f"# {said}", width, indent + "    ", indent + "    # "),
+        *_lines(f"# {said[0]}", width, indent + "    ", indent + "    # "),
     ]
 
 

@@ -163,9 +163,6 @@ def check_values(settings: Any) -> None:
     for option in options_of(settings):
         values = option.value if isinstance(option.value, tuple) else (option.value,)
         numbers = [value for value in values if isinstance(value, int | float)]
-        for value in numbers:
-            if not math.isfinite(value):
-                raise UserError(f"--{option.name} must be a number, and is {value}.")
         for mark in option.marks:
             if isinstance(mark, Bounds):
                 _check_bounds(option.name, numbers, mark)
@@ -174,6 +171,9 @@ def check_values(settings: Any) -> None:
                     f"There is no {mark.noun} {option.value!r}.{nearest(option.value, mark.known)} "
                     f"{mark.noun.capitalize()}s: {', '.join(mark.known)}."
                 )
+        for value in numbers:
+            if not math.isfinite(value):
+                raise UserError(f"--{option.name} must be a finite number, and is {value}.")
 
 
 def _check_bounds(name: str, numbers: list[float], bounds: Bounds) -> None:

@@ -31,8 +31,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from common.command_line import counted
+from common.command_line import counted, path_option
 from common.files import NpyWriter, content_digest, replacing_folder, write_json, write_text
+from config import SourceSettings
 from datasets.sources import DataError, MissingModality, Problem, SourceIndex, first_reasons
 
 FORMAT = 1
@@ -245,9 +246,10 @@ def find_cache(cache: Path | None, cache_dir: Path, identity: str = "", task: st
     command = "python load_data.py" + (f" {task}" if task != "ecg-pcg" else "")
     latest = cache_dir / LATEST.format(task=task)
     if not latest.is_file():
+        place = path_option("cache-dir", cache_dir, SourceSettings.cache_dir)
         raise DataError(
-            f"No prepared data in {cache_dir}. Run load_data.py first: {command} --raw-dir PATH, "
-            f"or {command} --simulate to try it on simulated patients."
+            f"No prepared data in {cache_dir}. Run load_data.py first: {command} --raw-dir PATH{place}, "
+            f"or {command} --simulate{place} to try it on simulated patients."
         )
     return Cache(cache_dir / latest.read_text(encoding="utf-8").strip())
 

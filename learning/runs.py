@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from common.command_line import counted, flatten, to_plain
+from common.command_line import counted, flatten, path_option, to_plain
 from common.errors import UserError
 from common.files import write_json
 from config import RunSettings
@@ -25,8 +25,6 @@ _FREE_TO_CHANGE = {
     "resume",
     "overwrite",
     "dry_run",
-    "config",
-    "list",
     "device",
     "threads",
     "cache",
@@ -297,7 +295,10 @@ def newest_run(checkpoint_dir: Path, task: str = "") -> Path:
     }
     if not written:
         of_task = f" of {task}" * bool(task)
-        raise UserError(f"There is no trained run{of_task} in {checkpoint_dir}. Train one with training.py.")
+        place = path_option("checkpoint-dir", checkpoint_dir, RunSettings.checkpoint_dir)
+        raise UserError(
+            f"There is no trained run{of_task} in {checkpoint_dir}. Train one with training.py{place}."
+        )
     return max(written, key=lambda path: written[path]).parent.parent
 
 

@@ -1,8 +1,9 @@
 """Networks and losses: tensors in, tensors out. `MODELS` names every network a user can choose.
 
-A new network of beats is one file and one line in `NETWORKS`. Its constructor takes ``width``,
-``kernel_size`` and ``dropout``. Further parameters state what it can do: ``attention``, ``absence_tokens`` (a
-sample may lack a modality), and ``modalities``, whose default is what it reads.
+A new network of beats is one file, one line in `NETWORKS`, and its name in the settings of ecg-pcg. Its
+constructor takes ``width``, ``kernel_size`` and ``dropout``. Further parameters state what it can do:
+``attention``, ``absence_tokens`` (a sample may lack a modality), and ``modalities``, whose default is what it
+reads.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ evaluate/final         evaluate $RUNS/final
 evaluate/linear        evaluate $RUNS/linear --compact
 evaluate/phase-fusion  evaluate $RUNS/phase-fusion --without pcg --compact
 evaluate/compare       evaluate --compare results/pcg results/linear --bootstrap-draws 20 --threads 1
-evaluate/audit         evaluate --audit --threads 1 --cache @1:data/cache/physionet2016-*
+evaluate/audit         evaluate --audit --threads 1 --cache @1:data/cache/*physionet2016-*
 evaluate/views         evaluate $RUNS/views
 evaluate/views-without evaluate $RUNS/views --without image+clinical --compact
 evaluate/ecg           evaluate $RUNS/ecg
@@ -195,7 +195,7 @@ error/choice        training --protocol people
 error/model         training $ONE --model pacnet
 error/width         training ecg-multimodal $ONE --width 12
 error/no-cache      training ecg-multimodal $ONE --cache-dir nowhere
-error/wrong-cache   training ecg-multimodal $ONE --cache @1:data/cache/physionet2016-*
+error/wrong-cache   training ecg-multimodal $ONE --cache @1:data/cache/*physionet2016-*
 error/device        training $ONE $PCG --device tpu
 error/folds         training $ONE $PCG --folds 9
 error/orphan        training ecg-to-cmr $ONE $STAGE

@@ -25,7 +25,7 @@ from systems.ecg_pcg.settings import (
     TrainingSettings,
     defaults,
 )
-from systems.registry import TASKS
+from systems.registry import TASKS, training_defaults
 
 SCRIPTS = {
     "load_data": (load_data.main, LoadDataSettings),
@@ -250,6 +250,92 @@ def test_values_that_mean_nothing_are_refused(given, capsys):
         training.main([*given, "--dry-run"])
     assert end.value.code == 2
     assert given[0] in capsys.readouterr().err
+
+
+# --- settings from a file ------------------------------------------------------------------------------
+
+
+def stored(tmp_path, settings, task="ecg-pcg") -> str:
+    """Write settings as a run does; return the file."""
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"task": task, "cache": "abc", "settings": to_plain(settings)}))
+    return str(path)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("preset", ["paper", "small"])
+def test_a_run_is_set_as_its_file_says(task, preset, tmp_path):
+    settings = training_defaults(task, preset)
+    path = stored(tmp_path, settings, task)
+    assert training.read_training_settings(task, ["--config", path]) == settings
+
+
+def test_settings_of_a_file_are_taken_and_options_beside_it_win(tmp_path):
+    settings = read(*("--preset", "paper", "--protocol", "beat", "--folds", "0", "2", "--epochs", "7"))
+    settings = dataclasses.replace(settings, run_name="-odd name", cache=Path("a/b"))
+    path = stored(tmp_path, settings)
+    assert read("--config", path) == settings
+    changed = read("--epochs", "9", "--config", path, "--protocol", "session", "--no-class-weights")
+    assert changed.optimization == dataclasses.replace(settings.optimization, epochs=9, class_weights=False)
+    assert (changed.protocol, changed.preset, changed.folds) == ("session", "paper", (0, 2))
+    assert read("--config", str(tmp_path)) == settings, "the folder of the run"
+
+
+def test_how_a_run_was_started_is_not_taken(tmp_path):
+    begun = dataclasses.replace(defaults("small"), overwrite=True, resume=True, dry_run=True)
+    assert read("--config", stored(tmp_path, begun)) == defaults("small")
+    assert read("--config", stored(tmp_path, begun), "--resume").resume
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            {"optimization": {"epoch": 3}},
+            "'optimization.epoch' that this task does not know. Perhaps you meant optimization.epochs",
+        ),
+        ({"modle": {"width": 8}}, "'modle.width'.*Perhaps you meant model.width"),
+        ({"optimization": {"epochs": -3}}, "settings.json: --epochs must be 1 or more, and is -3"),
+        ({"model": {"model": "pacfnett"}}, "no model 'pacfnett'. Perhaps you meant pacfnet"),
+        ({"generator": {"blocks": 3}}, "'generator.blocks'"),
+        ([1, 2], "holds no settings"),
+    ],
+)
+def test_a_file_with_what_there_is_not_is_refused_and_named(content, said, tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=said):
+        read("--config", str(path))
+
+
+@pytest.mark.parametrize(
+    "content", [{"optimization": {"epochs": "many"}}, {"protocol": "person"}, {"compile": "perhaps"}]
+)
+def test_a_file_with_values_of_another_kind_is_refused_and_named(content, tmp_path, capsys):
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as end:
+        read("--config", str(path))
+    assert end.value.code == 2 and f"That is a setting of {path}." in capsys.readouterr().err
+
+
+def test_a_file_that_is_none_is_refused(tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    for name, said in (("nowhere.json", "cannot be read: No such file"), ("broken.json", "are no JSON")):
+        with pytest.raises(UserError, match=said):
+            read("--config", str(tmp_path / name))
+
+
+def test_the_task_is_that_of_the_file(tmp_path):
+    path = stored(tmp_path, training_defaults("ecg-mae", "small"), "ecg-mae")
+    assert training.read_task(["--config", path]) == ("ecg-mae", ["--config", path])
+    assert training.read_task(["ecg-mae", "--config", path])[0] == "ecg-mae"
+    with pytest.raises(UserError, match="is of task ecg-mae: write ecg-mae in place of ecg-pcg"):
+        training.read_task(["ecg-pcg", "--config", path])
+    with pytest.raises(UserError, match="is of task 'ecg-x', which there is not"):
+        training.read_task(["--config", stored(tmp_path, defaults("small"), "ecg-x")])
+    with pytest.raises(UserError, match="leave --preset away"):
+        read("--config", path, "--preset", "paper")
 
 
 # --- plain storage -------------------------------------------------------------------------------------

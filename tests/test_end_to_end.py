@@ -115,7 +115,7 @@ def test_cache_is_complete(workspace):
     (cache,) = (path for path in (workspace.root / "cache").iterdir() if path.is_dir())
     assert {path.name for path in cache.iterdir()} == CACHE_FILES
     manifest = strict_json(cache / "manifest.json")
-    assert cache.name == f"physionet2016-{manifest['identity'][:8]}"
+    assert cache.name == f"simulated-physionet2016-{manifest['identity'][:8]}"
     assert manifest["simulated"] is True
     samples = pd.read_csv(cache / "samples.csv")
     assert len(samples) == manifest["counts"]["beats"] == len(np.load(cache / "beats_ecg.npy", mmap_mode="r"))

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import evaluate
+import training
 from config import SourceSettings
-from datasets.cache import Cache, find_cache
+from datasets.cache import Cache, describe_choice, find_cache
 from datasets.sources import DataError, Problem
 from load_data import main
 from systems import registry
@@ -336,3 +338,116 @@ def test_training_a_as_published(real_data, workplace, capsys):
     assert (recordings["ecg_saturated"] + recordings["pcg_saturated"] > 0).sum() == 48
     assert np.isfinite(cache.beats("ecg")).all()
     assert np.isfinite(cache.beats("pcg")).all()
+
+
+# Which data -----------------------------------------------------------------------------------------
+
+
+def test_simulated_data_are_named_so_first_of_all(simulated_raw, capsys):
+    path = run("--raw-dir", simulated_raw)
+    said = capsys.readouterr().out
+    assert said.startswith("SIMULATED patients: ")
+    assert re.fullmatch(r"simulated-physionet2016-[0-9a-f]{8}", path.name)
+    assert Cache(path).title == "30 recordings of SIMULATED patients in the layout of physionet2016"
+    assert Cache(path).manifest["source"] == "physionet2016", "by which recordings are read alike"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--onsets", "springer"], "springer"),
+        (["--onsets", "ecg", "--beat-points", "300"], "ecg-beat-points-300"),
+        (["--keep-low-quality", "--pcg-band", "20", "300.5"], "pcg-band-20-300.5-keep-low-quality"),
+        (
+            ["--onsets", "ecg", "--beat-points", "300", "--bandpass", "--keep-low-quality"],
+            "ecg-beat-points-300-bandpass-and-more",
+        ),
+    ],
+)
+def test_the_name_of_a_cache_says_what_is_not_as_usual(simulated_raw, options, named):
+    path = run("--raw-dir", simulated_raw, *options)
+    assert re.fullmatch(rf"simulated-physionet2016-{named}-[0-9a-f]{{8}}", path.name)
+    assert path.name.endswith(Cache(path).identity[:8])
+
+
+def test_no_text_of_a_user_leaves_the_folder(tmp_path):
+    from datasets.cache import _setting_words
+
+    assert _setting_words("text", "../../etc/x y ") == "text-etc-x-y"
+    assert _setting_words("sets", ("a", "b")) == "sets-a-b"
+    assert _setting_words("covariates", False) == "no-covariates"
+
+
+def test_a_cache_of_an_older_name_is_found_and_not_computed_again(simulated_raw, capsys):
+    first = run("--raw-dir", simulated_raw)
+    assert f"Cache: {first} (computed in " in capsys.readouterr().out
+    older = first.rename(first.with_name(first.name.removeprefix("simulated-")))
+    assert run("--raw-dir", simulated_raw) == older
+    said = capsys.readouterr().out
+    assert f"Cache: {older} (was there already: nothing was computed)" in said
+    assert [path.name for path in first.parent.iterdir() if path.is_dir()] == [older.name]
+
+
+def test_what_comes_next_names_a_folder_that_is_not_the_usual_one(simulated_raw, capsys):
+    run("--raw-dir", simulated_raw, "--cache-dir", "my caches")
+    assert capsys.readouterr().out.endswith("Next:  python training.py --cache-dir 'my caches'\n")
+
+
+def test_of_several_caches_it_is_said_which_is_taken_and_how_to_choose(simulated_raw, capsys):
+    first = run("--raw-dir", simulated_raw)
+    assert describe_choice(Cache(first), first.parent) == ""
+    second = run("--raw-dir", simulated_raw, "--onsets", "ecg")
+    said = describe_choice(find_cache(None, first.parent), first.parent)
+    assert said.startswith(f"{second.name} was prepared last and is taken; 1 other cache lies in data/cache")
+    assert "--cache PATH chooses, --list lists them" in said
+    capsys.readouterr()
+    assert run("--list") == Path("data/cache")
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].strip() for line in listed[1:]] == sorted(map(str, (first, second)))
+    assert [line.endswith("; prepared last for ecg-pcg") for line in listed[1:]] == [
+        path == second for path in sorted((first, second))
+    ]
+    for script in (training, evaluate):
+        script.main(["--list"])
+        said = capsys.readouterr().out
+        assert str(second) in said and "No runs in checkpoints" in said
+
+
+# What stands alone ----------------------------------------------------------------------------------
+
+
+def test_a_folder_may_stand_alone(simulated_raw, workplace):
+    named = run("--raw-dir", simulated_raw)
+    assert run(simulated_raw) == named
+    assert run("ecg-pcg", simulated_raw) == named
+    with pytest.raises(DataError, match="nowhere"):
+        run(workplace / "nowhere")
+    with pytest.raises(DataError, match="is no cache"):
+        training.main([str(simulated_raw), "--device", "cpu"])
+
+
+def ptbxl(folder):
+    folder.mkdir()
+    (folder / "ptbxl_database.csv").write_text("ecg_id\n")
+    return folder
+
+
+def test_a_folder_given_to_the_wrong_task_is_answered_with_the_right_one(simulated_raw, workplace):
+    folder = ptbxl(workplace / "ptb xl")
+    said = r"It looks like PTB-XL, which task ecg-multimodal takes: python load_data.py ecg-multimodal "
+    with pytest.raises(DataError, match=said + r"--raw-dir '.*ptb xl'"):
+        run(folder)
+    (workplace / "acdc" / "training" / "patient001").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"looks like ACDC, which task cmr-mae takes"):
+        run(workplace / "acdc")
+    wrong = r"PhysioNet/CinC Challenge 2016, which task ecg-pcg takes: python load_data.py --raw-dir "
+    for task in ("ecg-multimodal", "ecg-phenotypes"):
+        with pytest.raises(DataError, match=wrong):
+            run(task, simulated_raw)
+
+
+def test_an_old_name_of_an_option_is_still_accepted(capsys):
+    for option in ("--patients", "--simulation.patients", "--patients="):
+        words = [option + "3"] if option.endswith("=") else [option, "3"]
+        run("ecg-multimodal", "--simulate", *words, "--dry-run")
+        assert "Would simulate 3 patients" in capsys.readouterr().out

@@ -354,5 +354,5 @@ def test_the_script_runs_and_helps():
         text=True,
         check=True,
     )
-    for words in ("Exit status", "--prevalence", "not a medical device"):
+    for words in ("Exit", "--prevalence", "not a medical device"):
         assert words in done.stdout

@@ -36,6 +36,8 @@ class Preparation(Generic[Settings, Index]):
     """What is looked for where no folder is named."""
     layouts: ClassVar[tuple[tuple[str, str], ...]]
     """Layouts of raw data, and a file or a folder (ending in a slash) of each; the first one found counts."""
+    task_of_layout: ClassVar[dict[str, str]] = {}
+    """The one task that a layout is for, where others of the system cannot learn from it."""
     variable = ""
     """Environment variable that names the usual folder; empty: none."""
 
@@ -85,8 +87,9 @@ class Preparation(Generic[Settings, Index]):
     def chosen(self, index: Index) -> dict[str, Any]:
         """Return what the user chose of what is read, where it is not as usual; names the cache."""
         usual = type(self.settings)()
-        given = {key: getattr(self.settings, key, None) for key in index.choices}
-        return {key: value for key, value in given.items() if value not in (None, getattr(usual, key, None))}
+        given = {key: getattr(self.settings, key) for key in index.choices if hasattr(usual, key)}
+        plain = {key: value for key, value in given.items() if isinstance(value, str | int | float)}
+        return {key: value for key, value in plain.items() if value != getattr(usual, key)}
 
     def serves(self, cache: Cache) -> Sequence[str]:
         """Return the tasks whose newest cache this one becomes."""
@@ -177,7 +180,8 @@ class Preparation(Generic[Settings, Index]):
         """Return which task a folder is for, if it is for another one than this; empty if for none."""
         for task in registry.TASKS:
             other = registry.module_of(task, "prepare").PREPARATION
-            if not isinstance(self, other) and (layout := find_layout(folder, other.layouts)):
+            layout = "" if isinstance(self, other) else find_layout(folder, other.layouts)
+            if layout and other.task_of_layout.get(layout, task) == task:
                 word = "" if task == next(iter(registry.TASKS)) else f"{task} "
                 return (
                     f"It looks like {source_title(layout, False)}, which task {task} takes: "
@@ -234,9 +238,8 @@ def format_warnings(cache: Cache, index: SourceIndex) -> list[str]:
     if not kinds:
         return []
     shown = sorted(kinds.values(), key=len, reverse=True)
-    lines = [
-        f"{counted(sum(map(len, shown)), 'warning')} about what is used; all are in {cache.path / 'manifest.json'}:"
-    ]
+    number = counted(sum(map(len, shown)), "warning")
+    lines = [f"{number} about what is used; all are in {cache.path / 'manifest.json'}:"]
     for found in shown[:_KINDS]:
         names = ", ".join(where for where, _ in found[:_NAMES])
         lines.append(f"  {len(found):4d}  {names}{', ...' * (len(found) > _NAMES)}: {found[0][1]}")

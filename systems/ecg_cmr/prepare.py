@@ -21,7 +21,7 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import joblib
 import numpy as np
@@ -94,6 +94,7 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
         ("ptbxl", "ptbxl_database.csv"),
         *(("acdc", "training/patient*/"), ("acdc", "testing/patient*/")),
     )
+    task_of_layout: ClassVar[dict[str, str]] = {"acdc": "cmr-mae"}
 
     def __init__(self, settings: LoadDataSettings, task: str) -> None:
         super().__init__(settings, task)
@@ -110,8 +111,9 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
         problems = self.writer(index).check_files(jobs=settings.jobs, progress=True)
         faults = sum(problem.left_out for problem in problems)
         print(
-            f"{format_problems(problems, limit=max(len(problems), 1))}\n{counted(len(index.recordings), 'recording')} "
-            f"in {index.root} ({index.name}): {counted(faults, 'fault')} and {counted(len(problems) - faults, 'warning')}. "
+            f"{format_problems(problems, limit=max(len(problems), 1))}\n"
+            f"{counted(len(index.recordings), 'recording')} in {index.root} ({index.name}): "
+            f"{counted(faults, 'fault')} and {counted(len(problems) - faults, 'warning')}. "
             "Nothing was written."
         )
         return settings.cache_dir
@@ -203,7 +205,8 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
         each = (time.perf_counter() - started) / len(rows[:_TRIED])
         workers = joblib.effective_n_jobs(self.settings.jobs)
         seconds, size = each * len(rows) / workers, len(rows) * self.settings.preparation.bytes_a_patient
-        return f"write about {size / 1e6:.0f} MB to {path}, in about {seconds:.0f} s on {counted(workers, 'process', 'processes')}"
+        on = counted(workers, "process", "processes")
+        return f"write about {size / 1e6:.0f} MB to {path}, in about {seconds:.0f} s on {on}"
 
     def serves(self, cache: Cache) -> Sequence[str]:
         return list(NEEDS) if cache.manifest["counts"]["pairs"] else [self.task]
@@ -215,9 +218,9 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
         fresh = [problem for problem in found if (problem.where, problem.what) not in shown]
         return [
             *([format_problems(fresh)] if fresh else []),
-            f"{counted(counts['recordings'], 'recording')} of {counted(counts['persons'], 'patient')} kept; {counts['has_ecg']} "
-            f"with ECG, {counts['has_cmr']} with cine, {counts['pairs']} with both; {counts['skipped']} left "
-            "out (patients, or one view of theirs).",
+            f"{counted(counts['recordings'], 'recording')} of {counted(counts['persons'], 'patient')} kept; "
+            f"{counts['has_ecg']} with ECG, {counts['has_cmr']} with cine, {counts['pairs']} with both; "
+            f"{counts['skipped']} left out (patients, or one view of theirs).",
             f"Known of them: {counted(len(targets['indicators']), 'indicator')}, "
             f"{counted(len(targets['diseases']), 'disease')}, "
             f"{counted(len(targets['covariates']), 'covariate')}.",

@@ -279,13 +279,13 @@ class PhenotypePredictionSettings(PredictionSettings):
     """Twelve-lead ECGs (WFDB records, .npy of shape (leads, samples) in millivolts), or folders of them."""
     ecg: Path | None = None
     """The same of one ECG."""
-    age: Annotated[float | None, Bounds(0, 130)] = None
+    age: float | None = None
     """Years."""
     sex: Literal["male", "female"] | None = None
     """male or female."""
-    height: Annotated[float | None, Bounds(0, open=True)] = None
+    height: float | None = None
     """Centimetres."""
-    weight: Annotated[float | None, Bounds(0, open=True)] = None
+    weight: float | None = None
     """Kilograms."""
     patient_table: Path | None = None
     """Table (.csv, .xlsx) of several: column patient, named as the file of the recording without its ending,

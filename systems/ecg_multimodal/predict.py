@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.command_line import from_plain
+from common.command_line import counted, from_plain
 from common.errors import UserError
 from datasets.cache import source_title
 from datasets.patients import MODALITIES, SUPERCLASSES, UNLABELLED, PatientIndex
@@ -391,7 +391,8 @@ class Predictor(base.Predictor):
         abnormal = "" if share is None else f", {share:.0%} of them abnormal"
         return [
             first,
-            f"Learned from {data['recordings']} recordings of {data['sessions']} patients (source: "
+            f"Learned from {counted(data['recordings'], 'recording')} of "
+            f"{counted(data['sessions'], 'patient')} (source: "
             f"{source_title(data['source'], self.simulated)}){abnormal}.",
             *(f"Note: {note}" for note in model["notes"]),
         ]

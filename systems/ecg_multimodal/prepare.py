@@ -50,7 +50,8 @@ class _PatientPreparation(Preparation[LoadDataSettings, PatientIndex]):
         if not (self.settings.simulate and self.settings.dry_run):
             return ""
         folder = self.settings.raw_dir or _SIMULATED
-        return f"Would simulate {counted(self.settings.simulation.patients, 'patient')} into {folder}. Nothing was written."
+        number = counted(self.settings.simulation.patients, "patient")
+        return f"Would simulate {number} into {folder}. Nothing was written."
 
     def simulate(self) -> Path:
         from systems.ecg_multimodal.sources.simulated import write_patient_folders  # takes seconds to import
@@ -97,8 +98,8 @@ class _PatientPreparation(Preparation[LoadDataSettings, PatientIndex]):
         counts = ", ".join(f"{int(table[f'has_{name}'].sum())} with {name}" for name in MODALITIES)
         normal, abnormal = (int((table["label"] == value).sum()) for value in (0, 1))
         kept = (
-            f"{counted(len(table), 'recording')} of {counted(table['person'].nunique(), 'patient')} kept ({normal} normal, "
-            f"{abnormal} abnormal); {counts}; {len(cache.table('skipped'))} left out."
+            f"{counted(len(table), 'recording')} of {counted(table['person'].nunique(), 'patient')} kept "
+            f"({normal} normal, {abnormal} abnormal); {counts}; {len(cache.table('skipped'))} left out."
         )
         return [kept, *count_reasons(cache)[0]]
 

@@ -110,7 +110,7 @@ def test_threads():
     try:
         set_threads(1)
         assert torch.get_num_threads() == 1
-        assert describe_machine(CPU).startswith("1 CPU threads, torch 2.")
+        assert describe_machine(CPU).startswith("1 CPU thread, torch 2.")
         set_threads(0)
         assert 1 <= torch.get_num_threads() <= (os.cpu_count() or 1)
     finally:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from common.command_line import flatten
 from common.errors import UserError
 from learning.checkpoint import save_checkpoint
 from learning.runs import (
+    check_settings,
     find_checkpoints,
-    flatten,
     is_begun,
     is_finished,
+    list_runs,
     lock_folder,
     lock_run,
     newest_run,
@@ -258,3 +260,48 @@ def test_a_fold_is_begun_once_somebody_trains_it(tmp_path):
     assert not is_begun(run, "fold_0"), "nothing came of it"
     (run / "fold_0").mkdir(parents=True)
     assert is_begun(run, "fold_0")
+
+
+def test_settings_that_differ_are_named_before_anything_else(tmp_path):
+    """Also where neither --resume nor --overwrite is given, and before samples are read."""
+    trained(tmp_path, "fold_0")
+    changed = replace(SETTINGS, seed=7)
+    for check in (
+        lambda: run(tmp_path, "fold_0", settings=changed),
+        lambda: check_settings(tmp_path / "ck" / "run", "ecg-pcg", changed, "abc"),
+    ):
+        with pytest.raises(UserError, match=r"begun with other settings \(seed: 42 then, 7 now\)"):
+            check()
+    check_settings(tmp_path / "ck" / "run", "ecg-pcg", SETTINGS, "abc")
+    check_settings(tmp_path / "ck" / "run", "ecg-pcg", replace(changed, overwrite=True), "abc")
+    check_settings(tmp_path / "ck" / "none", "ecg-pcg", changed, "abc")
+
+
+def test_more_epochs_for_a_finished_run_are_refused_with_the_reason(tmp_path):
+    trained(tmp_path, "fold_0")
+    longer = replace(SETTINGS, resume=True, optimization=replace(SETTINGS.optimization, epochs=12))
+    with pytest.raises(UserError, match=r"epochs: 8 then, 12 now.*Epochs are not added.*learning rate"):
+        run(tmp_path, "fold_0", settings=longer)
+
+
+def test_overwrite_says_what_it_deletes(tmp_path, capsys):
+    trained(tmp_path, "fold_0", "fold_1")
+    (tmp_path / "ck" / "run" / "fold_1" / "last.pt").unlink()
+    content = {"progress": {"finished": True, "epoch": 8}}
+    save_checkpoint(tmp_path / "ck" / "run" / "fold_0" / "last.pt", content)
+    save_checkpoint(tmp_path / "ck" / "run" / "fold_0" / "best.pt", content | {"threshold": 0.5})
+    run(tmp_path, "fold_0", "fold_1", "fold_2", settings=replace(SETTINGS, overwrite=True))
+    said = capsys.readouterr().out
+    assert f"Deleting fold_0 (finished, 8 epochs), fold_1 of {tmp_path / 'ck' / 'run'}" in said
+    assert f"and their curves in {tmp_path / 'log' / 'run'}." in said and "fold_2" not in said
+    run(tmp_path, "fold_0", settings=replace(SETTINGS, overwrite=True))
+    assert capsys.readouterr().out == "", "there is nothing any more"
+
+
+def test_runs_are_listed_with_what_is_trained(tmp_path):
+    assert list_runs(tmp_path / "ck").startswith("No runs in ")
+    trained(tmp_path, "fold_0")
+    content = {"progress": {"finished": False, "epoch": 1}}
+    save_checkpoint(tmp_path / "ck" / "run" / "fold_0" / "last.pt", content)
+    path = tmp_path / "ck" / "run"
+    assert f"  {path} (ecg-pcg): fold_0 (unfinished, 1 epoch)" in list_runs(tmp_path / "ck")

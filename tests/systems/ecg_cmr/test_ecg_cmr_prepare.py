@@ -12,6 +12,7 @@ import pytest
 import torch
 import wfdb
 
+from common.errors import UserError
 from datasets.cache import Cache, find_cache
 from datasets.ecg import LEADS
 from datasets.sources import DataError
@@ -164,7 +165,7 @@ def test_simulated_patients_can_be_written_as_ones_own(workplace, capsys):
     options = ["--simulate", "--patients", "2", "--raw-dir", "mine"]
     path = run("ecg-cmr-contrast", *options)
     times = {file: file.stat().st_mtime_ns for file in files_below(Path("mine"))}
-    assert path.name.startswith("pairs-")
+    assert path.name.startswith("simulated-pairs-")
     assert (workplace / "mine/pairs.csv").is_file()
     assert run("ecg-cmr-contrast", *options) == path
     assert {file: file.stat().st_mtime_ns for file in files_below(Path("mine"))} == times
@@ -186,8 +187,7 @@ def test_options_reach_the_preparation(root):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--simulate", "--patients", "0"], "at least one patient"),
-        (["--simulate", "--patients", "0", "--raw-dir", "x"], "0 patients .* cannot be written"),
+        (["--simulate", "--patients", "0"], "--simulation.patients must be 1 or more, and is 0"),
         (["--simulate", "--size", "4"], "too small"),
         (["--simulate", "--check"], "leave --simulate away"),
         (["--raw-dir", "nowhere"], r"No patients found.* in: nowhere\. Name the folder"),
@@ -195,7 +195,7 @@ def test_options_reach_the_preparation(root):
     ],
 )
 def test_what_cannot_be_done_is_an_error_of_the_user(workplace, options, sentence):
-    with pytest.raises(DataError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         run("ecg-mae", *options)
     assert files_below(workplace) == []
 
@@ -384,5 +384,5 @@ def test_help_names_every_source(capsys):
         main(["ecg-mae", "--help"])
     assert caught.value.code == 0
     said = capsys.readouterr().out
-    for words in ("pairs.csv", "ACDC", "PTB-XL", "--patients", "--long-axis"):
+    for words in ("pairs.csv", "ACDC", "PTB-XL", "--simulation.patients", "--long-axis"):
         assert words in said

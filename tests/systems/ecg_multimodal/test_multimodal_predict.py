@@ -332,7 +332,7 @@ def test_words_fit_the_terminal(own, made, capsys, monkeypatch, columns):
     plain = " ".join(said.split())
     for words in (
         "Model: image+signal+clinical, gate of run made, mean of 2 folds; its calibration is unknown.",
-        "Learned from 2 recordings of 1 patients (source: patients), 40% of them abnormal.",
+        "Learned from 2 recordings of 1 patient (source: your own patients), 40% of them abnormal.",
         "if 0.5 of those measured are abnormal",
         "if 0.05 of those measured are abnormal",
         "5 of 5",

@@ -139,7 +139,7 @@ def test_the_manifest_says_what_the_cache_was_made_from(simulated_raw, simulated
         manifest["identity"],
         manifest["source_files"],
     )
-    assert simulated_cache.path.name == f"physionet2016-{simulated_cache.identity[:8]}"
+    assert simulated_cache.path.name == f"simulated-physionet2016-{simulated_cache.identity[:8]}"
 
 
 def test_beats_are_memory_mapped_and_standardized(simulated_cache):
@@ -399,13 +399,13 @@ def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_works(
 def test_remains_of_a_killed_process_are_no_cache(simulated_raw, tmp_path):
     index = index_physionet2016(simulated_raw, ["a"])
     identity = RecordingCache(index, SETTINGS).identified[0]
-    remains = tmp_path / f".0123abcd.physionet2016-{identity[:8]}"
+    remains = tmp_path / f".0123abcd.simulated-physionet2016-beat-points-100-{identity[:8]}"
     remains.mkdir()
     (remains / "beats_ecg.npy").write_bytes(b"half")
     with pytest.raises(DataError, match="No cache in"):
         find_cache(None, tmp_path, identity)
     cache = make(simulated_raw, tmp_path)
-    assert cache.path.name == f"physionet2016-{identity[:8]}"
+    assert cache.path.name == f"simulated-physionet2016-beat-points-100-{identity[:8]}"
     assert find_cache(None, tmp_path, identity).path == cache.path
 
 
