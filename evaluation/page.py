@@ -180,7 +180,7 @@ def _score_cell(part: dict[str, Any], name: str) -> list[str]:
     """Return the pooled score and its interval, and mean and deviation over folds where there are several."""
     value, _, interval = pooled_text(part, name).partition(" ")
     lines = [value, interval.replace(", ", ",\u00a0")]
-    if len(part.get("per_fold", [])) > 1:
+    if len(part.get("per_fold", [])) > 1 and part["mean"][name] is not None:
         lines.append(f"{spread_text(part, name)} over folds")
     return [line for line in lines if line]
 

@@ -416,10 +416,12 @@ def confusion_text(part: dict[str, Any] | None) -> str:
 
 def counts_sentence(metrics: Mapping[str, Any]) -> str:
     """Return how many beats, recordings, persons, sessions and folds there are."""
+    left_out = {"beats"} if not metrics.get("beats") else set()
+    left_out |= {"sessions"} if metrics.get("bootstrap", {}).get("cluster") == "patient" else set()
     return " · ".join(
         f"{count:,} {unit if count != 1 else unit.removesuffix('s')}"
         for unit, count in metrics["counts"].items()
-        if count and (unit != "beats" or metrics.get("beats"))
+        if count and unit not in left_out
     )
 
 

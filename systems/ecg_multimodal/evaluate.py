@@ -64,16 +64,20 @@ _CAPTIONS = {
         heads={"value": "AUROC"},
     ),
     "subsets": Caption(
-        "AUROC of the same model when it is given only some of the modalities.", heads={"value": "AUROC"}
+        "AUROC of the same model when it is given only some of the modalities.",
+        "AUROC by the modalities that are given",
+        heads={"value": "AUROC"},
     ),
     "credits": Caption(
         "Part of each modality in the AUROC above 0.5 (Shapley values of the score). The parts add up to "
         "the sum.",
+        "Part of each modality in the AUROC",
         heads={"value": "part of AUROC − 0.5"},
     ),
     "shares": Caption(
         "Share of each modality in what moved the predictions, right or wrong: the mean size of its "
         "contribution, in log-odds.",
+        "Share of each modality in the predictions",
         heads={"mean_absolute": "mean size (log-odds)"},
     ),
     "contributions": Caption(

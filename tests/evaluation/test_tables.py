@@ -7,8 +7,14 @@ from evaluation.tables import Caption, markdown_of, number_text, p_text, shown_t
 
 @pytest.mark.parametrize(
     ("value", "reason", "text"),
-    [(0.0, "", "< 0.001"), (1 / 2001, "", "< 0.001"), (0.001, "", "0.001"), (0.0496, "", "0.050")]
-    + [(np.nan, "", "n/a"), (np.nan, "few", "not estimable")],
+    [
+        (0.0, "", "< 0.001"),
+        (1 / 2001, "", "< 0.001"),
+        (0.001, "", "0.001"),
+        (0.0496, "", "0.050"),
+        (np.nan, "", "n/a"),
+        (np.nan, "few", "not estimable"),
+    ],
 )
 def test_a_p_value_is_never_zero(value, reason, text):
     assert p_text(value, reason) == text
@@ -16,8 +22,18 @@ def test_a_p_value_is_never_zero(value, reason, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.5, "0.500"), (0.0, "0.000"), (0.00012, "0.0001"), (12345.678, "12345.7"), (7, "7"), (True, "yes")]
-    + [(np.nan, "n/a"), (None, "n/a"), ("", "n/a"), ("word", "word")],
+    [
+        (0.5, "0.500"),
+        (0.0, "0.000"),
+        (0.00012, "0.0001"),
+        (12345.678, "12345.7"),
+        (7, "7"),
+        (True, "yes"),
+        (np.nan, "n/a"),
+        (None, "n/a"),
+        ("", "n/a"),
+        ("word", "word"),
+    ],
 )
 def test_numbers_as_text(value, text):
     assert number_text(value) == text
