@@ -182,8 +182,8 @@ def learning_curves_figure(
     watermark : str
         A warning to be printed on the figure.
     """
-    names = sorted({name.removeprefix("val/") for rows in histories.values() for row in rows for name in row})
-    scores = [name for name in names if "/" not in name and name != "loss"]
+    names = {name for rows in histories.values() for row in rows for name in row if name.startswith("val/")}
+    scores = sorted(name.removeprefix("val/") for name in names - {"val/loss"})
     chosen = "auroc" if "auroc" in scores else scores[0] if scores else ""
     figure = _titled(
         3.4 * (1 + bool(chosen)) + 0.9,

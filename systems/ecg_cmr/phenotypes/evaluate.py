@@ -33,7 +33,8 @@ _CAPTIONS = {
     ),
     "diseases": Caption(
         "One row a disease; macro is the mean over diseases. AUROC: how often a patient with the disease "
-        "gets a higher probability than one without, 0.5 by chance."
+        "gets a higher probability than one without, 0.5 by chance. ECE: expected calibration error, ten "
+        "bins."
     ),
 }
 INDICATOR_UNITS = {
@@ -74,7 +75,14 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         tables["diseases"] = multilabel_table(scores)
     if reads_ecg and not run.settings.compact:
         figures |= _rollout_figures(run, predictions, diseases)
-    return write_stage(run, predictions, tables, figures, _CAPTIONS)
+    rollouts = {
+        f"rollout_{name}": Caption(
+            "The ECG with the highest predicted probability. Darker parts counted more (attention rollout).",
+            f"What counted for {name.replace('_', ' ')}",
+        )
+        for name in diseases
+    }
+    return write_stage(run, predictions, tables, figures, _CAPTIONS | rollouts)
 
 
 def _rollout_figures(
