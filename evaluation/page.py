@@ -16,7 +16,7 @@ from evaluation.report import (
     MEANINGS,
     ROWS,
     confusion_text,
-    counts_sentence,
+    facts,
     figure_captions,
     interval_sentence,
     part_of,
@@ -24,7 +24,6 @@ from evaluation.report import (
     pooled_text,
     reasons,
     spread_text,
-    threshold_text,
 )
 from evaluation.tables import Caption, ShownTable, shown_table
 
@@ -104,27 +103,6 @@ def html_page(
         beat_figures=[figure for figure in figures if figure[0].endswith("_beats")],
         details={name: _flat(content) for name, content in details.items()},
     )
-
-
-def facts(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Return what was evaluated, in words: data, model, protocol, folds, counts, threshold."""
-    run = metrics.get("run", {})
-    cache, settings = run.get("evaluated_on", run.get("cache", {})), run.get("settings", {})
-    model = settings.get("model", {})
-    model = model.get("model", model.get("fusion", "")) if isinstance(model, Mapping) else str(model)
-    simulated = "simulated patients, " if cache.get("simulated") else ""
-    folder = f", cache {cache['folder']}" if cache.get("folder") else ""
-    counts = dict(metrics.get("counts", {}))
-    found = {
-        "Data": f"{simulated}{cache['source']}{folder}" if cache.get("source") else "",
-        "Task": run.get("task", ""),
-        "Model": str(model or ""),
-        "Protocol": f"{metrics['protocol']}: {metrics.get('meaning', '')}" if "protocol" in metrics else "",
-        "Evaluated": metrics.get("scope", ""),
-        "Counts": counts_sentence(metrics) if counts else "",
-        "Threshold": f"abnormal from probability {threshold_text(metrics)}" if "threshold" in metrics else "",
-    }
-    return {name: text for name, text in found.items() if text}
 
 
 def _each_captions(metrics: Mapping[str, Any]) -> dict[str, Caption]:
