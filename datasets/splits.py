@@ -206,19 +206,40 @@ def split_quietly(
 
 
 def one_sided(samples: pd.DataFrame, folds: Sequence[Fold], protocol: str) -> str:
-    """Return which folds have one label only in a part that is scored; empty if none has."""
+    """Return which folds have one label only in a part that is scored, or a label from one session only."""
     found = []
     for part in PARTS[1:]:
         rows = {fold.name: getattr(fold, part) for fold in folds if len(getattr(fold, part))}
         names = [name for name, here in rows.items() if samples["label"].iloc[here].nunique() < 2]
         found += [f"the {part} part of {', '.join(names)}"] if names else []
     if not found:
-        return ""
+        return _from_one_session(samples, folds, protocol)
     counts = samples.groupby("label")[UNIT[protocol]].nunique()
     which = ", ".join(f"{number} of label {label}" for label, number in counts.items())
     return (
         f"Note: there is one label only in {' and '.join(found)}, which has no AUROC, as there are {which} "
         f"({UNIT[protocol]}s): choose a smaller --fold-count, or prepare more data."
+    )
+
+
+def _from_one_session(samples: pd.DataFrame, folds: Sequence[Fold], protocol: str) -> str:
+    """Return which folds have a class from one session only in the test part; empty if none has.
+
+    Groups are kept whole, and the folds of a seed stay what they were: so it is said, and not mended.
+    """
+    if protocol != "session":
+        return ""
+    names: dict[int, list[str]] = {}
+    for fold in folds:
+        sessions = samples.iloc[fold.test].groupby("label")["session"].nunique()
+        for label in sessions.index[sessions == 1]:
+            names.setdefault(int(label), []).append(fold.name)
+    parts = [f"all of label {label} in the test part of {', '.join(names[label])}" for label in sorted(names)]
+    return (
+        f"Note: {' and '.join(parts)} are of one session, so scores of that fold alone have no interval; "
+        "evaluate all folds, or choose another --seed."
+        if parts
+        else ""
     )
 
 

@@ -7,6 +7,7 @@ Every function returns a matplotlib Figure of its own (no pyplot, no global stat
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
@@ -27,6 +29,8 @@ from evaluation.scores import SEVERAL_FOLDS, binary_scores
 from evaluation.statistics import Interval
 
 WIDTH = 7.2
+_LINE = 64
+"""Letters of a title in one line of that width."""
 RESOLUTION = 125
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 PURPLE, SKY, VERMILLION = "#CC79A7", "#56B4E9", "#D55E00"
@@ -112,7 +116,7 @@ def confusion_figure(
     counts = np.array([[scores["tn"], scores["fp"]], [scores["fn"], scores["tp"]]], dtype=int)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     text = "threshold from validation" if threshold is None else f"threshold {threshold:g}"
-    figure, axes = _square(f"Confusion matrix · {text}", unit, protocol, watermark)
+    figure, axes = _square("Confusion matrix", f"{unit} · {text}", protocol, watermark)
     axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("share", ["#FFFFFF", BLUE]), vmin=0, vmax=1)
     for row, column in np.ndindex(2, 2):
         colour = "white" if shares[row, column] > 0.75 else INK
@@ -178,8 +182,8 @@ def learning_curves_figure(
     watermark : str
         A warning to be printed on the figure.
     """
-    names = sorted({name.removeprefix("val/") for rows in histories.values() for row in rows for name in row})
-    scores = [name for name in names if "/" not in name and name != "loss"]
+    names = {name for rows in histories.values() for row in rows for name in row if name.startswith("val/")}
+    scores = sorted(name.removeprefix("val/") for name in names - {"val/loss"})
     chosen = "auroc" if "auroc" in scores else scores[0] if scores else ""
     figure = _titled(
         3.4 * (1 + bool(chosen)) + 0.9,
@@ -281,14 +285,24 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def _titled(height: float, title: str, second_line: str, watermark: str) -> Figure:
-    figure = Figure(figsize=(WIDTH, height), dpi=RESOLUTION, layout="constrained")
+    figure = Figure(
+        figsize=(WIDTH, height), dpi=RESOLUTION, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)
+    )
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{title}\n{second_line or ' '}", x=0.02, ha="left", fontsize=14, color=INK)
+    lines = _fitted(title, second_line or " ", watermark)
+    figure.suptitle("\n".join(lines), x=0.02, ha="left", fontsize=14, color=INK)
     if watermark:
         box = {"boxstyle": "round,pad=0.3", "facecolor": "#B22222", "edgecolor": "none"}
         style: dict[str, Any] = {"fontsize": 11.5, "fontweight": "bold", "color": "white", "bbox": box}
-        figure.text(0.98, 1 - 0.29 / height, watermark, ha="right", va="top", **style)
+        figure.text(0.98, 1 - 0.06 / height, watermark, ha="right", va="top", **style)
     return figure
+
+
+def _fitted(title: str, second_line: str, watermark: str) -> list[str]:
+    """Return title and second line, broken where they would leave the figure or run into the watermark."""
+    beside = _LINE - round(1.05 * len(watermark)) - (2 if watermark else 0)
+    first, *rest = textwrap.wrap(title, beside) or [" "]
+    return [first, *textwrap.wrap(" ".join(rest), _LINE), *(textwrap.wrap(second_line, _LINE) or [" "])]
 
 
 def new_figure(title: str, unit: str, protocol: str, watermark: str, height: float = 7.2) -> Figure:
@@ -296,6 +310,31 @@ def new_figure(title: str, unit: str, protocol: str, watermark: str, height: flo
     return _titled(
         height, title, " · ".join([unit, *([f"protocol {protocol}"] if protocol else [])]), watermark
     )
+
+
+def robust_limits(values: ArrayLike, sampling_rate: float) -> tuple[float, float]:
+    """Return the ends of an axis for a signal that may hold a step, such as of an electrode.
+
+    The extremes of pieces of a second and a half are looked at: the 10th and 90th percentile of them, and
+    half of the range beyond, but no more than the signal has. Heart beats are inside, a step may not be.
+
+    Parameters
+    ----------
+    values : array_like, shape (n,)
+        NaN in gaps.
+    sampling_rate : float
+        Hertz.
+    """
+    signal = np.asarray(values, dtype=float)
+    pieces = np.array_split(signal, max(1, int(len(signal) / (1.5 * sampling_rate))))
+    ends = [(piece.min(), piece.max()) for part in pieces if len(piece := part[np.isfinite(part)])]
+    if not ends:
+        return -1.0, 1.0
+    lowest, highest = np.array(ends).T
+    low, high = float(np.quantile(lowest, 0.1)), float(np.quantile(highest, 0.9))
+    margin = (high - low) / 2 or 0.5
+    low, high = max(low - margin, float(lowest.min())), min(high + margin, float(highest.max()))
+    return low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
 
 
 def set_text_sizes(axes: Axes) -> None:

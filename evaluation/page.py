@@ -16,7 +16,7 @@ from evaluation.report import (
     MEANINGS,
     ROWS,
     confusion_text,
-    counts_sentence,
+    facts,
     figure_captions,
     interval_sentence,
     part_of,
@@ -24,7 +24,6 @@ from evaluation.report import (
     pooled_text,
     reasons,
     spread_text,
-    threshold_text,
 )
 from evaluation.tables import Caption, ShownTable, shown_table
 
@@ -106,27 +105,6 @@ def html_page(
     )
 
 
-def facts(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Return what was evaluated, in words: data, model, protocol, folds, counts, threshold."""
-    run = metrics.get("run", {})
-    cache, settings = run.get("evaluated_on", run.get("cache", {})), run.get("settings", {})
-    model = settings.get("model", {})
-    model = model.get("model", model.get("fusion", "")) if isinstance(model, Mapping) else str(model)
-    simulated = "simulated patients, " if cache.get("simulated") else ""
-    folder = f", cache {cache['folder']}" if cache.get("folder") else ""
-    counts = dict(metrics.get("counts", {}))
-    found = {
-        "Data": f"{simulated}{cache['source']}{folder}" if cache.get("source") else "",
-        "Task": run.get("task", ""),
-        "Model": str(model or ""),
-        "Protocol": f"{metrics['protocol']}: {metrics.get('meaning', '')}" if "protocol" in metrics else "",
-        "Evaluated": metrics.get("scope", ""),
-        "Counts": counts_sentence(metrics) if counts else "",
-        "Threshold": f"abnormal from probability {threshold_text(metrics)}" if "threshold" in metrics else "",
-    }
-    return {name: text for name, text in found.items() if text}
-
-
 def _each_captions(metrics: Mapping[str, Any]) -> dict[str, Caption]:
     """Return captions of the tables with a row a sample, recording or person."""
     used = "used" if metrics.get("threshold") == "validation" else "not used"
@@ -180,7 +158,7 @@ def _score_cell(part: dict[str, Any], name: str) -> list[str]:
     """Return the pooled score and its interval, and mean and deviation over folds where there are several."""
     value, _, interval = pooled_text(part, name).partition(" ")
     lines = [value, interval.replace(", ", ",\u00a0")]
-    if len(part.get("per_fold", [])) > 1:
+    if len(part.get("per_fold", [])) > 1 and part["mean"][name] is not None:
         lines.append(f"{spread_text(part, name)} over folds")
     return [line for line in lines if line]
 

@@ -334,6 +334,7 @@ def markdown_table(metrics: dict[str, Any]) -> str:
     lines = [f"Protocol `{metrics['protocol']}`: {metrics['meaning']}.", ""]
     if metrics["stamp"]:
         lines += [f"**{metrics['stamp']}**", ""]
+    lines += [f"{identity}.", ""] if (identity := identity_sentence(metrics)) else []
     lines += [f"{metrics['scope']}.", ""] if metrics["scope"] else []
     lines += [f"{counts_sentence(metrics)}; threshold {threshold_text(metrics)}.", ""]
     lines.append("| score | " + " | ".join(f"{unit}, pooled | {unit}, mean ± sd" for unit in units) + " |")
@@ -416,10 +417,12 @@ def confusion_text(part: dict[str, Any] | None) -> str:
 
 def counts_sentence(metrics: Mapping[str, Any]) -> str:
     """Return how many beats, recordings, persons, sessions and folds there are."""
+    left_out = {"beats"} if not metrics.get("beats") else set()
+    left_out |= {"sessions"} if metrics.get("bootstrap", {}).get("cluster") == "patient" else set()
     return " · ".join(
         f"{count:,} {unit if count != 1 else unit.removesuffix('s')}"
         for unit, count in metrics["counts"].items()
-        if count and (unit != "beats" or metrics.get("beats"))
+        if count and unit not in left_out
     )
 
 
@@ -455,6 +458,32 @@ def threshold_text(metrics: Mapping[str, Any]) -> str:
     """Return the threshold from which a probability counts as abnormal in the scores."""
     values = "" if metrics["threshold"] == "half" else ", ".join(f"{t:.3f}" for t in metrics["thresholds"])
     return _THRESHOLD[metrics["threshold"]] + (f": {values}" if values else "")
+
+
+def facts(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return what was evaluated, in words: data, task, model, protocol, folds, counts, threshold."""
+    run = metrics.get("run", {})
+    data, model = run.get("evaluated_on", {}), run.get("settings", {}).get("model", {})
+    if isinstance(model, Mapping):
+        model = model.get("model", model.get("fusion", ""))
+    found = {
+        "Data": f"{data['title']} (cache {data['folder']})"
+        if data
+        else run.get("cache", {}).get("source", ""),
+        "Task": run.get("task", ""),
+        "Model": str(model or ""),
+        "Protocol": f"{metrics['protocol']}: {metrics.get('meaning', '')}" if "protocol" in metrics else "",
+        "Evaluated": metrics.get("scope", ""),
+        "Counts": counts_sentence(metrics) if metrics.get("counts") else "",
+        "Threshold": f"abnormal from probability {threshold_text(metrics)}" if "threshold" in metrics else "",
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def identity_sentence(metrics: Mapping[str, Any]) -> str:
+    """Return data, task and model in one line; empty where the metrics name no run."""
+    found = facts(metrics) if metrics.get("run") else {}
+    return " · ".join(f"{name}: {found[name]}" for name in ("Data", "Task", "Model") if name in found)
 
 
 def interval_sentence(metrics: Mapping[str, Any]) -> str:

@@ -30,6 +30,8 @@ _HEADS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
     "brier": "Brier",
+    "expected_calibration_error": "ECE",
+    "positives": "positive",
     "view": "modality",
     "views": "modalities",
 }
@@ -76,23 +78,40 @@ def shown_table(table: pd.DataFrame, heads: Mapping[str, str] | None = None) -> 
         Headings; default: the names of the columns, spelled out.
     """
     names = _HEADS | dict(heads or {})
-    columns: dict[str, list[str]] = {}
+    columns: list[list[str]] = []
     shown_heads = []
     reasons = table[REASON].fillna("").astype(str).tolist() if REASON in table else [""] * len(table)
-    for name in map(str, table):
-        if name in _HIDDEN or (name.endswith("high") and f"{name[:-4]}low" in table):
-            continue
+    for name in _ordered(table):
         if name.endswith("low") and f"{name[:-3]}high" in table:
             ends = zip(table[name], table[f"{name[:-3]}high"], reasons, strict=True)
-            columns[name] = [interval_text(low, high, reason) for low, high, reason in ends]
+            columns.append([interval_text(low, high, reason) for low, high, reason in ends])
             shown_heads.append(_INTERVAL)
             continue
-        cells = zip(table[name], reasons, strict=True)
-        columns[name] = [p_text(*cell) if name in _P else number_text(cell[0]) for cell in cells]
+        cells = zip(_counts_as_whole(table[name]), reasons, strict=True)
+        columns.append([p_text(*cell) if name in _P else number_text(cell[0]) for cell in cells])
         shown_heads.append(names.get(name, name.replace("_", " ")))
-    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    rows = [list(row) for row in zip(*columns, strict=True)]
     notes = [f"Not estimable: {reason}." for reason in dict.fromkeys(filter(None, reasons))]
     return ShownTable(shown_heads, rows, notes)
+
+
+def _ordered(table: pd.DataFrame) -> list[str]:
+    """Return the columns that are shown, the lower end of an interval after the score it belongs to."""
+    names = [str(name) for name in table if name not in _HIDDEN]
+    lows = [name for name in names if name.endswith("low") and f"{name[:-3]}high" in names]
+    names = [name for name in names if not (name.endswith("high") and f"{name[:-4]}low" in lows)]
+    own = {low.removesuffix("_low"): low for low in lows if low.removesuffix("_low") in {*names} - {low}}
+    names = [name for name in names if name not in own.values()]
+    return [part for name in names for part in (name, *([own[name]] if name in own else []))]
+
+
+def _counts_as_whole(values: pd.Series) -> list[Any]:
+    """Return the values, as whole numbers where all that are known are, and some of them are above 1."""
+    if not pd.api.types.is_float_dtype(values):
+        return values.tolist()
+    known = values[np.isfinite(values)]
+    whole = len(known) and (known == known.round()).all() and (known.abs() > 1).any()
+    return [int(value) if whole and np.isfinite(value) else value for value in values.tolist()]
 
 
 def text_table(table: pd.DataFrame, caption: Caption | None = None) -> str:

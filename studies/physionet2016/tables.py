@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.files import write_table, write_text
@@ -25,13 +24,13 @@ PART_NAME = re.compile(
 )
 NO_MEANING = dict.fromkeys(FITTED_MODELS, ("paper", "beat"))
 """Protocols under which some models have no meaning: they read whole recordings, so beats cannot be split."""
-NOT_PLOTTED = ("phase-fusion",)
-"""Models left out of the figure: the point would lie upon the linear model's."""
 REFERENCES = ("linear", "pacfnet")
 """Models that every other one is compared with."""
 COMPARED = ["first", "second", "difference", "low", "high", "p", "p_holm", "seeds_first", "seeds_second"]
-EMPHASIZED = {"pacfnet": ("PACFNet", "#D55E00"), "linear": ("linear, phase grid", "#0072B2")}
-BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 11}
+STYLES = (("#767676", "x"), ("#E69F00", "D"), ("#56B4E9", "s"), ("#0072B2", "o"))
+"""Colour and marker of each protocol, the last one that of the session-level split."""
+LABELS = {"paper": "as published", "recording": "record-level split", "session": "session-level split, 95 %"}
+BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 9}
 COLUMNS = ["model", "protocol", "seeds", "folds", "beat_auroc", "auroc", "low", "high", "macc", "brier"]
 
 
@@ -95,41 +94,31 @@ def cell(rows: pd.DataFrame, model: str, protocol: str) -> str:
 
 
 def story_figure(table: pd.DataFrame, models: Sequence[str]) -> Figure:
-    """Draw AUROC per recording by protocol, one line a model; intervals under ``session``."""
-    figure = Figure(figsize=(8.5, 5), layout="constrained")
-    axes = figure.subplots()
+    """Draw the AUROC per recording, a line a model and a point a protocol; intervals of the last protocol."""
     shown = [protocol for protocol in PROTOCOLS if (table["protocol"] == protocol).any()]
-    table = table[table["model"].isin(models)].assign(position=table["protocol"].map(shown.index))
-    others = table[~table["model"].isin(EMPHASIZED)]
-    for _, rows in others.groupby("model", sort=False):
-        rows = rows.sort_values("position")
-        axes.plot(rows["position"], rows["auroc"], marker="o", color="#B0B0B0", linewidth=1.0, zorder=2)
-    for model, (text, color) in EMPHASIZED.items():
-        rows = table[table["model"] == model].sort_values("position")
-        if len(rows):
-            _draw_emphasized(axes, rows, text, color)
-    if len(others):
-        last = others[others["position"] == others["position"].max()]["auroc"]
-        label = f"{others['model'].nunique()} other networks {last.min():.2f} to {last.max():.2f}"
-        axes.annotate(label, (others["position"].max(), last.min()), (8, -16), color="#767676", **BESIDE)
-    axes.axhline(0.5, color="#767676", linestyle=":", linewidth=1)
-    axes.annotate("chance", (0, 0.5), (0, 4), textcoords="offset points", color="#767676")
-    splits = {"paper": "as published", "recording": "record-level split"}
-    axes.set_xticks(range(len(shown)), [splits.get(name, f"{name}-level split") for name in shown])
-    axes.set(ylabel="AUROC per recording", ylim=(0.4, 1.02), xlim=(-0.2, len(shown) - 0.2))
-    axes.set_title("The same models, by what train and test share", loc="left")
+    table = table[table["model"].isin(models)]
+    last = table[table["protocol"] == shown[-1]].set_index("model")["auroc"]
+    names = sorted(dict.fromkeys(table["model"]), key=lambda name: -last.get(name, -1.0))
+    figure = Figure(figsize=(8.5, 0.34 * len(names) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    for protocol, (color, marker) in zip(shown, STYLES[-len(shown) :], strict=True):
+        rows = table[table["protocol"] == protocol]
+        at = [names.index(name) for name in rows["model"]]
+        style: dict[str, Any] = {"color": color, "marker": marker, "s": 46, "zorder": 3}
+        axes.scatter(rows["auroc"], at, label=LABELS.get(protocol, f"{protocol}-level split"), **style)
+        if protocol == shown[-1]:
+            axes.hlines(at, rows["low"], rows["high"], color=color, linewidth=2)
+            for row, place in zip(rows.itertuples(), at, strict=True):
+                axes.annotate(f"{row.auroc:.2f}", (row.auroc, place), (0, 9), ha="center", **BESIDE)
+    axes.axvline(0.5, color="#767676", linestyle=":", linewidth=1)
+    axes.annotate("chance", (0.5, len(names) - 0.55), (4, 0), color="#767676", **BESIDE)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="AUROC per recording", xlim=(0.4, 1.02), ylim=(len(names) - 0.4, -0.8))
+    axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(shown), frameon=False)
     return figure
-
-
-def _draw_emphasized(axes: Axes, rows: pd.DataFrame, text: str, color: str) -> None:
-    """Draw one model in color, with its name and its last interval."""
-    last = rows.iloc[-1]
-    axes.plot(rows["position"], rows["auroc"], marker="o", color=color, linewidth=2.5, zorder=3)
-    axes.vlines(last["position"], last["low"], last["high"], color=color, alpha=0.5)
-    axes.annotate(
-        f"{text} {last['auroc']:.2f}", (last["position"], last["auroc"]), (8, 0), color=color, **BESIDE
-    )
 
 
 def session_recordings(results_dir: Path) -> dict[str, pd.DataFrame]:
@@ -170,6 +159,5 @@ def write_tables(results_dir: Path, models: Sequence[str]) -> str:
         write_table(results_dir / f"{name}.csv", content)
     text = markdown(table, models)
     write_text(results_dir / "table.md", text)
-    plotted = [name for name in models if name not in NOT_PLOTTED]
-    save_figure(story_figure(table, plotted), results_dir / "auroc_by_protocol.png")
+    save_figure(story_figure(table, models), results_dir / "auroc_by_protocol.png")
     return text

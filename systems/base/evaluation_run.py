@@ -145,8 +145,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         "settings": {key: value for key, value in first["settings"].items() if key not in _LOCAL},
         "checkpoints": {f"{path.parent.name}/{path.name}": file_digest(path) for path in checkpoints},
         "changed": _changes(list(checkpoints.values()), cache),
-        "evaluated_on": {"folder": cache.path.name, "simulated": cache.simulated}
-        | {"source": cache.describe()["source"]},
+        "evaluated_on": {"title": cache.title, "folder": cache.path.name},
     }
     for line in metadata["changed"]:
         print(line)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evaluation.report import PROTOCOLS, json_safe
+from evaluation.report import PROTOCOLS, identity_sentence, json_safe
 from evaluation.tables import Caption
 from systems.base.evaluation_run import EvaluationRun
 from systems.base.results import LEARNING_CURVES, print_tables, table_sections, write_results
@@ -46,7 +46,7 @@ def write_stage(
     files: dict[str, pd.DataFrame | Figure] = {"predictions.csv": predictions}
     files |= {f"{name}.csv": table for name, table in tables.items()}
     files |= {f"figures/{name}.png": figure for name, figure in shown.items()}
-    sections = [head, f"{scope}.", *table_sections(tables, captions)]
+    sections = [head, f"{identity_sentence(metrics)}.", f"{scope}.", *table_sections(tables, captions)]
     return metrics, write_results(
         run.folder, metrics, files, sections, page=not run.settings.compact, captions=captions
     )

@@ -62,7 +62,12 @@ def retrieval_figure(table: pd.DataFrame, *, watermark: str = "") -> Figure:
 
 
 def indicators_figure(
-    truth: pd.DataFrame, predicted: pd.DataFrame, table: pd.DataFrame, *, watermark: str = ""
+    truth: pd.DataFrame,
+    predicted: pd.DataFrame,
+    table: pd.DataFrame,
+    *,
+    units: Mapping[str, str] | None = None,
+    watermark: str = "",
 ) -> Figure:
     """Draw prediction against truth of every indicator, with its scores and what is possible at best.
 
@@ -72,19 +77,22 @@ def indicators_figure(
         One column an indicator; NaN in ``truth`` where not known.
     table : pandas.DataFrame
         From `systems.ecg_cmr.phenotypes.evaluate.indicator_table`.
+    units : mapping of str to str, optional
+        Unit of each indicator, where it is known.
     watermark : str
     """
     lines = -(-len(table) // _COLUMNS)
     at_best = " · R² of what is possible at best" if table["r2_ceiling"].notna().any() else ""
     subject = f"{len(truth):,} unseen patients{at_best}"
-    figure = new_figure(
-        "Indicators: predicted (up) and true (right)", subject, "", watermark, 2.5 * lines + 1
-    )
+    figure = new_figure("Indicators: predicted and true", subject, "", watermark, 2.5 * lines + 1.2)
+    _label_all(figure, "true value", "predicted value")
     panels = figure.subplots(lines, _COLUMNS, squeeze=False).ravel()
     for axes, row in zip(panels, table.to_dict("records"), strict=False):
         _draw_scatter(axes, truth[row["indicator"]], predicted[row["indicator"]])
         possible = f" of {row['r2_ceiling']:.2f}" if np.isfinite(row["r2_ceiling"]) else ""
-        said = f"{row['indicator'].replace('_', ' ')}\nr {row['r']:.2f}, R² {row['r2']:.2f}{possible}"
+        unit = (units or {}).get(row["indicator"], "")
+        name = f"{row['indicator'].replace('_', ' ')}{f' ({unit})' * bool(unit)}"
+        said = f"{name}\nr {row['r']:.2f}, R² {row['r2']:.2f}{possible}"
         axes.set_title(said, loc="left", fontsize=10, color=INK)
     for axes in panels[len(table) :]:
         axes.set_visible(False)
@@ -259,6 +267,7 @@ def bland_altman_figure(
     """Draw the difference of two measurements over their mean, a panel a column of both tables."""
     lines = -(-truth.shape[1] // _COLUMNS)
     figure = new_figure(title, subject, "", watermark, 2.7 * lines + 1)
+    _label_all(figure, "mean of found and true", "found minus true")
     panels = figure.subplots(lines, _COLUMNS, squeeze=False).ravel()
     for axes, name in zip(panels, truth, strict=False):
         one, two = truth[name].to_numpy(float), found[name].to_numpy(float)
@@ -268,8 +277,13 @@ def bland_altman_figure(
         for end in (found_limits.low, found_limits.high):
             axes.axhline(end, color=GREY, linewidth=1.2, linestyle="--")
         unit = UNITS.get(str(name), "")
-        said = f"{found_limits.bias:+.1f} [{found_limits.low:.1f}, {found_limits.high:.1f}] {unit}"
-        axes.set_title(f"{str(name).replace('_', ' ')}\n{said}", loc="left", fontsize=10, color=INK)
+        said = f"bias {found_limits.bias:+.1f} [{found_limits.low:.1f}, {found_limits.high:.1f}]"
+        axes.set_title(
+            f"{str(name).replace('_', ' ')}{f' ({unit})' * bool(unit)}\n{said}",
+            loc="left",
+            fontsize=10,
+            color=INK,
+        )
         set_text_sizes(axes)
         axes.tick_params(labelsize=9)
         axes.spines[["top", "right"]].set_visible(False)
@@ -284,6 +298,7 @@ def story_figure(
     *,
     frames: int = 8,
     seconds: float = 3.0,
+    chosen: str = "",
     watermark: str = "",
 ) -> Figure:
     """Draw for each patient an ECG lead, the true cine and a generated one, as strips.
@@ -299,11 +314,15 @@ def story_figure(
         Frames shown, evenly over the cycle.
     seconds : float
         Of the ECG shown.
+    chosen : str
+        How the patients were chosen, for the second line.
     watermark : str
     """
     figure = new_figure(
         "A beating heart, generated from an ECG",
-        "one cycle, from left to right · generated, not measured",
+        " · ".join(
+            ["one cycle, from left to right", *([chosen] if chosen else []), "generated, not measured"]
+        ),
         "",
         watermark,
         3.1 * len(patients) + 0.9,
@@ -329,6 +348,12 @@ def strip_of(cine: NDArray[Any], frames: int) -> NDArray[Any]:
     """Return some frames of a cine (frames, H, W), evenly over the cycle, side by side: (H, frames * W)."""
     chosen = np.linspace(0, len(cine), min(frames, len(cine)), endpoint=False).astype(int)
     return np.concatenate(list(cine[chosen]), axis=1)
+
+
+def _label_all(figure: Figure, below: str, beside: str) -> None:
+    """Label the axes of all panels together."""
+    figure.supxlabel(below, fontsize=12, color=INK)
+    figure.supylabel(beside, fontsize=12, color=INK)
 
 
 def _plain(axes: Axes) -> None:

@@ -27,7 +27,7 @@ from datasets.patients import SUPERCLASSES
 from datasets.splits import fold_from_parts
 from evaluation.calibration import calibration_table, log_odds
 from evaluation.multilabel import format_multilabel, multilabel_scores, multilabel_table
-from evaluation.report import PROTOCOLS
+from evaluation.report import PROTOCOLS, identity_sentence
 from evaluation.scores import aggregate
 from evaluation.statistics import Array, cluster_bootstrap
 from evaluation.tables import Caption, markdown_of
@@ -64,16 +64,20 @@ _CAPTIONS = {
         heads={"value": "AUROC"},
     ),
     "subsets": Caption(
-        "AUROC of the same model when it is given only some of the modalities.", heads={"value": "AUROC"}
+        "AUROC of the same model when it is given only some of the modalities.",
+        "AUROC by the modalities that are given",
+        heads={"value": "AUROC"},
     ),
     "credits": Caption(
         "Part of each modality in the AUROC above 0.5 (Shapley values of the score). The parts add up to "
         "the sum.",
+        "Part of each modality in the AUROC",
         heads={"value": "part of AUROC − 0.5"},
     ),
     "shares": Caption(
         "Share of each modality in what moved the predictions, right or wrong: the mean size of its "
         "contribution, in log-odds.",
+        "Share of each modality in the predictions",
         heads={"mean_absolute": "mean size (log-odds)"},
     ),
     "contributions": Caption(
@@ -141,7 +145,12 @@ def _evaluate_superclasses(
     metrics = scores | {"protocol": run.protocol, "meaning": meaning, "run": run.metadata}
     metrics |= {"stamp": run.watermark, "scope": run.scope(predictions["recording"].nunique())}
     table = multilabel_table(scores)
-    sections = [f"Protocol `{run.protocol}`: {meaning}.", f"{metrics['scope']}.", markdown_of(table)]
+    sections = [
+        f"Protocol `{run.protocol}`: {meaning}.",
+        f"{identity_sentence(metrics)}.",
+        f"{metrics['scope']}.",
+    ]
+    sections.append(markdown_of(table, _CAPTIONS["classes"]))
     files = {"classes.csv": table, "predictions.csv": predictions}
     files |= {f"figures/{name}.png": figure for name, figure in run.learning_curves().items()}
     return metrics, write_results(

@@ -158,6 +158,8 @@ def _draw_forest(
         if np.isfinite(row["low"]):
             axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
             said += f" [{form.format(row['low'])}, {form.format(row['high'])}]"
+        elif row.get("reason"):
+            said += " (interval not estimable)"
         axes.scatter([row["value"]], [place], color=colour, s=45, zorder=3)
         axes.annotate(said, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=10.5)
     axes.set(ylim=(len(rows) - 0.4, -0.6))

@@ -14,7 +14,19 @@ from scipy.ndimage import uniform_filter1d
 from scipy.special import expit
 
 from evaluation.calibration import log_odds
-from evaluation.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SHADES, SKY, VERMILLION, set_text_sizes
+from evaluation.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    SHADES,
+    SKY,
+    VERMILLION,
+    robust_limits,
+    set_text_sizes,
+)
 
 Array = NDArray[Any]
 MODALITY_COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
@@ -83,6 +95,8 @@ def draw_leads(
         axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
         axes.spines[["top", "right", *(["bottom"] if axes is not panels[-1] else [])]].set_visible(False)
         axes.tick_params(labelsize=10, bottom=axes is panels[-1])
+    ends = np.array([robust_limits(trace, sampling_rate) for trace in traces])
+    panels[-1].set_ylim(ends[:, 0].min(), ends[:, 1].max())  # shared by all leads
     panels[-1].set(xlim=(0, traces.shape[1] / sampling_rate), xlabel="time in s, ECG in mV")
     if signal_map is not None:
         bar = part.colorbar(lines, ax=list(panels), fraction=0.03, pad=0.01, ticks=[-limit, 0, limit])

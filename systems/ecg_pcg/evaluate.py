@@ -115,7 +115,7 @@ def _captions(metrics: dict[str, Any], prevalence: float | None) -> dict[str, Ca
                 "estimate": "AUROC",
                 "null_mean": "mean by chance",
                 "null_deviation": "deviation by chance",
-                "persons": "persons, once a label",
+                "permutations": "exchanges",
             },
         ),
         "prevalence": Caption(

@@ -18,10 +18,11 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from datasets.signal_quality import NAMES
-from evaluation.figures import BLUE, GREY, INK, ORANGE, SHADES, SKY, VERMILLION, set_text_sizes
+from evaluation.figures import BLUE, GREY, INK, ORANGE, SHADES, SKY, VERMILLION, robust_limits, set_text_sizes
 from systems.base.predictor import DISCLAIMER, rounded_probability, sized_figure, thin
 
 Array = NDArray[Any]
+_SCALES = "each signal on its own scale"
 _CLOSE_UP = 4.0
 """Length of the part that is drawn large, seconds."""
 _PANEL = {"signal": 1.15, "probability": 1.35, "attention": 1.3, "contributions": 3.3}
@@ -152,12 +153,22 @@ def _draw_whole(
         times, values = thin(trace.samples, trace.sampling_rate)
         axes.axvspan(*shown, color="#E8EEF4", linewidth=0)
         axes.plot(times, values, color=INK, linewidth=0.5)
+        _scale(axes, trace)
         _plain(axes, NAMES[modality])
         axes.yaxis.set_major_locator(NullLocator())
     if beat_probability is not None:
         _draw_beats(panels[-1], np.asarray(spans), np.asarray(beat_probability), probability)
     duration = max(len(trace.samples) / trace.sampling_rate for trace in traces.values())
-    panels[-1].set(xlim=(0, duration), xlabel="time in seconds")
+    panels[-1].set(xlim=(0, duration), xlabel=f"time in seconds, {_SCALES}")
+
+
+def _scale(axes: Axes, trace: Trace) -> None:
+    """Set the ends of the axis of a signal, and say where it leaves them."""
+    low, high = robust_limits(trace.samples, trace.sampling_rate)
+    axes.set_ylim(low, high)
+    if np.nanmax(trace.samples, initial=low) > high or np.nanmin(trace.samples, initial=high) < low:
+        style: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8.5, "color": GREY}
+        axes.text(0.995, 1.0, "cut: the signal leaves the axis", transform=axes.transAxes, **style)
 
 
 def _draw_beats(axes: Axes, spans: Array, values: Array, probability: float) -> None:
@@ -187,13 +198,14 @@ def _draw_close_up(
             label = beat_label if number == 0 and axes is panels[0] and beat_label else None
             axes.axvline(start, color=VERMILLION, linewidth=1.1, linestyle="--", label=label)
         axes.plot(times, trace.samples[first : first + len(times)][: len(times)], color=INK, linewidth=0.8)
+        _scale(axes, Trace(trace.samples[first:last], trace.sampling_rate))
         _plain(axes, NAMES[modality])
         axes.yaxis.set_major_locator(NullLocator())
     if len(inside) and beat_label:
         panels[0].legend(
             loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9, borderpad=0, handlelength=1.5
         )
-    panels[-1].set(xlim=shown, xlabel="time in seconds (the shaded part above)")
+    panels[-1].set(xlim=shown, xlabel=f"time in seconds (the shaded part above), {_SCALES}")
 
 
 def _draw_attention(part: SubFigure, mean_attention: MeanAttention) -> None:
@@ -236,7 +248,7 @@ def _draw_contributions(part: SubFigure, contributions: Contributions) -> None:
     axes.set_xticks((edges[:-1] + edges[1:]) / 2, list(contributions.cells))
     axes.tick_params(axis="x", length=0)
     axes.yaxis.set_minor_locator(NullLocator())
-    _plain(axes, "hertz")
+    _plain(axes, "frequency in Hz")
     axes.set_xlabel("heart sound: part of the log-odds")
     part.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     _draw_parts(beside, contributions.parts)

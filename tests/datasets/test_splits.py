@@ -348,7 +348,10 @@ def test_small_classes_are_said_in_our_words_and_once(recwarn):
     lacking = [fold.name for fold in folds if samples["label"].iloc[fold.test].nunique() < 2]
     assert f"the test part of {', '.join(lacking)}" in note
     assert "5 of label 0, 3 of label 1 (sessions): choose a smaller --fold-count" in note
-    assert one_sided(samples, make_folds(samples, "session", 2, 0.0, 42), "session") == ""
+    note = one_sided(samples, make_folds(samples, "session", 2, 0.0, 42), "session")
+    assert note.startswith("Note: all of label 1 in the test part of fold_1 are of one session")
+    many = usual_table()
+    assert one_sided(many, make_folds(many, "session", 2, 0.0, 42), "session") == ""
     assert not recwarn.list
 
 

@@ -134,3 +134,25 @@ def test_the_text_names_both_runs_and_what_was_left_out():
     unwrap = format_comparison(compare(first.assign(person=""), second, draws=0))
     assert "n/a" in unwrap
     assert "nan" not in unwrap
+
+
+def test_where_a_class_comes_from_one_session_neither_interval_nor_p_is_given():
+    first, second = run(2.0), run(4.0, seed=1)
+    first, second = (
+        table.assign(session=table["session"].where(table["label"] == 1, "C0")) for table in (first, second)
+    )
+    table = compare(first, second, draws=50)
+    row = table.iloc[0]
+    assert row["reason"] == "all normal recordings come from 1 session"
+    assert np.isnan(row[["low", "high", "p", "p_holm", "p_delong"]].to_numpy(float)).all()
+    assert np.isfinite([row["first"], row["second"], row["difference"]]).all()
+    text = format_comparison(table)
+    assert text.count("not estimable") == 4
+    assert "Not estimable: all normal recordings come from 1 session." in text
+
+
+def test_a_p_value_is_never_printed_as_zero():
+    table = compare(run(0.5), run(9.0, seed=2), draws=3000)
+    assert table.loc[0, "p"] < 0.001
+    assert "< 0.001" in format_comparison(table)
+    assert "0.000" not in format_comparison(table)

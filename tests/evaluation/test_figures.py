@@ -9,7 +9,10 @@ from evaluation.figures import (
     beat_attention_figure,
     calibration_figure,
     confusion_figure,
+    learning_curves_figure,
+    new_figure,
     precision_recall_figure,
+    robust_limits,
     roc_figure,
     save_figure,
 )
@@ -140,3 +143,62 @@ def test_figures_leave_no_global_state(units):
     before = pyplot.get_fignums()
     roc_figure(units).savefig(io.BytesIO())
     assert pyplot.get_fignums() == before
+
+
+def test_learning_curves_have_a_line_a_fold_and_part_and_a_dot_at_the_epoch_kept():
+    rows = [
+        {
+            "train/loss": 0.9,
+            "val/loss": 0.8,
+            "val/auroc": 0.6,
+            "val/accuracy": 0.1,
+            "train/gradient_norm": 9.0,
+        },
+        {
+            "train/loss": 0.5,
+            "val/loss": 0.7,
+            "val/auroc": 0.7,
+            "val/accuracy": 0.1,
+            "train/gradient_norm": 9.0,
+        },
+    ]
+    figure = learning_curves_figure({"fold_0": rows, "fold_1": rows[:1]}, {"fold_0": 1, "fold_1": 1})
+    loss, auroc = figure.axes
+    assert (loss.get_ylabel(), auroc.get_ylabel(), auroc.get_xlabel()) == ("loss", "AUROC", "epoch")
+    assert [list(line.get_ydata()) for line in loss.lines] == [[0.9, 0.5], [0.8, 0.7], [0.9], [0.8]]
+    assert [list(line.get_ydata()) for line in auroc.lines] == [[0.6, 0.7], [0.6]]
+    assert [dot.get_offsets().tolist() for dot in loss.collections[:2]] == [[[1, 0.9]], [[1, 0.8]]]
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["fold 0", "fold 1"]
+
+
+def test_without_a_score_on_validation_there_is_the_loss_alone():
+    figure = learning_curves_figure({"fold_0": [{"train/loss": 1.0, "train/gradient_norm": 2.0}]}, {})
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss"]
+
+
+def test_a_step_at_the_start_does_not_set_the_axis_and_every_beat_is_inside():
+    time = np.arange(0, 30, 0.004)
+    beats = np.exp(-(((time % 0.9) - 0.3) ** 2) / 2e-4)
+    low, high = robust_limits(beats, 250)
+    assert low < beats.min() and high > beats.max()
+    stepped = np.where(time < 1.0, 50.0, beats)
+    low, high = robust_limits(stepped, 250)
+    assert beats.max() < high < 3
+    assert robust_limits(np.full(10, np.nan), 250) == (-1.0, 1.0)
+    low, high = robust_limits(np.zeros(100), 250)
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize("watermark", ["", "simulated data", "simulated data; selected on test"])
+@pytest.mark.parametrize("words", [3, 30])
+def test_no_title_leaves_the_figure_or_runs_into_the_watermark(words, watermark):
+    figure = new_figure("abnormal recordings " * words, "of 0.1 % abnormal " * words, "session", watermark)
+    figure.subplots()
+    figure.draw_without_rendering()
+    title = next(text for text in figure.texts if "abnormal" in text.get_text())
+    assert title.get_window_extent().x1 <= figure.bbox.x1
+    if watermark:
+        mark = next(text for text in figure.texts if text.get_text() == watermark)
+        first = title.get_text().splitlines()[0]
+        title.set_text(first)
+        assert title.get_window_extent().x1 < mark.get_window_extent().x0

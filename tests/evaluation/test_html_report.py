@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from evaluation.page import LONGEST_TABLE, html_page
 from evaluation.report import ROWS
+from evaluation.tables import Caption
 
 EVIL = '<script>alert("x")</script>&"\''
 VOID = {"meta", "img", "br", "link", "input"}
@@ -129,3 +130,32 @@ def test_other_tasks_have_a_report_without_scores_of_beats(results):
     _, _, text = read({"protocol": "patient", "meaning": "x", "run": {}}, results)
     assert "Scores" not in text
     assert "Subgroups" in text
+
+
+def test_tasks_without_such_scores_begin_with_results_and_end_with_the_rows_behind_them(results):
+    files = {"predictions.csv": pd.DataFrame({"sample": range(300)} | {f"ecg_{k}": 0.5 for k in range(40)})}
+    _, _, text = read({"protocol": "patient", "meaning": "x", "run": {}}, files | results)
+    assert text.index("Subgroups") < text.index("Figures") < text.index("Predictions (")
+    assert "20 of 300 rows, evenly spaced and 12 of 41 columns; all are in predictions.csv" in text
+    assert "ecg 10 " in text
+    assert "ecg 11 " not in text
+
+
+def test_captions_stand_with_tables_and_figures(results):
+    captions = {
+        "subgroups": Caption("What the parts are.", "Parts", {"value": "AUROC"}),
+        "roc_recordings": Caption("What is drawn.", "The curve"),
+    }
+    page = html_page("folder", metrics(), results, captions)
+    assert "<h3>Parts</h3>" in page
+    assert "<p>What the parts are.</p>" in page
+    assert "<th>AUROC</th>" in page
+    assert "<strong>The curve.</strong> What is drawn." in page
+
+
+def test_the_threshold_column_says_whether_it_is_used():
+    files = {"recordings.csv": pd.DataFrame({"recording": ["a"], "threshold": [0.25]})}
+    assert "validation threshold (not used)" in html_page("x", metrics(), files)
+    used = metrics(threshold="validation", thresholds=[0.25], recordings=None)
+    assert "validation threshold (used)" in html_page("x", used, files)
+    assert "from the validation part of each fold: 0.250" in html_page("x", used, files)

@@ -206,3 +206,53 @@ def test_the_markdown_table_is_regular():
     rows = [line for line in markdown_table(metrics).splitlines() if line.startswith("|")]
     assert len(rows) == len(ROWS) + 3
     assert {row.count("|") for row in rows} == {8}
+
+
+def test_a_class_of_one_session_has_no_interval_in_any_output(tmp_path):
+    predictions = simulated()
+    normal = predictions["label"] == 0
+    predictions.loc[normal, "session"] = "C0"
+    metrics = evaluate_predictions(
+        predictions.assign(fold=0), protocol="session", draws=50, scope="1 of 5 folds: 48 of 96 recordings"
+    )
+    reason = "all normal recordings come from 1 session"
+    for name in ("auroc", "macc"):
+        interval = metrics["recordings"]["at_half"]["intervals"][name]
+        assert (interval["low"], interval["high"], interval["reason"]) == (None, None, reason)
+    write_binary_results(tmp_path, predictions, metrics, {})
+    texts = [format_table(metrics), *((tmp_path / f"report.{end}").read_text() for end in ("md", "html"))]
+    for text in texts:
+        assert "not estimable" in text
+        assert reason in text
+        assert "1 of 5 folds: 48 of 96 recordings" in text
+    assert strict((tmp_path / "metrics.json").read_text()) == metrics
+
+
+def test_under_patient_the_reason_speaks_of_patients():
+    predictions = simulated()
+    predictions.loc[predictions["label"] == 1, "session"] = "C1"
+    metrics = evaluate_predictions(predictions, protocol="patient", draws=50)
+    reason = metrics["recordings"]["at_half"]["intervals"]["auroc"]["reason"]
+    assert reason == "all abnormal recordings come from 1 patient"
+
+
+def test_persons_with_both_labels_are_counted_once_and_explained():
+    predictions = simulated()
+    predictions = predictions.assign(person=predictions["session"])
+    both = int((predictions.groupby("session")["label"].nunique() > 1).sum())
+    metrics = evaluate_predictions(predictions, protocol="session", draws=0)
+    persons = predictions["session"].nunique()
+    assert (metrics["counts"]["persons"], metrics["persons_with_both_labels"]) == (persons, both)
+    said = f"{both} of the {persons} persons have recordings of both labels"
+    for text in (" ".join(format_table(metrics).split()), markdown_table(metrics)):
+        assert said in text
+        assert f"which makes {persons + both}." in text
+
+
+def test_the_thresholds_that_the_scores_use_are_shown():
+    predictions = simulated()
+    text = format_table(
+        evaluate_predictions(predictions, protocol="session", draws=0, threshold="validation")
+    )
+    assert "threshold from the validation part of each fold: 0.400, 0.500, 0.600" in text
+    assert "threshold 0.5\n" in format_table(evaluate_predictions(predictions, protocol="session", draws=0))

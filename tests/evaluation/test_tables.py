@@ -7,8 +7,14 @@ from evaluation.tables import Caption, markdown_of, number_text, p_text, shown_t
 
 @pytest.mark.parametrize(
     ("value", "reason", "text"),
-    [(0.0, "", "< 0.001"), (1 / 2001, "", "< 0.001"), (0.001, "", "0.001"), (0.0496, "", "0.050")]
-    + [(np.nan, "", "n/a"), (np.nan, "few", "not estimable")],
+    [
+        (0.0, "", "< 0.001"),
+        (1 / 2001, "", "< 0.001"),
+        (0.001, "", "0.001"),
+        (0.0496, "", "0.050"),
+        (np.nan, "", "n/a"),
+        (np.nan, "few", "not estimable"),
+    ],
 )
 def test_a_p_value_is_never_zero(value, reason, text):
     assert p_text(value, reason) == text
@@ -16,8 +22,18 @@ def test_a_p_value_is_never_zero(value, reason, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.5, "0.500"), (0.0, "0.000"), (0.00012, "0.0001"), (12345.678, "12345.7"), (7, "7"), (True, "yes")]
-    + [(np.nan, "n/a"), (None, "n/a"), ("", "n/a"), ("word", "word")],
+    [
+        (0.5, "0.500"),
+        (0.0, "0.000"),
+        (0.00012, "0.0001"),
+        (12345.678, "12345.7"),
+        (7, "7"),
+        (True, "yes"),
+        (np.nan, "n/a"),
+        (None, "n/a"),
+        ("", "n/a"),
+        ("word", "word"),
+    ],
 )
 def test_numbers_as_text(value, text):
     assert number_text(value) == text
@@ -47,8 +63,13 @@ def test_ends_are_one_cell_and_reasons_stand_below_once():
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {6}
 
 
+def test_counts_beside_what_is_not_known_are_whole_numbers():
+    shown = shown_table(pd.DataFrame({"n": [12.0, np.nan], "r": [1.0, 0.0], "m": [2.5, 3.0]}))
+    assert shown.rows == [["12", "1.000", "2.500"], ["n/a", "0.000", "3.000"]]
+
+
 def test_ends_of_several_scores_stand_beside_them():
-    table = pd.DataFrame({"r": [0.5], "r_low": [0.1], "r_high": [0.9], "mae": [2.0], "mae_low": [np.nan]})
+    table = pd.DataFrame({"r": [0.5], "mae": [2.25], "r_low": [0.1], "r_high": [0.9], "mae_low": [np.nan]})
     shown = shown_table(table.assign(mae_high=np.nan))
     assert shown.heads == ["r", "95 % interval", "mean absolute error", "95 % interval"]
-    assert shown.rows == [["0.500", "[0.100, 0.900]", "2.000", "n/a"]]
+    assert shown.rows == [["0.500", "[0.100, 0.900]", "2.250", "n/a"]]

@@ -155,9 +155,14 @@ def test_figure_shows_models_and_no_variants():
     table = pd.DataFrame(
         [(*row, 0.6, 0.5, 0.7) for row in rows], columns=["model", "protocol", "auroc", "low", "high"]
     )
-    said = [text.get_text() for text in story_figure(table, list(MODELS)).axes[0].texts]
-    assert "PACFNet 0.60" in said
-    assert "1 other networks 0.60 to 0.60" in said
+    axes = story_figure(table, list(MODELS)).axes[0]
+    assert {label.get_text() for label in axes.get_yticklabels()} == {"pacfnet", "early-fusion"}
+    assert [len(points.get_offsets()) for points in axes.collections if points.get_label()[0] != "_"] == [
+        1,
+        2,
+    ]
+    assert not [line for line in axes.lines if len(set(line.get_xdata())) > 1], "no line between two points"
+    assert [text.get_text() for text in axes.texts] == ["0.60", "0.60", "chance"]
 
 
 def test_a_protocol_without_run_has_a_dash():

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from datasets.splits import fold_from_parts
+from evaluation.tables import Caption
 from models.ecg_cmr.cine_autoencoder import CineAutoencoder
 from systems.base.evaluation_run import EvaluationRun
 from systems.base.task import CARRIED
@@ -21,6 +22,13 @@ from systems.ecg_cmr.phenotypes.evaluate import indicator_table
 
 _AT_ONCE = 64
 """Cines that are encoded together."""
+_CAPTIONS = {
+    "images": Caption("How like a decoded frame is to the true one: SSIM is 1 at best, PSNR is in decibels."),
+    "indicators": Caption(
+        "What is measured in the true cines, and in those that passed the autoencoder, beside the truth. "
+        "The mean absolute error is in the unit of the indicator (mL, %, g, mm)."
+    ),
+}
 
 
 def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
@@ -50,4 +58,6 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         "images": pd.DataFrame([image_scores(true, decoded)]),
         "indicators": pd.concat(indicators, ignore_index=True),
     }
-    return write_stage(run, pd.concat([table, found.add_prefix("through_")], axis=1), tables)
+    return write_stage(
+        run, pd.concat([table, found.add_prefix("through_")], axis=1), tables, captions=_CAPTIONS
+    )

@@ -9,12 +9,20 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from evaluation.statistics import Array, cluster_bootstrap
+from evaluation.tables import Caption
 from systems.base.evaluation_run import EvaluationRun, predict_run
 from systems.ecg_cmr.contrast.task import true_ranks
 from systems.ecg_cmr.evaluate import write_stage
 from systems.ecg_cmr.figures import retrieval_figure
 
 _RANKS = (1, 5, 10)
+_CAPTIONS = {
+    "retrieval": Caption(
+        "How often the other half of a pair is among the first 1, 5 or 10 of all test patients, ordered by "
+        "likeness (recall), beside chance."
+    ),
+    "predictions": Caption("One row a test patient: the embeddings of ECG and CMR that are compared."),
+}
 
 
 def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
@@ -26,7 +34,9 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         table = retrieval_table(ecg, cmr, fold["session"].to_numpy(), draws=draws)
         tables.append(table.assign(fold=number) if predictions["fold"].nunique() > 1 else table)
     figures = {"retrieval": retrieval_figure(tables[0], watermark=run.watermark)}
-    return write_stage(run, predictions, {"retrieval": pd.concat(tables, ignore_index=True)}, figures)
+    return write_stage(
+        run, predictions, {"retrieval": pd.concat(tables, ignore_index=True)}, figures, _CAPTIONS
+    )
 
 
 def retrieval_table(

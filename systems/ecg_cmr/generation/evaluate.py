@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from common.errors import UserError
 from datasets.splits import Fold, assert_separated, fold_from_parts
+from evaluation.tables import Caption
 from models.ecg_cmr.cine_generator import CineGenerator
 from models.ecg_cmr.transformer import pool_tokens
 from systems.base.evaluation_run import EvaluationRun
@@ -60,6 +61,41 @@ _SHOWN = 3
 """Patients of the story figure."""
 _AT_ONCE = 64
 """Cines that are encoded together."""
+_CAPTIONS = {
+    "guidance": Caption(
+        "Scales of the guidance on the validation part: how strongly a cine follows the ECG. r is the "
+        "correlation of the ejection fraction with the truth; one other than 1 is chosen only where it is "
+        "better beyond chance."
+    ),
+    "indicators": Caption(
+        "Measured in cines of each source, beside the truth. The true cine is the error of measuring alone. "
+        "Bias and mean absolute error are in the unit of the indicator (mL, %, g, mm)."
+    ),
+    "comparisons": Caption(
+        "Correlation with the truth of the mean over generated cines and of a regression from the same ECG."
+    ),
+    "spread": Caption(
+        "How far samples of one ECG differ (standard deviation), and how often the truth lies between the "
+        "least and the greatest of them, beside how often it would if they followed the true distribution."
+    ),
+    "images": Caption(
+        "Likeness to the true cine: SSIM is 1 at best, PSNR is in decibels. Frechet: distance of the "
+        "features of all cines, 0 at best."
+    ),
+    "diversity": Caption("How different samples are, of one ECG and of different ones."),
+    "memorization": Caption("Whether generated cines are copies of cines that were trained on."),
+    "bland_altman": Caption(
+        "Difference of what is measured in generated cines and the truth, over their mean. Red: bias. "
+        "Dashed: 95 % limits of agreement."
+    ),
+    "bland_altman_method": Caption(
+        "The same for true cines: what the measuring method gets wrong by itself."
+    ),
+    "story": Caption(
+        "Three patients at the 5th, 50th and 95th percentile of the ejection fraction (EF) measured in the "
+        "generated cines: ECG, true cine, and one generated cine, not chosen among several."
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +196,7 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         ),
     }
     figures = {} if run.settings.compact else _figures(generator, truth, measured, generated)
-    return write_stage(run, _predictions(generator, truth, found), tables, figures)
+    return write_stage(run, _predictions(generator, truth, found), tables, figures, _CAPTIONS)
 
 
 def _open(run: EvaluationRun) -> _Generated:
@@ -422,7 +458,12 @@ def _story(
         }
         for number in chosen
     ]
-    return story_figure(patients, samples.ecg_rate, watermark=generator.run.watermark)
+    return story_figure(
+        patients,
+        samples.ecg_rate,
+        chosen="5th, 50th, 95th percentile of the generated EF",
+        watermark=generator.run.watermark,
+    )
 
 
 def _fraction_text(value: float) -> str:

@@ -10,15 +10,24 @@ import numpy as np
 import pandas as pd
 
 from evaluation.statistics import Array, Statistic, cluster_bootstrap, divided
+from evaluation.tables import Caption
 from systems.base.evaluation_run import EvaluationRun, predict_run
 from systems.ecg_cmr.evaluate import write_stage
+
+_CAPTIONS = {
+    "reconstruction": Caption(
+        "How well hidden parts are reconstructed. ncc: normalized cross-correlation with the truth, 1 at "
+        "best. Relative error: squared error over that of the mean of the signal, 1 is no better than the "
+        "mean. Better than mean: share of recordings that are better than their mean."
+    ),
+}
 
 
 def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Evaluate a run, write its results, and return its metrics and the files written."""
     predictions = predict_run(run)
     table = _reconstruction_table(predictions, draws=run.settings.bootstrap_draws)
-    return write_stage(run, predictions, {"reconstruction": table})
+    return write_stage(run, predictions, {"reconstruction": table}, captions=_CAPTIONS)
 
 
 def _reconstruction_table(scores: pd.DataFrame, *, draws: int, seed: int = 0) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from evaluation.multilabel import multilabel_scores, multilabel_table
 from evaluation.statistics import Array, Interval, cluster_bootstrap, divided, paired_cluster_bootstrap
+from evaluation.tables import Caption
 from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from models.ecg_cmr.rollout import lead_relevance
@@ -23,6 +24,19 @@ from systems.ecg_cmr.figures import indicators_figure, relevance_figure
 from systems.ecg_cmr.phenotypes.task import TRUE
 
 _INDICATOR_SCORES = ("r", "r2", "mae")
+_CAPTIONS = {
+    "indicators": Caption(
+        "One row (and one panel) an indicator. r: correlation of predicted and true value. R²: share of the "
+        "variance that is explained, below 0 worse than predicting the mean. R² possible: the most that "
+        "this ECG can tell, known for simulated patients. The mean absolute error is in the unit of the "
+        "indicator. On the dashed line prediction and truth are equal."
+    ),
+    "diseases": Caption(
+        "One row a disease; macro is the mean over diseases. AUROC: how often a patient with the disease "
+        "gets a higher probability than one without, 0.5 by chance. ECE: expected calibration error, ten "
+        "bins."
+    ),
+}
 INDICATOR_UNITS = {
     **dict.fromkeys(("lv_edv", "lv_esv", "rv_edv", "rv_esv", "stroke_volume", "la_volume"), "mL"),
     **dict.fromkeys(("ejection_fraction", "rv_ejection_fraction"), "%"),
@@ -47,8 +61,13 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         ceilings = run.cache.manifest.get("ceilings", {}) if reads_ecg else {}  # an ECG's, not a cine's
         table = indicator_table(truth, predictions[indicators], patient.tolist(), ceilings, draws=draws)
         tables["indicators"] = table
+        known = run.cache.simulated or run.cache.describe()["source"] == "acdc"
         figures["indicators"] = indicators_figure(
-            truth, predictions[indicators], table, watermark=run.watermark
+            truth,
+            predictions[indicators],
+            table,
+            units=INDICATOR_UNITS if known else None,
+            watermark=run.watermark,
         )
     if diseases:
         truth = predictions[[TRUE + name for name in diseases]]
@@ -56,7 +75,14 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         tables["diseases"] = multilabel_table(scores)
     if reads_ecg and not run.settings.compact:
         figures |= _rollout_figures(run, predictions, diseases)
-    return write_stage(run, predictions, tables, figures)
+    rollouts = {
+        f"rollout_{name}": Caption(
+            "The ECG with the highest predicted probability. Darker parts counted more (attention rollout).",
+            f"What counted for {name.replace('_', ' ')}",
+        )
+        for name in diseases
+    }
+    return write_stage(run, predictions, tables, figures, _CAPTIONS | rollouts)
 
 
 def _rollout_figures(

@@ -69,7 +69,7 @@ def test_figures_state_bias_and_that_cines_are_generated():
     truth = pandas.DataFrame({"ejection_fraction": [50.0, 60, 70], "lv_mass": [100.0, 120, 150]})
     figure = bland_altman_figure(truth, truth + 2, title="t", subject="s", watermark="simulated data")
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
-    assert titles[0] == "ejection fraction\n+2.0 [2.0, 2.0] %"
+    assert titles[0] == "ejection fraction (%)\nbias +2.0 [2.0, 2.0]"
     patient = {
         "name": "v1",
         "ecg": np.sin(np.arange(500.0)),
