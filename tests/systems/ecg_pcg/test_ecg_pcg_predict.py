@@ -24,7 +24,6 @@ from datasets.splits import make_folds
 from evaluation.scores import aggregate
 from learning.checkpoint import save_checkpoint
 from models import FITTED_MODELS, MODELS, TAKES_ABSENCE
-from models.layers.blocks import MODALITIES
 from models.linear import PhaseGridLinear
 from models.phase_fusion import PhaseFusion
 from systems.base.evaluation_run import EvaluationRun, predict_folds
@@ -177,7 +176,8 @@ def test_a_fitted_model_takes_either_signal_alone(settings, modality, cache, sim
 EVERY = [
     *((ModelSettings(model=name), name) for name in MODELS),
     *((ModelSettings(model=name, modality_dropout=0.5), f"{name}-subsets") for name in TAKES_ABSENCE),
-    *((ModelSettings(zeroed=zeroed), f"pacfnet-no-{zeroed}") for zeroed in MODALITIES),
+    (ModelSettings(zeroed="ecg"), "pacfnet-no-ecg"),
+    (ModelSettings(zeroed="pcg"), "pacfnet-no-pcg"),
 ]
 """Every model, in each way in which it may lack a signal."""
 SUBSETS = [("ecg", "pcg"), ("ecg",), ("pcg",)]
