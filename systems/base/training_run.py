@@ -55,17 +55,9 @@ from learning.tracking import Tracker
 from models.layers.layout import choose_layout
 from systems.base.task import Task
 
-_MATTERS = (
-    "model.model",
-    "protocol",
-    "seed",
-    "optimization.learning_rate",
-    "optimization.batch_size",
-    "optimization.epochs",
-    "model.width",
-    "model.points",
-)
-"""Settings that the HPARAMS page shows first, where a task has them."""
+_MATTERS = ("model.model", "protocol", "seed")
+_MATTERS_TO_NETWORKS = ("optimization.learning_rate", "model.width", "model.points")
+"""Settings that come first on the HPARAMS page, which shows five columns, by name, until more are chosen."""
 
 
 @dataclass(frozen=True)
@@ -311,7 +303,7 @@ def _finish_fold(
         by_tag = {f"test/{name}": value for name, value in found["test"].items() if not math.isnan(value)}
         tracker.scalars(by_tag, epoch)
         tracker.hyperparameters(_hyperparameters(run, fold), by_tag)
-        run.print(f"{fold.name}  test: {_scores_text(found['test'])}  ({_protocol_text(run.settings)})")
+        run.print(f"{context.label}  test: {_scores_text(found['test'])}  ({_protocol_text(run.settings)})")
         for tag, figure in task.figures(model, samples, rows, predictions).items():
             tracker.figure(tag, figure, epoch)
     found |= {"threshold": 0.5 if threshold is None else threshold, **task.extras(model, context)}
@@ -337,11 +329,13 @@ def _run_text(run: TrainingRun, fold: Fold) -> str:
 
 
 def _hyperparameters(run: TrainingRun, fold: Fold) -> dict[str, Any]:
-    """Return what tells runs apart: data, fold, what matters most, and all else that is no default."""
+    """Return what tells runs apart: what matters most, then all else that is no default."""
     chosen, usual = (flatten(to_plain(each)) for each in (run.settings, type(run.settings)()))
-    named = {"data": run.cache.path.name, "task": run.task.name, "fold": fold.number}
-    named |= {name: chosen[name] for name in _MATTERS if name in chosen}
-    return named | {name: value for name, _, value in differing_settings(usual, chosen) if name not in named}
+    first = [*_MATTERS, *(_MATTERS_TO_NETWORKS if run.task.has_epochs else ())]
+    found = {name.rpartition(".")[2]: chosen[name] for name in first if name in chosen}
+    found |= {"run.data": run.cache.path.name, "run.fold": fold.number, "run.task": run.task.name}
+    changed = differing_settings(usual, chosen) if run.task.has_epochs else []
+    return found | {f"settings.{name}": value for name, _, value in changed if name not in first}
 
 
 def _scores_text(scores: Mapping[str, float], deviations: Mapping[str, float] | None = None) -> str:

@@ -136,8 +136,18 @@ def test_hyperparameters_with_final_scores(run_folder):
     assert not [path for path in (run_folder / "fold_0").iterdir() if path.is_dir()], "one run a fold"
     events = read(run_folder / "fold_0")
     data = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    for name in (b"model.width", b"protocol", b"optimization.learning_rate"):
+    for name in (
+        b"learning_rate",
+        b"model",
+        b"points",
+        b"protocol",
+        b"seed",
+        b"width",
+        b"settings.precision",
+    ):
         assert name in data
+    assert b"cache" not in data
+    assert b"test/recording/auroc" in events.summary_metadata["_hparams_/experiment"].plugin_data.content
 
 
 def test_histograms_of_weights_and_gradients_every_epoch_and_the_graph(run_folder):

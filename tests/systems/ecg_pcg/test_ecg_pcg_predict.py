@@ -27,9 +27,9 @@ from models import FITTED_MODELS, MODELS, TAKES_ABSENCE
 from models.linear import PhaseGridLinear
 from models.phase_fusion import PhaseFusion
 from systems.base.evaluation_run import EvaluationRun, predict_folds
-from systems.base.exporting import read_metadata
 from systems.base.predictor import RecordingPath, rounded_probability
 from systems.ecg_pcg import predict as module
+from systems.ecg_pcg.export import input_names
 from systems.ecg_pcg.features.ecg_cycle_grid import cycle_grids
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.inputs import automatic_states
@@ -213,7 +213,7 @@ def subsets(cache, simulated_raw, tmp_path_factory) -> dict[tuple[str, ...], Pat
 
 
 @pytest.mark.parametrize("chosen", [pytest.param(model, id=name) for model, name in EVERY])
-def test_every_model_takes_what_it_says_in_predict_and_export(chosen, cache, subsets, tmp_path, capsys):
+def test_every_model_takes_what_it_says_in_predict_and_export(chosen, cache, subsets, tmp_path):
     """And refuses the rest in one sentence, at the command line."""
     settings = dataclasses.replace(NETWORK, model=dataclasses.replace(chosen, width=8, points=100))
     metadata: Any = {"provenance": {"torch": "2", "commit": "0"}}
@@ -222,12 +222,13 @@ def test_every_model_takes_what_it_says_in_predict_and_export(chosen, cache, sub
     takes = signals_of(settings.model)
     for subset, record in subsets.items():
         given = tuple(modality for modality in takes.modalities if modality in subset)
-        command = [str(record), "--checkpoint", str(path), "--out", str(tmp_path), "--threads", "1"]
+        command = [str(record), "--checkpoint", str(path), "--threads", "1"]
         if given == takes.modalities or (given and takes.any_subset):
-            (row,) = predict_command.main(command)
+            files = ["--out", str(tmp_path)] if given == subset else []
+            (row,) = predict_command.main([*command, *files])
             assert row["signals_used"] == list(given), subset
             assert 0 < row["probability"] < 1
-            assert len(row["files"]) == 2
+            assert len(row["files"]) == len(files)
         else:
             with pytest.raises(UserError, match=r"^No prediction for \w+: There is no [^.]*\.$"):
                 predict_command.main(command)
@@ -238,10 +239,9 @@ def test_every_model_takes_what_it_says_in_predict_and_export(chosen, cache, sub
     file = export_command.main(
         ["--checkpoint", str(path), "--format", "torch", "--out", str(tmp_path / "a.pt2"), "--threads", "1"]
     )
-    inputs = list(json.loads(read_metadata(file)["inputs"]))
-    masks = ["has_ecg", "has_pcg"] if takes.any_subset else []
-    assert inputs == [*takes.modalities, *masks]
-    capsys.readouterr()
+    assert file.stat().st_size > 1000, "written only if it agrees with the network"
+    masks = ("has_ecg", "has_pcg") if takes.any_subset else ()
+    assert input_names(settings.model) == takes.modalities + masks
 
 
 def test_a_network_that_takes_either_signal_predicts_a_sound_alone(cache, simulated_raw, tmp_path):
