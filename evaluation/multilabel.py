@@ -21,7 +21,6 @@ from evaluation.statistics import STATISTICS, Array, Statistic, cluster_bootstra
 from evaluation.tables import interval_text
 
 _RANKED = ("auroc", "auprc")
-_WORDS: dict[str, Any] = {"noun": "patient", "classes": ("samples without the class", "samples with it")}
 SCORES = (*_RANKED, "brier", "expected_calibration_error")
 HEADS = {"class": "class", "n": "n", "positives": "positive", "prevalence": "prevalence"}
 HEADS |= {"auroc": "AUROC", "auroc_interval": "95 % interval"}
@@ -70,7 +69,9 @@ def multilabel_scores(
     reasons = {name: _undefined(part) for name, part in parts.items()}
     notes = [f"No scores of {name}: {reason}." for name, reason in reasons.items() if reason]
     scored = [name for name in names if not reasons[name]]
-    classes = {name: _class_scores(part, not reasons[name], draws, seed) for name, part in parts.items()}
+    classes = {
+        name: _class_scores(part, not reasons[name], draws, seed, name) for name, part in parts.items()
+    }
     if scored and notes:
         notes.append(f"Macro means are over {len(scored)} of {len(names)} classes.")
     columns = [k for k, name in enumerate(names) if name in scored]
@@ -87,7 +88,9 @@ def multilabel_scores(
             "macro": {
                 "classes": len(scored),
                 **{name: _mean([classes[part][name] for part in scored]) for name in SCORES},
-                "intervals": _macro_intervals(truth[:, columns], predicted[:, columns], group, draws, seed),
+                "intervals": _macro_intervals(
+                    truth[:, columns], predicted[:, columns], group, draws, seed, scored
+                ),
             },
         }
     )
@@ -168,16 +171,21 @@ def _undefined(part: pd.DataFrame) -> str:
     return ""
 
 
-def _class_scores(part: pd.DataFrame, defined: bool, draws: int, seed: int) -> dict[str, Any]:
+def _words(name: str) -> dict[str, Any]:
+    """Return the words for the reason why there is no interval."""
+    return {"noun": "patient", "classes": (f"samples without {name}", f"samples with {name}")}
+
+
+def _class_scores(part: pd.DataFrame, defined: bool, draws: int, seed: int, name: str) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(SCORES)
     intervals: dict[str, Any] = {}
     if defined:
         scores = binary_scores(part["label"], part["probability"])
         error = expected_calibration_error(part["label"], part["probability"])
-        found = {**{name: scores[name] for name in SCORES[:-1]}, SCORES[-1]: error}
+        found = {**{score: scores[score] for score in SCORES[:-1]}, SCORES[-1]: error}
         intervals = {
-            name: asdict(cluster_bootstrap(part, name, "group", draws=draws, seed=seed, **_WORDS))
-            for name in _RANKED
+            score: asdict(cluster_bootstrap(part, score, "group", draws=draws, seed=seed, **_words(name)))
+            for score in _RANKED
         }
     return {
         "n": len(part),
@@ -188,7 +196,9 @@ def _class_scores(part: pd.DataFrame, defined: bool, draws: int, seed: int) -> d
     }
 
 
-def _macro_intervals(truth: Array, predicted: Array, group: Array, draws: int, seed: int) -> dict[str, Any]:
+def _macro_intervals(
+    truth: Array, predicted: Array, group: Array, draws: int, seed: int, names: Sequence[str]
+) -> dict[str, Any]:
     if not truth.shape[1]:
         return {}
     known = [np.flatnonzero(~np.isnan(column)) for column in truth.T]
@@ -203,7 +213,9 @@ def _macro_intervals(truth: Array, predicted: Array, group: Array, draws: int, s
                 [score(part, weights[:, rows]) for part, rows in zip(parts, known, strict=True)], axis=0
             )
 
-        return asdict(cluster_bootstrap(units, mean, "group", draws=draws, seed=seed, **_WORDS))
+        return asdict(
+            cluster_bootstrap(units, mean, "group", draws=draws, seed=seed, **_words(names[rarest]))
+        )
 
     return {name: interval(STATISTICS[name]) for name in _RANKED}
 

@@ -127,6 +127,8 @@ def _section(path: Path, table: pd.DataFrame, captions: Mapping[str, Caption]) -
     """Return a table with its caption, thinned where it is long or wide, and what was left out."""
     caption, said = _caption(path.stem, captions), []
     table = table.drop(columns="stamp", errors="ignore")
+    if path.stem not in _OF_EACH and not table.empty and pd.api.types.is_string_dtype(table.iloc[:, 0]):
+        table = table.assign(**{str(table.columns[0]): table.iloc[:, 0].str.replace("_", " ")})
     folded = len(table) > OPEN_TABLE or path.stem in _OF_EACH
     shown = table
     if len(table) > LONGEST_TABLE:

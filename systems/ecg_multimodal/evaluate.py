@@ -141,9 +141,9 @@ def _evaluate_superclasses(
         run.settings.bootstrap_draws,
     )
     meaning = PROTOCOLS[run.protocol]
-    print(f"\nprotocol {run.protocol}: {meaning}\n\n{format_multilabel(scores)}\n")
     metrics = scores | {"protocol": run.protocol, "meaning": meaning, "run": run.metadata}
     metrics |= {"stamp": run.watermark, "scope": run.scope(predictions["recording"].nunique())}
+    print(f"\nprotocol {run.protocol}: {meaning}\n{metrics['scope']}\n\n{format_multilabel(scores)}\n")
     table = multilabel_table(scores)
     sections = [
         f"Protocol `{run.protocol}`: {meaning}.",
