@@ -25,6 +25,8 @@ _FREE_TO_CHANGE = {
     "resume",
     "overwrite",
     "dry_run",
+    "config",
+    "list",
     "device",
     "threads",
     "cache",

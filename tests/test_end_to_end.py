@@ -391,7 +391,7 @@ def test_checkpoints_of_two_runs_are_not_mixed(workspace, session_run, paper_run
         (["--points", "300"], "Beats of 300 points cannot be made.*choose --points that divides 2000"),
         (["--folds", "5"], "no fold 5: --fold-count 5 numbers them 0 to 4"),
         (["--fold-count", "9"], "cannot make 9 folds.*--fold-count"),
-        (["--batch-size", "0"], "--batch-size 0 cannot"),
+        (["--batch-size", "0"], "--batch-size must be 1 or more, and is 0"),
         (["--device", "cuda:99"], "CUDA"),
         (["--cache", "nowhere"], "nowhere is no cache.*load_data.py"),
     ],

@@ -440,6 +440,10 @@ def test_a_folder_given_to_the_wrong_task_is_answered_with_the_right_one(simulat
     (workplace / "acdc" / "training" / "patient001").mkdir(parents=True)
     with pytest.raises(DataError, match=r"looks like ACDC, which task cmr-mae takes"):
         run(workplace / "acdc")
+    with pytest.raises(DataError, match=r"The folder above it looks like PTB-XL.* --raw-dir '.*ptb xl'"):
+        run("ecg-multimodal", folder / "records500")
+    with pytest.raises(DataError, match=r"csv is a file: predict\.py takes single recordings"):
+        run(folder / "ptbxl_database.csv")
     wrong = r"PhysioNet/CinC Challenge 2016, which task ecg-pcg takes: python load_data.py --raw-dir "
     for task in ("ecg-multimodal", "ecg-phenotypes"):
         with pytest.raises(DataError, match=wrong):

@@ -177,16 +177,19 @@ class Preparation(Generic[Settings, Index]):
         )
 
     def _hint_of_others(self, folder: Path) -> str:
-        """Return which task a folder is for, if it is for another one than this; empty if for none."""
-        for task in registry.TASKS:
-            other = registry.module_of(task, "prepare").PREPARATION
-            layout = "" if isinstance(self, other) else find_layout(folder, other.layouts)
-            if layout and other.task_of_layout.get(layout, task) == task:
-                word = "" if task == next(iter(registry.TASKS)) else f"{task} "
-                return (
-                    f"It looks like {source_title(layout, False)}, which task {task} takes: "
-                    f"python load_data.py {word}--raw-dir {shlex.quote(str(folder))}"
-                )
+        """Return which task a folder, or the one above it, is for; empty if for none."""
+        if folder.is_file():
+            return f"A folder is needed, and {folder} is a file: predict.py takes single recordings."
+        for place, words in ((folder, "It"), (folder.parent, "The folder above it")):
+            for task in registry.TASKS:
+                other = registry.module_of(task, "prepare").PREPARATION
+                layout = find_layout(place, other.layouts)
+                if layout and other.task_of_layout.get(layout, task) == task:
+                    word = "" if task == next(iter(registry.TASKS)) else f"{task} "
+                    return (
+                        f"{words} looks like {source_title(layout, False)}, which task {task} takes: "
+                        f"python load_data.py {word}--raw-dir {shlex.quote(str(place))}"
+                    )
         return ""
 
     def find(self, folder: Path) -> Path | None:
