@@ -181,9 +181,11 @@ def remember_latest(path: Path, task: str = "ecg-pcg") -> None:
 
 def source_title(source: str, simulated: bool) -> str:
     """Return a source in words; simulated patients are never named like those whose layout they have."""
+    title = _TITLES.get(source, source)
     if not simulated:
-        return _TITLES.get(source, source)
-    return f"{SIMULATED} patients" + (f" in the layout of {source}" if source in _TITLES else "")
+        return title
+    known = source in _TITLES and not title.startswith("your")
+    return f"{SIMULATED} patients" + f" in the layout of {source}" * known
 
 
 def list_caches(cache_dir: Path) -> str:

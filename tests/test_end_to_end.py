@@ -1,5 +1,6 @@
 """The three scripts, called as a user calls them, on cohorts of simulated patients."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import torch
 
 import evaluate
 import load_data
+import predict
 import training
 from common.errors import UserError
 from common.script import run_script
@@ -159,6 +161,37 @@ def test_results_are_complete(session_metrics, workspace):
     assert stored["counts"]["folds"] == 2
     assert stored["run"]["settings"]["model"]["width"] == 8
     assert len(stored["run"]["checkpoints"]) == 2
+
+
+def test_the_first_line_says_that_the_data_are_simulated_and_hints_name_the_folders(workspace, capsys):
+    run = workspace.train("--folds", "0", "--run-name", "first-lines")
+    said = capsys.readouterr().out
+    title = "from 30 recordings of SIMULATED patients in the layout of physionet2016"
+    assert title in said.splitlines()[0] and "on 1 CPU thread, torch" in said.splitlines()[0]
+    assert said.endswith(
+        f"Evaluate: python evaluate.py --checkpoint {run} --cache-dir {workspace.root / 'cache'}\n"
+    )
+    workspace.evaluate(run, "--dry-run")
+    assert "on 30 recordings of SIMULATED patients" in capsys.readouterr().out.splitlines()[0]
+    record = workspace.root / "raw" / "training-a" / "a0001"
+    with contextlib.suppress(SystemExit, UserError):  # it may be too short
+        predict.main([str(record), "--checkpoint", str(run)])
+    assert capsys.readouterr().out.startswith("SIMULATED patients trained this model")
+    evaluate.main(
+        ["--audit", "--cache-dir", str(workspace.root / "cache"), "--results-dir", str(workspace.root / "r")]
+    )
+    assert "of SIMULATED patients" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_run_trains_again_from_its_own_settings(workspace, session_run):
+    """The same weights come out, whatever the defaults are."""
+    again = training.main(
+        ["--config", str(session_run), "--folds", "0", "--run-name", "again", *workspace.places()]
+    )
+    first, second = (
+        torch.load(run / "fold_0" / "best.pt", weights_only=True)["model"] for run in (session_run, again)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_metrics_are_those_of_the_predictions(session_metrics, workspace):

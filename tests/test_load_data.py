@@ -13,7 +13,7 @@ import pytest
 import evaluate
 import training
 from config import SourceSettings
-from datasets.cache import Cache, describe_choice, find_cache
+from datasets.cache import Cache, _setting_words, describe_choice, find_cache, source_title
 from datasets.sources import DataError, Problem
 from load_data import main
 from systems import registry
@@ -353,6 +353,21 @@ def test_simulated_data_are_named_so_first_of_all(simulated_raw, capsys):
 
 
 @pytest.mark.parametrize(
+    ("source", "simulated", "title"),
+    [
+        ("physionet2016", False, "PhysioNet/CinC Challenge 2016"),
+        ("physionet2016", True, "SIMULATED patients in the layout of physionet2016"),
+        ("patients", True, "SIMULATED patients"),
+        ("pairs", False, "your own pairs of ECG and cine"),
+        ("simulated-pairs", True, "SIMULATED patients"),
+        ("another", False, "another"),
+    ],
+)
+def test_sources_in_words(source, simulated, title):
+    assert source_title(source, simulated) == title
+
+
+@pytest.mark.parametrize(
     ("options", "named"),
     [
         (["--onsets", "springer"], "springer"),
@@ -371,8 +386,6 @@ def test_the_name_of_a_cache_says_what_is_not_as_usual(simulated_raw, options, n
 
 
 def test_no_text_of_a_user_leaves_the_folder(tmp_path):
-    from datasets.cache import _setting_words
-
     assert _setting_words("text", "../../etc/x y ") == "text-etc-x-y"
     assert _setting_words("sets", ("a", "b")) == "sets-a-b"
     assert _setting_words("covariates", False) == "no-covariates"
