@@ -76,14 +76,15 @@ def test_what_is_there_is_refused_resumed_and_overwritten(simulated_cache, runs,
 
 
 def test_a_fold_that_fails_ends_the_command_with_what_it_said(simulated_cache, tmp_path, capsys):
+    odd = ["--model", "late-fusion", "--attention", "cascaded"]
     with pytest.raises(UserError, match="fold_0 failed, as said above"):
-        train(simulated_cache, tmp_path, "--folds", "0", "--at-once", "3", "--batch-size", "0")
+        train(simulated_cache, tmp_path, "--folds", "0", "--at-once", "3", *odd)
     said = capsys.readouterr().out
-    assert "fold_0 failed (exit status 2)" in said and "Error: --batch-size 0 cannot" in said
+    assert "fold_0 failed (exit status 2)" in said and "Error: Such a network cannot be built" in said
 
 
 @pytest.mark.parametrize("options", [["--at-once", "0"], ["--at-once", "2", "--folds", "9"]])
 def test_what_cannot_be_is_refused_before_anything_is_written(simulated_cache, tmp_path, options):
-    with pytest.raises(UserError, match=r"--at-once 0 trains nothing|There is no fold 9"):
+    with pytest.raises(UserError, match=r"--at-once must be 1 or more, and is 0|There is no fold 9"):
         train(simulated_cache, tmp_path, *options)
     assert not list(tmp_path.rglob("*.json"))
