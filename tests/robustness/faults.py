@@ -125,7 +125,7 @@ def assert_readable(workplace: Workplace) -> None:
             assert len(cache.beats(modality)) == cache.manifest["counts"]["beats"]
             assert np.isfinite(cache.beats(modality)).all()
     assert all(
-        (path / "manifest.json").exists() for path in (workplace.root / "cache").glob("*physionet2016-*")
+        (path / "manifest.json").exists() for path in (workplace.root / "cache").glob("[!.]*physionet2016-*")
     )
     for path in _visible(workplace.root / "checkpoints", "*.pt"):
         load_checkpoint(path)
