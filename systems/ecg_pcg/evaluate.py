@@ -118,6 +118,11 @@ def _captions(metrics: dict[str, Any], prevalence: float | None) -> dict[str, Ca
                 "permutations": "exchanges",
             },
         ),
+        "stress": Caption(
+            "AUROC per recording on the same recordings with corrupted signals, and its paired change from "
+            "the clean ones. Heart states stay those of the clean recordings.",
+            "Under corruption (recordings)",
+        ),
         "prevalence": Caption(
             f"The scores as they would be if {prevalence or 0:.1%} of recordings were abnormal. PPV: share "
             "of the predicted abnormal that is abnormal. NPV: share of the predicted normal that is normal.",
