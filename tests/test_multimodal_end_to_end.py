@@ -192,7 +192,5 @@ def test_a_cache_of_the_other_task_is_refused(workspace, simulated_cache):
 
 
 def test_nothing_prepared_for_this_task(tmp_path):
-    with pytest.raises(
-        UserError, match=r"load_data.py ecg-multimodal --raw-dir PATH.*, or .*--simulate"
-    ):
+    with pytest.raises(UserError, match=r"load_data.py ecg-multimodal --raw-dir PATH.*, or .*--simulate"):
         training.main([TASK, "--cache-dir", str(tmp_path)])

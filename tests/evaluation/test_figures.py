@@ -165,10 +165,20 @@ def test_learning_curves_have_a_line_a_fold_and_part_and_a_dot_at_the_epoch_kept
     figure = learning_curves_figure({"fold_0": rows, "fold_1": rows[:1]}, {"fold_0": 1, "fold_1": 1})
     loss, auroc = figure.axes
     assert (loss.get_ylabel(), auroc.get_ylabel(), auroc.get_xlabel()) == ("loss", "AUROC", "epoch")
-    assert [list(line.get_ydata()) for line in loss.lines] == [[0.9, 0.5], [0.8, 0.7], [0.9], [0.8]]
-    assert [list(line.get_ydata()) for line in auroc.lines] == [[0.6, 0.7], [0.6]]
-    assert [dot.get_offsets().tolist() for dot in loss.collections[:2]] == [[[1, 0.9]], [[1, 0.8]]]
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["fold 0", "fold 1"]
+    assert [np.asarray(line.get_ydata()).tolist() for line in loss.lines] == [
+        [0.9, 0.5],
+        [0.8, 0.7],
+        [0.9],
+        [0.8],
+    ]
+    assert [np.asarray(line.get_ydata()).tolist() for line in auroc.lines] == [[0.6, 0.7], [0.6]]
+    assert [np.asarray(dot.get_offsets()).tolist() for dot in loss.collections[:2]] == [
+        [[1, 0.9]],
+        [[1, 0.8]],
+    ]
+    legend = loss.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["fold 0", "fold 1"]
 
 
 def test_without_a_score_on_validation_there_is_the_loss_alone():

@@ -157,11 +157,10 @@ def test_figure_shows_models_and_no_variants():
     )
     axes = story_figure(table, list(MODELS)).axes[0]
     assert {label.get_text() for label in axes.get_yticklabels()} == {"pacfnet", "early-fusion"}
-    assert [len(points.get_offsets()) for points in axes.collections if points.get_label()[0] != "_"] == [
-        1,
-        2,
-    ]
-    assert not [line for line in axes.lines if len(set(line.get_xdata())) > 1], "no line between two points"
+    drawn = [points for points in axes.collections if not str(points.get_label()).startswith("_")]
+    assert [len(np.asarray(points.get_offsets())) for points in drawn] == [1, 2]
+    straight = [len(np.unique(np.asarray(line.get_xdata()))) == 1 for line in axes.lines]
+    assert all(straight), "no line between two points"
     assert [text.get_text() for text in axes.texts] == ["0.60", "0.60", "chance"]
 
 
