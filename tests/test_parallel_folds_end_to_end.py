@@ -80,7 +80,7 @@ def test_a_fold_that_fails_ends_the_command_with_what_it_said(simulated_cache, t
     with pytest.raises(UserError, match="fold_0 failed, as said above"):
         train(simulated_cache, tmp_path, "--folds", "0", "--at-once", "3", *odd)
     said = capsys.readouterr().out
-    assert "fold_0 failed (exit status 2)" in said and "Error: Such a network cannot be built" in said
+    assert "fold_0 failed (exit status 2)" in said and "late-fusion has no --attention to choose" in said
 
 
 @pytest.mark.parametrize("options", [["--at-once", "0"], ["--at-once", "2", "--folds", "9"]])
