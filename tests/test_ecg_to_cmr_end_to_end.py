@@ -82,7 +82,12 @@ def test_everything_that_is_promised_is_scored(workspace, run, metrics):
     assert {row["cines"] for row in metrics["memorization"]} == {"generated", "unseen"}
     assert metrics["guidance"][0]["chosen"] is True
     figures = workspace.root / "results" / run.name / "figures"
-    assert {path.stem for path in figures.glob("*.png")} == {"bland_altman", "bland_altman_method", "story"}
+    assert {path.stem for path in figures.glob("*.png")} == {
+        "learning_curves",
+        "bland_altman",
+        "bland_altman_method",
+        "story",
+    }
 
 
 def test_evaluating_again_draws_the_same_cines(workspace, run, metrics):

@@ -58,10 +58,13 @@ def test_recall_beside_chance():
     ecg = np.eye(40)
     table = retrieval_table(ecg, ecg, [f"p{row}" for row in range(40)], draws=50)
     assert (table["recall"] == 1).all()
+    assert (table["reason"] == "every draw of patients gives 1.000").all()
     assert table["chance"].tolist() == pytest.approx([1 / 40, 5 / 40, 10 / 40] * 2)
     one, two = GENERATOR.normal(size=(2, 40, 8))
     found = retrieval_table(one, two, np.arange(40), draws=200)
-    assert (found["low"] <= found["recall"]).all()
+    inside = found[found["reason"] == ""]
+    assert len(inside) >= 4
+    assert (inside["low"] <= inside["recall"]).all()
     assert abs(found["recall"] - found["chance"]).max() < 0.25
 
 

@@ -200,7 +200,8 @@ def test_credits_sum_to_the_auroc_above_chance_and_an_idle_view_has_none():
     area = roc_auc_score(label, values[frozenset(VIEWS)])
     assert table["value"][:3].sum() == pytest.approx(area - 0.5)
     assert table.loc["sum", "value"] == pytest.approx(area - 0.5)
-    assert table.loc["clinical"].abs().max() < 1e-12
+    assert abs(table.loc["clinical", "value"]) < 1e-12
+    assert "every draw of patients gives" in table.loc["clinical", "reason"]
     assert table.loc["signal", "low"] > table.loc["image", "high"] > table.loc["image", "low"] > 0
     whole = pd.DataFrame({"label": label, "group": group, "probability": values[frozenset(VIEWS)]})
     expected = cluster_bootstrap(whole, "auroc", "group", draws=200)
