@@ -19,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -87,10 +88,15 @@ class Tracker:
 
     def step_scalars(self, values: Mapping[str, Sequence[float]], last: int) -> None:
         """Add a point a step to the curves ``step/<name>``; the last value is that of step ``last``."""
-        if self._writer is not None:
-            for name, points in values.items():
-                for step, value in enumerate(points, last + 1 - len(points)):
-                    self._writer.add_scalar(f"{_STEP}{name}", value, step)
+        if self._writer is None:
+            return
+        steps = list(zip(*values.values(), strict=True))
+        for step, row in enumerate(steps, last + 1 - len(steps)):
+            points = [
+                Summary.Value(tag=f"{_STEP}{name}", simple_value=value)
+                for name, value in zip(values, row, strict=True)
+            ]
+            self._writer._get_file_writer().add_summary(Summary(value=points), step)
 
     def histograms(self, model: nn.Module, step: int) -> None:
         """Add a histogram of each weight, and of its gradient where it has one."""
