@@ -338,7 +338,7 @@ def test_folds_trained_one_by_one(workspace, capsys):
 
 
 def test_same_seed_same_network_other_seed_another(workspace, session_run):
-    again = workspace.train("--folds", "0", "--run-name", "again")
+    again = workspace.train("--folds", "0", "--run-name", "same-seed")
     other = workspace.train("--folds", "0", "--run-name", "other", "--seed", "7")
     one, same, another = (
         load_checkpoint(run / "fold_0" / "best.pt")["model"] for run in (session_run, again, other)

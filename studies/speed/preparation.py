@@ -31,7 +31,7 @@ SIZES = (40, 400, 2000)
 INTERVAL = 0.05
 """Time between two looks at the memory, seconds."""
 FOUND = re.compile(r"^(?P<count>\d+) recordings in ", re.MULTILINE)
-TOOK = re.compile(r"^Cache: .* \((?P<seconds>[\d.]+) s\)$", re.MULTILINE)
+TOOK = re.compile(r"^Cache: .* \(computed in (?P<seconds>[\d.]+) s\)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

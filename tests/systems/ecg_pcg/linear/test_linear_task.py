@@ -160,4 +160,4 @@ def test_a_class_smaller_than_the_folds_is_said_in_a_sentence(pilot, tmp_path, c
     notes = said.count("too few sessions for inner folds")
     assert notes == (0 if model == "pacfnet" else 5)
     with pytest.raises(UserError, match="cannot make 6 folds: there are 5 of label 0, 3 of label 1"):
-        train(pilot, tmp_path, "--model", model, "--fold-count", "6", *options)
+        train(pilot, tmp_path / "six", "--model", model, "--fold-count", "6", *options)
