@@ -237,9 +237,10 @@ def test_a_patient_with_every_clinical_value_missing_is_scored(fusion):
     model = network(fusion).eval()
     nothing = torch.full((2, 3), torch.nan)
     logits = model(clinical=nothing)
-    assert logits.isfinite().all() and torch.equal(logits[0], logits[1])
+    assert logits.isfinite().all()
+    torch.testing.assert_close(logits[0], logits[1])  # the last rows of a batch may be rounded otherwise
     beside = model(**(inputs(2) | {"clinical": nothing}))
-    assert beside.isfinite().all() and not torch.equal(beside[0], beside[1])
+    assert beside.isfinite().all() and not torch.allclose(beside[0], beside[1])
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
