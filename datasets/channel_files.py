@@ -204,7 +204,7 @@ def _xml(path: Path) -> ChannelFile:
             record = FileParser().parse(path)
         except UnsupportedFormatError:
             raise DataError(f"{path.name} cannot be read: {_XML_EXPECTED}.") from None
-        except Exception as error:
+        except Exception as error:  # it raises many kinds for damaged files, with the whole path in the text
             raise DataError(f"{path.name} cannot be read: {error}.".replace(str(path), "the file")) from error
     if record.source_format not in ("hl7_aecg", "ge_muse_xml"):
         raise DataError(f"{path.name} is of the kind {record.source_format}: {_XML_EXPECTED}.")

@@ -160,15 +160,15 @@ class InputPreparer:
         states, warnings = self._annotated(user)
         tried: list[str] = []
         for source in _AT_S1 if self._begins_at_s1 else _AT_R_PEAKS:
-            doubts: list[SignalWarning] = []
+            of_source: list[SignalWarning] = []
             try:
-                spans = self._spans_by(source, user, states, doubts)
+                spans = self._spans_by(source, user, states, of_source)
             except DataError as error:
                 tried.append(str(error))
                 continue
             spans = spans[spans[:, 1] <= duration]
             if len(spans) >= FEWEST_BEATS:
-                return spans, source, [*warnings, *doubts, *self._unlike_training(source)]
+                return spans, source, [*warnings, *of_source, *self._unlike_training(source)]
         raise DataError(" ".join(["No beats are found.", *tried]))
 
     @property

@@ -178,9 +178,9 @@ def on_ground(trace, ground, grid=None):
 
 def read(folder, image, height=64):
     """Return the ink of a picture and what is said of it."""
-    doubts: list[str] = []
+    warnings: list[str] = []
     image.save(folder / "picture.png")
-    return read_ecg_image(folder / "picture.png", height, None, doubts), doubts
+    return read_ecg_image(folder / "picture.png", height, None, warnings), warnings
 
 
 def alike(ink, height=64):
@@ -200,27 +200,27 @@ def alike(ink, height=64):
     ],
 )
 def test_a_light_trace_on_a_dark_ground_is_inverted_and_that_is_said(tmp_path, trace, ground, grid):
-    ink, doubts = read(tmp_path, on_ground(trace, ground, grid))
+    ink, warnings = read(tmp_path, on_ground(trace, ground, grid))
     assert alike(ink) > 0.97
-    assert doubts == ["It shows a light trace on a dark ground; it was inverted."]
+    assert warnings == ["It shows a light trace on a dark ground; it was inverted."]
 
 
 def test_a_negative_and_a_light_trace_on_nothing_are_inverted(tmp_path, strip):
-    ink, doubts = read(tmp_path, ImageOps.invert(Image.open(strip)))
-    assert alike(ink) > 0.97 and "inverted" in doubts[0]
+    ink, warnings = read(tmp_path, ImageOps.invert(Image.open(strip)))
+    assert alike(ink) > 0.97 and "inverted" in warnings[0]
     trace = np.asarray(on_ground((255, 255, 255), (0, 0, 0)))[..., 0]
     clear = Image.merge("LA", (Image.new("L", (2500, 250), 255), Image.fromarray(trace)))
     for image in (clear, clear.convert("RGBA")):
-        ink, doubts = read(tmp_path, image)
-        assert alike(ink) > 0.97 and "inverted" in doubts[0]
+        ink, warnings = read(tmp_path, image)
+        assert alike(ink) > 0.97 and "inverted" in warnings[0]
 
 
 @pytest.mark.parametrize("edges", [(200, 60, 300, 90), (0, 0, 0, 200), (400, 400, 400, 400), (0, 150, 0, 0)])
 @pytest.mark.parametrize("colour", [(0, 0, 0), (60, 40, 30)])
 def test_what_is_dark_around_the_paper_is_cut_off(tmp_path, strip, edges, colour):
-    ink, doubts = read(tmp_path, ImageOps.expand(Image.open(strip), edges, colour))
+    ink, warnings = read(tmp_path, ImageOps.expand(Image.open(strip), edges, colour))
     assert alike(ink) > 0.95
-    assert "dark at its edges, is no paper; it was cut off" in doubts[0]
+    assert "dark at its edges, is no paper; it was cut off" in warnings[0]
 
 
 def test_paper_on_a_table_leaves_no_ink_at_its_slanting_edges(tmp_path, strip):
@@ -240,8 +240,8 @@ def test_right_pictures_raise_no_doubt(tmp_path, strip, mode):
         "16 bit": Image.fromarray(wide * 257),
         "12 of 16 bit": Image.fromarray(wide * 16),
     }[mode]
-    ink, doubts = read(tmp_path, shown)
-    assert doubts == []
+    ink, warnings = read(tmp_path, shown)
+    assert warnings == []
     assert alike(ink) > 0.95
 
 
@@ -263,7 +263,7 @@ def test_what_is_no_trace_is_refused_or_doubted(tmp_path):
 def test_pages_and_pictures_on_their_side_are_said(tmp_path, strip):
     image = Image.open(strip)
     image.save(tmp_path / "pages.tif", save_all=True, append_images=[image, image])
-    doubts: list[str] = []
-    read_ecg_image(tmp_path / "pages.tif", 64, None, doubts)
-    assert doubts == ["It has 3 pages, of which the first is read."]
+    warnings: list[str] = []
+    read_ecg_image(tmp_path / "pages.tif", 64, None, warnings)
+    assert warnings == ["It has 3 pages, of which the first is read."]
     assert "taller than wide" in read(tmp_path, image.transpose(Image.Transpose.ROTATE_90))[1][0]

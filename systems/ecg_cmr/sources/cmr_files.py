@@ -177,7 +177,7 @@ def _read_nifti(path: Path, spacing: float) -> Cine:
     image = open_nifti(path)
     stated, axes = stated_axes(image), _long_axes(path, image)
     try:
-        time, doubts = time_axis(path.name, _thinned(image.dataobj), image.shape, axes, stated)
+        time, of_time = time_axis(path.name, _thinned(image.dataobj), image.shape, axes, stated)
         _check_axes(path, image.shape, image.shape[time])
         slice_axis = _slice_axis(image.shape, [axis for axis in axes if axis != time])
         where: list[slice | int] = [slice(None) if axis in axes else 0 for axis in range(len(image.shape))]
@@ -196,7 +196,7 @@ def _read_nifti(path: Path, spacing: float) -> Cine:
     sizes, doubt = _voxel_sizes(image, plane, stated)
     if spacing > 0:
         sizes, doubt = (spacing, spacing), ()
-    warnings = (*stated.warnings, *doubts, *_warnings_of_axes(image.shape, axes, slice_axis))
+    warnings = (*stated.warnings, *of_time, *_warnings_of_axes(image.shape, axes, slice_axis))
     warnings += require_cycle(path.name, frames, stated.steps[time] if time < 3 and slices == 1 else None)
     shown, sizes = _displayed(frames, sizes, _directions(image, plane))
     return Cine(np.ascontiguousarray(shown), sizes, int(slices), (*warnings, *doubt))

@@ -118,7 +118,7 @@ def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[SignalWarning]]:
     DataError
         If its values cannot be millivolts, or most leads show no heart beat that repeats.
     """
-    doubts = check_ecg(ecg)
+    of_leads = check_ecg(ecg)
     nothing = np.zeros((0, 2))
     leads = {}
     for lead, samples in zip(LEADS, ecg.samples, strict=True):
@@ -127,7 +127,7 @@ def examine_leads(ecg: Ecg) -> tuple[dict[str, Quality], list[SignalWarning]]:
     if _typical_agreement(leads, ecg.duration) < NO_HEART:
         raise DataError("No heart beat that repeats is found in most leads: it is too noisy.")
     of_file = [SignalWarning("file", "ecg", text) for text in ecg.warnings]
-    return leads, [*of_file, *_joined_warnings(leads), *doubts]
+    return leads, [*of_file, *_joined_warnings(leads), *of_leads]
 
 
 def _typical_agreement(leads: Mapping[str, Quality], duration: float) -> float:

@@ -53,17 +53,17 @@ class People:
         names = [identity(name_of(path.path.name))]
         if "/" in path.name:  # a name without folder may have a number, being the second of its kind
             names.insert(0, identity(path.name))
-        doubts = [problem.what for problem in self.problems if problem.where in (self.table.name, *names)]
+        texts = [problem.what for problem in self.problems if problem.where in (self.table.name, *names)]
         name = next((name for name in names if name in self.table.rows), None)
         if name is None:
-            text = f"{self.table.name} has no usable row for {names[-1]}" if doubts else ""
+            text = f"{self.table.name} has no usable row for {names[-1]}" if texts else ""
             text = text or f"{self.table.name} has no row for {self._hint(names[-1])}"
             text += ": age, sex, height and weight count as not known."
-            warnings = [SignalWarning("person", "", doubt) for doubt in doubts]
+            warnings = [SignalWarning("person", "", each) for each in texts]
             return dict(self.given), [SignalWarning("no-row", "", text), *warnings]
         known, problems = _numbers(name, self.table, self.columns)
-        doubts += [problem.what for problem in problems]
-        return self.given | known, [SignalWarning("person", "", doubt) for doubt in doubts]
+        texts += [problem.what for problem in problems]
+        return self.given | known, [SignalWarning("person", "", each) for each in texts]
 
     def _hint(self, name: str) -> str:
         """Return a name, and the one of the table that may be meant."""

@@ -300,7 +300,7 @@ _CLEAR, _SMALLEST_WIDTH = 60, 0.4
 
 
 def read_ecg_image(
-    path: Path, height: int, width: int | None = None, doubts: list[str] | None = None
+    path: Path, height: int, width: int | None = None, notes: list[str] | None = None
 ) -> Picture:
     """Read a picture of an ECG as ink on paper, at one size, its aspect kept.
 
@@ -310,7 +310,7 @@ def read_ecg_image(
         JPEG, PNG, TIFF, BMP, GIF or WebP of any size; a rotation noted by the camera is undone.
     height, width : int
         Pixels requested; width by default ten times the height, as a strip of lead II has it.
-    doubts : list of str, optional
+    notes : list of str, optional
         Gets a sentence for each thing that is doubtful, or was done to the picture.
 
     Returns
@@ -336,8 +336,8 @@ def read_ecg_image(
         raise DataError(f"{share:.0%} of the picture {path.name} is ink, too much for a trace: replace it.")
     if across < _SMALLEST_WIDTH:
         done.append(f"Only {across:.0%} of its width holds clear ink: does it show an ECG?")
-    if doubts is not None:
-        doubts += texts + done
+    if notes is not None:
+        notes += texts + done
     return ink
 
 

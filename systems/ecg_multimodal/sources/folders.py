@@ -102,25 +102,18 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
         listed = dict(zip(names, given.values(), strict=True)) | {labels.name: labels.listed}
         problems += _mismatches(listed, labels.name)
     else:
-        there = {clinical.name: clinical.listed, signal_name: signals.listed}
-        empty = [name for name, listed in there.items() if name and not listed]
-        problems += [
-            Problem(name, "It names no patient.", "Fill it in, or remove it.", False) for name in empty
-        ]
+        problems += _empty_tables({clinical.name: clinical.listed, signal_name: signals.listed})
         given["image"] = folders | (set(loose) & everyone)
         of_view["image"] += [problem for name, problem in loose.items() if name in everyone - folders]
         known = dict.fromkeys(sorted(everyone, key=_natural), UNLABELLED)
+    if labelled:
+        views = (images, signals.places, values)
+        known = {name: label for name, label in known.items() if _has_view(name, views, problems)}
+    places = {name: f"{signal_name}@{place}" for name, place in signals.places.items()}
     rows = [
-        _row(
-            name,
-            label,
-            images.get(name, ""),
-            f"{signal_name}@{signals.places[name]}" if name in signals.places else "",
-            labels,
-        )
+        _row(name, label, images.get(name, ""), places.get(name, ""), labels)
         | {"person": together.get(name, name)}
         for name, label in known.items()
-        if not labelled or _has_view(name, (images, signals.places, values), problems)
     ]
     require_some(rows, problems, root)
     usable: dict[str, Collection[str]] = {
@@ -146,6 +139,15 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
         unusable=_unusable(given, usable, of_view),
         warnings={view: by_patient(found) for view, found in of_view.items()},
     )
+
+
+def _empty_tables(listed: Mapping[str, Collection[str]]) -> list[Problem]:
+    """Warn of tables, by name, that list nobody; an absent table has no name."""
+    return [
+        Problem(name, "It names no patient.", "Fill it in, or remove it.", False)
+        for name, patients in listed.items()
+        if name and not patients
+    ]
 
 
 def _unusable(

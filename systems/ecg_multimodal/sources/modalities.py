@@ -87,9 +87,9 @@ def prepare_patient(
             image = _draw_ink(ecg, leads, settings, name)
         elif row["image"]:
             path = root / row["image"]
-            doubts: list[str] = []
-            image = read_ecg_image(path, settings.image_height, settings.image_width, doubts)
-            problems += [_doubt(name, f"{OF_IMAGE}{text}") for text in doubts]
+            warnings: list[str] = []
+            image = read_ecg_image(path, settings.image_height, settings.image_width, warnings)
+            problems += [_doubt(name, f"{OF_IMAGE}{text}") for text in warnings]
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except DataError as error:
         problems.append(_used_without(name, "image", error))

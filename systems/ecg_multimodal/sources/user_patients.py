@@ -171,7 +171,7 @@ def examine_ecg(ecg: Ecg, leads: tuple[str, ...], seconds: float) -> list[Signal
         lead II.
     """
     check_leads(ecg, leads)
-    doubts = check_ecg(ecg, leads)
+    of_leads = check_ecg(ecg, leads)
     lead = ecg.samples[leads.index(IMAGE_LEAD)]
     missing = float(np.isnan(lead).mean())
     peaks = r_peaks(fill_gaps(lead), ecg.sampling_rate)
@@ -195,7 +195,7 @@ def examine_ecg(ecg: Ecg, leads: tuple[str, ...], seconds: float) -> list[Signal
         f"The signal lasts {ecg.duration:.1f} s of {seconds:g} that are read: it goes on with its last value."
     )
     found = [(warning.code, warning.text) for warning in quality.warnings if warning.code != "short"]
-    found += [(warning.code, warning.text) for warning in doubts]
+    found += [(warning.code, warning.text) for warning in of_leads]
     found += [("short", short)] if ecg.duration < _SHORTEST_SHARE * seconds else []
     return [SignalWarning(code, "signal", text) for code, text in found]
 

@@ -231,11 +231,11 @@ def _check_record(root: Path, path: str, requested: tuple[str, str]) -> list[Pro
     """Refuse a recording without usable signals; return what is doubtful about the others."""
     name = path.rpartition(".")[0]
     check = _check_header if path.endswith(".hea") else _check_file
-    channels, rates, doubts = check(root, path, requested)
+    channels, rates, warnings = check(root, path, requested)
     if not rates:
         what = f"Neither an ECG nor a PCG channel is recognized among its channels: {channels}."
         raise _UnusableError(what, "Name them with --ecg-channel and --pcg-channel.")
-    problems = [Problem(name, *doubt, left_out=False) for doubt in doubts]
+    problems = [Problem(name, *warning, left_out=False) for warning in warnings]
     for kind, channel in zip(PLAUSIBLE_RATE, requested, strict=True):
         if kind in rates:
             _check_rate(kind, rates[kind])
@@ -268,8 +268,10 @@ def _check_header(root: Path, path: str, requested: tuple[str, str]) -> _Checked
         if number is not None
     }
     remedy = "Name it in the header, if both were recorded together; else rename it."
-    doubts = [(f"{sound.name} is not used: {Path(path).name} does not name it.", remedy) for sound in unnamed]
-    return ", ".join(_channel_names(header)) or "none", rates, doubts
+    warnings = [
+        (f"{sound.name} is not used: {Path(path).name} does not name it.", remedy) for sound in unnamed
+    ]
+    return ", ".join(_channel_names(header)) or "none", rates, warnings
 
 
 def _check_file(root: Path, path: str, requested: tuple[str, str]) -> _Checked:
@@ -281,8 +283,8 @@ def _check_file(root: Path, path: str, requested: tuple[str, str]) -> _Checked:
         raise _UnusableError(str(error), "Mend or replace the file.") from error
     signals = {"ECG": recording.ecg, "PCG": recording.pcg}
     rates = {kind: signal.sampling_rate for kind, signal in signals.items() if signal is not None}
-    doubts = [(text, "Look at the file.") for *_, text in recording.warnings]
-    return ", ".join(recording.channels.values()), rates, doubts
+    warnings = [(text, "Look at the file.") for *_, text in recording.warnings]
+    return ", ".join(recording.channels.values()), rates, warnings
 
 
 def _check_file_names(header: Path) -> None:
