@@ -110,8 +110,8 @@ class RunSettings:
     """Who is kept apart between train and test."""
     folds: Annotated[Literal["all", "none"] | tuple[int, ...], Bounds(0)] = "all"
     """Folds to train: all, some by number from 0, or none: one final fit on everything, without test."""
-    fold_count: Annotated[int, Bounds(2)] = 5
-    """Parts into which the samples are split."""
+    fold_count: Annotated[int, Bounds(2, also=0)] = 5
+    """Parts into which the samples are split; 0: one a database, as protocol database needs."""
     at_once: Count = 1
     """Folds trained at the same time, each by a process of its own: they share the CPU threads and take the
     GPUs in turn, several on one where they are more. What each learns does not depend on it."""

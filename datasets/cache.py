@@ -40,8 +40,10 @@ FORMAT = 1
 LATEST = "latest-{task}.txt"
 _COUNTED = {"recordings": "recordings", "samples": "beats", "skipped": "skipped"}
 """Tables whose number of rows stands in the manifest, and its name there."""
-TEXT = ("recording", "set", "session", "person", "diagnosis", "site", "state", "reason", "remedy")
+TEXT = ("recording", "database", "session", "person", "diagnosis", "site", "state", "reason", "remedy")
 """Columns that are text, whatever they look like."""
+_RENAMED = {"set": "database"}
+"""Columns of caches that were prepared before, and their names now."""
 _TITLES = {
     "physionet2016": "PhysioNet/CinC Challenge 2016",
     "cohort": "your own cohort",
@@ -137,7 +139,7 @@ class Cache:
         rows = self.manifest.get("counts", {}).get(_COUNTED.get(name), len(table))
         if len(table) != rows:
             raise self._damaged(path, f"it has {len(table)} rows of {rows}")
-        return table
+        return table.rename(columns=_RENAMED)
 
     def array(self, name: str) -> NDArray[Any]:
         """Return an array, memory-mapped."""

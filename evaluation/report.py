@@ -29,6 +29,7 @@ PROTOCOLS = {
     "beat": "beats of one recording are in train and test: measures recognition of persons, not diagnosis",
     "recording": "recordings are kept apart, but others of the same session and person may be in train",
     "session": "sessions are kept apart: no session of the test part was in train or validation",
+    "database": "one database is left out: nothing of its hospital and devices was in train or validation",
     "patient": "patients are kept apart: nobody of the test part was in train or validation",
     "official": "the one split that the source assigns: nobody of the test part was in train or validation",
     "external": "another set of recordings, none of which the model was trained on",

@@ -40,7 +40,7 @@ class Checkpoint(TypedDict):
     parts: Tensor
     """Part of each sample in this fold, shape (N,): see `datasets.splits.Fold.parts`."""
     trained_on: dict[str, list[Any]]
-    """``session``, ``recording``, and the SHA-256 of each recording, ``content``."""
+    """``session``, ``recording``, ``database`` where known, and each recording's SHA-256, ``content``."""
     cache: dict[str, Any]
     """``Cache.describe()`` of the cache it was trained from."""
     provenance: dict[str, str]

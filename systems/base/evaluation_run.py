@@ -161,6 +161,8 @@ def folds_said(checkpoints: Sequence[Checkpoint]) -> str:
     """Return how many of the folds of a run these are, in words."""
     first = checkpoints[0]
     count = 1 if first["protocol"] == "official" or first["fold"] == ALL else first["settings"]["fold_count"]
+    if first["protocol"] == "database" and first["fold"] != ALL:
+        count = len(first["trained_on"]["database"]) + 1
     return f"{len(checkpoints)} of {count} fold{'s' * (count != 1)}"
 
 

@@ -195,7 +195,9 @@ def _open(
     )
     choice = "" if settings.cache else describe_choice(cache, settings.cache_dir)
     note = one_sided(run.samples.table, folds, settings.protocol) if task.labelled else ""
-    for line in (choice, "" if settings.folds == "none" else note):
+    left_out = ", ".join(f"{fold.number} {fold.left_out}" for fold in folds if fold.left_out)
+    left_out = f"Databases left out, by fold: {left_out}." if left_out else ""
+    for line in (choice, left_out, "" if settings.folds == "none" else note):
         if line:
             run.print(line)
     return run, folds
@@ -320,6 +322,7 @@ def _run_text(run: TrainingRun, fold: Fold) -> str:
         "task": run.task.name,
         "model": settings.variant(),
         "protocol": f"{settings.protocol}: {PROTOCOLS[settings.protocol]}",
+        "left out": fold.left_out,
         "recordings": ", ".join(counts),
         "seed": str(settings.seed),
     }
@@ -334,6 +337,7 @@ def _hyperparameters(run: TrainingRun, fold: Fold) -> dict[str, Any]:
     first = [*_MATTERS, *(_MATTERS_TO_NETWORKS if run.task.has_epochs else ())]
     found = {name.rpartition(".")[2]: chosen[name] for name in first if name in chosen}
     found |= {"run.data": run.cache.path.name, "run.fold": fold.number, "run.task": run.task.name}
+    found |= {"run.left_out": fold.left_out} if fold.left_out else {}
     changed = differing_settings(usual, chosen) if run.task.has_epochs else []
     return found | {f"settings.{name}": value for name, _, value in changed if name not in first}
 
@@ -373,7 +377,7 @@ def _inner_note(learned: pd.DataFrame, fold: Fold) -> str:
     counts = learned.groupby("label")["session"].nunique()
     which = " and ".join(f"{number} of label {label}" for label, number in counts.items())
     return (
-        f"Note: {fold.name} learns from too few sessions for inner folds ({which}): what would be chosen on "
+        f"Note: {fold.title} learns from too few sessions for inner folds ({which}): what would be chosen on "
         "them stays as it is, the threshold at 0.5."
     )
 
@@ -405,7 +409,7 @@ def _fold_context(run: TrainingRun, fold: Fold, folder: Path) -> FoldContext:
         processes=run.processes,
         folder=folder,
         metadata=_metadata(run, fold),
-        label=fold.name.replace("_", " "),
+        label=fold.title.replace("_", " ", 1),
         compiles=settings.compile,
         histograms=settings.histograms,
     )
@@ -428,6 +432,7 @@ def _metadata(run: TrainingRun, fold: Fold) -> dict[str, Any]:
         "trained_on": {
             "session": sorted(learned["session"].unique().tolist()),
             "recording": sorted(learned["recording"].unique().tolist()),
+            **({"database": sorted(learned["database"].unique())} if "database" in learned else {}),
             "content": content[content["recording"].isin(learned["recording"])]["sha256"].tolist(),
         },
         "cache": run.cache.describe(),

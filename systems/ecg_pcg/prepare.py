@@ -34,7 +34,7 @@ _SHORTEST_BEAT = 25
 """Fewest points of a beat that a network takes."""
 _SECONDS_PER_RECORDING = 0.009
 """Measured on training-a (35 s a recording), one core."""
-_OF_RECORDING = ("set", "session", "person", "label", "diagnosis", "site", "quality")
+_OF_RECORDING = ("database", "session", "person", "label", "diagnosis", "site", "quality")
 """Columns that a beat has of its recording."""
 _PIECE = 512
 """Recordings whose beats are written at a time."""

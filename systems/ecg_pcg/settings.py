@@ -13,7 +13,7 @@ from common.options import Bounds, Count, InnerShare, Names, NotNegative, Positi
 from config import EvaluationSettings, OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
 from simulation.settings import SimulationSettings
 
-Protocol = Literal["paper", "beat", "recording", "session"]
+Protocol = Literal["paper", "beat", "recording", "session", "database"]
 Onsets = Literal["hand-corrected", "springer", "ecg"]
 Band = Annotated[tuple[float, float], Bounds(0, open=True, rising=True)]
 MODELS = (
@@ -118,8 +118,10 @@ class TrainingSettings(RunSettings):
     """Settings of training.py."""
 
     protocol: Protocol = "session"
-    """Who is kept apart between train and test: sessions (session, the default), recordings, beats,
-    or paper: beats, with selection on the test fold, to reproduce the published figures."""
+    """Who is kept apart between train and test: sessions (session, the default), recordings, beats;
+    database: one hospital with its devices is left out at a time (a set of PhysioNet/CinC 2016, or the column
+    database of labels.csv); or paper: beats, with selection on the test fold, to reproduce the published
+    figures."""
     model: tyro.conf.OmitArgPrefixes[ModelSettings] = ModelSettings()
     focal_gamma: NotNegative = 0.0
     """Exponent of focal loss, by which samples that are already right count less; 0: cross-entropy."""
@@ -183,7 +185,8 @@ _SMALL = OptimizationSettings(
     epochs=12,
     early_stop=0,
 )
-_SMALL_SESSION_EPOCHS = 8
+_SMALL_UNSEEN_EPOCHS = 8
+"""Fewer, where people of the test part are not in train: the network overfits earlier."""
 
 
 def defaults(
@@ -194,11 +197,14 @@ def defaults(
     A protocol that does not exist counts as the default: the command line refuses it.
     """
     chosen: Protocol = next((name for name in get_args(Protocol) if name == protocol), "session")
+    folds = 0 if chosen == "database" else TrainingSettings.fold_count
     if preset == "paper":
-        return TrainingSettings(preset=preset, protocol=chosen, optimization=_PAPER)
+        return TrainingSettings(preset=preset, protocol=chosen, fold_count=folds, optimization=_PAPER)
     if preset != "small":
         raise ValueError(f"Unknown preset {preset!r}: choose paper or small.")
     optimization = _SMALL
-    if chosen == "session":
-        optimization = dataclasses.replace(optimization, epochs=_SMALL_SESSION_EPOCHS)
-    return TrainingSettings(preset=preset, protocol=chosen, model=_SMALL_MODEL, optimization=optimization)
+    if chosen in ("session", "database"):
+        optimization = dataclasses.replace(optimization, epochs=_SMALL_UNSEEN_EPOCHS)
+    return TrainingSettings(
+        preset=preset, protocol=chosen, fold_count=folds, model=_SMALL_MODEL, optimization=optimization
+    )

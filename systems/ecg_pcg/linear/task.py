@@ -92,7 +92,7 @@ class EcgPcgLinear(BinaryTask):
         if settings.protocol in ("paper", "beat"):
             raise UserError(
                 f"Model {settings.model.model} takes whole recordings, so protocol {settings.protocol}, "
-                "which splits beats, has no meaning for it: choose --protocol recording or session."
+                "which splits beats, has no meaning for it: choose --protocol recording, session or database."
             )
         grid = phase_grid(cache)
         if grid.lacking():

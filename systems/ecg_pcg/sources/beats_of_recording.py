@@ -31,7 +31,7 @@ _BEAT_RATE = 2000.0
 MODALITIES = ("ecg", "pcg")
 INDEX_COLUMNS = {
     "recording": str,  # unique name
-    "set": str,  # training-a ... training-f, or cohort
+    "database": str,  # hospital with its devices: training-a ... training-f, circor, or as a cohort says
     "header": str,  # WFDB header, path relative to the root, with forward slashes
     "annotation": str,  # heart-state onsets (.mat), path relative to the root; empty: none
     "session": str,  # session; the unit that the session protocol keeps apart

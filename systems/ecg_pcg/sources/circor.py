@@ -148,7 +148,7 @@ def _rows(
         rows.append(
             {
                 "recording": record,
-                "set": "circor",
+                "database": "circor",
                 "header": (folder / f"{record}.hea").relative_to(root).as_posix(),
                 "annotation": _annotation(root, folder, states),
                 "session": person,

@@ -1,7 +1,7 @@
 """Index one's own cohort: a folder of WFDB records with ECG and heart sound, and ``labels.csv``.
 
 ``labels.csv`` has one row a recording, with the columns ``recording`` and ``label``, ``session`` or
-``person`` or both, and optionally ``diagnosis``, ``site``, ``quality`` and ``annotation``
+``person`` or both, and optionally ``database``, ``diagnosis``, ``site``, ``quality`` and ``annotation``
 (``docs/data.md`` says what they mean). Whatever does not fit is named in one table of problems.
 """
 
@@ -69,7 +69,7 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
     SourceIndex
         The recordings that can be used, and a problem for each mismatch. Without a session column the
         session is the person, without both the recording; a person who was recorded in several sessions
-        makes one session of them.
+        makes one session of them. Without a database column all are of the database ``cohort``.
 
     Raises
     ------
@@ -98,11 +98,15 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
     written = [(row["session"], row["person"]) for row in rows]
     problems += _keep_persons_apart(rows, unit)
     doubtful = any(alike(names) for names in zip(*written, strict=True)) if unit != "recording" else False
+    databases = {} if "database" in table.columns else {"database": "cohort"}
+    problems += _check_databases(rows) if not databases else []
     numbers = [{"position": math.nan} | {key: int(row[key]) for key in ("label", "quality")} for row in rows]
+    numbers = [own | databases for own in numbers]
     index = index_table([{**row, **own} for row, own in zip(rows, numbers, strict=True)])
     named = {"ecg_channel": ecg_channel, "pcg_channel": pcg_channel}
     choices = {option: channel for option, channel in named.items() if channel}
     choices |= REREAD if table.respelled or doubtful else {}
+    choices |= {"database": "column"} if not databases else {}
     return SourceIndex(
         "cohort",
         root,
@@ -319,7 +323,7 @@ def _index_row(
         )
     return {
         "recording": row["recording"],
-        "set": "cohort",
+        "database": row["database"],
         "header": header,
         "annotation": _annotation(root, row, header, problems),
         "session": row[unit],
@@ -370,6 +374,16 @@ def _keep_persons_apart(rows: list[dict[str, str]], unit: str = "session") -> li
     return problems
 
 
+def _check_databases(rows: list[dict[str, str]]) -> list[Problem]:
+    """Name what protocol ``database`` would refuse, or could get wrong."""
+    problems: list[Problem] = []
+    warn_alike((row["database"] for row in rows), "databases", "they count as two", problems)
+    for name in (row["recording"] for row in rows if not row["database"]):
+        remedy = f"Fill in the cell in {_LABELS_FILE}."
+        problems.append(Problem(name, "It names no database, as protocol database needs.", remedy, False))
+    return problems
+
+
 def _alike(
     rows: list[dict[str, str]], sessions: dict[str, set[str]], unit: str, problems: list[Problem]
 ) -> list[set[str]]:
@@ -383,7 +397,9 @@ def _alike(
     return found
 
 
-COLUMNS = ("recording", "session", "person", "label", "diagnosis", "site", "quality", "annotation")
+COLUMNS = (
+    *("recording", "session", "person", "database", "label", "diagnosis", "site", "quality", "annotation"),
+)
 _QUALITIES = {"": 1, "good": 1, "1": 1, "unsure": 0, "0": 0}
 
 
@@ -443,7 +459,7 @@ def read_labels(path: Path) -> _LabelsTable:
             rows.append(row)
     _refuse_ambiguous(path, rows)
     respelled = False
-    for column in ("session", "person"):
+    for column in ("session", "person", "database"):
         names = spelled(row[column] for row in rows)
         respelled |= any(cell != name for cell, name in names.items())
         for row in rows:

@@ -147,7 +147,7 @@ def _listed_once(
     problems: list[Problem],
 ) -> list[tuple[str, int, int]]:
     """Return the rows of a set whose names no earlier set has; the others are problems."""
-    taken = {row["recording"]: row["set"] for row in earlier}
+    taken = {row["recording"]: row["database"] for row in earlier}
     for name in (name for name, _, _ in references if name in taken):
         what = f"{table.parent.name} lists a recording of this name too; that of {taken[name]} is used."
         problems.append(Problem(name, what, "Give it a name of its own."))
@@ -212,7 +212,7 @@ def _row(
     annotation = pattern.format(set=name, recording=recording) if pattern else ""
     return {
         "recording": recording,
-        "set": name,
+        "database": name,
         "header": f"{name}/{recording}.hea",
         "annotation": annotation if annotation and (root / annotation).is_file() else "",
         "session": _session(name, recording, known),

@@ -9,7 +9,8 @@ def checkpoint(fold=0, protocol="session", history=()):
     return {
         "fold": fold,
         "protocol": protocol,
-        "settings": {"fold_count": 5},
+        "settings": {"fold_count": 0 if protocol == "database" else 5},
+        "trained_on": {"database": ["a", "b"]},
         "progress": {"epoch": len(history), "history": list(history)},
     }
 
@@ -20,6 +21,8 @@ def checkpoint(fold=0, protocol="session", history=()):
         ([0], "session", "1 of 5 folds"),
         ([0, 1, 2, 3, 4], "patient", "5 of 5 folds"),
         ([0], "official", "1 of 1 fold"),
+        ([0], "database", "1 of 3 folds"),
+        ([-1], "database", "1 of 1 fold"),
         ([-1], "session", "1 of 1 fold"),
     ],
 )

@@ -35,7 +35,7 @@ def make_record(root, pcg=NOISE, ecg=NOISE, onsets=(1.0, 2.0, 2.8, 4.0)):
 def index_row(**changes):
     row: dict[str, object] = {
         "recording": "r",
-        "set": "training-a",
+        "database": "training-a",
         "header": "r.hea",
         "annotation": ANNOTATION,
         "session": "C001",
@@ -99,7 +99,7 @@ def test_metadata_of_the_recording_and_nothing_internal(tmp_path):
     assert len(str(metadata.pop("sha256"))) == 64
     assert metadata == {
         "recording": "r",
-        "set": "training-a",
+        "database": "training-a",
         "session": "C001",
         "position": 0.0,
         "person": "",

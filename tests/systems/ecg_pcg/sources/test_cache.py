@@ -50,7 +50,7 @@ def small_cohort(root, records=("001", "NA", "x")):
         rows.append(
             {
                 "recording": name,
-                "set": "cohort",
+                "database": "cohort",
                 "header": f"{name}.hea",
                 "annotation": f"{name}.mat",
                 "session": ("007", "NA", "1e3")[number % 3],
@@ -83,7 +83,7 @@ def test_tables_have_a_row_for_each_thing(simulated_cache):
     assert recordings["session"].nunique() == counts["sessions"] == 8
     assert recordings["person"].nunique() == counts["persons"] == 16
     assert recordings["label"].sum() == counts["abnormal_recordings"]
-    columns = "sample recording start end heart_rate set session person label diagnosis site quality"
+    columns = "sample recording start end heart_rate database session person label diagnosis site quality"
     assert list(samples.columns) == [*columns.split(), "has_ecg", "has_pcg"]
     np.testing.assert_array_equal(samples["sample"], np.arange(len(samples)))
     np.testing.assert_allclose(samples["heart_rate"], 60 / (samples["end"] - samples["start"]), rtol=1e-4)
@@ -92,7 +92,7 @@ def test_tables_have_a_row_for_each_thing(simulated_cache):
 
 def test_samples_carry_the_metadata_of_their_recording(simulated_cache):
     recordings, samples = simulated_cache.table("recordings"), simulated_cache.table("samples")
-    shared = ["set", "session", "person", "label", "diagnosis", "site", "quality"]
+    shared = ["database", "session", "person", "label", "diagnosis", "site", "quality"]
     expected = recordings.set_index("recording").loc[samples["recording"], shared].reset_index(drop=True)
     pd.testing.assert_frame_equal(samples[shared], expected)
     assert samples.groupby("recording", sort=False).size().tolist() == recordings["beats"].tolist()

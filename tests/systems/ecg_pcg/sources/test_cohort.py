@@ -117,6 +117,22 @@ def test_optional_columns_and_annotations_reach_the_index(tmp_path):
     assert (second["header"], second["quality"]) == ("sub/r2.hea", 1)
 
 
+def test_the_database_of_each_recording_is_read_and_what_is_doubtful_is_named(tmp_path):
+    rows = ["r1,p1,0,Mayo", "r2,p2,1,mayo", "r3,p3,0,", "r4,p4,1,007"]
+    index = index_cohort(make_cohort(tmp_path, "\n".join(["recording,person,label,database", *rows])))
+    assert index.recordings["database"].tolist() == ["Mayo", "mayo", "", "007"]
+    assert "databases Mayo and mayo may be one" in reported(index, "Mayo, mayo")
+    assert "names no database" in reported(index, "r3")
+    assert len(index.problems) == 2
+    assert index.choices == {"database": "column"}, "a cache of before, which ignored the column, is another"
+
+
+def test_without_a_database_column_all_are_of_one(tmp_path):
+    index = index_cohort(make_cohort(tmp_path, GOOD))
+    assert set(index.recordings["database"]) == {"cohort"}
+    assert index.choices == {}
+
+
 def test_without_session_and_person_each_recording_stands_alone_and_the_user_is_warned(tmp_path):
     index = index_cohort(make_cohort(tmp_path, "recording,label\nr1,0\nr2,1\n", ["r1", "r2"]))
     assert index.session_unit == {"cohort": "recording"}

@@ -182,7 +182,7 @@ def test_sets_without_ecg_are_grouped_by_what_the_appendix_knows(tmp_path):
 
 def test_only_the_sets_asked_for_are_read(tmp_path):
     root = make_release(tmp_path, PCG_ONLY, PCG_APPENDIX)
-    assert list(column(index_physionet2016(root, ["c"]), "set").values()) == ["training-c"]
+    assert list(column(index_physionet2016(root, ["c"]), "database").values()) == ["training-c"]
 
 
 def test_a_set_or_table_that_is_not_there_is_named_with_the_remedy(tmp_path):

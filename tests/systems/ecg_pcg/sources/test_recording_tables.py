@@ -16,7 +16,7 @@ NAMES = ["plain", "with, comma", 'with "quotes"', "Ö", "007"]
 def recording(number):
     """Return a recording of as many beats as its number and one more, each of a second."""
     row: dict[str, object] = {
-        **{"recording": NAMES[number], "set": "cohort", "session": f"s{number % 2}", "position": np.nan},
+        **{"recording": NAMES[number], "database": "cohort", "session": f"s{number % 2}", "position": np.nan},
         **{"person": f"p{number}", "label": number % 2, "diagnosis": "", "site": "", "quality": 1},
         **{"ecg_length": 0 if number == 1 else 9, "pcg_length": 9},
     }
