@@ -7,7 +7,7 @@ of five is better than one of its members, and would beat a single run for that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,13 @@ from scipy import stats
 
 from evaluation.calibration import log_odds
 from evaluation.scores import aggregate
-from evaluation.statistics import Array, holm, paired_cluster_bootstrap, weighted_auroc
+from evaluation.statistics import (
+    Array,
+    grouped_paired_bootstrap,
+    holm,
+    paired_cluster_bootstrap,
+    weighted_auroc,
+)
 from evaluation.tables import interval_text, p_text
 
 SEED = "seed "
@@ -28,6 +34,7 @@ COLUMNS = [
     *("first", "second", "difference", "low", "high", "p", "p_holm", "reason"),
     *("persons", "persons_first", "persons_second", "persons_difference", "p_delong"),
 ]
+_FIXED = "The databases are fixed: sessions are drawn within each, and Holm's p is over the single ones."
 HEADS = ("", "first", "second", "difference", "95 % interval", "p", "Holm", "persons", "DeLong p")
 
 
@@ -48,12 +55,15 @@ def compare(
     draws, seed : int
         As for `evaluation.statistics.paired_cluster_bootstrap`.
 
+    Where the recordings are of several databases (column ``database`` of either table), their AUROCs are
+    averaged, sessions are drawn within databases, and further rows compare in each database.
+
     Returns
     -------
     pandas.DataFrame
-        One row a value of `rows`, or one named ``all``: counts; AUROC of both and its difference with the
-        session-clustered 95 % interval, bootstrap p and Holm's p over the rows; and beside them per
-        person (nan where persons are not known) both AUROCs and DeLong's p, of the mean log-odds over
+        One row a value of `rows`, or one named ``all`` or ``mean of N databases``: counts; AUROC of both
+        and its difference with the session-clustered 95 % interval, bootstrap p and Holm's p over the
+        rows; and beside them per person (nan where persons are not known) both AUROCs and DeLong's p, of the mean log-odds over
         recordings and seeds. Where a class comes from too few sessions, interval and all p are nan, and
         ``reason`` says so.
 
@@ -68,7 +78,26 @@ def compare(
         pairs = {str(value): (first[first[rows] == value], second[second[rows] == value]) for value in shared}
         if not pairs:
             raise ValueError(f"The two runs have no value of {rows} in common.")
-    return _compared(pairs, draws, seed)
+    table = _compared(pairs, draws, seed)
+    databases = _of_databases(first, second) if list(pairs) == ["all"] else {}
+    if len(databases) < 2:
+        return table
+    table["row"] = f"mean of {len(databases)} databases"
+    return pd.concat([table, _compared(databases, draws, seed)], ignore_index=True)
+
+
+def _of_databases(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Return both tables by the database of their recordings, of which one table may know nothing."""
+    known = [table for table in (first, second) if "database" in table]
+    if not known:
+        return {}
+    shared = set(first["recording"]) & set(second["recording"])
+    database = known[0].drop_duplicates("recording").set_index("recording")["database"]
+    tables = [table[table["recording"].isin(shared)] for table in (first, second)]
+    tables = [table.assign(database=table["recording"].map(database)) for table in tables]
+    names = sorted(set(tables[0]["database"]))
+    one, two = ({name: table[table["database"] == name] for name in names} for table in tables)
+    return {name: (one[name], two[name]) for name in names}
 
 
 def compare_with(
@@ -108,6 +137,7 @@ def format_comparison(table: pd.DataFrame, first: str = "first", second: str = "
         "",
         *(f"Not estimable: {reason}." for reason in dict.fromkeys(filter(None, table["reason"]))),
         "Interval and p: whole sessions drawn, the same for both. DeLong takes persons as independent.",
+        *([_FIXED] if len(table) > 1 and "databases" in str(counts["row"]) else []),
     ]
     return "\n".join(said)
 
@@ -131,8 +161,15 @@ def _pair(first: pd.DataFrame, second: pd.DataFrame, draws: int, seed: int) -> d
     if not shared:
         raise ValueError("The two runs have no recording in common: were they tested on the same data?")
     one, two = (table[table["recording"].isin(shared)] for table in wide)
-    found = paired_cluster_bootstrap(one, two, _mean_auroc, draws=draws, seed=seed)
-    scores = [float(_mean_auroc(table, np.ones((1, len(table))))[0]) for table in (one, two)]
+    databases = _of_databases(one, two)
+    if len(databases) > 1:
+        found = grouped_paired_bootstrap(databases, _mean_auroc, draws=draws, seed=seed)
+        scores = [_estimate([tables[number] for tables in databases.values()]) for number in (0, 1)]
+        persons = _no_persons()
+    else:
+        found = paired_cluster_bootstrap(one, two, _mean_auroc, draws=draws, seed=seed)
+        scores = [_estimate([table]) for table in (one, two)]
+        persons = _persons(one, two)
     abnormal = int(one["label"].sum())
     return {
         "recordings": len(shared),
@@ -149,7 +186,7 @@ def _pair(first: pd.DataFrame, second: pd.DataFrame, draws: int, seed: int) -> d
         "high": found.high,
         "p": found.p_value,
         "reason": found.reason,
-        **_persons(one, two),
+        **persons,
         **({"p_delong": np.nan} if found.reason else {}),
     }
 
@@ -161,7 +198,8 @@ def _by_seed(predictions: pd.DataFrame) -> pd.DataFrame:
     full = predictions.assign(**{name: default[name] for name in missing})
     full["person"] = full["person"].fillna("")
     tables = {seed: aggregate(rows) for seed, rows in full.groupby("seed", sort=True)}
-    wide = aggregate(full)[["recording", "session", "person", "label"]]
+    wide = aggregate(full)
+    wide = wide[[name for name in ("recording", "session", "person", "database", "label") if name in wide]]
     for seed, table in tables.items():
         if len(table) != len(wide):
             raise ValueError(
@@ -174,6 +212,12 @@ def _by_seed(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def _seeds(wide: pd.DataFrame) -> list[str]:
     return [name for name in wide if str(name).startswith(SEED)]
+
+
+def _estimate(tables: Sequence[pd.DataFrame]) -> float:
+    """Return the mean over tables, of those where it is defined, of the mean over seeds of the AUROC."""
+    values = [float(_mean_auroc(table, np.ones((1, len(table))))[0]) for table in tables]
+    return float(pd.Series(values).mean())
 
 
 def _mean_auroc(wide: pd.DataFrame, weights: Array) -> Array:
@@ -194,10 +238,15 @@ def _persons(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
         )
     one, two = scored
     if not one.index.equals(two.index) or one["label"].nunique() < 2 or (first["person"] == "").any():
-        return {"persons": 0} | dict.fromkeys(COLUMNS[-4:], np.nan)
+        return _no_persons()
     test = delong_test(one["label"], one["score"], two["score"])
     values = (len(one), test.first, test.second, test.difference, test.p_value)
     return dict(zip(COLUMNS[-5:], values, strict=True))
+
+
+def _no_persons() -> dict[str, float]:
+    """Return the columns of persons where they are not compared."""
+    return {"persons": 0} | dict.fromkeys(COLUMNS[-4:], np.nan)
 
 
 @dataclass(frozen=True)

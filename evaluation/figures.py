@@ -222,6 +222,51 @@ def _draw_history(
             axes.scatter([kept], [values[kept - 1]], color=colour, s=30, zorder=3)
 
 
+def interval_figure(
+    table: pd.DataFrame,
+    *,
+    title: str,
+    label: str,
+    chance: float,
+    unit: str = "recordings",
+    protocol: str = "",
+    watermark: str = "",
+) -> Figure:
+    """Draw values with their intervals, one a line, the last one, which sums them up, in another colour.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Columns ``name``, ``value``, ``low`` and ``high`` (nan: no interval), from top to bottom.
+    title, label : str
+        Of the figure, and of its axis from 0 to 1.
+    chance : float
+        Value of a guess: a dotted line.
+    unit, protocol, watermark : str
+        As for `roc_figure`.
+    """
+    figure = new_figure(title, unit, protocol, watermark, height=1.6 + 0.5 * len(table))
+    axes = figure.subplots()
+    places = np.arange(len(table))
+    colours = [BLUE] * (len(table) - 1) + [VERMILLION]
+    axes.axvline(chance, color=GREY, linewidth=1, linestyle=":")
+    axes.hlines(places, table["low"], table["high"], color=colours, linewidth=2.4)
+    axes.scatter(table["value"], places, color=colours, s=60, zorder=3)
+    for place, row in zip(places, table.to_dict("records"), strict=True):
+        if np.isfinite(row["value"]):
+            axes.text(
+                row["value"], place - 0.16, f"{row['value']:.3f}", ha="center", va="bottom", fontsize=11
+            )
+    axes.set(
+        yticks=places, yticklabels=table["name"], ylim=(len(table) - 0.5, -0.7), xlim=(0, 1), xlabel=label
+    )
+    set_text_sizes(axes)
+    axes.grid(axis="x", color="#E4E4E4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def beat_attention_figure(
     time_axis: ArrayLike,
     ecg: ArrayLike | None,

@@ -128,13 +128,41 @@ def evaluate_predictions(
         and ``intervals`` of the pooled auroc and macc; one that cannot be had is None with its ``reason``.
         Persons are None, with a note, where one is unknown.
     """
+    metrics = describe_evaluation(
+        predictions,
+        protocol=protocol,
+        draws=draws,
+        threshold=threshold,
+        seed=seed,
+        watermark=watermark,
+        scope=scope,
+    )
+    noun = metrics["bootstrap"]["cluster"]
+    for name, by in _UNITS.items():
+        reason = unscorable(predictions, name)
+        if reason:
+            metrics["notes"].append(reason)
+        metrics[name] = None if reason else _evaluate_units(predictions, by, draws, seed, noun)
+    return json_safe(metrics)
+
+
+def describe_evaluation(
+    predictions: pd.DataFrame,
+    *,
+    protocol: str,
+    draws: int,
+    threshold: str,
+    seed: int,
+    watermark: str,
+    scope: str,
+) -> dict[str, Any]:
+    """Return what is evaluated and how, before any score; arguments as for `evaluate_predictions`."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"Unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}.")
     if threshold not in _THRESHOLD:
         raise ValueError(f"Unknown threshold {threshold!r}: choose half or validation.")
     check_predictions(predictions)
-    notes: list[str] = []
-    metrics: dict[str, Any] = {
+    return {
         "protocol": protocol,
         "meaning": PROTOCOLS[protocol],
         "stamp": watermarked(protocol, watermark),
@@ -144,15 +172,8 @@ def evaluate_predictions(
         "bootstrap": {"draws": draws, "seed": seed, "cluster": _CLUSTER.get(protocol, "session")},
         "counts": _counts(predictions),
         "persons_with_both_labels": _both_labels(predictions),
-        "notes": notes,
+        "notes": [],
     }
-    noun = metrics["bootstrap"]["cluster"]
-    for name, by in _UNITS.items():
-        reason = _unscorable(predictions, name)
-        if reason:
-            notes.append(reason)
-        metrics[name] = None if reason else _evaluate_units(predictions, by, draws, seed, noun)
-    return json_safe(metrics)
 
 
 def result_files(
@@ -232,7 +253,7 @@ def _known(names: pd.Series) -> pd.Series:
     return names.notna() & (names.astype(str) != "")
 
 
-def _unscorable(predictions: pd.DataFrame, unit: str) -> str:
+def unscorable(predictions: pd.DataFrame, unit: str) -> str:
     """Return why the predictions cannot be scored by this unit; empty where they can."""
     if unit == "beats" and len(predictions) == predictions["recording"].nunique():
         return "One prediction a recording: no scores per beat."
@@ -298,7 +319,8 @@ def format_table(metrics: dict[str, Any]) -> str:
     -------
     str
         Beats, where there are any, and recordings side by side: pooled over folds, with the 95 % interval
-        where there is one, and mean ± standard deviation over folds. Persons have a line below.
+        where there is one, and mean ± standard deviation over folds. Persons have a line below. Where
+        databases are scored one by one, what was evaluated alone.
     """
     rule, thin = "═" * _WIDTH, "─" * _WIDTH
     meaning = textwrap.wrap(f"protocol {metrics['protocol']}: {metrics['meaning']}", _WIDTH - 2)
@@ -306,6 +328,10 @@ def format_table(metrics: dict[str, Any]) -> str:
     lines += [f" {metrics['scope']}"] if metrics["scope"] else []
     lines.append(f" {counts_sentence(metrics)}")
     lines += [f" {line}" for line in textwrap.wrap(f"threshold {threshold_text(metrics)}", _WIDTH - 2)]
+    said = [f" {line}" for note in metrics["notes"] for line in textwrap.wrap(f"note: {note}", _WIDTH - 2)]
+    watermark = [f" !! {metrics['stamp']} !!"] if metrics["stamp"] else []
+    if "by_database" in metrics:
+        return "\n".join([*lines, *said, *watermark, rule])
     lines.append(thin)
     units = ("beats", "recordings") if metrics["beats"] else ("recordings",)
     lines.append(f" {'':<14}{''.join(f'{unit:<42}' for unit in units)}".rstrip())
@@ -322,11 +348,9 @@ def format_table(metrics: dict[str, Any]) -> str:
         for reason in reasons(metrics)
         for line in textwrap.wrap(f"not estimable: {reason}", _WIDTH - 2)
     ]
-    lines += [f" {line}" for note in metrics["notes"] for line in textwrap.wrap(f"note: {note}", _WIDTH - 2)]
+    lines += said
     lines += [f" {line}" for line in textwrap.wrap(interval_sentence(metrics), _WIDTH - 2)]
-    if metrics["stamp"]:
-        lines.append(f" !! {metrics['stamp']} !!")
-    return "\n".join([*lines, rule])
+    return "\n".join([*lines, *watermark, rule])
 
 
 def markdown_table(metrics: dict[str, Any]) -> str:
@@ -338,6 +362,9 @@ def markdown_table(metrics: dict[str, Any]) -> str:
     lines += [f"{identity}.", ""] if (identity := identity_sentence(metrics)) else []
     lines += [f"{metrics['scope']}.", ""] if metrics["scope"] else []
     lines += [f"{counts_sentence(metrics)}; threshold {threshold_text(metrics)}.", ""]
+    said = [line for note in metrics["notes"] for line in ("", note)]
+    if "by_database" in metrics:
+        return "\n".join([*lines[:-1], *said])
     lines.append("| score | " + " | ".join(f"{unit}, pooled | {unit}, mean ± sd" for unit in units) + " |")
     lines.append("|---|" + "---|---|" * len(units))
     for name, title in ROWS.items():
@@ -348,9 +375,7 @@ def markdown_table(metrics: dict[str, Any]) -> str:
     if persons := persons_sentence(metrics):
         lines += ["", persons]
     lines += [line for reason in reasons(metrics) for line in ("", f"Not estimable: {reason}.")]
-    lines += ["", interval_sentence(metrics)]
-    lines += [line for note in metrics["notes"] for line in ("", note)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", interval_sentence(metrics), *said])
 
 
 def frame_to_markdown(table: pd.DataFrame, digits: int = 3) -> str:
@@ -491,5 +516,10 @@ def interval_sentence(metrics: Mapping[str, Any]) -> str:
     """Return what the intervals and deviations are."""
     bootstrap = metrics["bootstrap"]
     draws = f"from {bootstrap['draws']:,} draws of whole {bootstrap['cluster']}s, seed {bootstrap['seed']}"
+    if bootstrap.get("within") and bootstrap["draws"]:
+        return (
+            f"Intervals: 95 %, {draws}, within each {bootstrap['within']}. The {bootstrap['within']}s are "
+            f"fixed: no interval says how far another {bootstrap['within']} may lie from these."
+        )
     intervals = f"Intervals: 95 %, {draws}" if bootstrap["draws"] else "Intervals: not computed"
     return f"{intervals}. Mean and standard deviation: over folds. MAcc = (sensitivity + specificity) / 2."

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 COLUMNS = ("sample", "recording", "session", "person", "fold", "label", "probability", "threshold")
-_CARRIED_COLUMNS = ("diagnosis", "site")
+_CARRIED_COLUMNS = ("database", "diagnosis", "site")
 SCORE_NAMES = (
     "accuracy",
     "sensitivity",
@@ -61,7 +61,7 @@ def aggregate(predictions: pd.DataFrame, by: str = "recording") -> pd.DataFrame:
     pandas.DataFrame
         One row a unit, sorted by its name, with session, person, fold (-1 where the beats of the unit
         lie in several folds), label, probability, threshold (the mean over its beats, where they differ),
-        beats, for persons also recordings, and diagnosis and site where given.
+        beats, for persons also recordings, and database, diagnosis and site where given.
 
     Raises
     ------

@@ -6,7 +6,8 @@ rows and weights ``(draws, N)`` and returns ``(draws,)``, nan where it is not de
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -221,14 +222,125 @@ def cluster_bootstrap(
     interval, values = _bootstrap(
         units, lambda weights: function(units, weights), cluster, 0 if few else draws, seed, level
     )
+    return _reasoned(interval, values, few, draws, noun or cluster)
+
+
+def _reasoned(interval: Interval, values: Array, few: str, draws: int, noun: str) -> Interval:
+    """Return an interval with the reason where it has no ends, or should have none."""
     if few or not draws:
         return replace(interval, reason=few if draws else "")
     if not len(values):
-        return replace(interval, reason=f"hardly any draw of {noun or cluster}s defines the score")
+        return replace(interval, reason=f"hardly any draw of {noun}s defines the score")
     if interval.high - interval.low < _ROUNDING:
-        same = f"every draw of {noun or cluster}s gives {interval.estimate:.3f}"
-        return interval.without_ends(same)
+        return interval.without_ends(f"every draw of {noun}s gives {interval.estimate:.3f}")
     return interval
+
+
+def grouped_cluster_bootstrap(
+    groups: Mapping[str, pd.DataFrame],
+    statistic: str | Statistic = "auroc",
+    cluster: str = "session",
+    *,
+    draws: int,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[dict[str, Interval], Interval]:
+    """Percentile intervals of a score in each of several groups, and of its plain mean over them.
+
+    Clusters are drawn within each group, independently of the others. The groups themselves are fixed: the
+    interval of the mean says what other clusters of these groups would give, and nothing of other groups.
+
+    Parameters
+    ----------
+    groups : mapping of str to pandas.DataFrame
+        The rows of each group, as for `cluster_bootstrap`.
+    statistic, cluster, draws, seed, level
+        As for `cluster_bootstrap`.
+
+    Returns
+    -------
+    intervals : dict of str to Interval
+        Of each group.
+    mean : Interval
+        Of the mean over the groups in which the score is defined; without ends where one of these has
+        too few clusters, and with the name of it.
+    """
+    function = _named(statistic)
+    scores = {name: (units, functools.partial(function, units)) for name, units in groups.items()}
+    found, mean, _ = _grouped(scores, cluster, draws, seed, level)
+    return found, mean
+
+
+def grouped_paired_bootstrap(
+    groups: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]],
+    statistic: str | Statistic = "auroc",
+    cluster: str = "session",
+    *,
+    draws: int,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """Interval of the difference of two models in the mean over groups, on the same draws of clusters.
+
+    Parameters
+    ----------
+    groups : mapping of str to (pandas.DataFrame, pandas.DataFrame)
+        The rows of each group as the first and the second model predict them.
+    statistic, cluster, draws, seed, level
+        As for `grouped_cluster_bootstrap`.
+
+    Returns
+    -------
+    Difference
+        As `paired_cluster_bootstrap` gives it.
+    """
+    function = _named(statistic)
+    scores = {}
+    for name, tables in groups.items():
+        first, second = _aligned(*tables, cluster)
+        scores[name] = first, functools.partial(_difference, function, first, second)
+    _, mean, values = _grouped(scores, cluster, draws, seed, level)
+    return Difference(**asdict(mean), p_value=_sign_p_value(values))
+
+
+def _grouped(
+    scores: Mapping[str, tuple[pd.DataFrame, Callable[[Array], Array]]],
+    cluster: str,
+    draws: int,
+    seed: int,
+    level: float,
+) -> tuple[dict[str, Interval], Interval, Array]:
+    """Return the interval of each group, that of their mean, and the means of the draws behind it."""
+    found: dict[str, Interval] = {}
+    drawn: dict[str, Array] = {}
+    for number, (name, (units, score)) in enumerate(scores.items()):
+        few = too_few_clusters(units, cluster)
+        interval, values = _bootstrap(units, score, cluster, 0 if few else draws, [seed, number], level)
+        found[name], drawn[name] = _reasoned(interval, values, few, draws, cluster), values
+    defined = [name for name, interval in found.items() if np.isfinite(interval.estimate)]
+    estimate = float(np.mean([found[name].estimate for name in defined])) if defined else np.nan
+    clusters = sum(found[name].clusters for name in defined)
+    mean = Interval(estimate, np.nan, np.nan, 0, 0.0, level, clusters)
+    lacking = [f"{name}: {found[name].reason}" for name in defined if len(drawn[name]) < draws]
+    if lacking or not draws or not defined:
+        return found, replace(mean, reason="; ".join(lacking) if draws else ""), np.empty(0)
+    values = np.mean([drawn[name] for name in defined], axis=0)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    mean = replace(mean, low=float(low), high=float(high), draws=draws)
+    return found, _reasoned(mean, values, "", draws, cluster), values
+
+
+def _difference(function: Statistic, first: pd.DataFrame, second: pd.DataFrame, weights: Array) -> Array:
+    """Return the score of the first table less that of the second, of the same units, in each draw."""
+    return function(first, weights) - function(second, weights)
+
+
+def _sign_p_value(values: Array) -> float:
+    """Return twice the smaller share of draws on one side of zero, 1 added to both counts."""
+    if not len(values):
+        return np.nan
+    one_side = min(int((values < _ROUNDING).sum()), int((values > -_ROUNDING).sum()))
+    return min(1.0, 2 * (one_side + 1) / (len(values) + 1))
 
 
 def too_few_clusters(
@@ -300,16 +412,11 @@ def paired_cluster_bootstrap(
     """
     function = _named(statistic)
     first, second = _aligned(first, second, cluster)
-
-    def difference(weights: Array) -> Array:
-        return function(first, weights) - function(second, weights)
-
+    difference = functools.partial(_difference, function, first, second)
     few = too_few_clusters(first, cluster, noun=noun)
     interval, values = _bootstrap(first, difference, cluster, 0 if few else draws, seed, level)
     interval = replace(interval, reason=few if draws else "")
-    one_side = min(int((values < _ROUNDING).sum()), int((values > -_ROUNDING).sum()))
-    p_value = min(1.0, 2 * (one_side + 1) / (len(values) + 1)) if len(values) else np.nan
-    return Difference(**asdict(interval), p_value=p_value)
+    return Difference(**asdict(interval), p_value=_sign_p_value(values))
 
 
 def holm(p_values: ArrayLike) -> Array:
@@ -344,7 +451,12 @@ def _named(statistic: str | Statistic) -> Statistic:
 
 
 def _bootstrap(
-    units: pd.DataFrame, score: Callable[[Array], Array], cluster: str, draws: int, seed: int, level: float
+    units: pd.DataFrame,
+    score: Callable[[Array], Array],
+    cluster: str,
+    draws: int,
+    seed: int | Sequence[int],
+    level: float,
 ) -> tuple[Interval, Array]:
     """Return the interval and the scores of the draws behind it."""
     if not 0 < level < 1 or draws < 0:
@@ -362,7 +474,11 @@ def _bootstrap(
 
 
 def _drawn(
-    codes: Array, labels: Array | None, score: Callable[[Array], Array], draws: int, seed: int
+    codes: Array,
+    labels: Array | None,
+    score: Callable[[Array], Array],
+    draws: int,
+    seed: int | Sequence[int],
 ) -> tuple[Array, float]:
     """Return the score in the first `draws` usable draws of clusters, and the share that was not usable."""
     random = np.random.default_rng(seed)

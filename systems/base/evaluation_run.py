@@ -20,6 +20,7 @@ from config import EvaluationSettings
 from datasets.cache import Cache, find_cache
 from datasets.splits import ALL, assert_separated, fold_from_parts, fold_name
 from evaluation.comparison import compare, format_comparison
+from evaluation.databases import evaluate_databases
 from evaluation.figures import learning_curves_figure
 from evaluation.report import evaluate_predictions, format_table
 from learning.checkpoint import (
@@ -223,8 +224,12 @@ def predict_run(run: EvaluationRun) -> pd.DataFrame:
 
 
 def score_run(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Any]:
-    """Return the scores of binary predictions, with the metadata of the run, and print them."""
-    metrics = evaluate_predictions(
+    """Return the scores of binary predictions, with the metadata of the run, and print them.
+
+    Those with a column ``database`` are scored one database at a time, and have no pooled score.
+    """
+    scored = evaluate_databases if "database" in predictions else evaluate_predictions
+    metrics = scored(
         predictions,
         protocol=run.protocol,
         threshold=run.settings.threshold,
@@ -243,12 +248,16 @@ def predict_folds(run: EvaluationRun) -> pd.DataFrame:
         fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
         assert_separated(fold, run.samples.table, content["protocol"])
         table = run.task.predictions(run.samples, fold.test, _predict(run, content, fold.test))
+        if content["protocol"] == "database":
+            table = table.assign(database=run.samples.table["database"].to_numpy()[fold.test])
         tables.append(table.assign(fold=fold.number, threshold=content.get("threshold", 0.5)))
     return pd.concat(tables, ignore_index=True)
 
 
 def _predict_external(run: EvaluationRun) -> pd.DataFrame:
     """Return predictions on recordings of another cache: the mean over the models of all folds.
+
+    Where these are of several databases, the column ``database`` tells them apart.
 
     Raises
     ------
@@ -265,7 +274,9 @@ def _predict_external(run: EvaluationRun) -> pd.DataFrame:
         )
     probability = torch.stack([_predict(run, checkpoint, rows) for checkpoint in run.checkpoints]).mean(dim=0)
     threshold = float(np.mean([checkpoint.get("threshold", 0.5) for checkpoint in run.checkpoints]))
-    return run.task.predictions(run.samples, rows, probability).assign(fold=0, threshold=threshold)
+    table = run.task.predictions(run.samples, rows, probability).assign(fold=0, threshold=threshold)
+    databases = run.samples.table.get("database", pd.Series("", run.samples.table.index)).to_numpy()[rows]
+    return table.assign(database=databases) if len(np.unique(databases)) > 1 else table
 
 
 def _predict(run: EvaluationRun, checkpoint: Checkpoint, rows: np.ndarray) -> Tensor:
@@ -303,6 +314,6 @@ def _read_seeds(path: Path) -> pd.DataFrame:
         file = folder / "recordings.csv"
         if not file.is_file():
             raise UserError(f"There is no {file}: evaluate that run first, with evaluate.py --checkpoint.")
-        text = dict.fromkeys(("recording", "session", "person"), str)
+        text = dict.fromkeys(("recording", "session", "person", "database"), str)
         tables.append(pd.read_csv(file, dtype=text).assign(seed=len(tables)))
     return pd.concat(tables, ignore_index=True)

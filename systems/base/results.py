@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common.files import replacing, write_json, write_table, write_text
+from evaluation.databases import database_files
 from evaluation.figures import RESOLUTION
 from evaluation.page import html_page
 from evaluation.report import json_safe, markdown_table, result_files
@@ -94,7 +95,8 @@ def write_binary_results(
     folder : pathlib.Path
     predictions : pandas.DataFrame
     metrics : dict
-        What `evaluation.report.evaluate_predictions` made of the predictions.
+        What `evaluation.report.evaluate_predictions`, or for several databases
+        `evaluation.databases.evaluate_databases`, made of the predictions.
     tables, figures : mapping of str to pandas.DataFrame or matplotlib.figure.Figure
         What else there is, by name; tables are shown in ``report.md``.
     compact : bool
@@ -107,7 +109,8 @@ def write_binary_results(
     list of pathlib.Path
         The files written.
     """
-    files = result_files(predictions, metrics, compact=compact)
+    make_files = database_files if "by_database" in metrics else result_files
+    files = make_files(predictions, metrics, compact=compact)
     files |= {f"{name}.csv": table for name, table in tables.items()}
     if metrics["stamp"]:
         files = {

@@ -14,27 +14,38 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from common.files import write_table
 from config import EvaluationSettings
 from datasets.cache import Cache, describe_choice, find_cache
-from datasets.splits import BEAT_PROTOCOLS, make_folds
+from datasets.sources import DataError
+from datasets.splits import BEAT_PROTOCOLS, make_folds, split_quietly
+from evaluation.scores import macro_auroc
 from evaluation.statistics import Array, divided
 from systems.ecg_pcg.evaluate import with_probe, within_sessions
+from systems.ecg_pcg.features.phase_grid import phase_grid
+from systems.ecg_pcg.linear.fit import INVERSE_PENALTY, ITERATIONS
 from systems.ecg_pcg.settings import TrainingSettings
 
 _TRAIN, _VALIDATION, _TEST = range(3)
-_UNITS = ("sample", "recording", "content", "person", "session")
+_UNITS = ("sample", "recording", "content", "person", "session", "database")
 """What may be shared, from the least to the most; content is that of the files of a recording."""
 PROMISES = {
     "paper": ("sample",),
     "beat": ("sample",),
     "recording": ("sample", "recording", "content"),
     "session": ("sample", "recording", "content", "person", "session"),
+    "database": ("sample", "recording", "content", "person", "session", "database"),
 }
 """What a protocol promises to keep apart; ``paper`` selects on its test part, and promises train only."""
 _WIDTH = 100
+_FOLDS = 5
+"""Parts, sessions apart, in which the database is predicted, and predicts the label."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ def audit(
     samples: pd.DataFrame,
     recordings: pd.DataFrame,
     parts: Mapping[str, Sequence[NDArray[np.integer]]],
+    features: NDArray[np.floating] | None = None,
 ) -> AuditReport:
     """Audit recordings and splits: what the test part shares with train, and baselines without signals.
 
@@ -79,16 +91,21 @@ def audit(
     recordings : pandas.DataFrame
         One row a recording: ``recording``, ``session``, ``person``, ``label``, ``position`` (index in
         the session); ``sha256`` (of its files), ``duration``, ``beats``, ``site``, ``ecg_saturated``,
-        ``pcg_saturated`` and ``probe`` (score of the recording conditions, out of fold) where known.
+        ``pcg_saturated``, ``probe`` (score of the recording conditions, out of fold) and ``database`` where
+        known.
     parts : mapping of str to sequence of ndarray, shape (samples,)
         For each protocol and each of its folds the part of each sample: 0 train, 1 validation, 2 test.
         Protocols not in `PROMISES` promise nothing.
+    features : ndarray, shape (recordings, features), optional
+        Of the heart sound, NaN where there are none: how well they name the database is looked at.
 
     Returns
     -------
     AuditReport
     """
     rows = [*_cohort_rows(recordings), *_baseline_rows(recordings), *_predictor_rows(samples, recordings)]
+    if _has_databases(recordings):
+        rows += _database_rows(recordings, features)
     units = _units(samples, recordings)
     for protocol, folds in parts.items():
         for part in folds:
@@ -192,10 +209,94 @@ def _predictor_rows(samples: pd.DataFrame, recordings: pd.DataFrame) -> list[Aud
     return rows
 
 
+def _has_databases(recordings: pd.DataFrame) -> bool:
+    return "database" in recordings and recordings["database"].nunique() > 1
+
+
+def _database_rows(recordings: pd.DataFrame, features: NDArray[np.floating] | None) -> list[AuditRow]:
+    """Count each database, and say what it tells of the label, and the features of it."""
+    rows = []
+    for name, own in recordings.groupby("database"):
+        counts = {"recordings": len(own), "sessions": own["session"].nunique()}
+        counts["persons"] = own.loc[own["person"] != "", "person"].nunique()
+        rows += [AuditRow(f"number of {what} of {name}", "", float(count)) for what, count in counts.items()]
+        rows.append(AuditRow(f"share of abnormal recordings of {name}", "", float(own["label"].mean())))
+    check = "AUROC of the share of abnormal of the database, sessions apart"
+    rows.append(AuditRow(check, "", database_baseline(recordings)))
+    if features is not None:
+        known = np.isfinite(features).all(axis=1)
+        found = named_databases(features[known], recordings[known])
+        rows += [AuditRow(check, "", value) for check, value in found.items()]
+    return rows
+
+
+def _session_folds(recordings: pd.DataFrame) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return folds that keep sessions apart and hold databases and labels in like shares."""
+    kinds = pd.factorize(recordings["database"] + " " + recordings["label"].astype(str))[0]
+    splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
+    few = recordings["session"].nunique() < _FOLDS
+    return [] if few else split_quietly(splitter, kinds, recordings["session"])
+
+
+def database_baseline(recordings: pd.DataFrame) -> float:
+    """Return the AUROC of predicting the label by the database alone: its share of abnormal in train.
+
+    The mean over folds that share no session: a score of all folds together would compare the shares of
+    different training parts, which are lower where more abnormal recordings were held out.
+    """
+    areas = []
+    for train, test in _session_folds(recordings):
+        learned, tested = recordings.iloc[train], recordings.iloc[test]
+        share = learned.groupby("database")["label"].mean()
+        score = tested["database"].map(share).fillna(learned["label"].mean())
+        areas.append(_auroc(tested["label"].to_numpy(), score.to_numpy()))
+    return float(pd.Series(areas, dtype=float).mean())
+
+
+def named_databases(features: NDArray[np.floating], recordings: pd.DataFrame) -> dict[str, float]:
+    """Say how well features name the database: logistic regression, out of folds that share no session.
+
+    Parameters
+    ----------
+    features : ndarray, shape (N, features)
+        Finite.
+    recordings : pandas.DataFrame
+        Of these N: ``database``, ``session``, ``label``.
+
+    Returns
+    -------
+    dict of str to float
+        Accuracy, what always naming the largest database would give, and the mean over databases of the
+        AUROC of each against the others (0.5 by chance); empty where there are too few sessions.
+    """
+    names, folds = np.unique(recordings["database"]), _session_folds(recordings)
+    if len(names) < 2 or not folds:
+        return {}
+    truth = recordings["database"].to_numpy()
+    probability = np.zeros((len(truth), len(names)))
+    for train, test in folds:
+        model = make_pipeline(
+            StandardScaler(), LogisticRegression(C=INVERSE_PENALTY["pcg"], max_iter=ITERATIONS)
+        ).fit(features[train], truth[train])
+        probability[np.ix_(test, np.searchsorted(names, model.classes_))] = model.predict_proba(
+            features[test]
+        )
+    right = names[probability.argmax(axis=1)] == truth
+    return {
+        "accuracy of naming the database by the heart sound, sessions apart": float(right.mean()),
+        "accuracy of naming the largest database always": float(recordings["database"].value_counts().max())
+        / len(truth),
+        "AUROC of naming the database, mean over databases": macro_auroc(
+            truth[:, None] == names, probability
+        ),
+    }
+
+
 def _units(samples: pd.DataFrame, recordings: pd.DataFrame) -> dict[str, NDArray[np.object_]]:
     """Return for each sample its name as each unit, empty where unknown."""
     metadata = recordings.set_index("recording")
     columns = {"content": "sha256", "person": "person", "session": "session"}
+    columns |= {"database": "database"} if _has_databases(recordings) else {}
     names = {
         name: samples["recording"].map(metadata[key]) for name, key in columns.items() if key in metadata
     }
@@ -249,15 +350,23 @@ def _protocol_baselines(
 
 def _audit_data(cache: Cache, fold_count: int, validation_share: float, seed: int) -> AuditReport:
     """Audit a cache and the folds that each protocol makes of it."""
-    samples = cache.table("samples")
+    samples, recordings = cache.table("samples"), with_probe(cache.table("recordings"), cache)
     parts = {
         protocol: [
             fold.parts(len(samples))
             for fold in make_folds(samples, protocol, fold_count, validation_share, seed)
         ]
         for protocol in BEAT_PROTOCOLS
+        if protocol != "database"
     }
-    return audit(samples, with_probe(cache.table("recordings"), cache), parts)
+    if not _has_databases(recordings):
+        return audit(samples, recordings, parts)
+    try:
+        folds = make_folds(samples, "database", 0, validation_share, seed)
+        parts["database"] = [fold.parts(len(samples)) for fold in folds]
+    except DataError as error:
+        print(f"Protocol database is not audited. {error}")
+    return audit(samples, recordings, parts, phase_grid(cache).pcg)
 
 
 _PREDICTORS = {

@@ -20,6 +20,7 @@ from scipy import stats
 from common.errors import UserError
 from datasets.cache import Cache
 from evaluation.calibration import calibration_table, prevalence_table
+from evaluation.databases import database_captions, database_prevalence, database_tables
 from evaluation.report import persons_sentence
 from evaluation.scores import aggregate, one_label_a_person
 from evaluation.statistics import (
@@ -38,6 +39,7 @@ from systems.base.predictor import BALANCED_PREVALENCE
 from systems.base.results import LEARNING_CURVES, print_tables, write_binary_results
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.linear.fit import out_of_fold_log_odds
+from systems.ecg_pcg.settings import EcgPcgEvaluationSettings
 
 _NORMAL = "Normal"
 _INNOCENT = ("Normal", "Benign")
@@ -61,10 +63,13 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         robustness.evaluate(run)
     predictions = predict_run(run)
     metrics = score_run(run, predictions)
-    tables = _recording_tables(
-        aggregate(predictions, "recording"), run.cache, settings.bootstrap_draws, settings.prevalence
-    )
+    recordings = aggregate(predictions, "recording")
     captions = _captions(metrics, settings.prevalence)
+    if "by_database" in metrics:
+        tables = _database_tables(recordings, metrics, settings)
+        captions |= database_captions(metrics)
+    else:
+        tables = _recording_tables(recordings, run.cache, settings.bootstrap_draws, settings.prevalence)
     print_tables(tables, captions=captions)
     stress, figures = _stress_results(run)
     tables |= stress
@@ -78,6 +83,19 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         compact=settings.compact,
         captions=captions,
     )
+
+
+def _database_tables(
+    recordings: pd.DataFrame, metrics: dict[str, Any], settings: EcgPcgEvaluationSettings
+) -> dict[str, pd.DataFrame]:
+    """Return the tables of a run on several databases, by name: none of them over all databases together."""
+    tables = database_tables(metrics)
+    if settings.prevalence is not None and settings.bootstrap_draws:
+        draws = settings.bootstrap_draws
+        tables["prevalence"] = database_prevalence(
+            recordings, settings.prevalence, BALANCED_PREVALENCE, draws
+        )
+    return tables
 
 
 def _stress_results(run: EvaluationRun) -> tuple[dict[str, pd.DataFrame], dict[str, Figure]]:

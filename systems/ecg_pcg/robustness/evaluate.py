@@ -32,7 +32,13 @@ from datasets.signals import Floats
 from datasets.splits import ALL
 from evaluation.report import watermarked
 from evaluation.scores import aggregate
-from evaluation.statistics import cluster_bootstrap, paired_cluster_bootstrap
+from evaluation.statistics import (
+    Interval,
+    cluster_bootstrap,
+    grouped_cluster_bootstrap,
+    grouped_paired_bootstrap,
+    paired_cluster_bootstrap,
+)
 from learning.checkpoint import Checkpoint
 from systems.base.evaluation_run import EvaluationRun, predict_folds
 from systems.ecg_pcg.robustness.corruptions import (
@@ -349,6 +355,7 @@ def robustness_row(
     Returns
     -------
     dict
+        Under protocol ``database`` the AUROC is the mean over databases, sessions drawn within each.
         ``kind``, ``signal``, ``level``, ``unit``; ``recordings``, ``sessions``; ``auroc`` per recording
         with its 95 % interval ``low``, ``high``; ``change`` from clean with its paired 95 % interval
         ``change_low``, ``change_high``.
@@ -356,8 +363,16 @@ def robustness_row(
     row: dict[str, Any] = {"kind": CLEAN, "signal": "", "level": np.nan, "unit": ""}
     if corruption is not None:
         row = dataclasses.asdict(corruption) | {"unit": KINDS[corruption.kind].unit}
-    auroc = cluster_bootstrap(corrupted, draws=draws, seed=seed)
-    change = paired_cluster_bootstrap(corrupted, clean, draws=draws, seed=seed)
+    auroc: Interval
+    if "database" in clean:
+        of_clean = dict(iter(clean.groupby("database")))
+        groups = {str(name): rows for name, rows in corrupted.groupby("database")}
+        _, auroc = grouped_cluster_bootstrap(groups, draws=draws, seed=seed)
+        pairs = {name: (rows, of_clean[name]) for name, rows in groups.items()}
+        change = grouped_paired_bootstrap(pairs, draws=draws, seed=seed)
+    else:
+        auroc = cluster_bootstrap(corrupted, draws=draws, seed=seed)
+        change = paired_cluster_bootstrap(corrupted, clean, draws=draws, seed=seed)
     return row | {
         "recordings": len(corrupted),
         "sessions": corrupted["session"].nunique(),

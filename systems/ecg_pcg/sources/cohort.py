@@ -101,8 +101,7 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
     databases = {} if "database" in table.columns else {"database": "cohort"}
     problems += _check_databases(rows) if not databases else []
     numbers = [{"position": math.nan} | {key: int(row[key]) for key in ("label", "quality")} for row in rows]
-    numbers = [own | databases for own in numbers]
-    index = index_table([{**row, **own} for row, own in zip(rows, numbers, strict=True)])
+    index = index_table([{**row, **own, **databases} for row, own in zip(rows, numbers, strict=True)])
     named = {"ecg_channel": ecg_channel, "pcg_channel": pcg_channel}
     choices = {option: channel for option, channel in named.items() if channel}
     choices |= REREAD if table.respelled or doubtful else {}
