@@ -17,6 +17,7 @@ from functools import partial
 from torch import nn
 
 from models.cross_attention import CrossAttentionNetwork
+from models.cycle_shape import CycleShape
 from models.early_late_fusion import EarlyFusion, LateFusion
 from models.layers.blocks import MODALITIES
 from models.linear import PhaseGridLinear
@@ -37,7 +38,11 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 """Networks of beats."""
 
-FITTED_MODELS: dict[str, Callable[..., nn.Module]] = {"linear": PhaseGridLinear, "phase-fusion": PhaseFusion}
+FITTED_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "linear": PhaseGridLinear,
+    "phase-fusion": PhaseFusion,
+    "cycle-shape": CycleShape,
+}
 """Models of whole recordings, which bring a fit of their own; they have no options to be set."""
 
 MODELS = NETWORKS | FITTED_MODELS
@@ -78,7 +83,7 @@ class Takes:
 def takes(name: str, modality_dropout: float = 0.0, zeroed: str = "none") -> Takes:
     """Return which signals a model takes that was trained with these settings."""
     if name in FITTED_MODELS:
-        return Takes(MODALITIES, any_subset=True)
+        return Takes(getattr(FITTED_MODELS[name], "modalities", MODALITIES), any_subset=True)
     read = (SINGLE_MODALITY[name],) if name in SINGLE_MODALITY else MODALITIES
     return Takes(tuple(each for each in read if each != zeroed), any_subset=modality_dropout > 0)
 

@@ -19,6 +19,7 @@ Band = Annotated[tuple[float, float], Bounds(0, open=True, rising=True)]
 MODELS = (
     *("pacfnet", "ecg-network", "pcg-network", "last-fusion", "concatenation", "spatial-attention"),
     *("channel-attention", "early-fusion", "late-fusion", "cross-attention", "linear", "phase-fusion"),
+    "cycle-shape",
 )
 """Names of `models.MODELS`, which cannot be imported without torch."""
 

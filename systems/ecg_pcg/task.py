@@ -30,6 +30,7 @@ from models.layers.blocks import MODALITIES
 from models.layers.layout import start_he_normal
 from models.pacfnet import PACFNet
 from systems.base.task import BinaryTask
+from systems.ecg_pcg.cycle_shape.task import EcgPcgCycleShape
 from systems.ecg_pcg.linear.task import EcgPcgLinear
 from systems.ecg_pcg.phase_fusion.task import EcgPcgPhaseFusion
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
@@ -106,6 +107,8 @@ class EcgPcg(BinaryTask):
             return EcgPcgLinear(settings)
         if settings.model.model == "phase-fusion":
             return EcgPcgPhaseFusion(settings)
+        if settings.model.model == "cycle-shape":
+            return EcgPcgCycleShape(settings)
         return cls(settings)
 
     def samples(self, cache: Cache, device: torch.device) -> Beats:

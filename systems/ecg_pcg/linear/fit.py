@@ -49,9 +49,12 @@ class Logistic:
 
 
 def fit_logistic(
-    values: NDArray[np.floating], labels: NDArray[np.integer], inverse_penalty: float
+    values: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    inverse_penalty: float,
+    weights: NDArray[np.floating] | None = None,
 ) -> Logistic:
-    """Fit on rows that are all finite; both classes weigh the same. The fit is deterministic.
+    """Fit on rows that are all finite. The fit is deterministic.
 
     Parameters
     ----------
@@ -59,11 +62,14 @@ def fit_logistic(
     labels : numpy.ndarray of int, shape (N,)
         Both 0 and 1.
     inverse_penalty : float
+    weights : numpy.ndarray, shape (N,), optional
+        Of the rows; default: both classes weigh the same.
     """
     values = values.astype(np.float64)
-    scaler = StandardScaler().fit(values)
-    regression = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=ITERATIONS)
-    regression.fit(scaler.transform(values), labels)
+    scaler = StandardScaler().fit(values, sample_weight=weights)
+    balance = "balanced" if weights is None else None
+    regression = LogisticRegression(C=inverse_penalty, class_weight=balance, max_iter=ITERATIONS)
+    regression.fit(scaler.transform(values), labels, sample_weight=weights)
     return Logistic(scaler.mean_, scaler.scale_, regression.coef_[0], float(regression.intercept_[0]))
 
 

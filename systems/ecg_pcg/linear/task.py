@@ -61,6 +61,12 @@ class Recordings(Samples):
         here = rows.to(self.label.device)
         return {name: getattr(self, name)[here] for name in TENSORS}
 
+    def rows(self, kept: Tensor) -> Recordings:
+        """Return some of the recordings, those of a mask (N,)."""
+        tensors: dict[str, Any] = {name: getattr(self, name)[kept] for name in TENSORS}
+        table = self.table[kept.cpu().numpy()].reset_index(drop=True)
+        return dataclasses.replace(self, table=table.assign(sample=np.arange(len(table))), **tensors)
+
     def without(self, modality: str) -> Recordings:
         """Return the same recordings without their ``ecg`` or ``pcg``."""
         absent = torch.zeros_like(getattr(self, f"has_{modality}"))

@@ -1,0 +1,1 @@
+"""The cycle-shape model: its fit and its task."""
