@@ -75,6 +75,16 @@ class CycleShape(nn.Module):
         """Return features of grids in standard deviations from the mean of the training part."""
         return (self.features(values) - self.pcg.mean) / self.pcg.scale
 
+    def terms(self, pcg_grid: Tensor) -> Tensor:
+        """Return what each value of the grid adds to the log-odds, in the shape of the grid (N, features).
+
+        A broad band adds in equal parts to the bands that it is made of.
+        """
+        broad = (self.standardized("pcg", pcg_grid) * self.pcg.weight).reshape(len(pcg_grid), self.grid[1], -1)
+        terms = broad.new_zeros(len(pcg_grid), *self.grid)
+        terms[:, 0] = (broad / torch.bincount(self.groups))[..., self.groups]
+        return terms.flatten(1)
+
     def parts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the log-odds of the heart sound, shape (N,)."""
         return {"pcg": self.pcg(self.features(batch["pcg_grid"]))}

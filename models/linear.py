@@ -88,6 +88,10 @@ class PhaseGridLinear(nn.Module):
         part = getattr(self, modality)
         return (values - part.mean) / part.scale
 
+    def terms(self, pcg_grid: Tensor) -> Tensor:
+        """Return what each feature of the grid adds to the log-odds, shape (N, features)."""
+        return self.standardized("pcg", pcg_grid) * self.pcg.weight
+
     def parts(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the log-odds of each modality, shape (N,); NaN where a recording lacks it."""
         return {"ecg": self.ecg(batch["ecg_bands"]), "pcg": self.pcg(batch["pcg_grid"])}

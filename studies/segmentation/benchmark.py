@@ -1,16 +1,19 @@
-"""Fit the segmentation of heart sounds, and measure it on sessions it was not fitted on.
+"""Fit the segmentation of heart sounds, and measure it on databases and sessions it was not fitted on.
 
+    python load_data.py --raw-dir PATH/challenge-2016 --sets a b c d e f
     python -m studies.segmentation                                  # the cache prepared last
     python -m studies.segmentation --cache data/cache/<name> --raw-dir PATH/challenge-2016
 
-The truth is the hand-corrected onsets of training-a. Five folds keep sessions apart; parameters are fitted
-on four and evaluated on the fifth, with the heart sound alone and with R-peaks of the ECG. An onset is found
-if one of the same state lies within the tolerance, one to one. Onsets in the first and last tenth of a second
-and in noisy spans do not count. ``--raw-dir`` adds the automatic onsets that the Challenge published
-(Springer's algorithm), from which the hand-corrected ones were made: this measures agreement only.
+The truth is the hand-corrected onsets of PhysioNet/CinC 2016. Each database is segmented with parameters of
+the others, from its heart sound alone. Within training-a, which has an ECG, five folds keep sessions apart;
+parameters are fitted on four and evaluated on the fifth, with the heart sound alone and with R-peaks of the
+ECG. An onset is found if one of the same state lies within the tolerance, one to one. Onsets in the first and
+last tenth of a second and in noisy spans do not count. ``--raw-dir`` adds the automatic onsets that the
+Challenge published for training-a (Springer's algorithm), from which the hand-corrected ones were made: this
+measures agreement only.
 
 Prints the table, writes it to results/benchmarks/segmentation.csv, and the parameters, fitted on all
-sessions, to systems/ecg_pcg/segmentation/weights.json. About a minute and a half on one core.
+databases, to systems/ecg_pcg/segmentation/weights.json. About seven minutes on one core.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from tqdm import tqdm
 from common.files import write_table
 from datasets.beats import NOISE_MARKS, HeartStates, read_heart_states
 from datasets.cache import find_cache
-from studies.segmentation.fit import Truth, fit, read_recordings
+from studies.segmentation.fit import Truth, even, fit, read_recordings
 from systems.ecg_pcg.segmentation.features import FRAME_RATE, WEIGHTS, write_parameters
 from systems.ecg_pcg.segmentation.segment import Segmentation, segment_envelopes
 
@@ -41,6 +44,7 @@ SOUNDS = ("S1", "S2")
 MARGIN = 0.1
 """Time at the ends of a recording and around noisy spans in which onsets do not count, seconds."""
 ALONE, WITH_ECG, SPRINGER = "heart sound", "heart sound and ECG", "published (Springer)"
+LEFT_OUT = "heart sound, database left out"
 AUTOMATIC = Path("annotations/springer_alg/training-a-Aut")
 ANNOTATION_RATE = 2000.0
 
@@ -50,13 +54,15 @@ class SegmentationSettings:
     """Settings of the benchmark."""
 
     cache: Path | None = None
-    """Cache of training-a; default: the one prepared last."""
+    """Cache of training-a, or of all sets; default: the one prepared last."""
     cache_dir: Path = Path("data/cache")
     """Folder in which caches lie."""
     raw_dir: Path | None = None
     """Folder of the Challenge's data; adds the published automatic onsets."""
     folds: int = 5
     """Folds over sessions."""
+    most: int = 120
+    """Recordings of each database that parameters are fitted on, at most."""
     frames: int = 150
     """Frames of each recording that the logistic regression is fitted on."""
     seed: int = 0
@@ -71,21 +77,52 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Measure, tabulate, fit on everything; return the table."""
     settings = tyro.cli(SegmentationSettings, args=arguments, description=__doc__)
     recordings = read_recordings(find_cache(settings.cache, settings.cache_dir))
+    with_ecg = [recording for recording in recordings if len(recording.peaks)]
     counts = pd.concat(
-        [out_of_fold(recordings, settings), *published(recordings, settings.raw_dir)], ignore_index=True
+        [
+            out_of_fold(with_ecg, settings),
+            *published(with_ecg, settings.raw_dir),
+            *out_of_database(recordings, settings),
+        ],
+        ignore_index=True,
     )
     table = tabulate(counts)
     write_table(settings.output, table)
-    parameters = fit(recordings, settings.frames, settings.seed)
-    sessions = len({recording.session for recording in recordings})
-    metadata = {
-        "fitted_on": f"{len(recordings)} recordings of {sessions} sessions of training-a, hand-corrected"
-    }
-    write_parameters(settings.weights, parameters, metadata)
+    fitted = even(recordings, settings.most, settings.seed)
+    databases = sorted({recording.database for recording in fitted})
+    metadata = {"fitted_on": f"{len(fitted)} hand-corrected recordings of {', '.join(databases)}"}
+    write_parameters(settings.weights, fit(fitted, settings.frames, settings.seed), metadata)
     print(table.to_string(index=False, float_format="{:.3f}".format))
     print(f"\n{quality_table(counts).to_string(index=False, float_format='{:.3f}'.format)}")
     print(f"\n{len(recordings)} recordings. Written to {settings.output} and {settings.weights}.")
     return table
+
+
+def out_of_database(recordings: Sequence[Truth], settings: SegmentationSettings) -> Iterator[pd.DataFrame]:
+    """Yield the counts of every recording under parameters fitted on other databases, if there are others."""
+    rows = [
+        {"input": f"{LEFT_OUT}: {recording.database}", "quality": found.quality}
+        | count_onsets(recording, found.states)
+        for recording, found in segment_left_out(recordings, settings)
+    ]
+    if rows:
+        yield pd.DataFrame(rows)
+
+
+def segment_left_out(
+    recordings: Sequence[Truth], settings: SegmentationSettings
+) -> Iterator[tuple[Truth, Segmentation]]:
+    """Yield each recording with its heart states, by its sound alone and parameters of other databases.
+
+    Nothing where there is one database only.
+    """
+    databases = sorted({recording.database for recording in recordings})
+    for name in databases if len(databases) > 1 else []:
+        others = [recording for recording in recordings if recording.database != name]
+        parameters = fit(even(others, settings.most, settings.seed), settings.frames, settings.seed)
+        own = [recording for recording in recordings if recording.database == name]
+        for recording in tqdm(own, desc=f"Segmenting {name}", unit="recording"):
+            yield recording, segment_envelopes(recording.sound, np.zeros(0), parameters)
 
 
 def out_of_fold(recordings: Sequence[Truth], settings: SegmentationSettings) -> pd.DataFrame:

@@ -14,7 +14,14 @@ from tqdm import tqdm
 from datasets.beats import HeartStates
 from datasets.cache import Cache
 from datasets.sources import DataError
-from systems.ecg_pcg.segmentation.features import FRAME_RATE, RING, Envelopes, Parameters, envelopes
+from systems.ecg_pcg.segmentation.features import (
+    FRAME_RATE,
+    RING,
+    Envelopes,
+    Parameters,
+    envelopes,
+    shipped_parameters,
+)
 from systems.ecg_pcg.segmentation.segment import NEAR_R_PEAK, find_r_peaks
 
 SMALLEST_R_DEVIATION = 0.03
@@ -27,7 +34,7 @@ class Truth:
 
     Attributes
     ----------
-    name, session : str
+    name, session, database : str
     label : int
         0 normal, 1 abnormal.
     sound : Envelopes
@@ -39,6 +46,7 @@ class Truth:
 
     name: str
     session: str
+    database: str
     label: int
     sound: Envelopes
     peaks: NDArray[np.float64]
@@ -61,14 +69,24 @@ def read_recordings(cache: Cache) -> list[Truth]:
         states = HeartStates(marks["time"].to_numpy(float), marks["state"].to_numpy(str))
         sound = envelopes(signal(row, "pcg"), row["pcg_rate"])
         peaks = find_r_peaks(signal(row, "ecg"), row["ecg_rate"]) if row["ecg_length"] else np.zeros(0)
-        found.append(Truth(row["recording"], row["session"], row["label"], sound, peaks, states))
+        found.append(Truth(row["recording"], row["session"], row["database"], row["label"], sound, peaks, states))
     if not found:
         raise DataError(f"No recording of {cache.path} has a heart sound and annotated heart states.")
     return found
 
 
+def even(recordings: Sequence[Truth], most: int, seed: int) -> list[Truth]:
+    """Return at most so many recordings of each database, chosen at random: no database outweighs the others."""
+    order = np.random.default_rng(seed).permutation(len(recordings))
+    table = pd.DataFrame({"database": [recordings[row].database for row in order]})
+    return [recordings[row] for row in order[table.groupby("database").cumcount() < most]]
+
+
 def fit(recordings: Sequence[Truth], frames: int, seed: int) -> Parameters:
-    """Fit all parameters to annotated recordings; the evidence of a frame on so many frames of each."""
+    """Fit all parameters to annotated recordings; the evidence of a frame on so many frames of each.
+
+    Where none has an ECG, the parameters of R-peaks are those of the repository.
+    """
     levels, state, share = _training_frames(recordings, frames, seed)
     regression = LogisticRegression(C=1.0, max_iter=500).fit(levels, state)
     durations = pd.concat([_durations(recording) for recording in recordings], ignore_index=True)
@@ -146,6 +164,8 @@ def _r_peak_metadata(recordings: Sequence[Truth]) -> NDArray[np.float64]:
         missed += int((np.abs(nearest) > NEAR_R_PEAK).sum())
         stray += int((np.abs(distance).min(axis=0) > NEAR_R_PEAK).sum())
         duration += len(recording.sound.levels) / FRAME_RATE
+    if not delays:
+        return shipped_parameters().r_peak
     delay = np.concatenate(delays)
     return np.array(
         [

@@ -35,7 +35,9 @@ from systems import registry
 Array = NDArray[Any]
 Metadata = dict[str, Any]
 SHIPPED = Path(__file__).parents[2] / "models" / "weights" / "ecg_pcg_linear.pt"
-"""The small model that comes with the code."""
+"""The small model that comes with the code, for an ECG with or without heart sound."""
+SHIPPED_SOUND = SHIPPED.with_name("cycle_shape.pt")
+"""That for a heart sound alone."""
 PREDICTED, REFUSED = "judged", "refused"
 """Status of a recording in the JSON document."""
 DISCLAIMER = "Research software, not a medical device: nothing here is a diagnosis."
@@ -155,6 +157,8 @@ class Predictor:
     """Key of ``trained_on`` in a checkpoint that counts the recordings a model was trained on."""
     settings: Any
     assumed_prevalence: float | None = None
+    sound_alone: Predictor | None = None
+    """Predictor of heart sounds without ECG, where that is another model."""
 
     def __init__(self, checkpoints: Mapping[Path, Checkpoint], settings: PredictionSettings) -> None:
         self.settings = settings
@@ -280,7 +284,8 @@ class Predictor:
 
     def document(self, rows: Sequence[Metadata]) -> Metadata:
         """Return the JSON document of all recordings."""
-        return {"notice": DISCLAIMER, "model": self.metadata(), "recordings": rows}
+        found = {"notice": DISCLAIMER, "model": self.metadata(), "recordings": rows}
+        return found | ({"sound_alone": self.sound_alone.metadata()} if self.sound_alone else {})
 
     # Text -------------------------------------------------------------------------------------------------
 
@@ -288,6 +293,9 @@ class Predictor:
         """Return lines: the model, each recording, a table if there are several, and the disclaimer."""
         simulated = [f"{SIMULATED} patients trained this model: it does not hold for real ones."]
         model = simulated * self.simulated + self.model_text(self.metadata())
+        if self.sound_alone is not None:
+            first, *more = self.sound_alone.model_text(self.sound_alone.metadata())
+            model += [first.replace("Model:", "Heart sounds without ECG:"), *more]
         lines = [part for line in model for part in self.lines(line)]
         for row in rows:
             if row["status"] == PREDICTED:
@@ -325,7 +333,8 @@ class Predictor:
             spread = f"{low:.2f} to {high:.2f}  (10th to 90th percentile; no confidence interval)"
             found.append(("spread over beats", spread))
         signals = " and ".join(NAMES.get(name, name) for name in row["signals_used"])
-        found.append(("made from", f"{signals}, {row['duration']:.1f} s"))
+        by = f", by {row['model']}" if self.sound_alone is not None else ""
+        found.append(("made from", f"{signals}, {row['duration']:.1f} s{by}"))
         if row["beats"] is not None:
             found.append(("beats", f"{row['beats']}, by {row['beat_source']}"))
         return found + self.model_details(row)
@@ -430,7 +439,10 @@ def open_predictor(settings: PredictionSettings) -> Predictor:
             raise UserError(f"{other} belongs to run {content.get('run')}, {path} to {first.get('run')}.")
     with must_fit(path):
         predictor: Predictor = registry.predictor(first["task"])(checkpoints, settings)
-        return predictor
+    if settings.checkpoint is None and SHIPPED_SOUND.is_file():
+        content = load_checkpoint(SHIPPED_SOUND)
+        predictor.sound_alone = registry.predictor(content["task"])({SHIPPED_SOUND: content}, settings)
+    return predictor
 
 
 def _checkpoint_files(given: Path | None) -> list[Path]:

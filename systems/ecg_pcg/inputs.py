@@ -44,7 +44,8 @@ _HIGHEST = {"ecg": spectral.ECG_BAND[1], "pcg": spectral.PCG_BAND[1]}
 """Highest frequency that the features of the linear model read, hertz."""
 _UNLIKE = {"ecg": 3.0, "pcg": 2.5}
 """Root mean square of standardized features from which a recording is unlike those of the training. On
-training-a, out of fold, one recording in a hundred has 2.4 (ECG) or 2.1 (heart sound) or more."""
+training-a, out of fold, one recording in a hundred has 2.4 (ECG) or 2.1 (heart sound) or more in the linear
+model."""
 _UNCERTAIN = 0.5
 """Quality of a segmentation without an ECG below which there is a warning: on training-a, out of fold, one
 recording in twelve, and of these one in three has more than a tenth of its onsets wrong."""

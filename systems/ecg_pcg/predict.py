@@ -52,6 +52,7 @@ class RecordingPrediction(base.Prediction):
     user : UserRecording
     prepared : inputs.PreparedInput
     quality : Quality
+    model_name : str
     values : numpy.ndarray of float64, shape (beats,) or (1,)
         Probability of abnormal of each sample, mean over the models.
     models : list of (dict, torch.nn.Module)
@@ -61,6 +62,7 @@ class RecordingPrediction(base.Prediction):
     user: UserRecording
     prepared: inputs.PreparedInput
     quality: Quality
+    model_name: str
     values: NDArray[np.float64]
     models: list[tuple[Checkpoint, nn.Module]]
 
@@ -86,6 +88,7 @@ class RecordingPrediction(base.Prediction):
             "prevalence": self.target_prevalence,
             "probability_at_prevalence": self.at_target(self.probability),
             "spread_over_beats": {"percentile_10": low, "percentile_90": high} if by_beat else None,
+            "model": self.model_name,
             "signals_used": list(prepared.used),
             "channels": self.user.channels,
             "duration": self.user.duration,
@@ -144,15 +147,15 @@ class RecordingPrediction(base.Prediction):
     def contributions(self) -> Contributions:
         """Return what the log-odds are made of, mean over the models."""
         parts = {NAMES.get(name, name): value for name, value in self._log_odds().items()}
-        if "pcg" not in self.prepared.used or not all(hasattr(model, "pcg") for _, model in self.models):
-            return Contributions(parts)  # the grid of the sound adds up in the linear model alone
+        if "pcg" not in self.prepared.used or not all(hasattr(model, "terms") for _, model in self.models):
+            return Contributions(parts)  # the grid of the sound does not add up in every model
         samples = self.prepared.samples
         assert isinstance(samples, Recordings)
         grids = []
         for content, model in self.models:
-            part: Any = model.pcg
+            fitted: Any = model
             slope = calibration_line(content, self.prepared)[1]
-            grids.append(slope * (samples.pcg_grid[0] - part.mean) / part.scale * part.weight)
+            grids.append(slope * fitted.terms(samples.pcg_grid)[0])
         grid = torch.stack(grids).mean(dim=0).reshape(GRID_SHAPE).sum(dim=0).cpu().numpy()
         return Contributions(parts, grid, STATE_PARTS, np.array(BAND_EDGES) * RATE / FRAME)
 
@@ -212,6 +215,11 @@ class Predictor(base.Predictor):
     def predict(self, path: RecordingPath) -> RecordingPrediction:
         """Return the prediction for one recording, or say in a DataError why there is none."""
         user = read_user_recording(path, self.settings)
+        alone = user.recording.ecg is None and isinstance(self.sound_alone, Predictor)
+        return self.sound_alone.predict_read(user) if alone else self.predict_read(user)
+
+    def predict_read(self, user: UserRecording) -> RecordingPrediction:
+        """Return the prediction for a recording that was read."""
         if user.duration < SHORTEST:
             raise DataError(f"It lasts {user.duration:.1f} s, and at least {SHORTEST:g} s are needed.")
         prepared = (
@@ -236,6 +244,7 @@ class Predictor(base.Predictor):
             user=user,
             prepared=prepared,
             quality=quality,
+            model_name=self.model_name(),
             warnings=[
                 *user.warnings,
                 *prepared.warnings,

@@ -269,7 +269,7 @@ class Parameters:
 
 @functools.cache
 def shipped_parameters() -> Parameters:
-    """Return the parameters of the repository, fitted on all sessions of training-a."""
+    """Return the parameters of the repository, fitted on the six databases of PhysioNet/CinC 2016."""
     return read_parameters(WEIGHTS)
 
 
