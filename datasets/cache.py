@@ -116,17 +116,22 @@ class Cache:
         """Return what a run remembers of the cache, in plain types.
 
         That is its identity, source and settings, whether it is simulated, the versions it was prepared with,
-        and checksums: of each table as it is now, and one of the checksums of all raw files.
+        checksums (of each table as it is now, and one of the checksums of all raw files), and for beats how
+        many recordings have theirs found in each way.
         """
         names = ("identity", "source", "simulated", "settings", "versions")
         choices = self.manifest.get("choices", {})  # which caches of before do not have
         sources = json.dumps(self.manifest["source_files"], sort_keys=True)
         tables = {path.name: content_digest(path) for path in sorted(self.path.glob("*.csv"))}
-        return {name: self.manifest[name] for name in names} | {
+        described = {name: self.manifest[name] for name in names} | {
             "choices": choices,
             "source_files": hashlib.sha256(sources.encode()).hexdigest(),
             "tables": tables,
         }
+        recordings = self.table("recordings")
+        if "beat_source" in recordings:
+            described["beat_source"] = recordings["beat_source"].value_counts().to_dict()
+        return described
 
     def table(self, name: str, missing: Sequence[str] = ()) -> pd.DataFrame:
         """Return a table, such as "recordings"; `TEXT` columns as text, cells in ``missing`` as NaN."""

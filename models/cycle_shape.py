@@ -42,7 +42,9 @@ class CycleShape(nn.Module):
     def features(self, pcg_grid: Tensor) -> Tensor:
         """Map grids (N, percentiles * cells * bands), log10 of power, to features (N, features)."""
         lowest = pcg_grid.double().reshape(-1, *self.grid)[:, 0]
-        broad = torch.stack([lowest[..., self.groups == group].mean(-1) for group in self.groups.unique()], -1)
+        broad = torch.stack(
+            [lowest[..., self.groups == group].mean(-1) for group in self.groups.unique()], -1
+        )
         return (broad - broad[:, -_SILENT_CELLS:].mean(dim=1, keepdim=True)).flatten(1)
 
     def forward(self, pcg_grid: Tensor, ecg_bands: Tensor, has_pcg: Tensor, has_ecg: Tensor) -> Tensor:
@@ -80,7 +82,9 @@ class CycleShape(nn.Module):
 
         A broad band adds in equal parts to the bands that it is made of.
         """
-        broad = (self.standardized("pcg", pcg_grid) * self.pcg.weight).reshape(len(pcg_grid), self.grid[1], -1)
+        broad = (self.standardized("pcg", pcg_grid) * self.pcg.weight).reshape(
+            len(pcg_grid), self.grid[1], -1
+        )
         terms = broad.new_zeros(len(pcg_grid), *self.grid)
         terms[:, 0] = (broad / torch.bincount(self.groups))[..., self.groups]
         return terms.flatten(1)

@@ -252,12 +252,16 @@ def figures_of(
     nested = {name: row[f"AUROC {name}"] for name, row in chosen.items()}
     found = {"nested choice, mean AUROC": np.mean(list(nested.values()))}
     found |= {f"nested choice, {name}": value for name, value in nested.items()}
-    found |= {"nested choice, databases for which it is cycle-shape": sum(
-        row["variant"] == CYCLE_SHAPE.name for row in chosen.values()
-    )}
+    found |= {
+        "nested choice, databases for which it is cycle-shape": sum(
+            row["variant"] == CYCLE_SHAPE.name for row in chosen.values()
+        )
+    }
     for label, variant in (("linear", LINEAR), ("shape", SHAPE), ("cycle-shape", CYCLE_SHAPE)):
         alone = _from_first(variant, sounds)
-        found |= {f"{label} fitted on {_FIRST} alone, mean AUROC of the others": np.mean(list(alone.values()))}
+        found |= {
+            f"{label} fitted on {_FIRST} alone, mean AUROC of the others": np.mean(list(alone.values()))
+        }
         found |= {f"{label} fitted on {_FIRST} alone, {name}": value for name, value in alone.items()}
     for states, rows in predictions.items():
         right = (rows["probability"] >= 0.5) == (rows["label"] == 1)

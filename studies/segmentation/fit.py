@@ -69,7 +69,9 @@ def read_recordings(cache: Cache) -> list[Truth]:
         states = HeartStates(marks["time"].to_numpy(float), marks["state"].to_numpy(str))
         sound = envelopes(signal(row, "pcg"), row["pcg_rate"])
         peaks = find_r_peaks(signal(row, "ecg"), row["ecg_rate"]) if row["ecg_length"] else np.zeros(0)
-        found.append(Truth(row["recording"], row["session"], row["database"], row["label"], sound, peaks, states))
+        found.append(
+            Truth(row["recording"], row["session"], row["database"], row["label"], sound, peaks, states)
+        )
     if not found:
         raise DataError(f"No recording of {cache.path} has a heart sound and annotated heart states.")
     return found

@@ -2,7 +2,7 @@
 
 Networks    need beats, cut as those of the training: from annotated heart states where there are any, else
             from S1 by an automatic segmentation of the heart sound. R-peaks of the ECG come after that; they
-            come before it where the training took them (``--onsets ecg``, or a cohort without annotations)
+            come before it where the training took them for most recordings
 Fitted      (linear, phase-fusion) need heart states for the heart sound: annotated or automatic; the ECG
             needs no beats
 """
@@ -30,9 +30,15 @@ from systems.ecg_pcg.features.ecg_cycle_grid import SHAPE, ecg_cycle_grid
 from systems.ecg_pcg.linear.task import Recordings
 from systems.ecg_pcg.phase_fusion.task import GridRecordings
 from systems.ecg_pcg.robustness.corruptions import prepare_beats
-from systems.ecg_pcg.segmentation.segment import Segmentation, segment
+from systems.ecg_pcg.segmentation.automatic import segmentation_warnings
+from systems.ecg_pcg.segmentation.segment import Segmentation
 from systems.ecg_pcg.settings import ModelSettings, PreparationSettings
-from systems.ecg_pcg.sources.beats_of_recording import read_states, spans_of_samples
+from systems.ecg_pcg.sources.beats_of_recording import (
+    BY_ANNOTATION,
+    BY_R_PEAKS,
+    read_states,
+    spans_of_samples,
+)
 from systems.ecg_pcg.sources.user_recording import UserRecording
 from systems.ecg_pcg.task import Beats, signals_of
 
@@ -46,23 +52,6 @@ _UNLIKE = {"ecg": 3.0, "pcg": 2.5}
 """Root mean square of standardized features from which a recording is unlike those of the training. On
 training-a, out of fold, one recording in a hundred has 2.4 (ECG) or 2.1 (heart sound) or more in the linear
 model."""
-_UNCERTAIN = 0.5
-"""Quality of a segmentation without an ECG below which there is a warning: on training-a, out of fold, one
-recording in twelve, and of these one in three has more than a tenth of its onsets wrong."""
-
-_APART = 0.5
-"""Agreement of R-peaks and S1 below which there is a warning: on training-a one recording in
-eighteen, mostly as R-peaks are hard to find in its ECG."""
-
-
-def automatic_states(recording: Recording) -> Segmentation:
-    """Return heart states found in the heart sound, with the help of the ECG where there is one."""
-    pcg, ecg = recording.pcg, recording.ecg
-    if pcg is None:
-        raise DataError("There is no heart sound to segment.")
-    if ecg is None:
-        return segment(pcg.samples, pcg.sampling_rate)
-    return segment(pcg.samples, pcg.sampling_rate, ecg.samples, ecg.sampling_rate)
 
 
 @dataclass(frozen=True)
@@ -96,6 +85,15 @@ class PreparedInput:
         return np.array_equal(self.spans, self.beats)
 
 
+def _usual_ways(cache: Mapping[str, Any], settings: PreparationSettings) -> dict[str, int]:
+    """Return how beats of a training were found of which an older checkpoint does not say it."""
+    if settings.onsets == "ecg":
+        return {BY_R_PEAKS: 1}
+    if cache["source"] == "physionet2016":
+        return {BY_ANNOTATION: 1}
+    return {BY_R_PEAKS: 1, BY_ANNOTATION: 1}  # a cohort was cut at R-peaks where nothing was annotated
+
+
 class InputPreparer:
     """Makes of a recording what a model takes, as training did.
 
@@ -113,7 +111,8 @@ class InputPreparer:
         self, model: ModelSettings, cache: Mapping[str, Any], device: torch.device, segment: Segment
     ) -> None:
         self.preparation = from_plain(PreparationSettings, cache["settings"])
-        self.model, self.source, self.device, self.segment = model, cache["source"], device, segment
+        self.model, self.device, self.segment = model, device, segment
+        self.learned: Mapping[str, int] = cache.get("beat_source") or _usual_ways(cache, self.preparation)
 
     def for_network(self, user: UserRecording) -> PreparedInput:
         """Cut the beats of a recording as preparation does."""
@@ -160,7 +159,7 @@ class InputPreparer:
         duration = user.duration
         states, warnings = self._annotated(user)
         tried: list[str] = []
-        for source in _AT_S1 if self._begins_at_s1 else _AT_R_PEAKS:
+        for source in _AT_R_PEAKS if self._begins_at_r_peaks else _AT_S1:
             of_source: list[SignalWarning] = []
             try:
                 spans = self._spans_by(source, user, states, of_source)
@@ -173,10 +172,9 @@ class InputPreparer:
         raise DataError(" ".join(["No beats are found.", *tried]))
 
     @property
-    def _begins_at_s1(self) -> bool:
-        """Whether the training cut its beats at S1; in a cohort R-peaks stood in for missing annotations."""
-        settings = self.preparation
-        return self.source == "physionet2016" and settings.onsets != "ecg" and settings.cut == "beats"
+    def _begins_at_r_peaks(self) -> bool:
+        """Whether the training cut beats at R-peaks, in half of its recordings or more."""
+        return self.learned.get(BY_R_PEAKS, 0) >= sum(self.learned.values()) / 2
 
     def _spans_by(
         self, source: str, user: UserRecording, states: HeartStates | None, warnings: list[SignalWarning]
@@ -204,13 +202,15 @@ class InputPreparer:
             return None, [SignalWarning("annotation", "", f"The annotation is not used: {error}")]
 
     def _unlike_training(self, source: str) -> list[SignalWarning]:
-        """Return a warning about beats cut otherwise than those of the training."""
-        from_ecg = self.preparation.onsets == "ecg"
-        known = self.source == "physionet2016"
-        if (source == R_PEAKS) == from_ecg or not known or self.preparation.cut == "windows":
+        """Return a warning about beats cut otherwise than all of those of the training."""
+        at_r_peaks = source == R_PEAKS
+        alike = [way for way in self.learned if (way == BY_R_PEAKS) == at_r_peaks]
+        if alike or self.preparation.cut == "windows":
             return []
         begins = {True: "at R-peaks", False: "at S1"}
-        text = f"Beats are cut {begins[not from_ecg]}, and the model learned beats cut {begins[from_ecg]}."
+        text = (
+            f"Beats are cut {begins[at_r_peaks]}, and the model learned beats cut {begins[not at_r_peaks]}."
+        )
         return [SignalWarning("beats", "", text)]
 
     def for_recording(self, user: UserRecording, models: Sequence[Any]) -> PreparedInput:
@@ -276,18 +276,7 @@ class InputPreparer:
     def _segmented(self, recording: Recording, warnings: list[SignalWarning]) -> HeartStates:
         """Return heart states found automatically, with a warning where they are uncertain."""
         found = self.segment(recording)
-        if found.r_peak_agreement < _APART:
-            text = (
-                f"R-peaks and S1 do not agree (agreement {found.r_peak_agreement:.2f} of 1): the ECG "
-                "is noisy, has a wrong rate, or did not start with the heart sound."
-            )
-            warnings.append(SignalWarning("apart", "", text))
-        if recording.ecg is None and found.quality < _UNCERTAIN:
-            text = (
-                f"It is uncertain where S1 and S2 are (certainty {found.quality:.2f}, usually 0.55): look at "
-                "the marks in the figure (--out), or record an ECG with the heart sound."
-            )
-            warnings.append(SignalWarning("segmentation", "pcg", text))
+        warnings += segmentation_warnings(recording, found)
         return found.states
 
 

@@ -30,6 +30,7 @@ from systems.ecg_pcg.explain.attribution import attention
 from systems.ecg_pcg.features.spectral import BAND_EDGES, FRAME, GRID_SHAPE, RATE, STATE_PARTS
 from systems.ecg_pcg.figure import Contributions, MeanAttention, Trace, recording_figure
 from systems.ecg_pcg.linear.task import Recordings
+from systems.ecg_pcg.segmentation.automatic import automatic_states
 from systems.ecg_pcg.settings import EcgPcgPredictionSettings, TrainingSettings
 from systems.ecg_pcg.sources.user_recording import (
     UserRecording,
@@ -191,7 +192,7 @@ class Predictor(base.Predictor):
         self,
         checkpoints: Mapping[Path, Checkpoint],
         settings: EcgPcgPredictionSettings,
-        segment: inputs.Segment = inputs.automatic_states,
+        segment: inputs.Segment = automatic_states,
     ) -> None:
         if settings.annotations is not None and not settings.annotations.is_dir():
             raise UserError(f"--annotations {settings.annotations} is no folder.")

@@ -3,11 +3,12 @@
 ``beats_ecg.npy``, ``beats_pcg.npy``          float32 (beats, points); zeros where there is no such signal
 ``waveforms_ecg.npy``, ``waveforms_pcg.npy``  float32, the conditioned signals one after the other
 ``recordings.csv``, ``samples.csv``           a row a recording; a row a beat, in the order of the arrays
-``events.csv``                                onsets of heart states, where they are annotated
+``events.csv``                                onsets of heart states, annotated or automatic
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -19,14 +20,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from common.command_line import counted
-from common.files import FLOATS
+from common.files import FLOATS, content_digest
 from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows
 from datasets.recordings import ChannelFinder, channels_by_name
 from datasets.sources import DataError, Problem, SourceIndex, format_problems
 from datasets.wfdb_files import is_inside, record_files
 from systems.base.prepare import Preparation, count_reasons
+from systems.ecg_pcg.segmentation.features import WEIGHTS
 from systems.ecg_pcg.settings import LoadDataSettings, PreparationSettings
-from systems.ecg_pcg.sources.beats_of_recording import MODALITIES, PreparedRecording, prepare_recording
+from systems.ecg_pcg.sources.beats_of_recording import (
+    BY_SEGMENTATION,
+    MODALITIES,
+    PreparedRecording,
+    prepare_recording,
+)
 
 _DOWNLOADED = Path("data/raw/challenge-2016")
 _SIMULATED = Path("data/raw/simulated")
@@ -34,6 +41,8 @@ _SHORTEST_BEAT = 25
 """Fewest points of a beat that a network takes."""
 _SECONDS_PER_RECORDING = 0.009
 """Measured on training-a (35 s a recording), one core."""
+_SECONDS_PER_SEGMENTATION = 0.16
+"""The same, for heart states that are found automatically."""
 _OF_RECORDING = ("database", "session", "person", "label", "diagnosis", "site", "quality")
 """Columns that a beat has of its recording."""
 _PIECE = 512
@@ -150,7 +159,9 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
         files = [index.root / name for name in writer.identified[1]]
         raw = sum(file.stat().st_size for file in files if file.is_file())
         cores = os.cpu_count() or 1 if jobs < 0 else max(jobs, 1)
-        seconds = 2 + _SECONDS_PER_RECORDING * len(index.recordings) / cores
+        work = _SECONDS_PER_RECORDING * len(index.recordings)
+        work += _SECONDS_PER_SEGMENTATION * _to_segment(index, self.settings.preparation)
+        seconds = 2 + work / cores
         return (
             f"read {raw / 1e6:.0f} MB and write about {raw * 4 / 1e6:.0f} MB to {path}, "
             f"in about {seconds:.0f} s on {counted(cores, 'core')}"
@@ -167,7 +178,7 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
             f"{counted(counts['persons'], 'person')}; {counts['skipped']} left out."
         )
         more = [f"        and {counted(others, 'other reason')}: see skipped.csv"] if others else []
-        return [kept, *reasons, *more]
+        return [kept, *reasons, *more, *_describe_segmentation(cache)]
 
 
 PREPARATION = _RecordingPreparation
@@ -194,6 +205,27 @@ def _sample_words(settings: PreparationSettings) -> str:
     return "beats" if together == 1 else f"samples of {together} beats"
 
 
+def _to_segment(index: SourceIndex, settings: PreparationSettings) -> int:
+    """Return in how many recordings heart states are found automatically, if they have a heart sound."""
+    if settings.onsets == "ecg":
+        return 0
+    annotated = (index.recordings["annotation"] != "") & (settings.onsets != "automatic")
+    return int((~annotated).sum())
+
+
+def _describe_segmentation(cache: Cache) -> list[str]:
+    """Return how many recordings have automatic heart states, and how certain they are."""
+    recordings = cache.table("recordings", missing=[""])
+    segmented = recordings[recordings["beat_source"] == BY_SEGMENTATION]
+    if segmented.empty:
+        return []
+    certainty = segmented["states_quality"].quantile([0.1, 0.5])
+    return [
+        f"{counted(len(segmented), 'recording')} have heart states found automatically: certainty "
+        f"{certainty[0.5]:.2f} (median), {certainty[0.1]:.2f} (one in ten has less)."
+    ]
+
+
 # Cache ----------------------------------------------------------------------------------------------
 
 
@@ -217,6 +249,9 @@ class RecordingCache(CacheWriter[SourceIndex, PreparedRecording]):
         settings: PreparationSettings,
         find_channels: ChannelFinder = channels_by_name,
     ) -> None:
+        if _to_segment(index, settings):  # heart states change with the segmentation that finds them
+            fitted = {"segmentation": content_digest(WEIGHTS)[:8]}
+            index = dataclasses.replace(index, choices=index.choices | fitted)
         super().__init__(index, settings)
         self.find_channels = find_channels
 

@@ -14,7 +14,7 @@ from config import EvaluationSettings, OptimizationSettings, PredictionSettings,
 from simulation.settings import SimulationSettings
 
 Protocol = Literal["paper", "beat", "recording", "session", "database"]
-Onsets = Literal["hand-corrected", "springer", "ecg"]
+Onsets = Literal["hand-corrected", "springer", "automatic", "ecg"]
 Band = Annotated[tuple[float, float], Bounds(0, open=True, rising=True)]
 MODELS = (
     *("pacfnet", "ecg-network", "pcg-network", "last-fusion", "concatenation", "spatial-attention"),
@@ -29,8 +29,9 @@ class PreparationSettings:
     """What is done to a recording before a model reads it. Part of the name of the cache."""
 
     onsets: Onsets = "hand-corrected"
-    """Where beats come from: the hand-corrected or the automatic (Springer) heart-state onsets, or
-    R-peaks of the ECG. Recordings without annotations always take R-peaks."""
+    """Where beats come from: annotated heart states (hand-corrected, or Springer's as published), those that
+    predict.py finds in every heart sound (automatic), or R-peaks of the ECG (ecg). Where nothing is annotated
+    heart states are found automatically, and without a heart sound R-peaks."""
     cut: Literal["beats", "windows"] = "beats"
     """What a sample is: beats, or windows of a fixed length that slide over the whole recording."""
     beats_per_sample: Count = 1

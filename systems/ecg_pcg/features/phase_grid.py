@@ -41,7 +41,7 @@ class PhaseGrid:
     ecg : numpy.ndarray of float32, shape (N, 13)
         Band powers of the ECG; NaN where there are none.
     has_pcg, has_ecg : numpy.ndarray of bool, shape (N,)
-        Whether there are any. The grid needs a heart sound and annotated heart states: beats found by
+        Whether there are any. The grid needs a heart sound and heart states: beats found by
         R-peaks alone do not say where systole ends.
     """
 
@@ -67,7 +67,7 @@ class PhaseGrid:
     def lacking(self) -> str:
         """Say what recordings lack, for the user to read; empty if nothing."""
         counts = {
-            "the heart-sound grid (no heart sound, or no annotated heart states)": int((~self.has_pcg).sum()),
+            "the heart-sound grid (no heart sound, or no heart states)": int((~self.has_pcg).sum()),
             "the ECG bands (no ECG)": int((~self.has_ecg).sum()),
         }
         parts = [f"{count} lack {what}" for what, count in counts.items() if count]

@@ -21,11 +21,15 @@ from datasets.beats import (
 )
 from datasets.cache import Prepared
 from datasets.recordings import ChannelFinder, Recording, Signal, channels_by_name, read_recording
+from datasets.signal_quality import NO_HEART
 from datasets.signals import Floats, bandpass, cut_beats, fill_gaps, resample, shorten_beats, standardize
 from datasets.sources import DataError, Problem
 from datasets.wfdb_files import is_inside
+from systems.ecg_pcg.segmentation.automatic import automatic_states, certainty, segmentation_warnings
 from systems.ecg_pcg.settings import PreparationSettings
 
+BY_ANNOTATION, BY_SEGMENTATION, BY_R_PEAKS, BY_NOTHING = "annotation", "automatic", "ecg", "none"
+"""How the beats of a recording were found, as ``beat_source`` of ``recordings.csv`` says it."""
 _BEAT_RATE = 2000.0
 """Rate above which signals are anti-aliased before beats are cut, hertz."""
 MODALITIES = ("ecg", "pcg")
@@ -69,7 +73,7 @@ class PreparedRecording(Prepared):
     spans : numpy.ndarray, shape (samples, 2)
         Their start and end, seconds.
     states : HeartStates or None
-        Annotated onsets.
+        Annotated or automatic onsets.
     """
 
     waveforms: dict[str, NDArray[np.float32]]
@@ -116,13 +120,12 @@ def _prepare(
         return Problem(name, f"It has no {lacking}.", "Keep it with --modalities any.")
     signals = {kind: signal for kind in MODALITIES if (signal := getattr(recording, kind)) is not None}
     ready = {kind: _condition(signal, kind, settings) for kind, signal in signals.items()}
-    states = read_states(root, row, recording, settings)
+    problems: list[Problem] = []
+    states, source, certain = _find_states(root, row, recording, settings, problems)
     duration = min(signal.duration for signal in signals.values())
-    beats, source = _find_beats(recording, states, duration)
-    if source == "none" and settings.cut == "beats":
-        return Problem(
-            name, "It has neither heart-state annotations nor an ECG to find beats in.", "Add either."
-        )
+    beats, source = _find_beats(recording, states, source, duration)
+    if source == BY_NOTHING and settings.cut == "beats":
+        return Problem(name, "It has no ECG to find R-peaks in.", "Choose other --onsets.")
     usual = float(np.median(beats[:, 1] - beats[:, 0])) if len(beats) else math.nan
     if len(beats) and not PLAUSIBLE_CYCLE[0] <= usual <= PLAUSIBLE_CYCLE[1]:
         return Problem(
@@ -132,21 +135,62 @@ def _prepare(
     if not len(spans):
         return _without_samples(name, beats, settings)
     cut = {kind: cut_samples(*ready[kind], spans, settings) for kind in ready}
-    metadata = _metadata(row, recording, len(spans), duration, source)
+    metadata = _metadata(row, recording, len(spans), duration, source) | certain
     waveforms = {kind: signal.samples for kind, signal in signals.items()}
-    return PreparedRecording(metadata, waveforms, cut, spans, states)
+    return PreparedRecording(metadata, waveforms, cut, spans, states, problems=problems)
+
+
+def _find_states(
+    root: Path,
+    row: dict[str, object],
+    recording: Recording,
+    settings: PreparationSettings,
+    problems: list[Problem],
+) -> tuple[HeartStates | None, str, dict[str, float]]:
+    """Return heart states, how they were found, and how certain automatic ones are.
+
+    Raises
+    ------
+    DataError
+        If beats are needed, and the heart sound is too noisy, or all there is and cannot be segmented.
+    """
+    states = read_states(root, row, recording, settings)
+    if states is not None:
+        return states, BY_ANNOTATION, {}
+    if settings.onsets == "ecg" or recording.pcg is None:
+        return None, BY_NOTHING, {}
+    name = str(row["recording"])
+    try:
+        found = automatic_states(recording)
+    except DataError as error:
+        if recording.ecg is None and settings.cut == "beats":
+            raise
+        what = f"It has no heart states. {error}"
+        problems.append(Problem(name, what, "Mend or remove it.", left_out=False))
+        return None, BY_NOTHING, {}
+    certain = certainty(recording, found)
+    if not certain["agreement"] >= NO_HEART:
+        if settings.cut == "beats":
+            raise DataError("No heart beat that repeats is found in the heart sound: it is too noisy.")
+        return None, BY_NOTHING, {}
+    problems += [
+        Problem(name, warning.text, "Listen to it.", left_out=False)
+        for warning in segmentation_warnings(recording, found)
+    ]
+    columns = {f"states_{key}": round(value, 4) for key, value in certain.items()}
+    return found.states, BY_SEGMENTATION, columns
 
 
 def _find_beats(
-    recording: Recording, states: HeartStates | None, duration: float
+    recording: Recording, states: HeartStates | None, source: str, duration: float
 ) -> tuple[NDArray[np.float64], str]:
     """Return the beats that end within the recording, shape (beats, 2), and what they were found in."""
     if states is not None:
-        return annotated_spans(states, duration), "annotation"
+        return annotated_spans(states, duration), source
     if recording.ecg is None:
-        return np.zeros((0, 2)), "none"
+        return np.zeros((0, 2)), BY_NOTHING
     spans = r_peak_spans(fill_gaps(recording.ecg.samples), recording.ecg.sampling_rate)
-    return spans[spans[:, 1] <= duration], "ecg"
+    return spans[spans[:, 1] <= duration], BY_R_PEAKS
 
 
 def spans_of_samples(
@@ -221,7 +265,7 @@ def read_states(
     root: Path, row: dict[str, object], recording: Recording, settings: PreparationSettings
 ) -> HeartStates | None:
     """Read the annotated onsets, where there are any and they are requested."""
-    if settings.onsets == "ecg" or not row["annotation"]:
+    if settings.onsets in ("automatic", "ecg") or not row["annotation"]:
         return None
     if not is_inside(root / str(row["annotation"]), root):
         raise DataError(f"{row['annotation']} is a link that leads outside the data folder.")

@@ -143,7 +143,7 @@ def _rows(
             problems.append(Problem(record, str(error), "Fetch the files again."))
             continue
         if states and not (folder / states).is_file():
-            what = f"Its heart states {states} are absent: no beats can be found in a sound alone."
+            what = f"Its heart states {states} are absent: they are found automatically."
             problems.append(Problem(record, what, "Fetch the file.", left_out=False))
         rows.append(
             {

@@ -32,8 +32,8 @@ from systems.ecg_pcg import predict as module
 from systems.ecg_pcg.export import input_names
 from systems.ecg_pcg.features.ecg_cycle_grid import cycle_grids
 from systems.ecg_pcg.features.phase_grid import phase_grid
-from systems.ecg_pcg.inputs import automatic_states
 from systems.ecg_pcg.predict import Predictor, assumed_prevalence_of, check_heart_rate
+from systems.ecg_pcg.segmentation.automatic import automatic_states
 from systems.ecg_pcg.segmentation.segment import Segmentation
 from systems.ecg_pcg.settings import (
     EcgPcgPredictionSettings,

@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from datasets.recordings import read_recording
+from datasets.beats import annotated_spans
+from datasets.recordings import channels_by_name, read_recording
 from datasets.signals import cut_beats, standardize
 from datasets.sources import Problem
+from systems.ecg_pcg.segmentation.automatic import automatic_states
 from systems.ecg_pcg.settings import PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import PreparedRecording, prepare_recording
 from systems.ecg_pcg.sources.physionet2016 import index_physionet2016
@@ -50,14 +52,18 @@ def index_row(**changes):
     return row | changes
 
 
+def sound_alone(record):
+    return None, channels_by_name(record)[1]
+
+
 def prepared(root, row, **settings) -> PreparedRecording:
     found = prepare_recording(root, row, PreparationSettings(**settings))
     assert isinstance(found, PreparedRecording), found
     return found
 
 
-def assert_left_out(root, row, what, remedy="", **settings):
-    found = prepare_recording(root, row, PreparationSettings(**settings))
+def assert_left_out(root, row, what, remedy="", find=channels_by_name, **settings):
+    found = prepare_recording(root, row, PreparationSettings(**settings), find)
     assert isinstance(found, Problem)
     assert (found.where, found.left_out) == ("r", True)
     assert what in found.what
@@ -187,12 +193,9 @@ def simulated(simulated_raw):
     return simulated_raw, row
 
 
-@pytest.mark.parametrize("changes", [{}, {"annotation": ""}])
-def test_beats_come_from_the_ecg_if_wanted_or_needed(simulated, changes):
+def test_beats_come_from_the_ecg_if_wanted(simulated):
     root, row = simulated
-    settings = {} if changes else {"onsets": "ecg"}
-    annotated = prepared(root, row)
-    result = prepared(root, row | changes, **settings)
+    annotated, result = prepared(root, row), prepared(root, row, onsets="ecg")
     assert (annotated.row["beat_source"], result.row["beat_source"]) == ("annotation", "ecg")
     assert annotated.states is not None
     assert result.states is None
@@ -200,6 +203,35 @@ def test_beats_come_from_the_ecg_if_wanted_or_needed(simulated, changes):
     middle = slice(1, 4)
     np.testing.assert_allclose(lengths[middle].mean(), np.diff(annotated.spans).mean(), rtol=0.1)
     assert len(result.beats["pcg"]) == len(result.spans)
+
+
+@pytest.mark.parametrize(("changes", "onsets"), [({"annotation": ""}, "hand-corrected"), ({}, "automatic")])
+@pytest.mark.parametrize("signals", ["ecg and pcg", "pcg"])
+def test_heart_states_are_found_where_none_are_annotated_or_wanted(simulated, changes, onsets, signals):
+    """The simulation knows where they are; predict.py would find the very same."""
+    root, row = simulated
+    true = prepared(root, row).states
+    find = (
+        channels_by_name if signals == "ecg and pcg" else lambda record: (None, channels_by_name(record)[1])
+    )
+    row |= changes | {"needs": "any"}
+    result = prepare_recording(root, row, PreparationSettings(onsets=onsets), find)
+    assert isinstance(result, PreparedRecording)
+    assert result.row["beat_source"] == "automatic"
+    assert true is not None
+    assert result.states is not None
+    for state in ("S1", "S2"):
+        inner = true.time[true.state == state][1:-1]
+        near = np.abs(inner[:, None] - result.states.time[result.states.state == state]).min(axis=1)
+        assert near.max() < 0.06
+    found = automatic_states(read_recording(root / str(row["header"]), root, find))
+    np.testing.assert_array_equal(result.states.time, found.states.time)
+    assert result.spans.tolist() == annotated_spans(found.states, 6.0).tolist()
+    certain = {name: value for name, value in result.row.items() if str(name).startswith("states_")}
+    assert certain["states_quality"] == pytest.approx(found.quality, abs=1e-4)
+    assert certain["states_heart_rate"] == pytest.approx(60 / np.median(np.diff(result.spans)), rel=0.05)
+    assert certain["states_agreement"] > 0.6
+    assert np.isfinite(certain["states_r_peak_agreement"]) == (signals == "ecg and pcg")
 
 
 def test_the_automatic_onsets_are_near_the_corrected_ones_but_not_the_same(simulated):
@@ -210,9 +242,31 @@ def test_the_automatic_onsets_are_near_the_corrected_ones_but_not_the_same(simul
     assert 0 < np.abs(corrected - automatic).max() < 0.04
 
 
-def test_sound_without_onsets_gives_no_beats(tmp_path):
-    row = make_record(tmp_path, ecg=None, onsets=()) | {"needs": "any"}
-    assert_left_out(tmp_path, row, "neither heart-state annotations nor an ECG")
+@pytest.mark.parametrize("ecg", [None, NOISE])
+def test_a_sound_in_which_nothing_repeats_is_left_out(tmp_path, ecg):
+    """As predict.py refuses it; with an ECG too, since its R-peaks would be other beats."""
+    row = make_record(tmp_path, ecg=ecg, onsets=()) | {"needs": "any"}
+    assert_left_out(tmp_path, row, "No heart beat that repeats is found in the heart sound: it is too noisy.")
+
+
+def test_a_sound_that_cannot_be_segmented_leaves_the_r_peaks(tmp_path, simulated):
+    root, row = simulated
+    ecg = read_recording(root / str(row["header"]), root).ecg
+    assert ecg is not None
+    silent = np.zeros(len(ecg.samples))
+    silent[:9] = 5
+    row = make_record(tmp_path, pcg=silent, ecg=1000 * ecg.samples, onsets=())
+    result = prepared(tmp_path, row)
+    assert (result.row["beat_source"], result.states) == ("ecg", None)
+    (problem,) = result.problems
+    assert not problem.left_out
+    assert problem.what.startswith("It has no heart states. Only 0.")
+    assert_left_out(tmp_path, row | {"needs": "any"}, "Only 0.", find=sound_alone)
+
+
+def test_without_an_ecg_there_are_no_r_peaks(tmp_path):
+    row = make_record(tmp_path, ecg=None) | {"needs": "any"}
+    assert_left_out(tmp_path, row, "It has no ECG to find R-peaks in.", "--onsets", onsets="ecg")
 
 
 @pytest.mark.parametrize("onsets", [(1.0,), (5.0, 5.0)])
