@@ -210,7 +210,7 @@ def predict_left_out(sounds: Sounds, states: str) -> pd.DataFrame:
 
 
 def tabulate(rows: pd.DataFrame, states: str, draws: int) -> pd.DataFrame:
-    """Return a row a database: AUROC and interval, calibration, sensitivity and specificity; and a last one."""
+    """Return a row a database: AUROC, calibration, sensitivity and specificity; and one of all."""
     groups = {str(name): own for name, own in rows.groupby("database")}
     intervals, mean = grouped_cluster_bootstrap(groups, "auroc", draws=draws)
     table = pd.DataFrame(

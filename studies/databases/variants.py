@@ -1,4 +1,4 @@
-"""What was tried for databases that a model has not met: features of the grid, and how a regression is fitted."""
+"""What was tried for databases that a model has not met: features of the grid, and fits of a regression."""
 
 from __future__ import annotations
 

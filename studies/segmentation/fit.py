@@ -78,7 +78,7 @@ def read_recordings(cache: Cache) -> list[Truth]:
 
 
 def even(recordings: Sequence[Truth], most: int, seed: int) -> list[Truth]:
-    """Return at most so many recordings of each database, chosen at random: no database outweighs the others."""
+    """Return at most so many recordings of each database, at random: none then outweighs the others."""
     order = np.random.default_rng(seed).permutation(len(recordings))
     table = pd.DataFrame({"database": [recordings[row].database for row in order]})
     return [recordings[row] for row in order[table.groupby("database").cumcount() < most]]

@@ -216,8 +216,9 @@ class Predictor(base.Predictor):
     def predict(self, path: RecordingPath) -> RecordingPrediction:
         """Return the prediction for one recording, or say in a DataError why there is none."""
         user = read_user_recording(path, self.settings)
-        alone = user.recording.ecg is None and isinstance(self.sound_alone, Predictor)
-        return self.sound_alone.predict_read(user) if alone else self.predict_read(user)
+        if user.recording.ecg is None and isinstance(self.sound_alone, Predictor):
+            return self.sound_alone.predict_read(user)
+        return self.predict_read(user)
 
     def predict_read(self, user: UserRecording) -> RecordingPrediction:
         """Return the prediction for a recording that was read."""

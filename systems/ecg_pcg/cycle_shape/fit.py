@@ -54,8 +54,8 @@ def fit_cycle_shape(
     Returns
     -------
     numpy.ndarray, shape (N,)
-        Calibrated log-odds of the recordings, each from a fit that has not seen its database (or session); NaN
-        where there are too few sessions.
+        Calibrated log-odds of the recordings, each from a fit that has not seen its database (or session);
+        NaN where there are too few sessions.
 
     Raises
     ------
@@ -75,9 +75,14 @@ def fit_cycle_shape(
         outside[test] = fitted.log_odds(values[test])
     intercept, slope = calibration_over(outside, labels, groups) if parts else (0.0, 1.0)
     fitted = fit_balanced(values, labels, databases)
-    state = {"mean": fitted.mean, "scale": fitted.scale, "weight": slope * fitted.weight}
-    state |= {"bias": intercept + slope * fitted.bias, "fitted": True}
-    model.pcg.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+    state = {
+        "mean": torch.from_numpy(fitted.mean),
+        "scale": torch.from_numpy(fitted.scale),
+        "weight": torch.from_numpy(slope * fitted.weight),
+        "bias": torch.tensor(intercept + slope * fitted.bias, dtype=torch.float64),
+        "fitted": torch.tensor(True),
+    }
+    model.pcg.load_state_dict(state)
     return intercept + slope * outside
 
 

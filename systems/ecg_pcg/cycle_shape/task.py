@@ -43,7 +43,7 @@ class EcgPcgCycleShape(EcgPcgLinear):
         """Return the model, not fitted yet."""
         return build_model("cycle-shape")
 
-    def fit(self, run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
+    def fit(self, run: FoldContext, model: Any, tracker: Tracker, *, resume: bool = False) -> Progress:
         """Fit on the training recordings and write the checkpoints; there is nothing to resume."""
         table = run.samples.table.iloc[run.train.numpy()]
         device = next(model.parameters()).device
@@ -61,8 +61,9 @@ class EcgPcgCycleShape(EcgPcgLinear):
 
     def inner_threshold(self, run: FoldContext) -> float | None:
         """Return the best threshold on databases (or sessions) that an inner fit had not seen."""
-        known = np.isfinite(self._outside) if self._outside is not None else np.zeros(0, dtype=bool)
-        if not known.any():
+        outside = self._outside
+        if outside is None or not np.isfinite(outside).any():
             return None
+        known = np.isfinite(outside)
         labels = run.samples.table["label"].to_numpy()[run.train.numpy()]
-        return best_threshold(labels[known], special.expit(self._outside[known]))
+        return best_threshold(labels[known], special.expit(outside[known]))

@@ -43,10 +43,10 @@ from systems.ecg_pcg.segmentation.features import (
 _EVIDENCE_WEIGHT = 0.3
 """Power to which the evidence of a frame is taken, as frames 20 ms apart say nearly the same."""
 _STATE_RELIEF = 1.25
-"""Log-likelihood that is given back for each state. Every state costs the logarithm of a density, so without it
-a path of half as many beats is the cheaper one, and a tenth of the recordings of some databases get half
-their heart rate. Both values were chosen on hand-corrected onsets of six databases, with parameters of the
-other five."""
+"""Log-likelihood that is given back for each state. Every state costs the logarithm of a probability, so
+without it a path of half as many beats is the cheaper one, and up to a fifth of the recordings of a database
+get half their heart rate. Both values were chosen on hand-corrected onsets of six databases, each with
+parameters of the other five."""
 PLAUSIBLE_CYCLE = (1 / 3, 2.0)
 """Shortest and longest cardiac cycle that is looked for, seconds (180 to 30 beats a minute)."""
 _USUAL_CYCLE, _CYCLE_SPREAD = 0.85, 0.35
