@@ -63,9 +63,9 @@ def compare(
     pandas.DataFrame
         One row a value of `rows`, or one named ``all`` or ``mean of N databases``: counts; AUROC of both
         and its difference with the session-clustered 95 % interval, bootstrap p and Holm's p over the
-        rows; and beside them per person (nan where persons are not known) both AUROCs and DeLong's p, of the mean log-odds over
-        recordings and seeds. Where a class comes from too few sessions, interval and all p are nan, and
-        ``reason`` says so.
+        rows; and beside them per person (nan where persons are not known) both AUROCs and DeLong's p, of
+        the mean log-odds over recordings and seeds. Where a class comes from too few sessions, interval and
+        all p are nan, and ``reason`` says so.
 
     Raises
     ------
