@@ -14,9 +14,9 @@ official    as the source says  fold 9 of the source               patients
 
 Under ``database`` each database (a hospital with its devices) is left out once, and the others are learned
 from. Its validation part is made of sessions of these others. A whole further database would be nearer to
-what is tested, but it would take up to a third of the recordings from training, and the share of abnormal of
-that one hospital would set the threshold. In the experiments of Gulrajani and Lopez-Paz (ICLR 2021) selection
-on held-out data of the training domains was no worse than selection on a left-out domain.
+what is tested, but training would lose all of it, and the share of abnormal of that one hospital would set
+the threshold. In the experiments of Gulrajani and Lopez-Paz (ICLR 2021) selection on held-out data of the
+training domains was no worse than selection on a left-out domain.
 """
 
 from __future__ import annotations
