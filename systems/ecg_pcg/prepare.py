@@ -26,7 +26,6 @@ from datasets.recordings import ChannelFinder, channels_by_name
 from datasets.sources import DataError, Problem, SourceIndex, format_problems
 from datasets.wfdb_files import is_inside, record_files
 from systems.base.prepare import Preparation, count_reasons
-from systems.ecg_pcg.segmentation.features import WEIGHTS
 from systems.ecg_pcg.settings import LoadDataSettings, PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import (
     BY_SEGMENTATION,
@@ -250,6 +249,8 @@ class RecordingCache(CacheWriter[SourceIndex, PreparedRecording]):
         find_channels: ChannelFinder = channels_by_name,
     ) -> None:
         if _to_segment(index, settings):  # heart states change with the segmentation that finds them
+            from systems.ecg_pcg.segmentation.features import WEIGHTS  # takes a second to import
+
             fitted = {"segmentation": content_digest(WEIGHTS)[:8]}
             index = dataclasses.replace(index, choices=index.choices | fitted)
         super().__init__(index, settings)

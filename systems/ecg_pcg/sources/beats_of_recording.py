@@ -21,11 +21,9 @@ from datasets.beats import (
 )
 from datasets.cache import Prepared
 from datasets.recordings import ChannelFinder, Recording, Signal, channels_by_name, read_recording
-from datasets.signal_quality import NO_HEART
 from datasets.signals import Floats, bandpass, cut_beats, fill_gaps, resample, shorten_beats, standardize
 from datasets.sources import DataError, Problem
 from datasets.wfdb_files import is_inside
-from systems.ecg_pcg.segmentation.automatic import automatic_states, certainty, segmentation_warnings
 from systems.ecg_pcg.settings import PreparationSettings
 
 BY_ANNOTATION, BY_SEGMENTATION, BY_R_PEAKS, BY_NOTHING = "annotation", "automatic", "ecg", "none"
@@ -159,23 +157,27 @@ def _find_states(
         return states, BY_ANNOTATION, {}
     if settings.onsets == "ecg" or recording.pcg is None:
         return None, BY_NOTHING, {}
+    from systems.ecg_pcg.segmentation import automatic  # takes a second, and others need none of it
+
     name = str(row["recording"])
     try:
-        found = automatic_states(recording)
+        found = automatic.automatic_states(recording)
     except DataError as error:
         if recording.ecg is None and settings.cut == "beats":
             raise
         what = f"It has no heart states. {error}"
         problems.append(Problem(name, what, "Mend or remove it.", left_out=False))
         return None, BY_NOTHING, {}
-    certain = certainty(recording, found)
-    if not certain["agreement"] >= NO_HEART:
+    certain = automatic.certainty(recording, found)
+    if not automatic.repeats(certain):
         if settings.cut == "beats":
-            raise DataError("No heart beat that repeats is found in the heart sound: it is too noisy.")
+            raise DataError(
+                "No heart beat that repeats is found in the heart sound: it is too noisy or short."
+            )
         return None, BY_NOTHING, {}
     problems += [
         Problem(name, warning.text, "Listen to it.", left_out=False)
-        for warning in segmentation_warnings(recording, found)
+        for warning in automatic.segmentation_warnings(recording, found)
     ]
     columns = {f"states_{key}": round(value, 4) for key, value in certain.items()}
     return found.states, BY_SEGMENTATION, columns

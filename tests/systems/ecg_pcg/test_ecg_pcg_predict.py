@@ -393,10 +393,37 @@ def test_networks_cut_beats_as_those_of_their_training(cache, simulated_raw):
     same = predictor([learned], simulated_raw, segmented).predict(place(simulated_raw, name)).metadata()
     assert same["beat_source"] == "R-peaks of the ECG", "annotations are not what it learned from"
     assert "beats" not in codes(same)
+
+
+S1, R_PEAKS, NOTED = "automatic segmentation", "R-peaks of the ECG", "annotation"
+
+
+@pytest.mark.parametrize(
+    ("learned", "annotated", "heard", "source", "warned"),
+    [
+        ({"annotation": 3}, False, True, S1, False),
+        ({"automatic": 2, "ecg": 1}, False, True, S1, False),
+        ({"automatic": 2, "ecg": 1}, False, False, R_PEAKS, False),
+        ({"automatic": 3}, False, False, R_PEAKS, True),
+        ({"ecg": 2, "automatic": 1}, False, True, R_PEAKS, False),
+        ({"ecg": 2, "automatic": 1}, True, True, NOTED, False),
+        ({"ecg": 3}, True, True, NOTED, True),
+        (None, False, True, R_PEAKS, False),  # an older checkpoint of a cohort
+    ],
+)
+def test_the_checkpoint_says_how_beats_are_cut(
+    cache, simulated_raw, learned, annotated, heard, source, warned
+):
+    """By what its training recordings were cut, whatever their source is."""
+    name = long_enough(cache)[2]
     own = checkpoint(cache, NETWORK)
-    own["cache"] |= {"source": "cohort"}
-    cohort = predictor([own], segment=segmented).predict(place(simulated_raw, name)).metadata()
-    assert cohort["beat_source"] == "R-peaks of the ECG", "as its preparation does without annotations"
+    own["cache"] |= {"source": "cohort"} | ({"beat_source": learned} if learned else {})
+    model = predictor(
+        [own], simulated_raw if annotated else None, true_states(simulated_raw, name) if heard else None
+    )
+    found = model.predict(place(simulated_raw, name)).metadata()
+    assert found["beat_source"] == source
+    assert ("beats" in codes(found)) == warned
 
 
 def test_doubts_about_a_segmentation_that_is_not_used_are_not_told(cache, simulated_raw):
