@@ -87,6 +87,8 @@ class MultimodalNetwork(nn.Module):
         Height and width in pixels; (250, 2500) in the published network.
     kernel_size : int
         Kernel of the signal branch in points, odd.
+    imagenet : bool
+        Whether the image branch reads pictures as ImageNet weights expect them.
     probe_branches : bool
         The branches' own heads read detached features. Their loss then trains the heads alone, so that they
         measure a branch without changing it. Not for late fusion, which is those heads.
@@ -114,6 +116,7 @@ class MultimodalNetwork(nn.Module):
         dropout: float = 0.2,
         image_size: tuple[int, int] = (64, 640),
         kernel_size: int = 7,
+        imagenet: bool = False,
         probe_branches: bool = False,
     ) -> None:
         super().__init__()
@@ -122,7 +125,7 @@ class MultimodalNetwork(nn.Module):
         self.classes, self.probe_branches = classes, probe_branches
         features, count = 4 * width, len(self.modalities)
         make: dict[str, Any] = {
-            "image": lambda: ImageBranch(features, width, image_size, dropout),
+            "image": lambda: ImageBranch(features, width, image_size, dropout, imagenet=imagenet),
             "signal": lambda: SignalBranch(features, leads, width, kernel_size, dropout),
             "clinical": lambda: ClinicalBranch(features, clinical_features, features, dropout),
         }

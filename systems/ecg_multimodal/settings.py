@@ -104,7 +104,8 @@ class MultimodalModelSettings:
     modulation: NotNegative = 0.0
     """Strength with which gradients of a view that is ahead of the others are damped (OGM-GE); 0: not."""
     image_weights: Path | None = None
-    """Weights of a ResNet18 (.pt) that the image branch starts from; default: random."""
+    """File of ImageNet weights that the image branch starts from, as torchvision publishes them for ResNet-18
+    (width 64); pictures are then given to it as those weights expect them. Default: random."""
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ class EcgMultimodal(BinaryTask):
         return samples.weighted(class_weights(samples.label, fold.train))
 
     def inputs(self, samples: Patients) -> dict[str, Any]:
-        """Return the sizes of the modalities and the clinical columns, in plain types."""
-        return samples.describe_views()
+        """Return sizes of the modalities, clinical columns, and how pictures are read, in plain types."""
+        return samples.describe_views() | {"imagenet": self.settings.model.image_weights is not None}
 
     def with_inputs(self, samples: Patients, inputs: Mapping[str, Any]) -> Patients:
         """Return the samples of a cache with the clinical values that a network was trained with."""
@@ -86,6 +86,7 @@ class EcgMultimodal(BinaryTask):
                 width=model.width,
                 dropout=model.dropout,
                 image_size=tuple(inputs["image_size"]),
+                imagenet=inputs.get("imagenet", False),  # which earlier checkpoints do not have
             )
         except ValueError as error:
             raise UserError(str(error)) from None

@@ -165,6 +165,24 @@ def test_scalers_are_fitted_on_the_training_part_alone():
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
+def test_a_network_of_image_weights_is_built_again_without_their_file(tmp_path):
+    path = tmp_path / "resnet18.pth"
+    task, samples = task_of(image_weights=path), samples_of()
+    inputs = task.inputs(samples)
+    network: Any = task.build(inputs)
+    image = network.branches["image"].network
+    torch.save({name: value + 1 for name, value in image.state_dict().items()}, path)
+    before = image.conv1.weight.clone()
+    task.initialize(network, run_of(samples, COUNT))
+    torch.testing.assert_close(image.conv1.weight, before + 1)
+    path.unlink()
+    again: Any = task_of(image_weights=path).build(inputs)
+    again.load_state_dict(network.state_dict())
+    assert again.branches["image"].network.conv1.weight.shape == (8, 3, 7, 7)
+    plain: Any = task_of().build(task_of().inputs(samples))
+    assert plain.branches["image"].network.conv1.weight.shape == (8, 1, 7, 7)
+
+
 def test_class_weights_count_the_training_part():
     samples = samples_of()
     fold = Fold(0, np.array([0, 1, 2, 4]), np.zeros(0, dtype=np.int64), np.array([3, 5, 6, 7]))
