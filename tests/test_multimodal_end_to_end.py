@@ -167,6 +167,59 @@ def test_one_view_alone(workspace):
     assert (folder / "signal-alone" / "figures" / "patient_least_sure.png").exists()
 
 
+ONE_FOLD = ["--epochs", "1", "--folds", "0"]
+
+
+@pytest.fixture(scope="module")
+def branch(workspace) -> Path:
+    """A run of the signal branch alone, both folds."""
+    return workspace.train("branch", "--views", "signal", "--epochs", "1")
+
+
+def weights_of(run: Path, fold: int = 0) -> dict:
+    return torch.load(run / f"fold_{fold}" / "best.pt", weights_only=True)
+
+
+def test_a_fusion_starts_from_a_branch_of_the_same_fold_and_keeps_it(workspace, branch):
+    options = ["--init-signal", str(branch), "--freeze", "signal", "--epochs", "1"]
+    run = workspace.train("from-branch", *options)
+    for fold in (0, 1):
+        before, after = weights_of(branch, fold), weights_of(run, fold)
+        of_branch = [name for name in before["model"] if name.startswith("branches.signal.")]
+        assert len(of_branch) > 20
+        assert all(torch.equal(before["model"][name], after["model"][name]) for name in of_branch)
+        (parent,) = after["parents"]
+        assert (parent["kind"], parent["run"]) == ("signal", "branch")
+        assert parent["session"] == sorted(map(str, before["trained_on"]["session"]))
+    different = weights_of(branch, 1)["model"]
+    name = "branches.signal.project.0.weight"
+    assert not torch.equal(weights_of(run)["model"][name], different[name])
+    learning = workspace.train("not-frozen", *options[:2], *ONE_FOLD)
+    assert not torch.equal(weights_of(learning)["model"][name], weights_of(branch)["model"][name])
+
+
+def test_a_branch_that_was_trained_on_test_patients_is_refused(workspace, branch):
+    with pytest.raises(UserError, match=r"trained on \d+ patients of this run's test part"):
+        workspace.train("leak", "--init-signal", str(branch / "fold_1" / "best.pt"), *ONE_FOLD)
+    with pytest.raises(UserError, match=r"trained on \d+ patients of this run's test part"):
+        workspace.train("other-seed", "--init-signal", str(branch), "--seed", "7", *ONE_FOLD)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--init-image"], "without a branch for the image view"),
+        (["--width", "16", "--init-signal"], r"another size: give the same --width \(8\)"),
+        (["--views", "image", "--init-signal"], "does not read the signal view"),
+        (["--freeze", "image", "--init-signal"], "--freeze image would keep a random branch"),
+        (["--image-weights", "w.pth", "--init-image"], "Give --image-weights or --init-image"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(workspace, branch, options, message):
+    with pytest.raises(UserError, match=message):
+        workspace.train("refused", *options, str(branch), *ONE_FOLD)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -89,6 +89,8 @@ class MultimodalNetwork(nn.Module):
         Kernel of the signal branch in points, odd.
     imagenet : bool
         Whether the image branch reads pictures as ImageNet weights expect them.
+    frozen : sequence of str
+        Modalities whose branches keep their weights and statistics; their own heads are trained.
     probe_branches : bool
         The branches' own heads read detached features. Their loss then trains the heads alone, so that they
         measure a branch without changing it. Not for late fusion, which is those heads.
@@ -117,10 +119,13 @@ class MultimodalNetwork(nn.Module):
         image_size: tuple[int, int] = (64, 640),
         kernel_size: int = 7,
         imagenet: bool = False,
+        frozen: Sequence[str] = (),
         probe_branches: bool = False,
     ) -> None:
         super().__init__()
         _check_arguments(classes, modalities, fusion, width, dropout, probe_branches)
+        if not set(frozen) <= set(modalities):
+            raise ValueError(f"frozen must be among {', '.join(modalities)}, and is {', '.join(frozen)}.")
         self.modalities = tuple(name for name in MODALITIES if name in modalities)
         self.classes, self.probe_branches = classes, probe_branches
         features, count = 4 * width, len(self.modalities)
@@ -141,6 +146,17 @@ class MultimodalNetwork(nn.Module):
             self.tokens = nn.ParameterDict(
                 {name: nn.Parameter(torch.zeros(1, features, 1)) for name in self.modalities}
             )
+        self.frozen = tuple(frozen)
+        for name in self.frozen:
+            self.branches[name].requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> MultimodalNetwork:
+        """Set training or evaluation; frozen branches stay in evaluation."""
+        super().train(mode)
+        for name in self.frozen:
+            self.branches[name].eval()
+        return self
 
     def fit(self, signal: Tensor | None = None, clinical: Tensor | None = None) -> None:
         """Fit the scalers of the branches there are, on training rows that have the modality.

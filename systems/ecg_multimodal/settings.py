@@ -106,6 +106,15 @@ class MultimodalModelSettings:
     image_weights: Path | None = None
     """File of ImageNet weights that the image branch starts from, as torchvision publishes them for ResNet-18
     (width 64); pictures are then given to it as those weights expect them. Default: random."""
+    init_image: Path | None = None
+    """Run that the image branch and its own head start from, such as one of --views image: its folder, of
+    which each fold takes the same fold, or a checkpoint. Default: random."""
+    init_signal: Path | None = None
+    """Run that the signal branch starts from, in the same way."""
+    init_clinical: Path | None = None
+    """Run that the branch of clinical values starts from, in the same way."""
+    freeze: tuple[View, ...] = ()
+    """Views whose branches stay as they start, from a run or from --image-weights; heads and fusion learn."""
 
 
 @dataclass(frozen=True)

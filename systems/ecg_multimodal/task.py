@@ -28,7 +28,15 @@ from evaluation.figures import confusion_figure, roc_figure
 from evaluation.scores import macro_auroc
 from learning.loop import FoldContext, class_weights, unwrap
 from models.ecg_multimodal.network import MultimodalNetwork
+from systems.base.parents import describe_parent
 from systems.base.task import BINARY_CARRIED, BinaryTask
+from systems.ecg_multimodal.branch_starts import (
+    check_starts,
+    parent_files,
+    start_branches,
+    starts,
+    starts_from_imagenet,
+)
 from systems.ecg_multimodal.explain import explain_patient
 from systems.ecg_multimodal.modality_balance import (
     branch_confidences,
@@ -65,7 +73,7 @@ class EcgMultimodal(BinaryTask):
 
     def inputs(self, samples: Patients) -> dict[str, Any]:
         """Return sizes of the modalities, clinical columns, and how pictures are read, in plain types."""
-        return samples.describe_views() | {"imagenet": self.settings.model.image_weights is not None}
+        return samples.describe_views() | {"imagenet": starts_from_imagenet(self.settings.model)}
 
     def with_inputs(self, samples: Patients, inputs: Mapping[str, Any]) -> Patients:
         """Return the samples of a cache with the clinical values that a network was trained with."""
@@ -76,6 +84,7 @@ class EcgMultimodal(BinaryTask):
         if inputs is None:
             raise ValueError("The size of this network depends on its inputs: give them.")
         settings, model = self.settings, self.settings.model
+        check_starts(model)
         try:
             return MultimodalNetwork(
                 classes=1 if settings.target == "normal" else len(SUPERCLASSES),
@@ -87,22 +96,29 @@ class EcgMultimodal(BinaryTask):
                 dropout=model.dropout,
                 image_size=tuple(inputs["image_size"]),
                 imagenet=inputs.get("imagenet", False),  # which earlier checkpoints do not have
+                frozen=model.freeze,
             )
         except ValueError as error:
             raise UserError(str(error)) from None
 
+    def describe_parents(self, fold: int) -> list[dict[str, Any]]:
+        """Return what a checkpoint stores of the runs that its branches started from."""
+        return [describe_parent(name, file) for name, file in parent_files(self.settings.model, fold).items()]
+
     def initialize(self, model: nn.Module, run: FoldContext) -> None:
-        """Fit the scalers on the training part, and load the image weights that the settings name."""
+        """Fit the scalers on the training part; load image weights, and branches of the runs before."""
         network, samples = as_network(model), run.samples
         rows = run.train.to(samples.label.device)
         fitted = {name: samples.views[name][rows[samples.has[name][rows]]] for name in ("signal", "clinical")}
         try:
             network.fit(**{name: values for name, values in fitted.items() if name in network.modalities})
-            if self.settings.model.image_weights is not None and "image" in network.modalities:
+            if self.settings.model.image_weights is not None:
                 branch: Any = network.branches["image"]
                 branch.load_weights(self.settings.model.image_weights)
         except ValueError as error:
             raise UserError(f"{run.label}: {error}") from None
+        if any(path is not None for path in starts(self.settings.model).values()):
+            start_branches(network, self.settings, run)
 
     def step(self, model: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Return losses and probabilities of a batch, (B,) or (B, classes); NaN for who has no modality."""
