@@ -102,7 +102,9 @@ class MultimodalModelSettings:
     branch_loss: NotNegative = 0.3
     """Weight of the loss of each branch's own verdict beside that of the fused one; 0: none."""
     modulation: NotNegative = 0.0
-    """Strength with which gradients of a view that is ahead of the others are damped (OGM-GE); 0: not."""
+    """Strength with which gradients of a view that is ahead of the others are damped (OGM); 0: not."""
+    modulation_noise: bool = False
+    """Beside --modulation: add normal noise of their own deviation to the branches' gradients (OGM-GE)."""
     image_weights: Path | None = None
     """File of ImageNet weights that the image branch starts from, as torchvision publishes them for ResNet-18
     (width 64); pictures are then given to it as those weights expect them. Default: random."""

@@ -26,6 +26,7 @@ from datasets.patients import SUPERCLASSES
 from datasets.splits import Fold
 from evaluation.figures import confusion_figure, roc_figure
 from evaluation.scores import macro_auroc
+from learning.distributed import Processes
 from learning.loop import FoldContext, class_weights, unwrap
 from models.ecg_multimodal.network import MultimodalNetwork
 from systems.base.parents import describe_parent
@@ -85,6 +86,8 @@ class EcgMultimodal(BinaryTask):
             raise ValueError("The size of this network depends on its inputs: give them.")
         settings, model = self.settings, self.settings.model
         check_starts(model)
+        if model.modulation_noise and not model.modulation:
+            raise UserError("--modulation-noise goes with --modulation: give its strength, such as 0.3.")
         try:
             return MultimodalNetwork(
                 classes=1 if settings.target == "normal" else len(SUPERCLASSES),
@@ -129,8 +132,10 @@ class EcgMultimodal(BinaryTask):
         if model.training and self.settings.model.modality_dropout:
             has = drop_modalities(has, self.settings.model.modality_dropout)
         given = {name: part[name] for name in views} | {f"has_{name}": mask for name, mask in has.items()}
-        logits, branches, _ = model(**given, with_branches=True)
+        logits, branches, gates = model(**given, with_branches=True)
         losses = self.losses(logits.float(), branches, part["label"], part["weight"], has)
+        if self.settings.model.fusion == "gate" and len(views) > 1:
+            losses |= {f"gate_{name}": gate for name, gate in zip(views, gates.mean(dim=0), strict=True)}
         probability = torch.full((len(known), logits.shape[1]), torch.nan, device=logits.device)
         probability[known] = logits.detach().float().sigmoid()
         return losses, probability.squeeze(1)
@@ -157,12 +162,22 @@ class EcgMultimodal(BinaryTask):
             losses |= {_DAMPED + name: logits.new_tensor(value) for name, value in ahead.items()}
         return losses
 
-    def after_backward(self, model: nn.Module, losses: Mapping[str, Tensor]) -> None:
-        """Damp the gradients of the modality that is ahead, if the settings say so."""
-        network = as_network(model)
-        if self.settings.model.modulation:
-            coefficients = {name: float(losses[_DAMPED + name]) for name in network.modalities}
-            modulate_gradients(dict(network.branches.items()), coefficients)
+    def after_backward(self, model: nn.Module, losses: Mapping[str, Tensor], processes: Processes) -> None:
+        """Damp the gradients of the modality that is ahead, and add noise, if the settings say so."""
+        network, settings = as_network(model), self.settings.model
+        if not settings.modulation:
+            return
+        factors = processes.mean(torch.stack([losses[_DAMPED + name] for name in network.modalities]))
+        generator = None
+        if settings.modulation_noise:  # gradients are the same in all processes, and must stay so
+            seed = processes.share(int(torch.randint(2**31, ())))
+            generator = torch.Generator(factors.device).manual_seed(seed)
+        modulate_gradients(
+            dict(network.branches.items()),
+            dict(zip(network.modalities, factors.tolist(), strict=True)),
+            noise=settings.modulation_noise,
+            generator=generator,
+        )
 
     def score(self, samples: Patients, rows: Tensor, predictions: Tensor) -> dict[str, float]:
         """Return the scores for the curves: those of two classes, or the mean AUROC of several."""

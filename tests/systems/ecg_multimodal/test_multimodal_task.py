@@ -13,6 +13,7 @@ from torch.nn import functional
 from common.errors import UserError
 from datasets.patients import SUPERCLASSES
 from datasets.splits import Fold
+from learning.distributed import Processes
 from systems.ecg_multimodal.samples import Patients, read_patients
 from systems.ecg_multimodal.settings import (
     MultimodalModelSettings,
@@ -223,12 +224,57 @@ def test_modulation_damps_the_view_that_is_ahead():
     }
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight)
-    task.after_backward(model, named)
+    task.after_backward(model, named, Processes())
     network: Any = as_network(model)
     of_view: Any = {name: next(iter(branch.parameters())).grad for name, branch in network.branches.items()}
     assert of_view["signal"].unique().tolist() == [0.5]
     assert of_view["image"].unique().tolist() == [1.0]
     assert network.head[0].weight.grad.unique().tolist() == [1.0]
+
+
+class OtherProcess(Processes):
+    """Two processes, of which the other has factors of 1 and leads."""
+
+    def mean(self, value):
+        return (value + 1) / 2
+
+    def share(self, value):
+        return 1234
+
+
+def test_modulation_and_its_noise_are_the_same_in_all_processes():
+    task, samples = task_of(modulation=0.5, modulation_noise=True), samples_of()
+    named = {f"damped_{view}": torch.tensor(0.5) for view in ("image", "signal", "clinical")}
+    found = []
+    for seed in (0, 1):  # each process has random numbers of its own
+        model = network_of(task, samples)
+        torch.manual_seed(seed)
+        for weight in model.parameters():
+            weight.grad = torch.linspace(-1, 1, weight.numel()).reshape(weight.shape)
+        task.after_backward(model, named, OtherProcess())
+        found.append(as_network(model).get_parameter("branches.signal.project.0.weight").grad)
+    assert torch.equal(*found)
+    gradient = torch.linspace(-1, 1, found[0].numel()).reshape(found[0].shape)
+    noise = found[0] - 0.75 * gradient
+    assert float(noise.std()) == pytest.approx(float(gradient.std()), rel=0.1)
+    assert abs(float(noise.mean())) < 0.1
+
+
+def test_noise_without_modulation_is_refused():
+    with pytest.raises(UserError, match="--modulation-noise goes with --modulation"):
+        network_of(task_of(modulation_noise=True), samples_of())
+
+
+def test_gates_branch_losses_and_damping_are_named_for_the_curves():
+    task, samples = task_of(modulation=0.3, modality_dropout=0.0), samples_of()
+    named, _ = task.step(network_of(task, samples).eval(), samples.batch(torch.arange(COUNT)))
+    views = ("image", "signal", "clinical")
+    kinds = ("gate", "branch", "damped")
+    assert set(named) == {"loss", "fused", *(f"{kind}_{view}" for kind in kinds for view in views)}
+    assert sum(float(named[f"gate_{view}"]) for view in views) == pytest.approx(1)
+    assert all(value.shape == () for value in named.values())
+    late = task_of(fusion="late")
+    assert "gate_image" not in late.step(network_of(late, samples), samples.batch(torch.arange(COUNT)))[0]
 
 
 def test_ahead_is_measured_where_it_is_asked_for():
