@@ -245,7 +245,7 @@ class OtherProcess(Processes):
 def test_modulation_and_its_noise_are_the_same_in_all_processes():
     task, samples = task_of(modulation=0.5, modulation_noise=True), samples_of()
     named = {f"damped_{view}": torch.tensor(0.5) for view in ("image", "signal", "clinical")}
-    found = []
+    found: list[Any] = []
     for seed in (0, 1):  # each process has random numbers of its own
         model = network_of(task, samples)
         torch.manual_seed(seed)
