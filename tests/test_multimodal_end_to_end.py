@@ -1,6 +1,7 @@
 """Scripts on simulated patients: any subset of views from one checkpoint, credit where it is due."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 
 import evaluate
 import load_data
+import predict
 import training
 from common.errors import UserError
 
@@ -196,6 +198,32 @@ def test_a_fusion_starts_from_a_branch_of_the_same_fold_and_keeps_it(workspace, 
     assert not torch.equal(weights_of(run)["model"][name], different[name])
     learning = workspace.train("not-frozen", *options[:2], *ONE_FOLD)
     assert not torch.equal(weights_of(learning)["model"][name], weights_of(branch)["model"][name])
+
+
+def test_any_column_of_the_labels_is_learned_evaluated_and_predicted(workspace, tmp_path):
+    raw = tmp_path / "raw"
+    shutil.copytree(workspace.root / "raw", raw)
+    (file,) = raw.glob("labels.*")
+    labels = pd.read_csv(file) if file.suffix == ".csv" else pd.read_excel(file)
+    file.unlink()
+    cells = ["sr", "afib", "pace"] * 15
+    labels.assign(rhythm=cells).to_csv(raw / "labels.csv", index=False)
+    other = Workspace(tmp_path)
+    other.prepare("--source", "patients", "--unlabelled", "keep", "--high-pass", "0.5", "--baseline")
+    more = ["--signal-gain", "0.1", "--signal-noise", "0.05", "--signal-shift", "0.1"]
+    run = other.train("rhythm", "--target", "rhythm", *ONE_FOLD, *more, "--modulation", "0.3")
+    content = weights_of(run)
+    assert content["inputs"]["classes"] == ["afib", "pace", "sr"]
+    metrics, folder = other.evaluate(run)
+    assert set(metrics["classes"]) == {"afib", "pace", "sr"}
+    confusion = pd.read_csv(folder / "rhythm" / "confusion.csv", index_col="truth")
+    assert confusion.to_numpy().sum() == metrics["counts"]["samples"]
+    shares = confusion.to_numpy().diagonal().sum() / confusion.to_numpy().sum()
+    assert metrics["accuracy"] == pytest.approx(shares)
+    rows = predict.main([str(raw), "--checkpoint", str(run), "--threads", "1"])
+    assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4) for row in rows)
+    log = pd.read_csv(other.root / "runs" / "rhythm" / "fold_0" / "log.csv")
+    assert {"train/gate_image", "val/gate_signal", "train/branch_image", "train/damped_clinical"} <= set(log)
 
 
 def test_a_branch_that_was_trained_on_test_patients_is_refused(workspace, branch):

@@ -70,7 +70,7 @@ class MultimodalNetwork(nn.Module):
     Parameters
     ----------
     classes : int
-        Number of logits, each its own yes or no: 1 for abnormal, 5 for the superclasses.
+        Number of logits: 1 for abnormal, 5 for the superclasses.
     leads : int
         Leads of the signal.
     clinical_features : int
@@ -89,6 +89,8 @@ class MultimodalNetwork(nn.Module):
         Kernel of the signal branch in points, odd.
     imagenet : bool
         Whether the image branch reads pictures as ImageNet weights expect them.
+    exclusive : bool
+        Whether the classes exclude each other (softmax); else each is its own yes or no (sigmoid).
     frozen : sequence of str
         Modalities whose branches keep their weights and statistics; their own heads are trained.
     probe_branches : bool
@@ -119,6 +121,7 @@ class MultimodalNetwork(nn.Module):
         image_size: tuple[int, int] = (64, 640),
         kernel_size: int = 7,
         imagenet: bool = False,
+        exclusive: bool = False,
         frozen: Sequence[str] = (),
         probe_branches: bool = False,
     ) -> None:
@@ -127,7 +130,7 @@ class MultimodalNetwork(nn.Module):
         if not set(frozen) <= set(modalities):
             raise ValueError(f"frozen must be among {', '.join(modalities)}, and is {', '.join(frozen)}.")
         self.modalities = tuple(name for name in MODALITIES if name in modalities)
-        self.classes, self.probe_branches = classes, probe_branches
+        self.classes, self.exclusive, self.probe_branches = classes, exclusive, probe_branches
         features, count = 4 * width, len(self.modalities)
         make: dict[str, Any] = {
             "image": lambda: ImageBranch(features, width, image_size, dropout, imagenet=imagenet),
@@ -227,6 +230,10 @@ class MultimodalNetwork(nn.Module):
             fused, gates = self.fusion(torch.stack(slots, dim=1), masks)
             logits = self.head(fused)
         return (logits, branch_logits, gates) if with_branches else logits
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Map logits (B, classes) to probabilities of this shape."""
+        return logits.float().softmax(dim=1) if self.exclusive else logits.float().sigmoid()
 
     def _present(
         self, given: Mapping[str, Tensor | None], has: Mapping[str, Tensor | None]

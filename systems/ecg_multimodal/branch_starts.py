@@ -80,7 +80,8 @@ def start_branches(
         refuse_known(parent, file, run)
         _refuse_other_data(name, parent, file, run.metadata)
         _load(network, "branches", name, parent, file)
-        if parent["settings"]["target"] == settings.target:
+        learned = (parent["settings"]["target"], parent.get("inputs", {}).get("classes", []))
+        if learned == (settings.target, run.metadata["inputs"]["classes"]):
             _load(network, "branch_heads", name, parent, file)
 
 

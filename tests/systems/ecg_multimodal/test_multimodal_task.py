@@ -18,6 +18,7 @@ from systems.ecg_multimodal.samples import Patients, read_patients
 from systems.ecg_multimodal.settings import (
     MultimodalModelSettings,
     MultimodalTrainingSettings,
+    SignalAugmentationSettings,
     defaults,
 )
 from systems.ecg_multimodal.task import EcgMultimodal, as_network
@@ -137,6 +138,88 @@ def test_superclasses_are_learned_where_there_are_any():
     assert samples.label.shape == (6, 5)
     with pytest.raises(UserError, match="no superclasses, which only PTB-XL names"):
         samples_of(target="superclasses")
+
+
+RHYTHMS = ["sr", "afib", "", "sr", "pace", "sr", "afib", "sr"]
+
+
+def rhythm_task(**changed) -> EcgMultimodal:
+    model = dataclasses.replace(SMALL, **changed)
+    return EcgMultimodal(dataclasses.replace(SETTINGS, target="rhythm", model=model))
+
+
+def test_a_column_of_classes_is_learned_one_of_them_at_a_time():
+    task, cache = rhythm_task(modality_dropout=0.0), FakeCache(target_rhythm=RHYTHMS, label=[-1] * COUNT)
+    samples = samples_of(cache, target="rhythm")
+    assert samples.table["recording"].tolist() == ["r0", "r1", "r3", "r4", "r5", "r6", "r7"]
+    assert samples.classes == ("afib", "pace", "sr") and samples.exclusive
+    assert samples.table["label"].tolist() == [2, 0, 2, 1, 2, 0, 2], "folds are mixed by class"
+    model = network_of(task, samples).eval()
+    rows = torch.arange(7)
+    named, probability = task.step(model, samples.batch(rows))
+    assert probability.shape == (7, 3)
+    torch.testing.assert_close(probability.sum(dim=1), torch.ones(7))
+    truth = torch.tensor([2, 0, 2, 1, 2, 0, 2])
+    expected = -probability[rows, truth].log().mean()
+    assert named["fused"].item() == pytest.approx(float(expected), rel=1e-4)
+    table = task.predictions(samples, rows.numpy(), probability.detach())
+    assert table[["afib", "pace", "sr"]].to_numpy().argmax(axis=1).tolist() == truth.tolist()
+
+
+def test_weights_make_exclusive_classes_count_the_same():
+    samples = samples_of(FakeCache(target_rhythm=RHYTHMS), target="rhythm")
+    fold = Fold(0, np.arange(7), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    weight = rhythm_task().for_fold(samples, fold).weight
+    assert weight.tolist() == pytest.approx([7 / 12, 7 / 6, 7 / 12, 7 / 3, 7 / 12, 7 / 6, 7 / 12])
+
+
+def test_several_classes_at_once_are_each_a_yes_or_no():
+    samples = samples_of(FakeCache(target_rhythm=["sr+pace", *RHYTHMS[1:]]), target="rhythm")
+    assert samples.label[0].tolist() == [0, 1, 1] and not samples.exclusive
+    task = rhythm_task()
+    probability = task.step(network_of(task, samples).eval(), samples.batch(torch.arange(7)))[1]
+    assert not torch.allclose(probability.sum(dim=1), torch.ones(7))
+
+
+def test_three_classes_have_their_order_and_a_name_is_taken_as_typed():
+    three = ["normal", "abnormal", "borderline", "normal", "", "", "normal", "abnormal"]
+    samples = samples_of(FakeCache(target_three_classes=three), target="three-classes")
+    assert samples.classes == ("normal", "borderline", "abnormal")
+
+
+@pytest.mark.parametrize(
+    ("target", "cells", "message"),
+    [
+        ("mood", RHYTHMS, "no target mood; it has normal, rhythm"),
+        ("rhythm", ["sr"] * COUNT, "fewer than two classes"),
+        ("rhythm", ["session", "sr"] * 4, "a class named like a column"),
+    ],
+)
+def test_a_target_that_cannot_be_learned_is_refused(target, cells, message):
+    with pytest.raises(UserError, match=message):
+        samples_of(FakeCache(target_rhythm=cells), target=target)
+
+
+def test_another_cohort_has_the_classes_of_the_run_in_their_order():
+    samples = samples_of(FakeCache(target_rhythm=RHYTHMS), target="rhythm")
+    inputs = samples.describe_views()
+    aligned = samples.with_inputs(inputs | {"classes": ["flutter", "sr", "pace", "afib"]})
+    assert aligned.label[:2].tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]]
+    with pytest.raises(UserError, match="these data have pace too"):
+        samples.with_inputs(inputs | {"classes": ["sr", "afib"]})
+
+
+def test_signals_are_varied_in_training_alone():
+    augmentation = SignalAugmentationSettings(signal_gain=0.5)
+    model = dataclasses.replace(SMALL, views=("signal",))
+    task = EcgMultimodal(dataclasses.replace(SETTINGS, model=model, augmentation=augmentation))
+    samples = samples_of(task=task)
+    network, batch = network_of(task, samples), samples.batch(torch.arange(COUNT))
+    with torch.no_grad():
+        seen = {task.step(network.train(), batch)[0]["loss"].item() for _ in range(3)}
+        same = {task.step(network.eval(), batch)[0]["loss"].item() for _ in range(3)}
+    assert (len(seen), len(same)) == (3, 1)
+    assert torch.equal(batch["signal"], samples.batch(torch.arange(COUNT))["signal"])
 
 
 def test_another_cohort_is_aligned_by_the_names_of_its_clinical_values():
