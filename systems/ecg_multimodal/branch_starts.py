@@ -32,13 +32,18 @@ def check_starts(model: MultimodalModelSettings) -> None:
     UserError
     """
     for name, path in starts(model).items():
-        weights = model.image_weights if name == "image" else None
-        if name not in model.views and not (path is None and weights is None and name not in model.freeze):
-            option = f"--init-{name}" if path else "--image-weights" if weights else f"--freeze {name}"
-            raise UserError(f"The run does not read the {name} view (--views): leave {option} away.")
-        if path is not None and weights is not None:
+        options = {
+            f"--init-{name}": path is not None,
+            "--image-weights": name == "image" and model.image_weights is not None,
+            f"--freeze {name}": name in model.freeze,
+        }
+        init, weights, frozen = options.values()
+        given = [option for option, there in options.items() if there]
+        if given and name not in model.views:
+            raise UserError(f"The run does not read the {name} view (--views): leave {given[0]} away.")
+        if init and weights:
             raise UserError("Give --image-weights or --init-image: the branch starts from one of them.")
-        if name in model.freeze and path is None and weights is None:
+        if frozen and not (init or weights):
             raise UserError(f"--freeze {name} would keep a random branch: give --init-{name} as well.")
 
 

@@ -1,5 +1,7 @@
 """Whole pages in place of a strip: recognized on pages drawn from PTB-XL; strips are never taken for one."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,9 +10,9 @@ from datasets.ecg import LEADS, read_ecg
 from datasets.sources import DataError
 from systems.ecg_multimodal.settings import ModalitySettings
 from systems.ecg_multimodal.sources.ecg_image import draw_ecg, draw_sheet, read_ecg_image, write_picture
-from systems.ecg_multimodal.sources.modalities import prepare_patient
+from systems.ecg_multimodal.sources.modalities import PreparedPatient, prepare_patient
 
-SCAN = {"rotation": 2.0, "shadow": 0.4, "noise": 0.03}
+SCAN: dict[str, Any] = {"rotation": 2.0, "shadow": 0.4, "noise": 0.03}
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +73,12 @@ def test_a_page_is_no_image_of_a_patient_but_for_sheets(make_patients):
     wave = np.random.default_rng(0).normal(0, 0.1, (12, 2500)).cumsum(axis=1) / 5
     write_picture(root / "images/1/001ECG_lead2.jpg", draw_sheet(wave, 250.0))
     row = {"recording": "1", "signal": "", "image": "images/1/001ECG_lead2.jpg"}
-    given = {"root": root, "leads": ("II",), "signal_rate": 250.0, "drawn": False}
-    found = prepare_patient(row, settings=ModalitySettings(), **given)
+    given: dict[str, Any] = {"root": root, "leads": ("II",), "signal_rate": 250.0, "drawn": False}
+    found, as_sheet = (
+        prepare_patient(row, settings=ModalitySettings(sheet=sheet), **given) for sheet in (False, True)
+    )
+    assert isinstance(found, PreparedPatient) and isinstance(as_sheet, PreparedPatient)
     assert found.image is None
     (problem,) = found.problems
     assert "page with about 4 rows" in problem.what and problem.what.endswith("It is used without image.")
-    assert prepare_patient(row, settings=ModalitySettings(sheet=True), **given).image is not None
+    assert as_sheet.image is not None
