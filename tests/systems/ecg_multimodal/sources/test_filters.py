@@ -1,5 +1,7 @@
 """Filters of prepared signals: what they keep and what they take away, on sines and drifts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,9 +17,9 @@ INNER = slice(200, 800)
 """Away from the ends, at which every filter has too little to go by."""
 
 
-def kept(signal: np.ndarray, **options: float | bool) -> np.ndarray:
+def kept(signal: np.ndarray, **options: Any) -> np.ndarray:
     """Return the inner part of one filtered lead."""
-    return filtered(np.float32(signal[None]), ModalitySettings(**options))[0, INNER]
+    return filtered(signal[None].astype(np.float32), ModalitySettings(**options))[0, INNER]
 
 
 def test_a_band_pass_keeps_what_is_between():
@@ -29,7 +31,7 @@ def test_a_band_pass_keeps_what_is_between():
 
 
 def test_without_filters_nothing_changes():
-    signal = np.float32(np.stack([SLOW + FAST, np.zeros(1000)]))
+    signal = np.stack([SLOW + FAST, np.zeros(1000)]).astype(np.float32)
     assert np.array_equal(filtered(signal, ModalitySettings()), signal)
 
 
