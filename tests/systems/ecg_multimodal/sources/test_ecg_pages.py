@@ -12,6 +12,8 @@ from systems.ecg_multimodal.settings import ModalitySettings
 from systems.ecg_multimodal.sources.ecg_image import draw_ecg, draw_sheet, read_ecg_image, write_picture
 from systems.ecg_multimodal.sources.modalities import PreparedPatient, prepare_patient
 
+STRIP: dict[str, Any] = {"width": 1250, "height": 125}
+SHEET: dict[str, Any] = {"width": 1250, "height": 500}
 SCAN: dict[str, Any] = {"rotation": 2.0, "shadow": 0.4, "noise": 0.03}
 
 
@@ -25,18 +27,20 @@ def records(ptbxl_dir):
 def photographed(picture: np.ndarray) -> np.ndarray:
     """Return a sheet on a dark table, seen askew."""
     height, width = picture.shape[:2]
-    table = Image.new("RGB", (width + 400, height + 400), (60, 40, 30))
-    table.paste(Image.fromarray(picture), (200, 200))
+    table = Image.new("RGB", (width + 200, height + 200), (60, 40, 30))
+    table.paste(Image.fromarray(picture), (100, 100))
     right, bottom = table.size
     corners = (30, -20, -25, bottom + 40, right + 20, bottom - 30, right - 40, 35)
     return np.asarray(table.transform(table.size, Image.Transform.QUAD, corners, Image.Resampling.BILINEAR))
 
 
 def pages(ecg) -> dict[str, np.ndarray]:
-    leads = [draw_ecg(lead, ecg.sampling_rate) for lead in ecg.samples]
-    scan = draw_sheet(ecg.samples, ecg.sampling_rate, **SCAN)
+    leads = [draw_ecg(lead, ecg.sampling_rate, **STRIP) for lead in ecg.samples]
+    scan = draw_sheet(ecg.samples, ecg.sampling_rate, **SHEET, **SCAN)
     return {
-        "3 x 4 and rhythm strip": draw_sheet(ecg.samples, ecg.sampling_rate, text="Doe, Jane 25 mm/s"),
+        "3 x 4 and rhythm strip": draw_sheet(
+            ecg.samples, ecg.sampling_rate, **SHEET, text="Doe, Jane 25 mm/s"
+        ),
         "scanned": scan,
         "photographed": photographed(scan),
         "12 x 1": np.vstack(leads),
@@ -46,13 +50,17 @@ def pages(ecg) -> dict[str, np.ndarray]:
 
 def strips(ecg) -> dict[str, np.ndarray]:
     lead, rate = ecg.samples[LEADS.index("II")], ecg.sampling_rate
-    high = draw_ecg(lead, rate, height=1000, text="II 25 mm/s 10 mm/mV", **SCAN)
-    return {"strip": draw_ecg(lead, rate), "scanned": draw_ecg(lead, rate, **SCAN), "on much paper": high}
+    high = draw_ecg(lead, rate, width=1250, height=500, text="II 25 mm/s 10 mm/mV", **SCAN)
+    return {
+        "strip": draw_ecg(lead, rate, **STRIP),
+        "scanned": draw_ecg(lead, rate, **STRIP, **SCAN),
+        "on much paper": high,
+    }
 
 
 @pytest.mark.parametrize("record", range(3))
 def test_pages_are_refused_and_strips_are_read(records, record, tmp_path):
-    file = tmp_path / "picture.png"
+    file = tmp_path / "picture.jpg"
     for name, picture in pages(records[record]).items():
         write_picture(file, picture)
         try:
@@ -62,7 +70,6 @@ def test_pages_are_refused_and_strips_are_read(records, record, tmp_path):
             assert "Expected is a strip of lead II alone" in str(error)
         else:
             pytest.fail(f"{name} was taken for a strip")
-        assert read_ecg_image(file, 64, strip=False).any()
     for name, picture in strips(records[record]).items():
         write_picture(file, picture)
         assert read_ecg_image(file, 64, strip=True).any(), name
