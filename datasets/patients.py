@@ -38,6 +38,10 @@ PATIENT_COLUMNS = {
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 """Diagnostic superclasses of PTB-XL: normal, myocardial infarction, ST/T change, conduction disturbance,
 hypertrophy."""
+TARGET = "target_"
+"""Begins the names of columns of the index that hold classes: text, several joined by "+"; empty: unknown."""
+THREE_CLASSES = ("normal", "borderline", "abnormal")
+"""Classes of the column ``target_three_classes``."""
 MODALITIES = ("image", "signal", "clinical")
 UNLABELLED = -1
 """Label of a patient to predict, not to learn from."""
@@ -61,8 +65,8 @@ class PatientIndex(SourceIndex):
     Attributes
     ----------
     recordings : pandas.DataFrame
-        One row a recording, columns `PATIENT_COLUMNS` (and of PTB-XL 0 or 1 for each of `SUPERCLASSES`, and
-        ``superclasses``, their number), sorted by recording.
+        One row a recording, columns `PATIENT_COLUMNS`, what else can be learned (`TARGET`), and of PTB-XL 0
+        or 1 for each of `SUPERCLASSES`, and ``superclasses``, their number; sorted by recording.
     clinical : pandas.DataFrame
         ``recording``, in the same order, and numbers, NaN where missing. No other column: there are no
         clinical values.

@@ -10,6 +10,9 @@ Rules
 - No superclass: left out. Nothing says what such a record is.
 - NORM together with another: contradictory for normal against abnormal, and left out unless ``mixed`` is
   "abnormal"; for the five superclasses as separate labels such a record is as good as any.
+- Rhythm: the statements of rhythm, several at once.
+- Of three classes normal is NORM alone with no rhythm but SR, borderline is any other record with NORM, and
+  abnormal is one without.
 - An age of 300 stands for "over 89", and counts as 90.
 """
 
@@ -29,6 +32,7 @@ from datasets.patients import (
     KEPT_TOGETHER,
     PATIENT_COLUMNS,
     SUPERCLASSES,
+    TARGET,
     UNLABELLED,
     PatientIndex,
     by_patient,
@@ -41,7 +45,7 @@ from datasets.sources import DataError, Problem
 from datasets.tables import REREAD, read_frame
 
 DATABASE = "ptbxl_database.csv"
-_STATEMENTS = "scp_statements.csv"
+_STATEMENTS_TABLE = "scp_statements.csv"
 CLINICAL = ("age", "sex", "height", "weight")
 _FOUND_BY = ("ecg_id", *CLINICAL, "filename_lr", "filename_hr")
 COLUMNS = (*_FOUND_BY, "patient_id", "scp_codes", "strat_fold")
@@ -84,7 +88,7 @@ def index_ptbxl(
     """
     if rate not in FILES or mixed not in ("leave-out", "abnormal"):
         raise ValueError(f"rate is {rate} (100 or 500), mixed {mixed!r} (leave-out or abnormal).")
-    classes = _superclass_of(root) if labelled else {}
+    classes, rhythms = _statements(root) if labelled else ({}, set[str]())
     database = _read(root, DATABASE, COLUMNS if labelled else _FOUND_BY)
     rows: list[dict[str, object]] = []
     clinical: dict[str, dict[str, float]] = {}
@@ -103,7 +107,7 @@ def index_ptbxl(
         metadata = (
             _metadata(record, problems) if labelled else {"person": record["ecg_id"], "official_fold": 0}
         )
-        rows.append(_row(record, *stated, header) | metadata)
+        rows.append(_row(record, *stated, header) | _targets(record, stated[0], rhythms) | metadata)
         clinical[record["ecg_id"]] = _clinical(record, problems)
     require_some(rows, problems, root)
     together = persons((str(row["person"]) for row in rows), KEPT_TOGETHER, problems)
@@ -111,7 +115,7 @@ def index_ptbxl(
     notes = _notes(database, fallback, rate)
     table, values = index_tables(PATIENT_COLUMNS, rows, clinical, list(CLINICAL))
     choices = {"rate": str(rate), "mixed": mixed} | (REREAD if together else {})
-    files = [DATABASE, _STATEMENTS]
+    files = [DATABASE, _STATEMENTS_TABLE]
     units = {"ptbxl": "person"}
     return PatientIndex(
         "ptbxl",
@@ -140,12 +144,14 @@ def _read(root: Path, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         raise DataError(f"{error} Fetch the file again.") from None
 
 
-def _superclass_of(root: Path) -> dict[str, str]:
-    """Return the superclass of each statement that has one."""
-    table = _read(root, _STATEMENTS, ("diagnostic_class",))
+def _statements(root: Path) -> tuple[dict[str, str], set[str]]:
+    """Return the superclass of each statement that has one, and the statements of rhythm."""
+    table = _read(root, _STATEMENTS_TABLE, ("diagnostic_class",))
     statements = next((cells for _, cells in table.items() if "NORM" in set(cells)), table.iloc[:, 0])
     pairs = zip(statements, table["diagnostic_class"], strict=True)
-    return {statement: name for statement, name in pairs if name in SUPERCLASSES}
+    rhythm = table["rhythm"] if "rhythm" in table else [""] * len(table)
+    rhythms = {name for name, cell in zip(statements, rhythm, strict=True) if cell and float(cell)}
+    return {statement: name for statement, name in pairs if name in SUPERCLASSES}, rhythms
 
 
 def _unique(records: list[dict[str, str]], problems: list[Problem]) -> list[dict[str, str]]:
@@ -230,6 +236,14 @@ def _row(record: dict[str, str], found: list[str], label: int, header: str) -> d
         **{superclass: int(superclass in found) for superclass in SUPERCLASSES},
         "superclasses": len(found),
     }
+
+
+def _targets(record: dict[str, str], found: list[str], rhythms: set[str]) -> dict[str, str]:
+    """Return what can be learned of a record beside its superclasses; empty of one without diagnoses."""
+    stated = sorted(set(ast.literal_eval(record["scp_codes"])) & rhythms) if found else []
+    usual = "normal" if found == ["NORM"] and set(stated) <= {"SR"} else "borderline"
+    three = (usual if "NORM" in found else "abnormal") if found else ""
+    return {TARGET + "rhythm": "+".join(stated), TARGET + "three_classes": three}
 
 
 def _clinical(record: dict[str, str], problems: list[Problem]) -> dict[str, float]:

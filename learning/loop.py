@@ -74,7 +74,10 @@ class Learner:
     """What the loop takes from a task."""
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return mean losses by name (``loss`` is minimized) and the predictions, shape (B, ...)."""
+        """Return mean losses by name (``loss`` is minimized) and the predictions, shape (B, ...).
+
+        Each name gets curves, ``train/<name>`` and ``val/<name>``.
+        """
         raise NotImplementedError
 
     def score(self, samples: Any, rows: Tensor, predictions: Tensor) -> dict[str, float]:
@@ -85,8 +88,8 @@ class Learner:
         """Return groups of parameters with learning rates of their own, or None: all alike."""
         return None
 
-    def after_backward(self, model: nn.Module, losses: Mapping[str, Tensor]) -> None:
-        """Change gradients before they are clipped."""
+    def after_backward(self, model: nn.Module, losses: Mapping[str, Tensor], processes: Processes) -> None:
+        """Change gradients before they are clipped, in all processes alike."""
 
 
 @dataclass
@@ -333,7 +336,7 @@ def train_one_epoch(
     """Take the steps of one epoch and return its scores (``train/loss``, ..., ``samples_per_second``)."""
     _seed_epoch(run, progress.epoch)
     model.train()
-    rows, losses, predictions, norms, rates = [], [], [], [], []
+    rows, losses, predictions, norms, rates, parts = [], [], [], [], [], []
     bar = tqdm(
         _batches(run, progress.epoch),
         total=run.steps_per_epoch,
@@ -345,13 +348,14 @@ def train_one_epoch(
     started = time.perf_counter()
     for batch_rows in bar:
         rates.append(float(optimizer.param_groups[0]["lr"]))
-        loss, predicted, norm = train_step(run, model, optimizer, batch_rows)
+        loss, predicted, norm, other = train_step(run, model, optimizer, batch_rows)
         schedule.after_step()
         progress.step += 1
         rows.append(batch_rows)
         losses.append(loss)
         predictions.append(predicted)
         norms.append(norm)
+        parts.append(other)
         if len(losses) % _CHECK_EVERY == 0 or len(losses) == run.steps_per_epoch:
             recent = _read_finite(run, rows, losses, norms)
             tracker.step_scalars(recent | {"learning_rate": rates[-len(recent["loss"]) :]}, progress.step)
@@ -359,6 +363,7 @@ def train_one_epoch(
             bar.set_postfix_str(f"loss {recent['loss'][-1]:.3f}, {rate:.0f} samples/s")
     seconds = time.perf_counter() - started
     scores = run.learner.score(run.samples, torch.cat(rows), torch.cat(predictions).float().cpu())
+    scores |= _means(parts, run.processes)
     return {f"train/{name}": value for name, value in scores.items()} | {
         "train/loss": float(run.processes.mean(torch.stack(losses).mean())),
         "gradient_norm": float(torch.stack(norms).mean()),
@@ -368,16 +373,31 @@ def train_one_epoch(
 
 def train_step(
     run: FoldContext, model: nn.Module, optimizer: torch.optim.Optimizer, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Learn from the samples of some rows; return loss, predictions and norm of the gradient, detached."""
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """Learn from the samples of some rows.
+
+    Returns
+    -------
+    loss, predictions, norm, others : torch.Tensor, torch.Tensor, torch.Tensor, dict of str to torch.Tensor
+        Norm is that of the gradient; others are what the learner names beside the loss. All detached.
+    """
     with autocast(run.device, run.precision):
         losses, predicted = run.learner.step(model, run.samples.batch(rows))
     optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
-    run.learner.after_backward(model, losses)
+    run.learner.after_backward(model, losses, run.processes)
     norm = clip_gradient(model, run.optimization)
     optimizer.step()
-    return losses["loss"].detach(), predicted.detach(), norm
+    found = {name: value.detach() for name, value in losses.items()}
+    return found.pop("loss"), predicted.detach(), norm, found
+
+
+def _means(parts: list[dict[str, Tensor]], processes: Processes) -> dict[str, float]:
+    """Return the mean over steps and processes of each loss by name."""
+    if not parts[0]:
+        return {}
+    values = torch.stack([torch.stack(list(part.values())).float() for part in parts]).mean(dim=0)
+    return dict(zip(parts[0], processes.mean(values).tolist(), strict=True))
 
 
 def clip_gradient(model: nn.Module, settings: OptimizationSettings) -> Tensor:
@@ -441,22 +461,50 @@ def predict(
     label: str = "",
 ) -> tuple[float, Tensor]:
     """Return the mean loss and the predictions (on the CPU) for some rows; a bar shows if labelled."""
+    losses, predictions = mean_losses(
+        learner,
+        model,
+        samples,
+        rows,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        label=label,
+    )
+    return losses["loss"], predictions
+
+
+@torch.no_grad()
+def mean_losses(
+    learner: Learner,
+    model: nn.Module,
+    samples: Samples,
+    rows: Tensor,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+    label: str = "",
+) -> tuple[dict[str, float], Tensor]:
+    """Return the mean of each loss by name and the predictions, as `predict` does."""
     model.eval()
-    total, predictions = torch.zeros((), device=device), []
+    total: dict[str, Tensor] = {}
+    predictions = []
     chunks = rows.split(batch_size)
     for chunk in tqdm(chunks, desc=label, unit="batch", leave=False, disable=not label):
         with autocast(device, precision):
             losses, predicted = learner.step(model, samples.batch(chunk))
-        total += losses["loss"].float() * len(chunk)
+        for name, value in losses.items():
+            total[name] = total.get(name, 0.0) + value.float() * len(chunk)
         predictions.append(predicted.float())
-    return float(total) / len(rows), torch.cat(predictions).cpu()
+    return {name: float(value) / len(rows) for name, value in total.items()}, torch.cat(predictions).cpu()
 
 
 def _validate(run: FoldContext, model: nn.Module) -> dict[str, float]:
     """Return the scores on the validation part, computed by the leading process."""
     if not len(run.validation) or not run.processes.leads:
         return {}
-    loss, predictions = predict(
+    losses, predictions = mean_losses(
         run.learner,
         model,
         run.samples,
@@ -465,7 +513,7 @@ def _validate(run: FoldContext, model: nn.Module) -> dict[str, float]:
         device=run.device,
         precision=run.precision,
     )
-    scores = run.learner.score(run.samples, run.validation, predictions) | {"loss": loss}
+    scores = run.learner.score(run.samples, run.validation, predictions) | losses
     return {f"val/{name}": value for name, value in scores.items()}
 
 

@@ -4,10 +4,10 @@
     python -m studies.ecg_multimodal --list                   # what it consists of, and what is done
     python -m studies.ecg_multimodal --tables                 # tables from what is done
 
-On PTB-XL, with a patient-level split: each modality alone, all three under each fusion, and what keeps one
-from dominating. On simulated patients, where the cause is known: cohorts whose disease shows in one modality
-only, and the part of the AUROC due to each modality. Scores go to results/ecg-multimodal/runs/<part>/; a part
-whose scores are there is not run again.
+On PTB-XL, with a patient-level split: each modality alone, all three under each fusion, what keeps one from
+dominating, and branches that are trained alone first. On simulated patients, where the cause is known:
+cohorts whose disease shows in one modality only, and the part of the AUROC due to each modality. Scores go to
+results/ecg-multimodal/runs/<part>/; a part whose scores are there is not run again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common.script import run_script
 from config import EvaluationSettings
 from evaluation.comparison import compare
 from evaluation.report import frame_to_markdown
-from studies.runner import Part, choose_parts, list_parts, run_parts
+from studies.runner import ROOT, Part, choose_parts, is_done, list_parts, run_part, run_parts
 
 MODALITIES = ("image", "signal", "clinical")
 TASK = "ecg-multimodal"
@@ -87,8 +87,24 @@ def parts(settings: MultimodalStudySettings, caches: dict[str, str]) -> list[Par
         part("all-late", "ptbxl", "--fusion", "late"),
         part("all-no-balance", "ptbxl", "--branch-loss", "0", "--modality-dropout", "0"),
         part("all-modulation", "ptbxl", "--modulation", "0.3"),
+        part("all-branches-first", "ptbxl", *(word for name in MODALITIES for word in _start(name))),
         part("superclasses", "ptbxl-mixed", "--target", "superclasses"),
         *(part(f"simulated-{modality}", f"only-{modality}") for modality in MODALITIES),
+    ]
+
+
+def _start(modality: str) -> tuple[str, str]:
+    """Return the option that starts a branch from the part that trains it alone."""
+    return f"--init-{modality}", f"checkpoints/{modality}"
+
+
+def branches_to_train(chosen: Sequence[Part], everything: Sequence[Part], results_dir: Path) -> list[Part]:
+    """Return the parts of single branches that an open chosen part starts from and that are not there."""
+    words = {word for part in chosen if not is_done(part, results_dir) for word in part.train}
+    return [
+        part
+        for part in everything
+        if f"checkpoints/{part.name}" in words and not (ROOT / "checkpoints" / part.name).exists()
     ]
 
 
@@ -186,7 +202,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             list_parts(chosen, settings.results_dir) if settings.list else write_tables(settings.results_dir)
         )
         return
-    chosen = choose_parts(parts(settings, prepare_caches(settings)), settings.only)
+    everything = parts(settings, prepare_caches(settings))
+    chosen = choose_parts(everything, settings.only)
+    branches = branches_to_train(chosen, everything, settings.results_dir)
+    for part in branches:
+        print(run_part(part, settings.results_dir, "auto"), flush=True)
     run_parts(chosen, settings.results_dir, settings.workers)
     print(write_tables(settings.results_dir))
 

@@ -114,7 +114,8 @@ def make_ptbxl(tmp_path) -> Callable[..., Path]:
 
     def make(rows: list[dict[str, object]], root: Path = tmp_path / "ptbxl", rate: int = 100) -> Path:
         root.mkdir()
-        statements = [["", "diagnostic_class"], ["SR", ""], ["NORM", "NORM"], ["IMI", "MI"], ["LVH", "HYP"]]
+        statements = [["", "diagnostic_class", "rhythm"], ["SR", "", "1.0"], ["AFIB", "", "1.0"]]
+        statements += [["NORM", "NORM", ""], ["IMI", "MI", ""], ["LVH", "HYP", ""]]
         write_rows(root / "scp_statements.csv", statements)
         usual = {
             "patient_id": "7.0",

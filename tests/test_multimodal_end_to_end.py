@@ -1,6 +1,7 @@
 """Scripts on simulated patients: any subset of views from one checkpoint, credit where it is due."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 
 import evaluate
 import load_data
+import predict
 import training
 from common.errors import UserError
 
@@ -165,6 +167,85 @@ def test_one_view_alone(workspace):
     assert metrics["counts"]["folds"] == 1
     assert not (folder / "signal-alone" / "subsets.csv").exists()
     assert (folder / "signal-alone" / "figures" / "patient_least_sure.png").exists()
+
+
+ONE_FOLD = ["--epochs", "1", "--folds", "0"]
+
+
+@pytest.fixture(scope="module")
+def branch(workspace) -> Path:
+    """A run of the signal branch alone, both folds."""
+    return workspace.train("branch", "--views", "signal", "--epochs", "1")
+
+
+def weights_of(run: Path, fold: int = 0) -> dict:
+    return torch.load(run / f"fold_{fold}" / "best.pt", weights_only=True)
+
+
+def test_a_fusion_starts_from_a_branch_of_the_same_fold_and_keeps_it(workspace, branch):
+    options = ["--init-signal", str(branch), "--freeze", "signal", "--epochs", "1"]
+    run = workspace.train("from-branch", *options)
+    for fold in (0, 1):
+        before, after = weights_of(branch, fold), weights_of(run, fold)
+        of_branch = [name for name in before["model"] if name.startswith("branches.signal.")]
+        assert len(of_branch) > 20
+        assert all(torch.equal(before["model"][name], after["model"][name]) for name in of_branch)
+        (parent,) = after["parents"]
+        assert (parent["kind"], parent["run"]) == ("signal", "branch")
+        assert parent["session"] == sorted(map(str, before["trained_on"]["session"]))
+    different = weights_of(branch, 1)["model"]
+    name = "branches.signal.project.0.weight"
+    assert not torch.equal(weights_of(run)["model"][name], different[name])
+    learning = workspace.train("not-frozen", *options[:2], *ONE_FOLD)
+    assert not torch.equal(weights_of(learning)["model"][name], weights_of(branch)["model"][name])
+
+
+def test_any_column_of_the_labels_is_learned_evaluated_and_predicted(workspace, tmp_path):
+    raw = tmp_path / "raw"
+    shutil.copytree(workspace.root / "raw", raw)
+    (file,) = raw.glob("labels.*")
+    labels = pd.read_csv(file) if file.suffix == ".csv" else pd.read_excel(file)
+    file.unlink()
+    cells = ["sr", "afib", "pace"] * 15
+    labels.assign(rhythm=cells).to_csv(raw / "labels.csv", index=False)
+    other = Workspace(tmp_path)
+    other.prepare("--source", "patients", "--unlabelled", "keep", "--high-pass", "0.5", "--baseline")
+    more = ["--signal-gain", "0.1", "--signal-noise", "0.05", "--signal-shift", "0.1"]
+    run = other.train("rhythm", "--target", "rhythm", *ONE_FOLD, *more, "--modulation", "0.3")
+    content = weights_of(run)
+    assert content["inputs"]["classes"] == ["afib", "pace", "sr"]
+    metrics, folder = other.evaluate(run)
+    assert set(metrics["classes"]) == {"afib", "pace", "sr"}
+    confusion = pd.read_csv(folder / "rhythm" / "confusion.csv", index_col="truth")
+    assert confusion.to_numpy().sum() == metrics["counts"]["samples"]
+    shares = confusion.to_numpy().diagonal().sum() / confusion.to_numpy().sum()
+    assert metrics["accuracy"] == pytest.approx(shares)
+    rows = predict.main([str(raw), "--checkpoint", str(run), "--threads", "1"])
+    assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4) for row in rows)
+    log = pd.read_csv(other.root / "runs" / "rhythm" / "fold_0" / "log.csv")
+    assert {"train/gate_image", "val/gate_signal", "train/branch_image", "train/damped_clinical"} <= set(log)
+
+
+def test_a_branch_that_was_trained_on_test_patients_is_refused(workspace, branch):
+    with pytest.raises(UserError, match=r"trained on \d+ patients of this run's test part"):
+        workspace.train("leak", "--init-signal", str(branch / "fold_1" / "best.pt"), *ONE_FOLD)
+    with pytest.raises(UserError, match=r"trained on \d+ patients of this run's test part"):
+        workspace.train("other-seed", "--init-signal", str(branch), "--seed", "7", *ONE_FOLD)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--init-image"], "without a branch for the image view"),
+        (["--width", "16", "--init-signal"], r"another size: give the same --width \(8\)"),
+        (["--views", "image", "--init-signal"], "does not read the signal view"),
+        (["--freeze", "image", "--init-signal"], "--freeze image would keep a random branch"),
+        (["--image-weights", "w.pth", "--init-image"], "Give --image-weights or --init-image"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(workspace, branch, options, message):
+    with pytest.raises(UserError, match=message):
+        workspace.train("refused", *options, str(branch), *ONE_FOLD)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Features of an ECG plotted on paper: MONAI's two-dimensional ResNet-18 of one input channel.
+"""Features of an ECG plotted on paper: MONAI's two-dimensional ResNet-18, of ink or of an ImageNet picture.
 
 He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR 2016. A strided stem and pooling
 bring an image of 64 x 640 pixels to 16 x 160 before the first block, and to 2 x 20 after the last.
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 _SMALLEST_IMAGE = (33, 33)
 """Pixels that leave 2 x 2 after five halvings: batch normalization can train on one image then."""
 _LARGEST_BYTE = 255
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue, 0 to 1: torchvision's ImageNet weights expect colours standardized by these."""
+_COUNTS = "num_batches_tracked"
 _LISTED = 3
 """Names of weights that a message lists for each problem."""
 
@@ -34,7 +37,13 @@ class ImageBranch(nn.Module):
         Height and width in pixels.
     dropout : float
         Dropout of the output.
+    imagenet : bool
+        Whether the network is given what ImageNet weights expect: a black trace on white in three colours,
+        standardized by mean and deviation of ImageNet. Otherwise one channel of ink, 0 on paper.
     """
+
+    colour_mean: Tensor
+    colour_deviation: Tensor
 
     def __init__(
         self,
@@ -42,6 +51,8 @@ class ImageBranch(nn.Module):
         channels: int = 16,
         image_size: tuple[int, int] = (64, 640),
         dropout: float = 0.0,
+        *,
+        imagenet: bool = False,
     ) -> None:
         super().__init__()
         if len(image_size) != 2 or any(
@@ -52,7 +63,10 @@ class ImageBranch(nn.Module):
                 f"and is {tuple(image_size)}."
             )
         self.image_size = tuple(image_size)
-        self.network = _resnet18(channels)
+        self.imagenet = imagenet
+        for name, values in (("mean", IMAGENET_MEAN), ("deviation", IMAGENET_DEVIATION)):
+            self.register_buffer(f"colour_{name}", torch.tensor(values)[:, None, None], persistent=False)
+        self.network = _resnet18(channels, 3 if imagenet else 1)
         self.project = nn.Sequential(
             nn.Linear(8 * channels, features), nn.LayerNorm(features), nn.ReLU(), nn.Dropout(dropout)
         )
@@ -65,7 +79,7 @@ class ImageBranch(nn.Module):
         """Return the maps of the last stage, (P, 8 * channels, H / 32, W / 32), for Grad-CAM; rounded up."""
         net = self.network
         # not ResNet.forward, whose reshape fails for a batch of no images
-        maps = net.maxpool(net.act(net.bn1(net.conv1(self._ink(image)))))
+        maps = net.maxpool(net.act(net.bn1(net.conv1(self._pixels(image)))))
         return net.layer4(net.layer3(net.layer2(net.layer1(maps))))
 
     def empty_batch(self) -> Tensor:
@@ -87,41 +101,44 @@ class ImageBranch(nn.Module):
         Parameters
         ----------
         path : str or pathlib.Path
-            A dict of tensors saved by `torch.save`, under the names that MONAI and torchvision share. A first
-            layer for three colours is summed over them, which is the same for a grey image.
+            A dict of tensors saved by `torch.save`, under torchvision's names, as
+            ``resnet18-f37072fd.pth`` or ``resnet18-5c106cde.pth``. Counts of batches
+            (``num_batches_tracked``) may be lacking, for they have no effect.
 
         Raises
         ------
         ValueError
             If the file is no such dict, or names or shapes do not fit; nothing is loaded then.
         """
-        weights = _read_weights(path)
         expected = self.network.state_dict()
-        first = weights.get("conv1.weight")
-        if first is not None and first.ndim == 4 and first.shape[1] == 3:
-            weights["conv1.weight"] = first.sum(dim=1, keepdim=True)
+        counts = {name: count for name, count in expected.items() if name.endswith(_COUNTS)}
+        weights = counts | _read_weights(path)
+        first, width = weights.get("conv1.weight"), len(expected["conv1.weight"])
+        if first is not None and first.ndim == 4 and len(first) != width:
+            raise ValueError(
+                f"{path} holds a ResNet-18 of width {len(first)}, and this one has {width}: "
+                f"give --width {len(first)}."
+            )
         problems = _mismatches(weights, expected)
         if problems:
-            raise ValueError(
-                f"{path} does not fit this ResNet-18 of {expected['conv1.weight'].shape[0]} channels: "
-                f"{'; '.join(problems)}. ImageNet weights need a width of 64."
-            )
+            raise ValueError(f"{path} does not fit this ResNet-18 of width {width}: {'; '.join(problems)}.")
         self.network.load_state_dict(weights)
 
-    def _ink(self, image: Tensor) -> Tensor:
-        """Return bytes as numbers from 0 to 1, and numbers as they are."""
+    def _pixels(self, image: Tensor) -> Tensor:
+        """Return what the first layer reads: ink (P, 1, H, W), or standardized colours (P, 3, H, W)."""
         ink = image.to(self.network.conv1.weight.dtype)
-        return ink / _LARGEST_BYTE if image.dtype == torch.uint8 else ink
+        ink = ink / _LARGEST_BYTE if image.dtype == torch.uint8 else ink
+        return (1 - ink - self.colour_mean) / self.colour_deviation if self.imagenet else ink
 
 
-def _resnet18(channels: int) -> Any:
-    """Return MONAI's ResNet-18 for grey images, weights random, under the names that torchvision uses."""
+def _resnet18(channels: int, inputs: int) -> Any:
+    """Return MONAI's ResNet-18 for so many input channels, weights random, under torchvision's names."""
     from monai.networks.nets import resnet18  # here, for its import takes seconds that other networks save
 
     return resnet18(
         pretrained=False,
         spatial_dims=2,
-        n_input_channels=1,
+        n_input_channels=inputs,
         conv1_t_size=7,
         conv1_t_stride=2,
         feed_forward=False,

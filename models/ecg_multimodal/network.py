@@ -70,7 +70,7 @@ class MultimodalNetwork(nn.Module):
     Parameters
     ----------
     classes : int
-        Number of logits, each its own yes or no: 1 for abnormal, 5 for the superclasses.
+        Number of logits: 1 for abnormal, 5 for the superclasses.
     leads : int
         Leads of the signal.
     clinical_features : int
@@ -87,6 +87,12 @@ class MultimodalNetwork(nn.Module):
         Height and width in pixels; (250, 2500) in the published network.
     kernel_size : int
         Kernel of the signal branch in points, odd.
+    imagenet : bool
+        Whether the image branch reads pictures as ImageNet weights expect them.
+    exclusive : bool
+        Whether the classes exclude each other (softmax); else each is its own yes or no (sigmoid).
+    frozen : sequence of str
+        Modalities whose branches keep their weights and statistics; their own heads are trained.
     probe_branches : bool
         The branches' own heads read detached features. Their loss then trains the heads alone, so that they
         measure a branch without changing it. Not for late fusion, which is those heads.
@@ -114,15 +120,20 @@ class MultimodalNetwork(nn.Module):
         dropout: float = 0.2,
         image_size: tuple[int, int] = (64, 640),
         kernel_size: int = 7,
+        imagenet: bool = False,
+        exclusive: bool = False,
+        frozen: Sequence[str] = (),
         probe_branches: bool = False,
     ) -> None:
         super().__init__()
         _check_arguments(classes, modalities, fusion, width, dropout, probe_branches)
+        if not set(frozen) <= set(modalities):
+            raise ValueError(f"frozen must be among {', '.join(modalities)}, and is {', '.join(frozen)}.")
         self.modalities = tuple(name for name in MODALITIES if name in modalities)
-        self.classes, self.probe_branches = classes, probe_branches
+        self.classes, self.exclusive, self.probe_branches = classes, exclusive, probe_branches
         features, count = 4 * width, len(self.modalities)
         make: dict[str, Any] = {
-            "image": lambda: ImageBranch(features, width, image_size, dropout),
+            "image": lambda: ImageBranch(features, width, image_size, dropout, imagenet=imagenet),
             "signal": lambda: SignalBranch(features, leads, width, kernel_size, dropout),
             "clinical": lambda: ClinicalBranch(features, clinical_features, features, dropout),
         }
@@ -138,6 +149,17 @@ class MultimodalNetwork(nn.Module):
             self.tokens = nn.ParameterDict(
                 {name: nn.Parameter(torch.zeros(1, features, 1)) for name in self.modalities}
             )
+        self.frozen = tuple(frozen)
+        for name in self.frozen:
+            self.branches[name].requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> MultimodalNetwork:
+        """Set training or evaluation; frozen branches stay in evaluation."""
+        super().train(mode)
+        for name in self.frozen:
+            self.branches[name].eval()
+        return self
 
     def fit(self, signal: Tensor | None = None, clinical: Tensor | None = None) -> None:
         """Fit the scalers of the branches there are, on training rows that have the modality.
@@ -208,6 +230,10 @@ class MultimodalNetwork(nn.Module):
             fused, gates = self.fusion(torch.stack(slots, dim=1), masks)
             logits = self.head(fused)
         return (logits, branch_logits, gates) if with_branches else logits
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Map logits (B, classes) to probabilities of this shape."""
+        return logits.float().softmax(dim=1) if self.exclusive else logits.float().sigmoid()
 
     def _present(
         self, given: Mapping[str, Tensor | None], has: Mapping[str, Tensor | None]

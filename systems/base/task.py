@@ -106,8 +106,8 @@ class Task(Learner):
     def initialize(self, model: nn.Module, run: FoldContext) -> None:
         """Set what a model takes from its training part, or from other runs, before the first step."""
 
-    def describe_parents(self) -> list[dict[str, Any]]:
-        """Return what a checkpoint stores of the runs that it started from."""
+    def describe_parents(self, fold: int) -> list[dict[str, Any]]:
+        """Return what the checkpoint of a fold stores of the runs that it started from."""
         return []
 
     def fit(self, run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:

@@ -437,7 +437,7 @@ def _metadata(run: TrainingRun, fold: Fold) -> dict[str, Any]:
         },
         "cache": run.cache.describe(),
         "provenance": provenance(),
-        "parents": run.task.describe_parents(),
+        "parents": run.task.describe_parents(fold.number),
     }
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from datasets.cache import Cache
-from learning.checkpoint import BEST, file_digest, load_checkpoint
+from learning.checkpoint import load_checkpoint
 from learning.loop import FoldContext, unwrap
 from models.ecg_cmr.cmr_encoder import CMREncoder
 from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.transformer import TokenEncoder
+from systems.base.parents import describe_parent, find_parent, refuse_known
 from systems.base.task import CARRIED, Task
 from systems.ecg_cmr.augmentation import shift_in_time, vary_cine
 from systems.ecg_cmr.samples import Pairs, read_pairs
@@ -54,15 +55,9 @@ class Stage(Task):
         given = {modality: getattr(self.settings, f"init_{modality}", None) for modality in ("ecg", "cmr")}
         return {modality: path for modality, path in given.items() if path is not None}
 
-    def describe_parents(self) -> list[dict[str, Any]]:
+    def describe_parents(self, fold: int) -> list[dict[str, Any]]:
         """Return what a checkpoint stores of its parents: run, hash, and patients they were trained on."""
-        found = []
-        for modality, path in self.parents().items():
-            file = find_parent(path)
-            content = load_checkpoint(file)
-            known = {"kind": modality, "run": content["run"], "sha256": file_digest(file)}
-            found.append(known | {"session": sorted(lineage(content))})
-        return found
+        return [describe_parent(modality, find_parent(path)) for modality, path in self.parents().items()]
 
     def initialize(self, model: nn.Module, run: FoldContext) -> None:
         """Take encoders from the parents, and note whose patients they were trained on."""
@@ -126,50 +121,6 @@ def cmr_encoder(settings: Any, inputs: Mapping[str, Any]) -> CMREncoder:
     size = settings.encoder
     patch = (inputs["frames"], size.patch_pixels, size.patch_pixels)
     return CMREncoder(inputs["frames"], inputs["size"], patch, size.width, size.depth, size.heads)
-
-
-def find_parent(path: Path) -> Path:
-    """Return the checkpoint that a path names: itself, or the best of the one fold of a run's folder.
-
-    Raises
-    ------
-    UserError
-        If there is none, or several.
-    """
-    if path.is_file():
-        return path
-    found = sorted(path.glob(f"fold_*/{BEST}"))
-    if len(found) != 1:
-        there = f"{len(found)} folds, so name one" if found else f"no fold with a {BEST}"
-        raise UserError(f"{path} has {there}, as in --init-ecg {path}/fold_0/{BEST}.")
-    return found[0]
-
-
-def refuse_known(parent: Mapping[str, Any], path: Path, run: FoldContext) -> None:
-    """Refuse a parent that was trained on a patient whom this run is evaluated on.
-
-    Raises
-    ------
-    UserError
-        Naming one.
-    """
-    parts = torch.as_tensor(run.metadata["parts"]).numpy()
-    table = run.samples.table
-    sessions = table["session"].iloc[np.flatnonzero(parts == 2)].astype(str)
-    tested = {patient for name in sessions for patient in name.split("+")}  # kept together as a+b
-    known = {patient for name in lineage(parent) for patient in str(name).split("+")}
-    shared = sorted(tested & known)
-    if shared:
-        raise UserError(
-            f"{path} was trained on {len(shared)} patients of this run's test part, {shared[0]} among them: "
-            "train all stages from one cache with the same --seed, --fold-count and --folds."
-        )
-
-
-def lineage(checkpoint: Mapping[str, Any]) -> set[str]:
-    """Return the patients that a checkpoint, or any stage before it, was trained on."""
-    own = set(map(str, checkpoint["trained_on"]["session"]))
-    return own.union(*(parent["session"] for parent in checkpoint["parents"]))
 
 
 def take_encoder(encoder: TokenEncoder, content: Mapping[str, Any], modality: str, path: Path) -> None:

@@ -23,7 +23,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from common.files import write_table
-from datasets.patients import SUPERCLASSES
 from datasets.splits import fold_from_parts
 from evaluation.calibration import calibration_table, log_odds
 from evaluation.multilabel import format_multilabel, multilabel_scores, multilabel_table
@@ -89,6 +88,7 @@ _CAPTIONS = {
         "One row a diagnostic class; macro is the mean over classes. ECE: expected calibration error, ten "
         "bins."
     ),
+    "confusion": Caption("Recordings by their class (rows) and the likeliest class (columns)."),
     "patient_surest_abnormal": Caption("The patient with the highest probability of abnormal."),
     "patient_surest_normal": Caption("The patient with the lowest probability of abnormal."),
     "patient_least_sure": Caption("The patient whose probability of abnormal is nearest to 0.5."),
@@ -106,8 +106,8 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         run.settings.compact,
     )
     predictions = predict_run(run)
-    if settings["target"] == "superclasses":
-        return _evaluate_superclasses(run, predictions)
+    if settings["target"] != "normal":
+        return _evaluate_classes(run, predictions)
     metrics = score_run(run, predictions)
     tables: dict[str, pd.DataFrame] = {}
     figures: dict[str, Figure] = {}
@@ -129,17 +129,13 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     )
 
 
-def _evaluate_superclasses(
-    run: EvaluationRun, predictions: pd.DataFrame
-) -> tuple[dict[str, Any], list[Path]]:
-    """Score five classes at once, write the results, and return metrics and the files written."""
-    scores = multilabel_scores(
-        predictions[list(SUPERCLASSES)].to_numpy(),
-        predictions[[f"probability_{name}" for name in SUPERCLASSES]].to_numpy(),
-        predictions["session"],
-        SUPERCLASSES,
-        run.settings.bootstrap_draws,
-    )
+def _evaluate_classes(run: EvaluationRun, predictions: pd.DataFrame) -> tuple[dict[str, Any], list[Path]]:
+    """Score each class against the others, write the results, and return metrics and the files written."""
+    classes = list(run.samples.classes)
+    truth = predictions[classes].to_numpy()
+    probability = predictions[[f"probability_{name}" for name in classes]].to_numpy()
+    draws = run.settings.bootstrap_draws
+    scores = multilabel_scores(truth, probability, predictions["session"], classes, draws)
     meaning = PROTOCOLS[run.protocol]
     metrics = scores | {"protocol": run.protocol, "meaning": meaning, "run": run.metadata}
     metrics |= {"stamp": run.watermark, "scope": run.scope(predictions["recording"].nunique())}
@@ -152,6 +148,14 @@ def _evaluate_superclasses(
     ]
     sections.append(markdown_of(table, _CAPTIONS["classes"]))
     files = {"classes.csv": table, "predictions.csv": predictions}
+    if run.samples.exclusive:
+        true, chosen = (np.array(classes)[values.argmax(axis=1)] for values in (truth, probability))
+        confusion = pd.crosstab(true, chosen).reindex(classes, columns=classes, fill_value=0)
+        metrics["accuracy"] = float((true == chosen).mean())
+        print(f"Accuracy of the likeliest class: {metrics['accuracy']:.3f}\n")
+        files["confusion.csv"] = confusion.rename_axis("truth").reset_index()
+        sections.append(f"Accuracy of the likeliest class: {metrics['accuracy']:.3f}.")
+        sections.append(markdown_of(files["confusion.csv"], _CAPTIONS["confusion"]))
     files |= {f"figures/{name}.png": figure for name, figure in run.learning_curves().items()}
     return metrics, write_results(
         run.folder, metrics, files, sections, page=not run.settings.compact, captions=_CAPTIONS

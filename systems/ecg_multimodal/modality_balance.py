@@ -50,13 +50,31 @@ def drop_modalities(
     return dict(zip(has, left.unbind(dim=1), strict=True))
 
 
+def row_losses(logits: Tensor, label: Tensor, exclusive: bool = False) -> Tensor:
+    """Return the loss of each row, shape (B,).
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (B, classes)
+    label : torch.Tensor, shape (B,) or (B, classes)
+        0 or 1.
+    exclusive : bool
+        Cross-entropy of classes that exclude each other; else the mean binary cross-entropy of the classes.
+    """
+    truth = _labels_like(label, logits)
+    if exclusive:
+        return functional.cross_entropy(logits, truth, reduction="none")
+    return functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1)
+
+
 def branch_losses(
     branch_logits: Mapping[str, Tensor],
     label: Tensor,
     has: Mapping[str, Tensor],
     weight: Tensor | None = None,
+    exclusive: bool = False,
 ) -> dict[str, Tensor]:
-    """Return each branch's binary cross-entropy, averaged over the rows that have its modality.
+    """Return each branch's loss (`row_losses`), averaged over the rows that have its modality.
 
     Parameters
     ----------
@@ -68,6 +86,8 @@ def branch_losses(
         Which rows have the modality (after modality dropout).
     weight : torch.Tensor, shape (B,), optional
         Of each row.
+    exclusive : bool
+        Whether the classes exclude each other.
 
     Returns
     -------
@@ -79,17 +99,14 @@ def branch_losses(
         present = has[name]
         # absent rows are set to 0 before the loss: NaN times 0 would still be NaN
         known = torch.where(present.unsqueeze(1), logits.float(), 0.0)
-        each = functional.binary_cross_entropy_with_logits(
-            known, _labels_like(label, known), reduction="none"
-        )
         counts = present.float() if weight is None else present * weight
-        losses[name] = (each.mean(dim=1) * counts).sum() / present.sum().clamp(min=1)
+        losses[name] = (row_losses(known, label, exclusive) * counts).sum() / present.sum().clamp(min=1)
     return losses
 
 
 @torch.no_grad()
 def branch_confidences(
-    branch_logits: Mapping[str, Tensor], label: Tensor, has: Mapping[str, Tensor]
+    branch_logits: Mapping[str, Tensor], label: Tensor, has: Mapping[str, Tensor], exclusive: bool = False
 ) -> dict[str, Tensor]:
     """Return each branch's mean probability of the true label, over the rows with its modality.
 
@@ -98,9 +115,12 @@ def branch_confidences(
     """
     confidences = {}
     for name, logits in branch_logits.items():
-        probability = logits.float().sigmoid()
-        truth = _labels_like(label, probability)
-        of_truth = truth * probability + (1 - truth) * (1 - probability)
+        truth = _labels_like(label, logits.float())
+        if exclusive:
+            of_truth = (truth * logits.float().softmax(dim=1)).sum(dim=1)
+        else:
+            probability = logits.float().sigmoid()
+            of_truth = truth * probability + (1 - truth) * (1 - probability)
         confidences[name] = of_truth[has[name]].mean()
     return confidences
 

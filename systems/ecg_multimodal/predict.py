@@ -21,7 +21,7 @@ from torch import Tensor
 from common.command_line import counted, from_plain
 from common.errors import UserError
 from datasets.cache import source_title
-from datasets.patients import MODALITIES, SUPERCLASSES, UNLABELLED, PatientIndex
+from datasets.patients import MODALITIES, UNLABELLED, PatientIndex
 from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError
 from evaluation.calibration import log_odds
@@ -48,6 +48,7 @@ from systems.ecg_multimodal.sources.user_patients import (
     open_patients,
     read_user_patient,
 )
+from systems.ecg_multimodal.task import class_names
 
 Array = NDArray[np.float64]
 _TABLE_RATE = 250.0
@@ -120,14 +121,14 @@ class PatientPrediction(base.Prediction):
 
     @property
     def probability(self) -> float | None:
-        """Probability of abnormal; None of a run that predicts superclasses."""
+        """Probability of abnormal; None of a run that predicts classes."""
         return float(self.outputs.probability[0]) if len(self.outputs.probability) == 1 else None
 
     @property
     def probabilities(self) -> dict[str, float] | None:
-        """Probability of each superclass; None of a run that predicts abnormal."""
+        """Probability of each class; None of a run that predicts abnormal."""
         values = self.outputs.probability.tolist()
-        return dict(zip(SUPERCLASSES, values, strict=True)) if self.probability is None else None
+        return dict(zip(self.predictor.classes, values, strict=True)) if self.probability is None else None
 
     @property
     def weights(self) -> dict[str, float] | None:
@@ -172,7 +173,7 @@ class PatientPrediction(base.Prediction):
     def _steps(self) -> dict[str, float] | None:
         """Return what each modality adds to the log-odds (Shapley values), and where they start.
 
-        None of superclasses, of an unknown start, and of networks that cannot do without a modality.
+        None of classes, of an unknown start, and of networks that cannot do without a modality.
         """
         takes_any = self.predictor.trained.model.modality_dropout > 0 or len(self.used) == 1
         if self.probability is None or self.assumed_prevalence is None or not takes_any:
@@ -191,7 +192,7 @@ class PatientPrediction(base.Prediction):
     def figure(self) -> Figure:
         """Return the figure of the patient."""
         image, modalities, steps = self.patient.image, self.networks[0].modalities, self._steps()
-        several = "probability of each superclass, several at once"
+        several = "probability of each class" + ", several at once" * (not self.networks[0].exclusive)
         return patient_prediction_figure(
             image=None if image is None or "image" not in self.used else 1 - image / 255.0,
             image_map=self._map("image"),
@@ -210,7 +211,7 @@ class PatientPrediction(base.Prediction):
         )
 
     def _map(self, modality: str) -> Array | None:
-        """Return the attribution over a modality, mean over the networks; None of superclasses."""
+        """Return the attribution over a modality, mean over the networks; None of classes."""
         if self.probability is None or modality not in self.used:
             return None
         batch = self.samples.batch(torch.zeros(1, dtype=torch.int64))
@@ -233,6 +234,7 @@ class Predictor(base.Predictor):
         self.trained: MultimodalTrainingSettings = self.task.settings
         self.binary = self.trained.target == "normal"
         self.inputs = self.checkpoints[0]["inputs"]
+        self.classes = class_names(self.trained, self.inputs)
         self.prepared = from_plain(ModalitySettings, self.cache["settings"])
         size = [self.prepared.image_height, self.prepared.image_width]
         if list(self.inputs["image_size"]) != size:
@@ -243,10 +245,11 @@ class Predictor(base.Predictor):
             balanced = self.trained.optimization.class_weights
             self.assumed_prevalence = base.assumed_prevalence(self.checkpoints, balanced=balanced)
         elif settings.prevalence is not None:
-            raise UserError("--prevalence is one of abnormal, and this run predicts superclasses: omit it.")
+            target = self.trained.target
+            raise UserError(f"--prevalence is one of abnormal, and this run predicts {target}: omit it.")
         else:
             self.trained_on["abnormal_share"] = None
-            self.column = " ".join(f"{name:>5}" for name in SUPERCLASSES)
+            self.column = " ".join(f"{name:>5}" for name in self.classes)
         self.check_prevalence(settings.prevalence)
         self.modalities: tuple[str, ...] = self.models[0].modalities
         self.notes: list[str] = []
@@ -370,7 +373,7 @@ class Predictor(base.Predictor):
             signal = patient.signal
         values = np.array([patient.clinical.get(name, np.nan) for name in clinical], dtype=np.float32)
         arrays: dict[str, NDArray[Any]] = {"image": image[None], "signal": signal, "clinical": values}
-        shape = (1,) if self.binary else (1, len(SUPERCLASSES))
+        shape = (1,) if self.binary else (1, len(self.classes))
         label: Tensor = torch.zeros(shape, dtype=torch.int64, device=self.device)
         return Patients(
             table=pd.DataFrame({"recording": [patient.name], "label": [UNLABELLED]}),
@@ -412,14 +415,14 @@ class Predictor(base.Predictor):
         return found + self.model_details(row)
 
     def probability_details(self, row: Metadata) -> list[tuple[str, str]]:
-        """Return the probability of abnormal, or those of all superclasses."""
+        """Return the probability of abnormal, or those of all classes."""
         if row["probabilities"] is None:
             return super().probability_details(row)
         values = row["probabilities"].items()
         return [(f"probability of {name}", rounded_probability(value)) for name, value in values]
 
     def short_text(self, row: Metadata) -> str:
-        """Return the probability of abnormal, or those of all superclasses."""
+        """Return the probability of abnormal, or those of all classes."""
         if row["probabilities"] is None:
             return super().short_text(row)
         return " ".join(f"{value:5.2f}" for value in row["probabilities"].values())

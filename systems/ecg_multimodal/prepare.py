@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from common.command_line import counted
 from common.files import BYTES, FLOATS
 from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows
-from datasets.patients import MODALITIES, SUPERCLASSES, PatientIndex, keep_together, leave_out_copies
+from datasets.patients import (
+    MODALITIES,
+    SUPERCLASSES,
+    TARGET,
+    UNLABELLED,
+    PatientIndex,
+    keep_together,
+    leave_out_copies,
+)
 from datasets.sources import DataError, Problem
 from datasets.tables import ENDINGS
 from datasets.wfdb_files import record_files
@@ -83,7 +91,8 @@ class _PatientPreparation(Preparation[LoadDataSettings, PatientIndex]):
             return index_ptbxl(root, self.settings.rate, self.settings.mixed)
         from systems.ecg_multimodal.sources.folders import index_patient_folders
 
-        return index_patient_folders(root, self.settings.table_rate)
+        keep = self.settings.unlabelled == "keep"
+        return index_patient_folders(root, self.settings.table_rate, keep_unlabelled=keep)
 
     def writer(self, index: PatientIndex) -> PatientCache:
         return PatientCache(index, self.settings.views)
@@ -96,10 +105,12 @@ class _PatientPreparation(Preparation[LoadDataSettings, PatientIndex]):
     def describe(self, cache: Cache, index: PatientIndex) -> list[str]:
         table = cache.table("samples")
         counts = ", ".join(f"{int(table[f'has_{name}'].sum())} with {name}" for name in MODALITIES)
-        normal, abnormal = (int((table["label"] == value).sum()) for value in (0, 1))
+        normal, abnormal, neither = (int((table["label"] == value).sum()) for value in (0, 1, UNLABELLED))
+        others = f", {neither} neither" * (neither > 0)
         kept = (
             f"{counted(len(table), 'recording')} of {counted(table['person'].nunique(), 'patient')} kept "
-            f"({normal} normal, {abnormal} abnormal); {counts}; {len(cache.table('skipped'))} left out."
+            f"({normal} normal, {abnormal} abnormal{others}); {counts}; "
+            f"{len(cache.table('skipped'))} left out."
         )
         return [kept, *count_reasons(cache)[0]]
 
@@ -129,6 +140,16 @@ class PatientCache(CacheWriter[PatientIndex, PreparedPatient]):
         settings, index = self.settings, self.index
         if settings.signal_rate <= 0 or settings.seconds <= 0 or settings.points < 1:
             raise DataError(f"Signals of {settings.seconds} s at {settings.signal_rate} Hz hold no sample.")
+        for name in ("high_pass", "low_pass"):
+            if getattr(settings, name) >= settings.signal_rate / 2:
+                raise DataError(
+                    f"--{name.replace('_', '-')} {getattr(settings, name):g} is not below half of the "
+                    f"{settings.signal_rate:g} Hz of the signals: lower it, or raise --signal-rate."
+                )
+        if settings.low_pass and settings.high_pass >= settings.low_pass:
+            raise DataError(
+                f"--high-pass {settings.high_pass:g} and --low-pass {settings.low_pass:g} leave nothing."
+            )
         if settings.image_width < _SMALLEST_WIDTH:
             raise DataError(
                 f"Pictures {settings.image_width} pixels wide are too small: use {_SMALLEST_WIDTH}."
@@ -191,14 +212,15 @@ class PatientCache(CacheWriter[PatientIndex, PreparedPatient]):
         recordings.insert(2, "session", keep_together(recordings, kept.warnings))
         flags = [f"has_{name}" for name in MODALITIES]
         flags += [name for name in SUPERCLASSES if name in recordings]
+        targets = [name for name in recordings if name.startswith(TARGET)]
         samples = recordings.assign(sample=np.arange(len(recordings)), site="", start=0.0)
         first = ["sample", "recording", "session", "person", "label", "diagnosis", "site", "start", "end"]
         tables: dict[str, Iterable[pd.DataFrame]] = {
             "recordings": [recordings.drop(columns="end")],
-            "samples": [samples[[*first, "official_fold", *flags]]],
+            "samples": [samples[[*first, "official_fold", *flags, *targets]]],
             "clinical": [self.clinical.loc[recordings["recording"]].reset_index()],
         }
-        counts = count_rows(recordings) | {"abnormal_recordings": int(recordings["label"].sum())}
+        counts = count_rows(recordings) | {"abnormal_recordings": int((recordings["label"] == 1).sum())}
         counts |= {"skipped": len(kept.skipped)}
         return tables, counts | {name: int(recordings[name].sum()) for name in flags}
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import UserError
 from datasets.cache import Cache
-from datasets.patients import MODALITIES, SUPERCLASSES
+from datasets.patients import MODALITIES, SUPERCLASSES, TARGET, THREE_CLASSES, UNLABELLED
 from learning.loop import Samples
 
 
@@ -33,6 +36,10 @@ class Patients(Samples):
         Columns of the clinical table.
     label : torch.Tensor of int, shape (N,) or (N, classes)
         0 or 1.
+    classes : tuple of str
+        Names of the classes; none of normal and abnormal, of whom the label has one number.
+    exclusive : bool
+        Whether a recording is of one class alone.
     weight : torch.Tensor, shape (N,)
         Weight in the loss.
     """
@@ -42,6 +49,8 @@ class Patients(Samples):
     clinical_names: tuple[str, ...]
     label: Tensor
     weight: Tensor
+    classes: tuple[str, ...] = ()
+    exclusive: bool = False
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the recordings of these rows: modalities, ``has_<modality>``, label and weight."""
@@ -72,20 +81,22 @@ class Patients(Samples):
         )
 
     def describe_views(self) -> dict[str, Any]:
-        """Return the sizes of the modalities and the clinical columns, in plain types."""
+        """Return the sizes of the modalities, the clinical columns and the classes, in plain types."""
         return {
+            "classes": list(self.classes),
+            "exclusive": self.exclusive,
             "leads": self.views["signal"].shape[1],
             "image_size": list(self.views["image"].shape[2:]),
             "clinical": list(self.clinical_names),
         }
 
     def with_inputs(self, inputs: Mapping[str, Any]) -> Patients:
-        """Return the patients with the clinical columns of ``inputs``; one not known here is missing.
+        """Return the patients with the columns and classes of ``inputs``; a value not known is missing.
 
         Raises
         ------
         UserError
-            If leads or size of the image differ.
+            If leads or size of the image differ, or a class occurs that was not learned.
         """
         found = self.describe_views()
         for name in ("leads", "image_size"):
@@ -94,13 +105,27 @@ class Patients(Samples):
                     f"The network was trained with {name.replace('_', ' ')} {inputs[name]}, and these data "
                     f"have {found[name]}: prepare them with the same options of load_data.py."
                 )
+        patients = self._with_classes(inputs["classes"]) if inputs.get("classes") else self
         if found["clinical"] == list(inputs["clinical"]):
-            return self
+            return patients
         missing = torch.full_like(self.label.reshape(len(self), -1)[:, 0].float(), torch.nan)
         known = dict(zip(self.clinical_names, self.views["clinical"].unbind(dim=1), strict=True))
         columns = [known.get(name, missing) for name in inputs["clinical"]]
         views = {**self.views, "clinical": torch.stack(columns, dim=1)}
-        return dataclasses.replace(self, views=views, clinical_names=tuple(inputs["clinical"]))
+        return dataclasses.replace(patients, views=views, clinical_names=tuple(inputs["clinical"]))
+
+    def _with_classes(self, classes: Sequence[str]) -> Patients:
+        """Return the patients with these classes, in this order."""
+        unknown = sorted(set(self.classes) - set(classes))
+        if unknown:
+            raise UserError(
+                f"The network learned the classes {', '.join(classes)}, and these data have {unknown[0]} "
+                "too: rename it, or train with these data."
+            )
+        none = torch.zeros_like(self.label[:, 0])
+        columns = dict(zip(self.classes, self.label.unbind(dim=1), strict=True))
+        label = torch.stack([columns.get(name, none) for name in classes], dim=1)
+        return dataclasses.replace(self, label=label, classes=tuple(classes))
 
 
 def _list_or_number(value: Any) -> Any:
@@ -115,7 +140,8 @@ def read_patients(cache: Cache, target: str, views: Sequence[str], device: torch
     ----------
     cache : Cache
         Made by load_data.py ecg-multimodal.
-    target : {"normal", "superclasses"}
+    target : str
+        ``normal``, ``superclasses``, or a column of classes (``target_<name>`` in ``samples.csv``).
     views : sequence of str
         Modalities that are read. A patient who has none of them is left out, with a warning. One without any
         clinical value is kept: the other modalities are read, or which values are missing if there are none.
@@ -127,11 +153,10 @@ def read_patients(cache: Cache, target: str, views: Sequence[str], device: torch
         If the cache has no such labels.
     """
     table = cache.table("samples")
-    columns = ["label"] if target == "normal" else list(SUPERCLASSES)
-    if not set(columns) <= set(table):
-        raise UserError(f"{cache.path} has no superclasses, which only PTB-XL names: use --target normal.")
+    found = _labels(cache, table, target)
+    if found.exclusive:  # folds are then mixed by class
+        table = table.assign(label=np.where(found.known, found.values.argmax(axis=1), UNLABELLED))
     clinical = cache.table("clinical", missing=("",)).drop(columns="recording")
-    label = torch.tensor(table[columns].to_numpy(np.int64)).squeeze(1).to(device)
     everyone = Patients(
         table=table,
         views={
@@ -141,12 +166,53 @@ def read_patients(cache: Cache, target: str, views: Sequence[str], device: torch
         },
         has={name: torch.tensor(table[f"has_{name}"].to_numpy(bool)).to(device) for name in MODALITIES},
         clinical_names=tuple(clinical),
-        label=label,
+        label=torch.tensor(found.values).to(device),
         weight=torch.ones(len(table), device=device),
+        classes=found.classes,
+        exclusive=found.exclusive,
     )
-    known = (table[columns] >= 0).all(axis=1) if target == "normal" else table[columns].any(axis=1)
-    labelled = everyone.taken(np.flatnonzero(known))
-    return _with_some_modality(labelled, views)
+    return _with_some_modality(everyone.taken(np.flatnonzero(found.known)), views)
+
+
+class _Labels(NamedTuple):
+    """Labels of recordings: 0 or 1, shape (N,) or (N, classes), and which are known, shape (N,)."""
+
+    values: NDArray[np.int64]
+    known: NDArray[np.bool_]
+    classes: tuple[str, ...] = ()
+    exclusive: bool = False
+
+
+def _labels(cache: Cache, table: pd.DataFrame, target: str) -> _Labels:
+    """Return what is to be learned of each recording."""
+    if target == "normal":
+        label = table["label"].to_numpy(np.int64)
+        return _Labels(label, label >= 0)
+    if target == "superclasses":
+        if not set(SUPERCLASSES) <= set(table):
+            raise UserError(
+                f"{cache.path} has no superclasses, which only PTB-XL names: use --target normal."
+            )
+        values = table[list(SUPERCLASSES)].to_numpy(np.int64)
+        return _Labels(values, values.sum(axis=1) > 0, SUPERCLASSES)
+    column = TARGET + re.sub(r"\W+", "_", target.casefold()).strip("_")
+    if column not in table:
+        there = [name.removeprefix(TARGET) for name in table if name.startswith(TARGET)]
+        raise UserError(
+            f"{cache.path} has no target {target}; it has {', '.join(['normal', *there])}. A column of the "
+            "table of labels is one if it has two to twenty classes, and three-classes needs load_data.py "
+            "with --unlabelled keep."
+        )
+    named = [set(filter(None, str(cell).split("+"))) for cell in table[column]]
+    present = set[str]().union(*named)
+    known_order = [name for name in THREE_CLASSES if name in present]
+    classes = known_order if len(known_order) == len(present) else sorted(present)
+    if len(classes) < 2 or set(classes) & set(table):
+        what = "fewer than two classes" if len(classes) < 2 else "a class named like a column of samples.csv"
+        raise UserError(f"The target {target} of {cache.path} has {what}: choose another, or rename it.")
+    values = np.array([[name in cell for name in classes] for cell in named], dtype=np.int64)
+    count = values.sum(axis=1)
+    return _Labels(values, count > 0, tuple(classes), bool(count.max() == 1))
 
 
 def _with_some_modality(patients: Patients, views: Sequence[str]) -> Patients:

@@ -25,6 +25,12 @@ class ModalitySettings:
     """Sampling rate of the signals, hertz; higher ones are reduced without aliases."""
     seconds: Positive = 10.0
     """Length of the signals, seconds; longer ones are cut, shorter ones go on with their last value."""
+    high_pass: NotNegative = 0.0
+    """Signals lose what is slower, hertz, as in 0.5 (zero-phase Butterworth filter); 0: nothing."""
+    low_pass: NotNegative = 0.0
+    """Signals lose what is faster, hertz, as in 40; with high_pass this is a band-pass. 0: nothing."""
+    baseline: bool = False
+    """Take the baseline off the signals: the median over 0.2 s, and of that the median over 0.6 s."""
     image_width: Count = 640
     """Width of the pictures, pixels. Their height is a tenth of it (a strip), or four tenths (a sheet)."""
     sheet: bool = False
@@ -76,6 +82,9 @@ class LoadDataSettings(SourceSettings):
     """PTB-XL: the files to read, hertz; where only the others are there, these are taken and resampled."""
     mixed: Literal["leave-out", "abnormal"] = "leave-out"
     """PTB-XL: what a record is that has NORM and another superclass."""
+    unlabelled: Literal["leave-out", "keep"] = "leave-out"
+    """Own patients: those who are neither normal nor abnormal (borderline, or labelled in other columns).
+    Kept, they are learned from under a target of training.py other than normal."""
     table_rate: Positive = 250.0
     """Own patients: sampling rate of ecg_signals.csv, hertz."""
     views: tyro.conf.OmitArgPrefixes[ModalitySettings] = ModalitySettings()
@@ -102,9 +111,33 @@ class MultimodalModelSettings:
     branch_loss: NotNegative = 0.3
     """Weight of the loss of each branch's own verdict beside that of the fused one; 0: none."""
     modulation: NotNegative = 0.0
-    """Strength with which gradients of a view that is ahead of the others are damped (OGM-GE); 0: not."""
+    """Strength with which gradients of a view that is ahead of the others are damped (OGM); 0: not."""
+    modulation_noise: bool = False
+    """Beside --modulation: add normal noise of their own deviation to the branches' gradients (OGM-GE)."""
     image_weights: Path | None = None
-    """Weights of a ResNet18 (.pt) that the image branch starts from; default: random."""
+    """File of ImageNet weights that the image branch starts from, as torchvision publishes them for ResNet-18
+    (width 64); pictures are then given to it as those weights expect them. Default: random."""
+    init_image: Path | None = None
+    """Run that the image branch and its own head start from, such as one of --views image: its folder, of
+    which each fold takes the same fold, or a checkpoint. Default: random."""
+    init_signal: Path | None = None
+    """Run that the signal branch starts from, in the same way."""
+    init_clinical: Path | None = None
+    """Run that the branch of clinical values starts from, in the same way."""
+    freeze: tuple[View, ...] = ()
+    """Views whose branches stay as they start, from a run or from --image-weights; heads and fusion learn."""
+
+
+@dataclass(frozen=True)
+class SignalAugmentationSettings:
+    """Random changes of the signals in training, each time anew."""
+
+    signal_gain: Share = 0.0
+    """Signals in training are made higher or lower by up to this share, 0 to 1."""
+    signal_noise: NotNegative = 0.0
+    """Signals in training get white noise of up to this standard deviation, millivolts."""
+    signal_shift: Share = 0.0
+    """Signals in training begin earlier or later by up to this share of their length, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +147,15 @@ class MultimodalTrainingSettings(RunSettings):
     protocol: MultimodalProtocol = "patient"
     """Who is kept apart between train and test: patients, in folds drawn by the seed, or the one split that
     the source assigns (official; PTB-XL: validation 9, test 10)."""
-    target: Literal["normal", "superclasses"] = "normal"
-    """What is learned: normal or abnormal, or the five diagnostic superclasses of PTB-XL, several at once."""
+    target: str = "normal"
+    """What is learned: normal (or abnormal); three-classes (normal, borderline or abnormal); superclasses or
+    rhythm of PTB-XL, several at once; or the classes in a column of the table of labels, by its name."""
+    augmentation: tyro.conf.OmitArgPrefixes[SignalAugmentationSettings] = SignalAugmentationSettings()
     model: tyro.conf.OmitArgPrefixes[MultimodalModelSettings] = MultimodalModelSettings()
 
     def variant(self) -> str:
         """Return the target where it is not the usual one, the views, and how they are fused."""
-        parts = ["superclasses"] * (self.target == "superclasses") + ["+".join(self.model.views)]
+        parts = [self.target] * (self.target != "normal") + ["+".join(self.model.views)]
         parts += [self.model.fusion] * (len(self.model.views) > 1)
         return "-".join(parts)
 

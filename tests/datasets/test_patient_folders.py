@@ -64,6 +64,45 @@ def test_a_good_folder_is_read_without_complaint(make_patients):
     assert not index.simulated
 
 
+def test_columns_of_the_labels_can_be_learned_and_the_unlabelled_kept(make_patients):
+    root = make_patients()
+    rows = [
+        ["index", "label", "Rhythm (ECG)", "comment", "one"],
+        ["1", "normal", "AFIB", "a", "x"],
+        ["2", "borderline", "SR", "b", "x"],
+        ["3", "abnormal", "sr+pace", "c", "x"],
+        ["4", "", "n/a", "d", "x"],
+        ["5", "0", "", "", "x"],
+        ["6", "1", "SR", "e", ""],
+    ]
+    save(root / "labels.csv", rows)
+    kept = index_patient_folders(root, keep_unlabelled=True)
+    table = kept.recordings
+    assert table["label"].tolist() == [0, -1, 1, -1, 0, 1]
+    assert table["target_rhythm"].tolist() == ["afib", "sr", "sr+pace", "", "", "sr"]
+    three = ["normal", "borderline", "abnormal", "", "normal", "abnormal"]
+    assert table["target_three_classes"].tolist() == three
+    assert "target_comment" in table and "target_one" not in table
+    usual = index_patient_folders(root)
+    assert usual.recordings["recording"].tolist() == ["1", "3", "5", "6"]
+    assert "target_three_classes" not in usual.recordings
+    assert "--unlabelled keep" in next(problem.remedy for problem in usual.problems if problem.where == "2")
+    assert kept.choices != usual.choices, "two caches"
+
+
+def test_a_table_of_labels_may_name_other_classes_only(make_patients):
+    root = make_patients()
+    rows = [[str(number), ("afib", "sr")[number % 2]] for number in range(1, 7)]
+    save(root / "labels.csv", [["index", "rhythm"], *rows])
+    with pytest.raises(DataError, match=r"no column label.*prepare with --unlabelled keep"):
+        index_patient_folders(root)
+    table = index_patient_folders(root, keep_unlabelled=True).recordings
+    assert table["target_rhythm"].tolist() == ["sr", "afib"] * 3
+    assert set(table["label"]) == {-1}
+    save(root / "labels.csv", [["index", "label"], *rows])
+    assert index_patient_folders(root, keep_unlabelled=True).recordings["target_label"].nunique() == 2
+
+
 def test_simulated_patients_are_known_as_such(make_patients):
     root = make_patients()
     (root / "simulation.json").write_text(json.dumps({}))

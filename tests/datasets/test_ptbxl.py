@@ -109,6 +109,20 @@ def test_a_contradictory_record_may_count_as_abnormal(make_ptbxl):
     assert index.problems == []
 
 
+def test_rhythm_and_three_classes_can_be_learned(make_ptbxl):
+    records = {
+        codes(NORM=80.0, SR=0.0): ("SR", "normal"),
+        codes(NORM=80.0): ("", "normal"),
+        codes(NORM=80.0, AFIB=0.0): ("AFIB", "borderline"),
+        codes(NORM=80.0, LVH=50.0, SR=0.0): ("SR", "borderline"),
+        codes(IMI=15.0, SR=0.0, AFIB=0.0): ("AFIB+SR", "abnormal"),
+    }
+    root = make_ptbxl([{"scp_codes": statements} for statements in records])
+    table = index_ptbxl(root, mixed="abnormal").recordings
+    found = list(zip(table["target_rhythm"], table["target_three_classes"], strict=True))
+    assert found == list(records.values())
+
+
 def test_the_age_of_300_means_over_89(make_ptbxl):
     root = make_ptbxl([{"scp_codes": NORMAL, "age": age} for age in ("300.0", "89.0", "300", "")])
     index = index_ptbxl(root)

@@ -80,6 +80,23 @@ def test_validation_scores_are_those_of_the_network_in_use(tmp_path):
     assert loss == pytest.approx(float(functional.cross_entropy(direct, points().label[32:48])), abs=1e-6)
 
 
+def test_what_a_learner_names_beside_the_loss_has_curves_of_its_mean(tmp_path):
+    class Named(ToyLearner):
+        def step(self, model, batch):
+            losses, predictions = super().step(model, batch)
+            rows = float(len(predictions))
+            return losses | {
+                "rows": losses["loss"].new_tensor(rows),
+                "double": 2 * losses["loss"],
+            }, predictions
+
+    _, progress, recorder = train(toy_run(tmp_path, Named()))
+    for scores in (*progress.history, *recorder.epochs):
+        assert scores["train/double"] == pytest.approx(2 * scores["train/loss"], rel=1e-5)
+        assert scores["val/double"] == pytest.approx(2 * scores["val/loss"], rel=1e-5)
+        assert scores["train/rows"] == 8
+
+
 def test_every_epoch_sees_every_row_once_in_another_order(tmp_path):
     seen: list[Tensor] = []
 

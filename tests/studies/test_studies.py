@@ -190,3 +190,15 @@ def test_multimodal_study_uses_the_cache_it_names():
     assert used["simulated-clinical"] == "clinical"
     assert all(used[name] == "P" for name in parts if name.startswith("all"))
     assert all(part.evaluations[0][-1] == used[name] for name, part in parts.items())
+
+
+def test_branches_that_a_fusion_starts_from_are_trained_where_they_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(ecg_multimodal, "ROOT", tmp_path)
+    everything = ecg_multimodal.parts(ecg_multimodal.MultimodalStudySettings(), {})
+    (tmp_path / "checkpoints" / "signal").mkdir(parents=True)
+    first = choose_parts(everything, ["all-branches-first"])
+    needed = ecg_multimodal.branches_to_train(first, everything, tmp_path)
+    assert [part.name for part in needed] == ["image", "clinical"]
+    assert not ecg_multimodal.branches_to_train(choose_parts(everything, ["all"]), everything, tmp_path)
+    leave_scores(tmp_path, "all-branches-first", 0.9)
+    assert not ecg_multimodal.branches_to_train(first, everything, tmp_path)

@@ -28,11 +28,12 @@ from learning.tracking import Tracker
 from models.ecg_cmr.cine_generator import EARLIEST, CineGenerator, noise_for
 from models.ecg_cmr.cmr_encoder import CMREncoder
 from models.ecg_cmr.transformer import TokenEncoder
+from systems.base.parents import find_parent, refuse_known
 from systems.ecg_cmr.autoencoder.task import build_autoencoder
 from systems.ecg_cmr.contrast.task import shuffled_pairs
 from systems.ecg_cmr.samples import Pairs
 from systems.ecg_cmr.settings import EcgToCmrSettings
-from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, find_parent, refuse_known, take_encoder
+from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, take_encoder
 
 _AT_ONCE = 64
 """Patients that are encoded together."""

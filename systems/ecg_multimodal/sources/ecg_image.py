@@ -299,8 +299,21 @@ _CLEAR, _SMALLEST_WIDTH = 60, 0.4
 """Ink of 255 that is no grain; share of the width with such ink at least. Drawn ones have all of it."""
 
 
+_WIDEST_PAGE = 4
+"""Width as a multiple of the height from which a picture is a strip."""
+_PAGE_HEIGHT, _MOST_ROWS = 400, 15
+"""Pixels at which rows are counted; rows that a page has at most."""
+_JOINED = 9
+"""Pixels of such a page that a gap within a trace has at most."""
+
+
 def read_ecg_image(
-    path: Path, height: int, width: int | None = None, notes: list[str] | None = None
+    path: Path,
+    height: int,
+    width: int | None = None,
+    notes: list[str] | None = None,
+    *,
+    strip: bool = False,
 ) -> Picture:
     """Read a picture of an ECG as ink on paper, at one size, its aspect kept.
 
@@ -312,6 +325,8 @@ def read_ecg_image(
         Pixels requested; width by default ten times the height, as a strip of lead II has it.
     notes : list of str, optional
         Gets a sentence for each thing that is doubtful, or was done to the picture.
+    strip : bool
+        Whether a strip of one lead is expected, and a page of several rows is refused.
 
     Returns
     -------
@@ -321,11 +336,18 @@ def read_ecg_image(
     Raises
     ------
     DataError
-        If the file is absent, damaged, cut short, too large or too small, shows nothing, or mostly ink.
+        If the file is absent, damaged, cut short, too large or too small, shows nothing, mostly ink, or a
+        page where a strip is expected.
     """
     image, texts = _open(path)
     shown = _on_ground(image)
     lightest, done = on_paper(path.name, shown)
+    if strip and (rows := _rows_of_traces(lightest)) > 1:
+        raise DataError(
+            f"The picture {path.name} shows a page with about {rows} rows of traces. Expected is a strip of "
+            f"lead II alone, {PAPER_SECONDS:g} seconds wide and about a tenth as high: cut out the rhythm "
+            "strip that is labelled II. A run on whole pages needs load_data.py with --sheet."
+        )
     ink, inside = _ink(lightest, height, width)
     if not ink.any():
         lowest, highest = cast(tuple[int, int], shown.convert("L").getextrema())
@@ -375,6 +397,21 @@ def _ink(lightest: Image.Image, height: int, width: int | None) -> tuple[Picture
     top, left = (height - size[1]) // 2, (width - size[0]) // 2
     box[top : top + size[1], left : left + size[0]] = np.asarray(ink).round()
     return box, box[top : top + size[1], left : left + size[0]]
+
+
+def _rows_of_traces(lightest: Image.Image) -> int:
+    """Return how many rows of traces lie above each other in a picture: the usual number over its columns.
+
+    A wide picture has room for one row. More rows than a page can have are a grid that stayed.
+    """
+    if lightest.width >= _WIDEST_PAGE * lightest.height:
+        return 1
+    clear = _ink(lightest, _PAGE_HEIGHT, 2 * _WIDEST_PAGE * _PAGE_HEIGHT)[1] > _CLEAR
+    joined = ndimage.binary_closing(clear, np.ones((_JOINED, 1)))
+    starts = joined & ~np.pad(joined, ((1, 0), (0, 0)))[:-1]
+    counts = starts.sum(axis=0)
+    usual = round(float(np.median(counts[counts > 0]))) if counts.any() else 0
+    return usual if usual <= _MOST_ROWS else 1
 
 
 def _open(path: Path) -> tuple[Image.Image, list[str]]:

@@ -19,11 +19,13 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePath
 
-from datasets.identity import identity
+from datasets.identity import MISSING, identity
 from datasets.patients import (
     KEPT_TOGETHER,
     PATIENT_COLUMNS,
     SYNONYMS,
+    TARGET,
+    THREE_CLASSES,
     UNLABELLED,
     PatientIndex,
     PatientTable,
@@ -49,10 +51,14 @@ _LABEL_COLUMNS = ("label", "labels", "class", "result", "target", "ecg_label")
 _GIVEAWAYS = (*_LABEL_COLUMNS, "diagnosis", "row")
 """Columns that are never taken for clinical values: they tell the label, or nothing."""
 _NO_IMAGE = " It has no image."
+_MOST_CLASSES = 20
+"""Different cells of a column of the table of labels above which it names no classes."""
 _EMPTY_TABLE = PatientTable("", [], {}, set())
 
 
-def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: bool = True) -> PatientIndex:
+def index_patient_folders(
+    root: Path, signal_rate: float = 250.0, *, labelled: bool = True, keep_unlabelled: bool = False
+) -> PatientIndex:
     """Index and check one's own patients.
 
     Parameters
@@ -63,12 +69,14 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
     labelled : bool
         Whether a label is needed; else a table of labels is not read, and everyone counts of whom there is
         anything, usable or not.
+    keep_unlabelled : bool
+        Whether patients in the table of labels who are neither normal nor abnormal are kept, as `UNLABELLED`.
 
     Returns
     -------
     PatientIndex
-        Every patient with a label of normal or abnormal and at least one view, and a problem for each
-        mismatch of ids, unreadable picture, faulty row and impossible value.
+        Every patient with a label and at least one view, and a problem for each mismatch of ids, unreadable
+        picture, faulty row and impossible value.
 
     Raises
     ------
@@ -83,7 +91,8 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
     labels, files = _table(root, _LABELS_TABLE, problems) if labelled else (_EMPTY_TABLE, [])
     if labelled and not labels.name:
         raise DataError(f"{root} has no labels.xlsx or labels.csv, with the columns index and label.")
-    known = _labels(labels, problems) if labelled else {}
+    known = _labels(labels, keep_unlabelled, problems) if labelled else {}
+    targets = _targets(labels, keep_unlabelled)
     of_view: dict[str, list[Problem]] = {view: [] for view in ("clinical", "signal", "image")}
     clinical, clinical_files = _table(root, CLINICAL, of_view["clinical"])
     values, columns = _clinical(clinical, of_view["clinical"])
@@ -112,6 +121,7 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
     places = {name: f"{signal_name}@{place}" for name, place in signals.places.items()}
     rows = [
         _row(name, label, images.get(name, ""), places.get(name, ""), labels)
+        | {column: classes.get(name, "") for column, classes in targets.items()}
         | {"person": together.get(name, name)}
         for name, label in known.items()
     ]
@@ -131,6 +141,7 @@ def index_patient_folders(root: Path, signal_rate: float = 250.0, *, labelled: b
         {"patients": "person"},
         files,
         {"signal_rate": f"{signal_rate:g}"}
+        | ({"unlabelled": "keep"} if keep_unlabelled else {})
         | (REREAD if together or clinical.reread or signals.reread else {}),
         clinical_table,
         ("II",),
@@ -181,25 +192,67 @@ def _folded(name: str) -> str:
 # Labels ---------------------------------------------------------------------------------------------
 
 
-def _labels(table: PatientTable, problems: list[Problem]) -> dict[str, int]:
-    """Return 0 or 1 for each patient who is normal or abnormal; name the others."""
-    named = {_folded(column): column for column in reversed(table.columns)}
-    column = next((named[name] for name in _LABEL_COLUMNS if name in named), None)
-    if column is None:
-        raise DataError(f"{table.name} has no column label; its columns are: {', '.join(table.columns)}.")
-    cells = {name: plain_number(row[column]) for name, row in table.rows.items()}
+def _labels(table: PatientTable, keep_unlabelled: bool, problems: list[Problem]) -> dict[str, int]:
+    """Return 0 or 1 for each patient who is normal or abnormal; name the others, or keep them."""
+    cells = _label_cells(table)
+    if not _label_column(table) and not keep_unlabelled:
+        raise DataError(
+            f"{table.name} has no column label; its columns are: {', '.join(table.columns)}. To learn from "
+            "another column alone, prepare with --unlabelled keep."
+        )
     if {"-1", "0"} <= set(cells.values()):
         raise DataError(
             f"The labels of {table.name} are ambiguous: both -1 and 0 occur. Write them as words."
         )
+    if keep_unlabelled:
+        return {name: LABELS.get(cells.get(name, ""), UNLABELLED) for name in table.rows}
     for name, cell in cells.items():
         where = f"row {table.rows[name]['row']} of {table.name}"
         if cell == _BORDERLINE:
-            problems.append(Problem(name, "The label is borderline.", "Nothing: such patients are left out."))
+            remedy = "Nothing: such patients are left out, unless --unlabelled keep is given."
+            problems.append(Problem(name, "The label is borderline.", remedy))
         elif cell not in LABELS:
-            what = f"The label {table.rows[name][column]!r} ({where}) is not known."
+            what = f"The label {table.rows[name][_label_column(table)]!r} ({where}) is not known."
             problems.append(Problem(name, what, "Use normal, abnormal or borderline."))
     return {name: LABELS[cell] for name, cell in cells.items() if cell in LABELS}
+
+
+def _label_column(table: PatientTable) -> str:
+    """Return the column that says who is normal; empty where there is none."""
+    named = {_folded(column): column for column in reversed(table.columns)}
+    return next((named[name] for name in _LABEL_COLUMNS if name in named), "")
+
+
+def _label_cells(table: PatientTable) -> dict[str, str]:
+    """Return the label of each patient in lower case; nothing where there is no such column."""
+    column = _label_column(table)
+    return _cells(table, column) if column else {}
+
+
+def _targets(table: PatientTable, keep_unlabelled: bool) -> dict[str, dict[str, str]]:
+    """Return by column of the index the classes of patients, from each column that names some classes.
+
+    The label is one where it has other words than normal, abnormal and borderline.
+    """
+    names = {code: name for name, code in LABELS.items() if name in THREE_CLASSES}
+    cells = _label_cells(table)
+    three = {name: names[LABELS[cell]] if cell in LABELS else cell for name, cell in cells.items()}
+    columns = {column: _cells(table, column) for column in table.columns if column != _label_column(table)}
+    if not set(three.values()) <= {*THREE_CLASSES, *MISSING}:
+        columns["label"] = cells
+    elif keep_unlabelled:
+        columns["three_classes"] = three
+    found = {}
+    for column, of_patient in columns.items():
+        known = {name: cell for name, cell in of_patient.items() if cell not in MISSING}
+        if 2 <= len(set(known.values())) <= _MOST_CLASSES:
+            found[TARGET + _folded(column)] = known
+    return found
+
+
+def _cells(table: PatientTable, column: str) -> dict[str, str]:
+    """Return the cell of each patient in a column, in lower case."""
+    return {name: plain_number(row[column]) for name, row in table.rows.items()}
 
 
 # Clinical values ------------------------------------------------------------------------------------

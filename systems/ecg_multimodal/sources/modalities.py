@@ -27,6 +27,7 @@ from datasets.sources import DataError, Problem
 from datasets.tables import Marks, delimiter, encoding, not_utf8, tidy
 from systems.ecg_multimodal.settings import ModalitySettings
 from systems.ecg_multimodal.sources.ecg_image import draw_ecg, draw_sheet, read_ecg_image, to_ink
+from systems.ecg_multimodal.sources.filters import filtered
 
 IMAGE_LEAD = "II"
 OF_IMAGE = "Image: "
@@ -88,14 +89,16 @@ def prepare_patient(
         elif row["image"]:
             path = root / row["image"]
             warnings: list[str] = []
-            image = read_ecg_image(path, settings.image_height, settings.image_width, warnings)
+            size = (settings.image_height, settings.image_width)
+            image = read_ecg_image(path, *size, warnings, strip=not settings.sheet)
             problems += [_doubt(name, f"{OF_IMAGE}{text}") for text in warnings]
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except DataError as error:
         problems.append(_used_without(name, "image", error))
     signal = None
     if ecg is not None:
-        signal = prepare_signal(ecg.samples, ecg.sampling_rate, settings.signal_rate, settings.seconds)
+        prepared = prepare_signal(ecg.samples, ecg.sampling_rate, settings.signal_rate, settings.seconds)
+        signal = filtered(prepared, settings)
     metadata = row | _signal_metadata(ecg, leads) | {"image_sha256": digest}
     return PreparedPatient(metadata, signal, image, problems=problems)
 

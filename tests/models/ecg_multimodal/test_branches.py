@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from models.ecg_multimodal.clinical_branch import ClinicalBranch, ClinicalScaler
 from models.ecg_multimodal.image_branch import ImageBranch
@@ -197,29 +198,103 @@ def test_the_seed_sets_the_weights(which):
     assert not torch.equal(weights(0), weights(1))
 
 
-def test_weights_are_read_from_a_file(tmp_path):
-    source, branch = image_branch(), image_branch()
-    with torch.no_grad():
-        for weight in source.network.parameters():
-            weight.mul_(1.1).add_(0.01)
-    # as torchvision saves them: a classifier, and a first layer for three colours
-    weights = dict(source.network.state_dict()) | {"fc.weight": torch.zeros(3, 64), "fc.bias": torch.zeros(3)}
-    parts = torch.tensor([0.2, 0.3, 0.5])[:, None, None]
-    torch.save(weights | {"conv1.weight": weights["conv1.weight"] * parts}, tmp_path / "weights.pt")
-    branch.load_weights(tmp_path / "weights.pt")
-    image = torch.rand(2, 1, 33, 40)
-    maps = source.eval().feature_maps(image)
-    assert maps.isfinite().all() and maps.any()
-    rounding = 1e-5 * float(maps.abs().max())  # the order of the three colours' sum differs
-    torch.testing.assert_close(branch.eval().feature_maps(image), maps, rtol=0, atol=rounding)
+def torchvision_weights(width: int = 8, colours: int = 3) -> dict[str, Tensor]:
+    """Return weights at random under the names and shapes of torchvision's resnet18 (64 wide there)."""
+    torch.manual_seed(1)
+    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (width, colours, 7, 7)}
+    norms = {"bn1": width}
+    inputs = width
+    for stage in range(1, 5):
+        outputs = width * 2 ** (stage - 1)
+        for block in range(2):
+            name = f"layer{stage}.{block}"
+            shapes[f"{name}.conv1.weight"] = (outputs, inputs, 3, 3)
+            shapes[f"{name}.conv2.weight"] = (outputs, outputs, 3, 3)
+            norms |= {f"{name}.bn1": outputs, f"{name}.bn2": outputs}
+            if inputs != outputs:
+                shapes[f"{name}.downsample.0.weight"] = (outputs, inputs, 1, 1)
+                norms[f"{name}.downsample.1"] = outputs
+            inputs = outputs
+    weights = {
+        name: torch.randn(shape) * (2 / (shape[1] * shape[2] ** 2)) ** 0.5 for name, shape in shapes.items()
+    }
+    for name, count in norms.items():
+        weights |= {f"{name}.weight": torch.rand(count) + 0.5, f"{name}.bias": torch.randn(count) / 9}
+        weights |= {
+            f"{name}.running_mean": torch.randn(count) / 9,
+            f"{name}.running_var": torch.rand(count) + 0.5,
+        }
+    return weights | {"fc.weight": torch.randn(1000, inputs), "fc.bias": torch.randn(1000)}
+
+
+def published_resnet18(weights: dict[str, Tensor], pictures: Tensor) -> Tensor:
+    """Return the last maps of ResNet-18 (He et al. 2016, table 1) for standardized colours (P, 3, H, W)."""
+
+    def normalized(name: str, maps: Tensor) -> Tensor:
+        mean, variance, scale, shift = (
+            weights[f"{name}.{part}"][:, None, None]
+            for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (maps - mean) / (variance + 1e-5).sqrt() * scale + shift
+
+    def block(name: str, maps: Tensor, stride: int) -> Tensor:
+        found = functional.conv2d(maps, weights[f"{name}.conv1.weight"], stride=stride, padding=1)
+        found = functional.conv2d(
+            normalized(f"{name}.bn1", found).relu(), weights[f"{name}.conv2.weight"], padding=1
+        )
+        if f"{name}.downsample.0.weight" in weights:
+            maps = functional.conv2d(maps, weights[f"{name}.downsample.0.weight"], stride=stride)
+            maps = normalized(f"{name}.downsample.1", maps)
+        return (normalized(f"{name}.bn2", found) + maps).relu()
+
+    maps = functional.conv2d(pictures, weights["conv1.weight"], stride=2, padding=3)
+    maps = functional.max_pool2d(normalized("bn1", maps).relu(), 3, stride=2, padding=1)
+    for stage in range(1, 5):
+        for number in range(2):
+            maps = block(f"layer{stage}.{number}", maps, 2 if stage > 1 and number == 0 else 1)
+    return maps
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_torchvision_weights_give_the_features_of_the_published_network(tmp_path, counted):
+    weights = torchvision_weights(64)
+    counts = {
+        name.replace("running_mean", "num_batches_tracked"): torch.tensor(7)
+        for name in weights
+        if name.endswith("running_mean")
+    }
+    torch.save(weights | (counts if counted else {}), tmp_path / "resnet18.pth")
+    branch = image_branch(channels=64, image_size=(64, 96), imagenet=True).eval()
+    branch.load_weights(tmp_path / "resnet18.pth")
+    ink = torch.randint(0, 256, (2, 1, 64, 96), dtype=torch.uint8)
+    # dark ink on white paper in three colours, less ImageNet's mean, over its deviation
+    white = 1 - ink.double().expand(-1, 3, -1, -1) / 255
+    mean, deviation = (
+        torch.tensor(values).double()[:, None, None]
+        for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
+    expected = published_resnet18(
+        {name: value.double() for name, value in weights.items()}, (white - mean) / deviation
+    )
+    found = branch.feature_maps(ink)
+    assert found.shape == (2, 512, 2, 3)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_weights_of_another_width_name_the_width_that_fits(tmp_path):
+    torch.save(torchvision_weights(64), tmp_path / "resnet18.pth")
+    with pytest.raises(ValueError, match="of width 64, and this one has 16: give --width 64"):
+        image_branch(channels=16, imagenet=True).load_weights(tmp_path / "resnet18.pth")
+    torch.save(torchvision_weights(16), tmp_path / "narrow.pth")
+    image_branch(channels=16, imagenet=True).load_weights(tmp_path / "narrow.pth")
 
 
 def altered(change: str) -> object:
-    weights = dict(image_branch().network.state_dict())
+    weights = torchvision_weights()
     if change == "names":
         weights["layer9.weight"] = weights.pop("layer4.1.bn2.weight")
-    elif change == "shapes":
-        weights = dict(image_branch(channels=16).network.state_dict())
+    elif change == "grey":
+        weights = torchvision_weights(colours=1)
     elif change == "wrapped":
         return {"model": weights, "epoch": 3}
     elif change == "unsafe":
@@ -231,17 +306,14 @@ def altered(change: str) -> object:
     ("change", "message"),
     [
         ("names", r"1 missing \(layer4.1.bn2.weight\); 1 not known \(layer9.weight\)"),
-        (
-            "shapes",
-            r"\d\d of another shape \(conv1.weight \(16, 1, 7, 7\) instead of \(8, 1, 7, 7\), .*\.\.\.\)",
-        ),
+        ("grey", r"1 of another shape \(conv1.weight \(8, 1, 7, 7\) instead of \(8, 3, 7, 7\)\)"),
         ("wrapped", "holds no dict of tensors"),
         ("unsafe", "cannot be read as a file of weights"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(tmp_path, change, message):
     torch.save(altered(change), tmp_path / "weights.pt")
-    branch = image_branch()
+    branch = image_branch(imagenet=True)
     before = {key: value.clone() for key, value in branch.state_dict().items()}
     with pytest.raises(ValueError, match=message):
         branch.load_weights(tmp_path / "weights.pt")

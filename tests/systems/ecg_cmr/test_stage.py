@@ -14,6 +14,7 @@ from common.errors import UserError
 from datasets.cache import Cache
 from datasets.splits import Fold
 from systems import registry
+from systems.base.parents import find_parent, lineage, refuse_known
 from systems.ecg_cmr.contrast.task import EcgCmrContrast
 from systems.ecg_cmr.mae.task import CmrMae, EcgMae
 from systems.ecg_cmr.phenotypes.task import EcgPhenotypes, correlation
@@ -26,7 +27,7 @@ from systems.ecg_cmr.settings import (
     MaskingSettings,
     PhenotypeSettings,
 )
-from systems.ecg_cmr.stage import find_parent, lineage, patch_length, refuse_known, take_encoder
+from systems.ecg_cmr.stage import patch_length, take_encoder
 
 CPU = torch.device("cpu")
 COUNT, LEADS, POINTS, FRAMES, SIZE = 12, 12, 200, 4, 16

@@ -13,10 +13,12 @@ from torch.nn import functional
 from common.errors import UserError
 from datasets.patients import SUPERCLASSES
 from datasets.splits import Fold
+from learning.distributed import Processes
 from systems.ecg_multimodal.samples import Patients, read_patients
 from systems.ecg_multimodal.settings import (
     MultimodalModelSettings,
     MultimodalTrainingSettings,
+    SignalAugmentationSettings,
     defaults,
 )
 from systems.ecg_multimodal.task import EcgMultimodal, as_network
@@ -138,6 +140,88 @@ def test_superclasses_are_learned_where_there_are_any():
         samples_of(target="superclasses")
 
 
+RHYTHMS = ["sr", "afib", "", "sr", "pace", "sr", "afib", "sr"]
+
+
+def rhythm_task(**changed) -> EcgMultimodal:
+    model = dataclasses.replace(SMALL, **changed)
+    return EcgMultimodal(dataclasses.replace(SETTINGS, target="rhythm", model=model))
+
+
+def test_a_column_of_classes_is_learned_one_of_them_at_a_time():
+    task, cache = rhythm_task(modality_dropout=0.0), FakeCache(target_rhythm=RHYTHMS, label=[-1] * COUNT)
+    samples = samples_of(cache, target="rhythm")
+    assert samples.table["recording"].tolist() == ["r0", "r1", "r3", "r4", "r5", "r6", "r7"]
+    assert samples.classes == ("afib", "pace", "sr") and samples.exclusive
+    assert samples.table["label"].tolist() == [2, 0, 2, 1, 2, 0, 2], "folds are mixed by class"
+    model = network_of(task, samples).eval()
+    rows = torch.arange(7)
+    named, probability = task.step(model, samples.batch(rows))
+    assert probability.shape == (7, 3)
+    torch.testing.assert_close(probability.sum(dim=1), torch.ones(7))
+    truth = torch.tensor([2, 0, 2, 1, 2, 0, 2])
+    expected = -probability[rows, truth].log().mean()
+    assert named["fused"].item() == pytest.approx(float(expected), rel=1e-4)
+    table = task.predictions(samples, rows.numpy(), probability.detach())
+    assert table[["afib", "pace", "sr"]].to_numpy().argmax(axis=1).tolist() == truth.tolist()
+
+
+def test_weights_make_exclusive_classes_count_the_same():
+    samples = samples_of(FakeCache(target_rhythm=RHYTHMS), target="rhythm")
+    fold = Fold(0, np.arange(7), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    weight = rhythm_task().for_fold(samples, fold).weight
+    assert weight.tolist() == pytest.approx([7 / 12, 7 / 6, 7 / 12, 7 / 3, 7 / 12, 7 / 6, 7 / 12])
+
+
+def test_several_classes_at_once_are_each_a_yes_or_no():
+    samples = samples_of(FakeCache(target_rhythm=["sr+pace", *RHYTHMS[1:]]), target="rhythm")
+    assert samples.label[0].tolist() == [0, 1, 1] and not samples.exclusive
+    task = rhythm_task()
+    probability = task.step(network_of(task, samples).eval(), samples.batch(torch.arange(7)))[1]
+    assert not torch.allclose(probability.sum(dim=1), torch.ones(7))
+
+
+def test_three_classes_have_their_order_and_a_name_is_taken_as_typed():
+    three = ["normal", "abnormal", "borderline", "normal", "", "", "normal", "abnormal"]
+    samples = samples_of(FakeCache(target_three_classes=three), target="three-classes")
+    assert samples.classes == ("normal", "borderline", "abnormal")
+
+
+@pytest.mark.parametrize(
+    ("target", "cells", "message"),
+    [
+        ("mood", RHYTHMS, "no target mood; it has normal, rhythm"),
+        ("rhythm", ["sr"] * COUNT, "fewer than two classes"),
+        ("rhythm", ["session", "sr"] * 4, "a class named like a column"),
+    ],
+)
+def test_a_target_that_cannot_be_learned_is_refused(target, cells, message):
+    with pytest.raises(UserError, match=message):
+        samples_of(FakeCache(target_rhythm=cells), target=target)
+
+
+def test_another_cohort_has_the_classes_of_the_run_in_their_order():
+    samples = samples_of(FakeCache(target_rhythm=RHYTHMS), target="rhythm")
+    inputs = samples.describe_views()
+    aligned = samples.with_inputs(inputs | {"classes": ["flutter", "sr", "pace", "afib"]})
+    assert aligned.label[:2].tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]]
+    with pytest.raises(UserError, match="these data have pace too"):
+        samples.with_inputs(inputs | {"classes": ["sr", "afib"]})
+
+
+def test_signals_are_varied_in_training_alone():
+    augmentation = SignalAugmentationSettings(signal_gain=0.5)
+    model = dataclasses.replace(SMALL, views=("signal",))
+    task = EcgMultimodal(dataclasses.replace(SETTINGS, model=model, augmentation=augmentation))
+    samples = samples_of(task=task)
+    network, batch = network_of(task, samples), samples.batch(torch.arange(COUNT))
+    with torch.no_grad():
+        seen = {task.step(network.train(), batch)[0]["loss"].item() for _ in range(3)}
+        same = {task.step(network.eval(), batch)[0]["loss"].item() for _ in range(3)}
+    assert (len(seen), len(same)) == (3, 1)
+    assert torch.equal(batch["signal"], samples.batch(torch.arange(COUNT))["signal"])
+
+
 def test_another_cohort_is_aligned_by_the_names_of_its_clinical_values():
     samples = samples_of()
     aligned = samples.with_inputs({"leads": 2, "image_size": [64, 160], "clinical": ["sex", "weight", "age"]})
@@ -163,6 +247,24 @@ def test_scalers_are_fitted_on_the_training_part_alone():
         task.initialize(model, run_of(each, 4))
         models.append(model.state_dict())
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+def test_a_network_of_image_weights_is_built_again_without_their_file(tmp_path):
+    path = tmp_path / "resnet18.pth"
+    task, samples = task_of(image_weights=path), samples_of()
+    inputs = task.inputs(samples)
+    network: Any = task.build(inputs)
+    image = network.branches["image"].network
+    torch.save({name: value + 1 for name, value in image.state_dict().items()}, path)
+    before = image.conv1.weight.clone()
+    task.initialize(network, run_of(samples, COUNT))
+    torch.testing.assert_close(image.conv1.weight, before + 1)
+    path.unlink()
+    again: Any = task_of(image_weights=path).build(inputs)
+    again.load_state_dict(network.state_dict())
+    assert again.branches["image"].network.conv1.weight.shape == (8, 3, 7, 7)
+    plain: Any = task_of().build(task_of().inputs(samples))
+    assert plain.branches["image"].network.conv1.weight.shape == (8, 1, 7, 7)
 
 
 def test_class_weights_count_the_training_part():
@@ -205,12 +307,57 @@ def test_modulation_damps_the_view_that_is_ahead():
     }
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight)
-    task.after_backward(model, named)
+    task.after_backward(model, named, Processes())
     network: Any = as_network(model)
     of_view: Any = {name: next(iter(branch.parameters())).grad for name, branch in network.branches.items()}
     assert of_view["signal"].unique().tolist() == [0.5]
     assert of_view["image"].unique().tolist() == [1.0]
     assert network.head[0].weight.grad.unique().tolist() == [1.0]
+
+
+class OtherProcess(Processes):
+    """Two processes, of which the other has factors of 1 and leads."""
+
+    def mean(self, value):
+        return (value + 1) / 2
+
+    def share(self, value):
+        return 1234
+
+
+def test_modulation_and_its_noise_are_the_same_in_all_processes():
+    task, samples = task_of(modulation=0.5, modulation_noise=True), samples_of()
+    named = {f"damped_{view}": torch.tensor(0.5) for view in ("image", "signal", "clinical")}
+    found: list[Any] = []
+    for seed in (0, 1):  # each process has random numbers of its own
+        model = network_of(task, samples)
+        torch.manual_seed(seed)
+        for weight in model.parameters():
+            weight.grad = torch.linspace(-1, 1, weight.numel()).reshape(weight.shape)
+        task.after_backward(model, named, OtherProcess())
+        found.append(as_network(model).get_parameter("branches.signal.project.0.weight").grad)
+    assert torch.equal(*found)
+    gradient = torch.linspace(-1, 1, found[0].numel()).reshape(found[0].shape)
+    noise = found[0] - 0.75 * gradient
+    assert float(noise.std()) == pytest.approx(float(gradient.std()), rel=0.1)
+    assert abs(float(noise.mean())) < 0.1
+
+
+def test_noise_without_modulation_is_refused():
+    with pytest.raises(UserError, match="--modulation-noise goes with --modulation"):
+        network_of(task_of(modulation_noise=True), samples_of())
+
+
+def test_gates_branch_losses_and_damping_are_named_for_the_curves():
+    task, samples = task_of(modulation=0.3, modality_dropout=0.0), samples_of()
+    named, _ = task.step(network_of(task, samples).eval(), samples.batch(torch.arange(COUNT)))
+    views = ("image", "signal", "clinical")
+    kinds = ("gate", "branch", "damped")
+    assert set(named) == {"loss", "fused", *(f"{kind}_{view}" for kind in kinds for view in views)}
+    assert sum(float(named[f"gate_{view}"]) for view in views) == pytest.approx(1)
+    assert all(value.shape == () for value in named.values())
+    late = task_of(fusion="late")
+    assert "gate_image" not in late.step(network_of(late, samples), samples.batch(torch.arange(COUNT)))[0]
 
 
 def test_ahead_is_measured_where_it_is_asked_for():
