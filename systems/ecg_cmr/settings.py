@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from common.options import Bounds, Count, NotNegative, Positive, Seed, Share
+from common.options import Bounds, Count, Natural, NotNegative, Positive, Seed, Share
 from config import EvaluationSettings, OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
 
 PatientProtocol = Literal["patient"]
@@ -241,6 +241,8 @@ class EcgToCmrSettings(StageSettings):
     generator: tyro.conf.OmitArgPrefixes[GeneratorSettings] = GeneratorSettings()
     shuffle_pairs: bool = False
     """Pair each training ECG with another patient's cine: generated cines then must not depend on the ECG."""
+    show_every: Natural = 10
+    """Epochs between two strips of generated cines in TensorBoard, beside the true ones; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -296,11 +298,14 @@ class PhenotypePredictionSettings(PredictionSettings):
 class EcgToCmrPredictionSettings(PredictionSettings):
     """Settings of predict.py for a run of ecg-to-cmr."""
 
+    recordings: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Twelve-lead ECGs (WFDB records, .npy of shape (leads, samples) in millivolts), or folders of them."""
     ecg: Path | None = None
-    """The 12-lead ECG to generate cines from (needed): a WFDB record, or .npy (leads, samples) in
-    millivolts."""
+    """The same of one ECG."""
     out: Path | None = None
     """Folder to write the cines to (needed): .nii.gz and .gif of the first, .png of all, .json."""
+    resume: bool = False
+    """Keep cines in --out that were made from the same ECG with the same run and options."""
     steps: Count = 20
     """Steps in which a cine is generated: more are finer and slower."""
     samples: Count = 8
@@ -308,7 +313,7 @@ class EcgToCmrPredictionSettings(PredictionSettings):
     guidance: NotNegative = 1.0
     """Guidance scale: 1 as learned, more: closer to what only this ECG suggests."""
     seed: Seed = 0
-    """The same seed generates the same cines."""
+    """The same seed generates the same cines from an ECG, whatever other ECGs there are."""
 
 
 PREDICTION: dict[str, type[PredictionSettings]] = {

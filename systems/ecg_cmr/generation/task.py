@@ -6,6 +6,7 @@ Model    a U-Net over the latents of a cine that attends to the tokens of an ECG
          ``--init-autoencoder``, both as they are
 Loss     squared error of the noise, or of the velocity of diffusion or flow
 Scores   that error; evaluate.py generates cines and measures them (`systems.ecg_cmr.generation.evaluate`)
+Figures  true and generated cines of some patients of the validation part, every ``--show-every`` epochs
 
 The latents and the tokens of all patients are made once, before the first epoch.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -30,6 +32,7 @@ from models.ecg_cmr.cmr_encoder import CMREncoder
 from models.ecg_cmr.transformer import TokenEncoder
 from systems.ecg_cmr.autoencoder.task import build_autoencoder
 from systems.ecg_cmr.contrast.task import shuffled_pairs
+from systems.ecg_cmr.figures import cines_figure
 from systems.ecg_cmr.samples import Pairs
 from systems.ecg_cmr.settings import EcgToCmrSettings
 from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, find_parent, refuse_known, take_encoder
@@ -42,6 +45,8 @@ _NOISE_SEED = 30_000
 """Seed of the noise in validation: that of a patient is the same in every epoch."""
 _GOLDEN = 0.618_034
 """Step from the diffusion time of one patient in validation to that of the next, modulo 1."""
+_SHOWN, _SHOWN_STEPS = 3, 10
+"""Patients whose generated cines TensorBoard shows while the run trains, and steps in which they are made."""
 _NEEDED = {"ecg": "a run of ecg-cmr-contrast", "autoencoder": "a run of cine-autoencoder"}
 
 
@@ -160,6 +165,26 @@ class EcgToCmr(Stage):
     def score(self, samples: Pairs, rows: Tensor, predictions: Tensor) -> dict[str, float]:
         """Return the mean error, for the curves: 1 is what knowing nothing gives (flow: 2)."""
         return {"error": float(predictions.mean())}
+
+    def epoch_figures(self, model: nn.Module, run: FoldContext, epoch: int) -> Mapping[str, Figure]:
+        """Return cines generated for the first patients of the validation part, each below the true one."""
+        every, last = self.settings.show_every, run.optimization.epochs
+        if not every or (epoch % every and epoch != last):
+            return {}
+        network = generator(model).eval()
+        rows = (run.validation if len(run.validation) else run.train)[:_SHOWN]
+        seeds = [_NOISE_SEED + row for row in rows.tolist()]
+        condition = run.samples.batch(rows)["condition"]
+        cines = network.sample(condition, seeds, _SHOWN_STEPS, precision=run.precision).cpu()
+        true = Pairs.batch(run.samples, rows)["cmr"].cpu()
+        names = run.samples.table["recording"].iloc[rows.numpy()]
+        strips: list[tuple[str, Tensor]] = []
+        for name, own, found in zip(names, true, cines, strict=True):
+            strips += [(f"{name}, true", own), ("generated", found)]
+        part = "validation" if len(run.validation) else "training"
+        title = f"Cines generated from ECGs of the {part} part, epoch {epoch}"
+        watermark = "simulated data" if run.metadata["cache"]["simulated"] else ""
+        return {"val/generated": cines_figure(strips, title=title, watermark=watermark)}
 
 
 def generator(model: nn.Module) -> CineGenerator:
