@@ -292,6 +292,11 @@ class PhenotypePredictionSettings(PredictionSettings):
     patient_table: Path | None = None
     """Table (.csv, .xlsx) of several: column patient, named as the file of the recording without its ending,
     and any of age, sex, height and weight. A pairs.csv is one."""
+    explain: str = ""
+    """Indicator or disease of which to show what in the ECG raised it (gradient-weighted attention rollout):
+    the share of each lead, and with --out a figure."""
+    discard_ratio: Annotated[float, Bounds(0, 0.999)] = 0.9
+    """Share of the weakest entries of each layer's attention that --explain leaves away."""
 
 
 @dataclass(frozen=True)

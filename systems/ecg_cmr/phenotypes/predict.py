@@ -22,6 +22,7 @@ from common.errors import UserError
 from datasets.ecg import LEADS, Ecg, flat_leads, prepare_signal
 from datasets.signal_quality import Quality, SignalWarning
 from datasets.sources import DataError
+from evaluation.figures import save_figure
 from learning.checkpoint import Checkpoint
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from systems.base import predictor as base
@@ -29,6 +30,7 @@ from systems.base.predictor import Metadata, RecordingPath, rounded_probability
 from systems.ecg_cmr.phenotypes.conformal import COVERAGE, choice_key
 from systems.ecg_cmr.phenotypes.evaluate import INDICATOR_UNITS
 from systems.ecg_cmr.phenotypes.figure import Row, phenotypes_figure
+from systems.ecg_cmr.phenotypes.relevance import Relevance, column_of, explain, relevance_text
 from systems.ecg_cmr.settings import PhenotypePredictionSettings, PhenotypeSettings
 from systems.ecg_cmr.sources.pair_modalities import ecg_digest
 from systems.ecg_cmr.sources.user_ecg import examine_leads, find_ecgs, open_ecg, require_whole
@@ -58,6 +60,8 @@ class PhenotypePrediction(base.Prediction):
     leads : dict of str to Quality
     models : int
         Models that were used.
+    relevance : Relevance or None
+        What counted for one of the targets, where that was asked for.
     """
 
     ecg: Ecg
@@ -67,6 +71,7 @@ class PhenotypePrediction(base.Prediction):
     diseases: Rows
     leads: dict[str, Quality]
     models: int
+    relevance: Relevance | None = None
 
     def metadata(self) -> Metadata:
         """Return all of it in plain types."""
@@ -75,6 +80,7 @@ class PhenotypePrediction(base.Prediction):
             "diseases": self.diseases,
             "interval_coverage": COVERAGE,
             "covariates": self.covariates,
+            "explained": None if self.relevance is None else self.relevance.metadata(),
             "signals_used": ["ecg"],
             "duration": self.ecg.duration,
             "sampling_rate": self.ecg.sampling_rate,
@@ -83,6 +89,15 @@ class PhenotypePrediction(base.Prediction):
             "quality": {lead: quality.signals["ecg"] for lead, quality in self.leads.items()},
             "warnings": [dataclasses.asdict(warning) for warning in self.warnings],
         }
+
+    def write(self, base: Path, metadata: Metadata) -> list[Path]:
+        """Write figure and metadata, and ``<name>_relevance.png`` where that was asked for."""
+        files = super().write(base, metadata)
+        if self.relevance is not None:
+            files.append(base.with_name(f"{base.name}_relevance.png"))
+            title = f"{self.name}: what raised {_plain(self.relevance.target)}"
+            save_figure(self.relevance.figure(title, self.watermark), files[-1])
+        return files
 
     def figure(self) -> Figure:
         """Return the figure of the ECG and of all that is predicted."""
@@ -147,6 +162,8 @@ class Predictor(base.Predictor):
             )
         if settings.ecg is not None and settings.recordings:
             raise UserError("--ecg has no meaning beside other recordings: leave it away.")
+        if settings.explain:
+            column_of(settings.explain, self.checkpoints[0]["inputs"])
         if self.named and not self.trained.covariates:
             raise UserError(
                 f"Run {run} was trained without age, sex, height and weight: leave {self.named[0]} away."
@@ -206,6 +223,27 @@ class Predictor(base.Predictor):
             models=len(chosen),
             left_out=len(self.models) - len(chosen),
             watermark=self.watermark(seen),
+            relevance=self._relevance([model for _, model in chosen], ecg, known),
+        )
+
+    def _relevance(
+        self, models: Sequence[PhenotypeModel], ecg: Ecg, known: Mapping[str, float]
+    ) -> Relevance | None:
+        """Return what counted for the target that is to be explained; None where there is none."""
+        settings, rate = self.settings, float(self.prepared["ecg_rate"])
+        if not settings.explain:
+            return None
+        signal = prepare_signal(ecg.samples, ecg.sampling_rate, rate, self.prepared["seconds"])
+        covariates = [[known.get(name, np.nan) for name in self.covariates]]
+        return explain(
+            models,
+            signal,
+            ~flat_leads(ecg.samples),
+            torch.tensor(covariates, dtype=torch.float32) if models[0].covariates else None,
+            settings.explain,
+            column_of(settings.explain, self.inputs),
+            sampling_rate=rate,
+            discard_ratio=settings.discard_ratio,
         )
 
     @torch.no_grad()
@@ -308,6 +346,8 @@ class Predictor(base.Predictor):
         known = ", ".join(f"{name} {_covariate(name, value)}" for name, value in row["covariates"].items())
         made = f"12-lead ECG, {row['duration']:.1f} s at {row['sampling_rate']:g} Hz"
         details = [("made from", f"{made}; {known}" if known else made), *self.model_details(row)]
+        if explained := row["explained"]:
+            details.append(("raised", f"{_plain(explained['target'])} by {relevance_text(explained)}"))
         return lines + [f"{name:11}{text}" for name, text in details]
 
     def short_text(self, row: Metadata) -> str:
