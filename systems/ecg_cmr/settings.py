@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 import tyro
 
 from common.options import Bounds, Count, Natural, NotNegative, Positive, Seed, Share
-from config import EvaluationSettings, OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
+from config import (
+    EvaluationSettings,
+    OptimizationSettings,
+    PredictionSettings,
+    Preset,
+    RunSettings,
+    SourceSettings,
+)
 
 PatientProtocol = Literal["patient"]
 _Modality = Literal["ecg", "cmr"]
@@ -79,20 +86,45 @@ class LoadDataSettings(SourceSettings):
     simulation: PairSimulationSettings = PairSimulationSettings()
 
 
+EncoderSize = Literal["mini", "tiny", "small", "medium", "big", "base", "large", "huge"]
+ENCODER_SIZES: dict[EncoderSize, tuple[int, int, int]] = {
+    "mini": (128, 4, 4),
+    "tiny": (384, 3, 6),
+    "small": (512, 4, 8),
+    "medium": (640, 6, 8),
+    "big": (768, 8, 8),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+}
+"""Width, depth and heads of an encoder. All but the first are those of the code of Turgut et al. (repository
+oetu/MMCL-ECG-CMR, mmcl/models/ECGEncoder.py); Ding et al. use large by default."""
+
+
 @dataclass(frozen=True)
 class EncoderSettings:
     """Size of a transformer over patches."""
 
-    width: Count = 384
-    """Channels of a token."""
-    depth: Count = 3
-    """Blocks of the encoder."""
-    heads: Count = 6
-    """Attention heads; they divide the width."""
+    encoder_size: EncoderSize = "tiny"
+    """Published size by name, width x depth x heads: tiny 384 x 3 x 6, small 512 x 4 x 8, medium 640 x 6 x 8,
+    big 768 x 8 x 8, base 768 x 12 x 12, large 1024 x 24 x 16 (default of Ding et al.), huge 1280 x 32 x 16;
+    mini 128 x 4 x 4 is ours, for a CPU."""
+    width: Count | None = None
+    """Channels of a token; default: of --encoder-size."""
+    depth: Count | None = None
+    """Blocks of the encoder; default: of --encoder-size."""
+    heads: Count | None = None
+    """Attention heads, which divide the width; default: of --encoder-size."""
     patch_seconds: Positive = 0.2
     """Length of a patch of the ECG, seconds."""
     patch_pixels: Count = 8
     """Height and width of a patch of the cine, pixels; a patch spans all its frames."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Width, depth and heads."""
+        width, depth, heads = ENCODER_SIZES[self.encoder_size]
+        return self.width or width, self.depth or depth, self.heads or heads
 
 
 @dataclass(frozen=True)
@@ -111,6 +143,10 @@ class MaskingSettings:
 class StageSettings(RunSettings):
     """Settings that all stages share."""
 
+    preset: Preset = "auto"
+    """Named set of defaults: paper (400 epochs as published, with the smallest published encoder,
+    --encoder-size tiny), small (for a CPU), or auto (paper on CUDA, small on a CPU). Options given beside it
+    win."""
     protocol: PatientProtocol = "patient"
     """Patients are kept apart. All stages of one seed and cache have the same folds; a stage refuses a test
     patient that its parents were trained on."""
@@ -346,7 +382,7 @@ _PAPER: dict[str, StageSettings] = {
     "cine-autoencoder": CineAutoencoderSettings(optimization=_CINES),
     "ecg-to-cmr": EcgToCmrSettings(optimization=_CINES),
 }
-_SMALL_ENCODER = EncoderSettings(width=128, depth=4, heads=4, patch_seconds=0.4)
+_SMALL_ENCODER = EncoderSettings("mini", patch_seconds=0.4)
 _SMALL_FRAMES = AutoencoderSettings(channels=(32, 64, 64))
 _SMALL_ENCODERS = replace(_ENCODERS, learning_rate=1e-3, epochs=20)
 # masked autoencoders need many steps more than they need large batches, contrast needs its negatives

@@ -104,9 +104,7 @@ def ecg_encoder(settings: Any, inputs: Mapping[str, Any]) -> ECGEncoder:
         inputs["samples"],
         patch_length(size.patch_seconds, inputs),
         inputs["leads"],
-        size.width,
-        size.depth,
-        size.heads,
+        *size.shape,
     )
 
 
@@ -125,7 +123,7 @@ def cmr_encoder(settings: Any, inputs: Mapping[str, Any]) -> CMREncoder:
     """Return a new CMR encoder of the settings' size."""
     size = settings.encoder
     patch = (inputs["frames"], size.patch_pixels, size.patch_pixels)
-    return CMREncoder(inputs["frames"], inputs["size"], patch, size.width, size.depth, size.heads)
+    return CMREncoder(inputs["frames"], inputs["size"], patch, *size.shape)
 
 
 def find_parent(path: Path) -> Path:
@@ -195,6 +193,6 @@ def take_encoder(encoder: TokenEncoder, content: Mapping[str, Any], modality: st
         encoder.load_state_dict(part)
     except RuntimeError:
         raise UserError(
-            f"The encoder of {path} has another size: give the same --width, --depth, --heads, "
-            "--patch-seconds and --patch-pixels, and data prepared alike."
+            f"The encoder of {path} has another size: give the same --encoder-size, --width, --depth, "
+            "--heads, --patch-seconds and --patch-pixels, and data prepared alike."
         ) from None

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+import training
 from common.errors import UserError
 from datasets.cache import Cache
 from datasets.splits import Fold
@@ -19,6 +20,7 @@ from systems.ecg_cmr.mae.task import CmrMae, EcgMae
 from systems.ecg_cmr.phenotypes.task import EcgPhenotypes, correlation
 from systems.ecg_cmr.samples import Pairs, read_pairs
 from systems.ecg_cmr.settings import (
+    ENCODER_SIZES,
     CmrMaeSettings,
     ContrastSettings,
     EcgMaeSettings,
@@ -26,7 +28,7 @@ from systems.ecg_cmr.settings import (
     MaskingSettings,
     PhenotypeSettings,
 )
-from systems.ecg_cmr.stage import find_parent, lineage, patch_length, refuse_known, take_encoder
+from systems.ecg_cmr.stage import ecg_encoder, find_parent, lineage, patch_length, refuse_known, take_encoder
 
 CPU = torch.device("cpu")
 COUNT, LEADS, POINTS, FRAMES, SIZE = 12, 12, 200, 4, 16
@@ -332,7 +334,7 @@ def test_an_encoder_of_the_other_kind_or_another_size_is_refused():
         take_encoder(task.encoder_of(model, "ecg"), checkpoint_of("cmr-mae", of_cines), "ecg", Path("there"))
     wider = EcgMaeSettings(encoder=dataclasses.replace(SIZES, width=32), masking=MASKING)
     _, before = new("ecg-mae", samples, wider)
-    with pytest.raises(UserError, match=r"has another size: give the same --width"):
+    with pytest.raises(UserError, match=r"has another size: give the same --encoder-size"):
         take_encoder(task.encoder_of(model, "ecg"), checkpoint_of("ecg-mae", before), "ecg", Path("there"))
 
 
@@ -387,7 +389,25 @@ def test_patches_must_divide_a_lead():
 def test_every_stage_has_both_presets(name, preset):
     settings: Any = registry.training_defaults(name, preset)
     assert settings.preset == preset and settings.folds == (0,)
-    assert (settings.encoder.width < 384) == (preset == "small")
+    assert settings.encoder.encoder_size == {"paper": "tiny", "small": "mini"}[preset]
+
+
+def test_sizes_go_by_name_and_a_number_beside_it_wins():
+    words = ["ecg-mae", "--preset", "paper", "--encoder-size", "large"]
+    named: Any = training.read_training_settings("ecg-mae", words[1:])
+    assert named.encoder.shape == (1024, 24, 16)
+    changed: Any = training.read_training_settings("ecg-mae", [*words[1:], "--depth", "2"])
+    assert changed.encoder.shape == (1024, 2, 16)
+
+
+def test_the_smallest_published_encoder_has_the_published_number_of_weights():
+    """5.36 million in the blocks and the embedding of patches of 100 points, as its authors count."""
+    inputs = {"samples": 200, "ecg_rate": 50.0, "leads": 2}
+    settings = EcgMaeSettings(encoder=EncoderSettings("tiny", patch_seconds=2.0))
+    network = ecg_encoder(settings, inputs)
+    parts = (*network.embedding.parameters(), *network.transformer.blocks.parameters())
+    assert sum(weight.numel() for weight in parts) == pytest.approx(5.36e6, rel=2e-3)
+    assert all(width % heads == 0 for width, _, heads in ENCODER_SIZES.values())
 
 
 def test_stages_do_not_ask_for_labels_and_refuse_to_hide_what_they_read():
