@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -20,6 +20,9 @@ from config import (
 
 PatientProtocol = Literal["patient"]
 _Modality = Literal["ecg", "cmr"]
+COVARIATES = ("age", "sex", "height", "weight")
+KNOWN_TARGETS, NO_COLUMN = "known", "none"
+"""Words for columns: all targets that are known by name, and no column at all."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,9 @@ class ContrastSettings(StageSettings):
     """Temperature at the start; it is learned."""
     freeze_cmr: bool = False
     """Keep the CMR encoder as it is; its head is trained all the same."""
+    covariates: tuple[str, ...] = ()
+    """Columns of the data that are inputs beside the ECG, where they are known. What they and the cine share
+    then needs no ECG: retrieval gets better, and says less of it."""
     local: bool = False
     """Also align each lead with the places of the image."""
     token_dropout: Share = 0.5
@@ -198,6 +204,7 @@ class ContrastSettings(StageSettings):
 class PhenotypeSettings(StageSettings):
     """Settings of training.py ecg-phenotypes."""
 
+    formerly: ClassVar[dict[str, str]] = {"no-covariates": "covariates=none"}
     init_ecg: Path | None = None
     """Run of ecg-mae or ecg-cmr-contrast that the encoder starts from; default: from scratch."""
     init_cmr: Path | None = None
@@ -210,12 +217,24 @@ class PhenotypeSettings(StageSettings):
     """Learning rate of each block of the encoder, as a share of that of the block above it."""
     freeze_encoder: bool = False
     """Train the heads only."""
-    covariates: bool = True
-    """Let age, sex, height and weight modulate the features, where they are known."""
+    covariates: tuple[str, ...] = COVARIATES
+    """Columns of the data that are inputs beside ECG or CMR, where they are known: they modulate the features
+    (FiLM). Default: those of age, sex, height and weight that there are; none: no column."""
+    targets: tuple[str, ...] = (KNOWN_TARGETS,)
+    """Columns of the data to learn; known: all indicators that are known by name, disease_ and class_
+    columns. A column that is no covariate and not named here is not learned, and said so."""
+    class_balance: bool = False
+    """Weigh both sides of each disease, and each class, as if they were equally frequent in training. The
+    probabilities are brought back to the shares of the training part."""
     token_dropout: Share = 0.0
     """Share of the tokens that a training step leaves out, to save time, 0 to 1."""
     augment: bool = True
     """Begin each training ECG at a random time, and vary brightness and place of each training cine."""
+
+    def __post_init__(self) -> None:
+        """Read a run that stored whether there are covariates, and not which."""
+        if isinstance(self.covariates, bool):
+            object.__setattr__(self, "covariates", COVARIATES if self.covariates else (NO_COLUMN,))
 
 
 @dataclass(frozen=True)
@@ -325,9 +344,11 @@ class PhenotypePredictionSettings(PredictionSettings):
     """Centimetres."""
     weight: float | None = None
     """Kilograms."""
+    covariates: tuple[str, ...] = ()
+    """Other inputs that the run was trained with, as in --covariates bmi=27.4 smoking=yes."""
     patient_table: Path | None = None
     """Table (.csv, .xlsx) of several: column patient, named as the file of the recording without its ending,
-    and any of age, sex, height and weight. A pairs.csv is one."""
+    and any of age, sex, height, weight and the run's other inputs. A pairs.csv is one."""
     explain: str = ""
     """Indicator or disease of which to show what in the ECG raised it (gradient-weighted attention rollout):
     the share of each lead, and with --out a figure."""

@@ -18,11 +18,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from common.errors import UserError
+from datasets.cache import Cache
 from datasets.splits import Fold
 from evaluation.statistics import Array
+from learning.loop import FoldContext
 from models.ecg_cmr.contrast import ContrastiveModel
-from systems.ecg_cmr.samples import Pairs
-from systems.ecg_cmr.settings import ContrastSettings
+from systems.ecg_cmr.samples import Pairs, check_columns, choose_columns, require_values
+from systems.ecg_cmr.settings import KNOWN_TARGETS, ContrastSettings
 from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, varied
 
 _RANK = 10
@@ -35,6 +37,22 @@ class EcgCmrContrast(Stage):
     settings_class = ContrastSettings
     settings: ContrastSettings
     needs = ("ecg", "cmr")
+
+    def samples(self, cache: Cache, device: torch.device) -> Pairs:
+        """Return the pairs, with the columns that are inputs beside the ECG."""
+        self.everything = super().samples(cache, device)
+        return choose_columns(self.everything, self.settings.covariates, (KNOWN_TARGETS,))
+
+    def initialize(self, model: nn.Module, run: FoldContext) -> None:
+        """Take the encoders of the parents, and the statistics of the covariates from the training part."""
+        super().initialize(model, run)
+        assert isinstance(model, ContrastiveModel)
+        if model.modulation is not None:
+            check_columns(run.samples, self.everything)
+            known = run.samples.targets["covariates"]
+            known = known[run.train.to(known.device)]
+            require_values(known, run.samples.names["covariates"], f"{run.label}: covariates")
+            model.modulation.fit(known)
 
     def for_fold(self, samples: Pairs, fold: Fold) -> Pairs:
         """Return the samples; with ``--shuffle-pairs`` each training ECG beside another patient's cine."""
@@ -53,6 +71,7 @@ class EcgCmrContrast(Stage):
                 local=settings.local,
                 token_dropout=settings.token_dropout,
                 freeze_cmr=settings.freeze_cmr,
+                covariates=len(inputs["covariates"]) if settings.covariates else 0,
             )
         except ValueError as error:
             raise UserError(str(error)) from None
@@ -61,7 +80,8 @@ class EcgCmrContrast(Stage):
         """Return the losses of a batch of pairs, and both embeddings side by side, (B, 2 * dimension)."""
         augment = self.settings.augment and model.training
         ecg, cmr = (varied(batch, modality, augment) for modality in ("ecg", "cmr"))
-        found = model(ecg, cmr, batch["lead_present"], patient=batch["patient"])
+        known = batch["covariates"] if batch["covariates"].shape[1] and self.settings.covariates else None
+        found = model(ecg, cmr, batch["lead_present"], patient=batch["patient"], covariates=known)
         embeddings = torch.cat([found["ecg_embedding"], found["cmr_embedding"]], dim=1)
         return {name: found[name] for name in ("loss", "short_axis", "temperature")}, embeddings.float()
 

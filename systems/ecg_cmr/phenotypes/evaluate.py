@@ -20,6 +20,7 @@ from models.ecg_cmr.rollout import lead_relevance
 from systems.base.evaluation_run import EvaluationRun, predict_run
 from systems.ecg_cmr.evaluate import write_stage
 from systems.ecg_cmr.figures import indicators_figure, relevance_figure
+from systems.ecg_cmr.indicators import unit_of
 from systems.ecg_cmr.phenotypes.task import TRUE
 
 _INDICATOR_SCORES = ("r", "r2", "mae")
@@ -36,15 +37,6 @@ _CAPTIONS = {
         "bins."
     ),
 }
-INDICATOR_UNITS = {
-    **dict.fromkeys(("lv_edv", "lv_esv", "rv_edv", "rv_esv", "stroke_volume", "la_volume"), "mL"),
-    **dict.fromkeys(("ejection_fraction", "rv_ejection_fraction"), "%"),
-    **dict.fromkeys(("longitudinal_strain", "circumferential_strain", "radial_strain"), "%"),
-    "lv_mass": "g",
-    "wall_thickness": "mm",
-    "blood_contrast": "",
-}
-"""Units of the indicators of simulated patients and of ACDC; one's own tables have units of their own."""
 
 
 def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
@@ -60,12 +52,11 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         ceilings = run.cache.manifest.get("ceilings", {}) if reads_ecg else {}  # an ECG's, not a cine's
         table = indicator_table(truth, predictions[indicators], patient.tolist(), ceilings, draws=draws)
         tables["indicators"] = table
-        known = run.cache.simulated or run.cache.describe()["source"] == "acdc"
         figures["indicators"] = indicators_figure(
             truth,
             predictions[indicators],
             table,
-            units=INDICATOR_UNITS if known else None,
+            units={name: unit_of(name) or "" for name in indicators},
             watermark=run.watermark,
         )
     if diseases:
