@@ -210,8 +210,8 @@ class ContrastiveModel(nn.Module):
         -------
         dict of str to torch.Tensor
             ``loss``, the sum of its parts ``short_axis``, ``long_axis`` and ``local`` (those there are);
-            ``temperature``; the embeddings ``ecg_embedding`` and ``cmr_embedding`` of this process's rows,
-            (B, dimension).
+            ``temperature``; of this process's rows the embeddings ``ecg_embedding``, ``cmr_embedding`` and,
+            where there is an encoder for it, ``long_axis_embedding``, (B, dimension).
         """
         if (long_axis is None) != (self.long_axis_encoder is None):
             raise ValueError("long_axis and long_axis_encoder go together: give both, or neither.")
@@ -224,8 +224,7 @@ class ContrastiveModel(nn.Module):
             "loss": torch.stack(list(losses.values())).sum(),
             **losses,
             "temperature": self.temperature.detach(),
-            "ecg_embedding": embedded["ecg"]["whole"],
-            "cmr_embedding": embedded["cmr"]["whole"],
+            **{f"{name}_embedding": parts["whole"] for name, parts in embedded.items()},
         }
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -47,6 +47,8 @@ class Pairs(Samples):
         Hertz.
     labels : mapping of str to tuple of str
         By column of classes, what each number means.
+    long_axis : torch.Tensor, shape (N, frames, H, W), or None
+        As ``cmr``, where a task reads both axes; ``has`` then has ``long_axis`` too.
     """
 
     ecg: Tensor
@@ -57,6 +59,7 @@ class Pairs(Samples):
     names: Mapping[str, tuple[str, ...]]
     ecg_rate: float
     labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    long_axis: Tensor | None = None
 
     @functools.cached_property
     def patient(self) -> Tensor:
@@ -64,18 +67,22 @@ class Pairs(Samples):
         return torch.from_numpy(pd.factorize(self.table["session"])[0]).to(self.ecg.device)
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the recordings of these rows: ecg, lead_present, cmr, has_ecg, has_cmr, row, targets."""
+        """Return the recordings of these rows: signals, what there is of them, row, patient, targets."""
         here = rows.to(self.ecg.device)
-        batch = {name: getattr(self, name)[here] for name in ("ecg", "lead_present", "cmr")}
-        batch["cmr"] = batch["cmr"].float() / (255 if self.cmr.dtype == torch.uint8 else 1)
+        batch = {"ecg": self.ecg[here], "lead_present": self.lead_present[here]}
+        batch |= {name: _brightness(cines[here]) for name, cines in self.cines().items()}
         batch |= {f"has_{name}": mask[here] for name, mask in self.has.items()}
         batch |= {name: values[here] for name, values in self.targets.items()}
         return batch | {"row": here, "patient": self.patient[here]}
 
+    def cines(self) -> dict[str, Tensor]:
+        """Return the cines by name: ``cmr``, and ``long_axis`` where both axes are read."""
+        return {"cmr": self.cmr} | ({} if self.long_axis is None else {"long_axis": self.long_axis})
+
     def taken(self, rows: np.ndarray) -> Pairs:
         """Return some of the patients."""
         here = torch.from_numpy(rows).to(self.ecg.device)
-        arrays = {name: getattr(self, name) for name in ("ecg", "lead_present", "cmr")}
+        arrays = {"ecg": self.ecg, "lead_present": self.lead_present, **self.cines()}
         changed: dict[str, Any] = {
             name: array[here] if array.stride(0) else array[: len(rows)] for name, array in arrays.items()
         }
@@ -161,6 +168,16 @@ def _renumbered(column: Tensor, now: Sequence[str], wanted: Sequence[str]) -> Te
     return found
 
 
+def _brightness(cines: Tensor) -> Tensor:
+    """Return cines, bytes or 0 to 1, as brightness from 0 to 1."""
+    return cines.float() / (255 if cines.dtype == torch.uint8 else 1)
+
+
+def spacing_of(prepared: Mapping[str, Any], axis: str) -> float:
+    """Return millimetres a pixel of the cines of an axis, from the settings that a cache was made with."""
+    return float(prepared["long_axis_spacing" if axis == "long" else "pixel_spacing"])
+
+
 def _tensor(cache: Cache, name: str, needed: bool, device: torch.device) -> Tensor:
     """Return an array of a cache; where it is not needed, zeros of its shape that take no memory."""
     array = cache.array(name)
@@ -170,7 +187,12 @@ def _tensor(cache: Cache, name: str, needed: bool, device: torch.device) -> Tens
     return nothing.to(device).expand(array.shape)
 
 
-def read_pairs(cache: Cache, needs: tuple[str, ...], device: torch.device) -> Pairs:
+def read_pairs(
+    cache: Cache,
+    needs: tuple[str, ...],
+    device: torch.device,
+    axis: Literal["short", "long", "both"] = "short",
+) -> Pairs:
     """Return the patients of a cache that have all of what is needed.
 
     Parameters
@@ -180,12 +202,19 @@ def read_pairs(cache: Cache, needs: tuple[str, ...], device: torch.device) -> Pa
     needs : tuple of str
         Among ``ecg`` and ``cmr``.
     device : torch.device
+    axis : {"short", "long", "both"}
+        Axis of ``cmr``; both: the short one, and the long one as ``long_axis``, which some may lack.
 
     Raises
     ------
     UserError
         If no patient has it.
     """
+    if axis != "short" and not cache.manifest["settings"].get("long_axis"):
+        raise UserError(
+            f"{cache.path} was prepared without the long axis, which --axis {axis} reads: prepare it again "
+            "with load_data.py and --long-axis."
+        )
     table, known = cache.table("samples"), cache.table("targets", missing=("",))
     stated = cache.manifest["targets"]
     labels = {name: tuple(each) for name, each in stated.get(CLASSES, {}).items()}
@@ -194,12 +223,18 @@ def read_pairs(cache: Cache, needs: tuple[str, ...], device: torch.device) -> Pa
     names[_OTHERS] = tuple(
         name for name in (*stated["indicators"], *stated.get(_OTHERS, ())) if name not in names["indicators"]
     )
+    cines = {"cmr": "long_axis" if axis == "long" else "cmr"}
+    cines |= {"long_axis": "long_axis"} if axis == "both" else {}
     everyone = Pairs(
         table=table,
         ecg=_tensor(cache, "ecg", "ecg" in needs, device),
         lead_present=torch.tensor(cache.array("lead_present")).bool().to(device),
-        cmr=_tensor(cache, "cmr", "cmr" in needs, device),
-        has={name: torch.tensor(table[f"has_{name}"].to_numpy(bool)).to(device) for name in ("ecg", "cmr")},
+        cmr=_tensor(cache, cines["cmr"], "cmr" in needs, device),
+        long_axis=_tensor(cache, "long_axis", True, device) if "long_axis" in cines else None,
+        has={
+            name: torch.tensor(table[f"has_{column}"].to_numpy(bool)).to(device)
+            for name, column in ({"ecg": "ecg"} | cines).items()
+        },
         targets={
             group: torch.tensor(known[list(columns)].to_numpy(np.float32)).to(device)
             for group, columns in names.items()
@@ -210,9 +245,13 @@ def read_pairs(cache: Cache, needs: tuple[str, ...], device: torch.device) -> Pa
     )
     usable = torch.stack([everyone.has[name] for name in needs]).all(dim=0).cpu().numpy()
     if not usable.any():
-        needed = " and ".join({"ecg": "an ECG", "cmr": "a cine"}[name] for name in needs)
+        cine = "a long axis" if axis == "long" else "a cine"
+        needed = " and ".join({"ecg": "an ECG", "cmr": cine}[name] for name in needs)
         raise UserError(f"No patient of {cache.path} has {needed}, which this task needs.")
-    return everyone if usable.all() else everyone.taken(np.flatnonzero(usable))
+    found = everyone if usable.all() else everyone.taken(np.flatnonzero(usable))
+    if axis == "both" and not found.has["long_axis"].any():
+        raise UserError(f"No patient of {cache.path} has a long axis: leave --axis both away.")
+    return found
 
 
 # Columns that are chosen ----------------------------------------------------------------------------

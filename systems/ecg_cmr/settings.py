@@ -20,6 +20,7 @@ from config import (
 
 PatientProtocol = Literal["patient"]
 _Modality = Literal["ecg", "cmr"]
+Axis = Literal["short", "long"]
 COVARIATES = ("age", "sex", "height", "weight")
 KNOWN_TARGETS, NO_COLUMN = "known", "none"
 """Words for columns: all targets that are known by name, and no column at all."""
@@ -171,6 +172,8 @@ class CmrMaeSettings(StageSettings):
     """Settings of training.py cmr-mae."""
 
     masking: tyro.conf.OmitArgPrefixes[MaskingSettings] = MaskingSettings(mask_ratio=0.75)
+    axis: Axis = "short"
+    """Cines to learn from: of the short or of the long axis (prepared with load_data.py --long-axis)."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,12 @@ class ContrastSettings(StageSettings):
     """Run of ecg-mae (its folder or a checkpoint) that the ECG encoder starts from; default: from scratch."""
     init_cmr: Path | None = None
     """Run of cmr-mae that the CMR encoder starts from; default: from scratch."""
+    init_long_axis: Path | None = None
+    """Run of cmr-mae --axis long that the encoder of the long axis starts from, with --axis both; default:
+    from scratch."""
+    axis: Literal[Axis, "both"] = "short"
+    """Cines to align with: of the short axis, of the long axis, or both, each with an encoder and a loss of
+    its own; the losses are added. Patients without a long axis then count for the short axis alone."""
     dimension: Count = 128
     """Length of the embeddings."""
     temperature: Positive = 0.1
@@ -277,6 +286,8 @@ class GeneratorSettings:
 class CineAutoencoderSettings(StageSettings):
     """Settings of training.py cine-autoencoder."""
 
+    axis: Axis = "short"
+    """Cines to learn from: of the short or of the long axis."""
     autoencoder: tyro.conf.OmitArgPrefixes[AutoencoderSettings] = AutoencoderSettings()
 
 
@@ -294,6 +305,9 @@ class EcgToCmrSettings(StageSettings):
     autoencoder: AutoencoderSettings = AutoencoderSettings()
     """Size of the autoencoder: that of the run it comes from."""
     generator: tyro.conf.OmitArgPrefixes[GeneratorSettings] = GeneratorSettings()
+    axis: Axis = "short"
+    """Cines to generate: of the short or of the long axis. For the latter --init-autoencoder and --init-cmr
+    are needed, both of the long axis."""
     shuffle_pairs: bool = False
     """Pair each training ECG with another patient's cine: generated cines then must not depend on the ECG."""
     show_every: Natural = 10

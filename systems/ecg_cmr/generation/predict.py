@@ -24,9 +24,10 @@ from learning.checkpoint import Checkpoint, file_digest
 from systems.base import predictor as base
 from systems.base.predictor import Metadata, RecordingPath
 from systems.ecg_cmr.cine.files import NOTICE, write_gif, write_nifti, write_strip
-from systems.ecg_cmr.cine.measures import MEASURED, UNITS
+from systems.ecg_cmr.cine.measures import UNITS
 from systems.ecg_cmr.generation.plausible import NOT_FOUND, measure_generated
 from systems.ecg_cmr.generation.sampling import Bytes, SamplingConfig, sample_cines
+from systems.ecg_cmr.samples import spacing_of
 from systems.ecg_cmr.settings import EcgToCmrPredictionSettings
 from systems.ecg_cmr.sources.cmr_files import display_affine
 from systems.ecg_cmr.sources.pair_modalities import ecg_digest
@@ -41,7 +42,7 @@ class GeneratedCines(base.Prediction):
     ----------
     cines : numpy.ndarray of uint8, shape (samples, frames, H, W)
     measured : pandas.DataFrame
-        What is measured in each, a row a sample.
+        What is measured in each, a row a sample; no column for cines of the long axis.
     reasons : list of str
         Why nothing is found in each; empty where something is.
     pixel_spacing : float
@@ -59,7 +60,7 @@ class GeneratedCines(base.Prediction):
     def metadata(self) -> Metadata:
         """Return where they come from, and mean and spread over the samples of each indicator."""
         indicators = {}
-        for name in MEASURED:
+        for name in self.measured:
             known = self.measured[name].dropna()
             numbers = {
                 "mean": known.mean(),
@@ -166,7 +167,8 @@ class Predictor(base.Predictor):
             "samples": settings.samples,
             "guidance": settings.guidance,
             "seed": settings.seed,
-            "pixel_spacing_mm": float(self.cache["settings"]["pixel_spacing"]),
+            "axis": self.task.settings.axis,
+            "pixel_spacing_mm": spacing_of(self.cache["settings"], self.task.settings.axis),
         }
 
     def _generate(self, path: RecordingPath, ecg: Ecg) -> GeneratedCines:
@@ -188,7 +190,9 @@ class Predictor(base.Predictor):
         cines = sample_cines(network, network.condition(*given), [0], config)[0]
         origin = self._origin(path, ecg)
         spacing = origin["pixel_spacing_mm"]
-        measured, reasons = measure_generated((cine / 255 for cine in cines), spacing)
+        measured, reasons = pd.DataFrame(), [""] * len(cines)
+        if origin["axis"] == "short":
+            measured, reasons = measure_generated((cine / 255 for cine in cines), spacing)
         return GeneratedCines(
             name=path.name,
             warnings=[*warnings, *self.warnings_of_models(seen)],
@@ -216,6 +220,8 @@ class Predictor(base.Predictor):
     def recording_text(self, row: Metadata) -> list[str]:
         """Return what is measured in the cines of one ECG, and in how many nothing is."""
         kept = " (kept)" if row["kept"] else ""
+        if not row["indicators"]:
+            return [f"{row['samples']} cines of the long axis from {row['ecg']}{kept}; none is measured."]
         lines = [f"Measured in {row['samples']} cines generated from {row['ecg']}{kept}:"]
         lines += [
             f"  {name.replace('_', ' '):20} {_measured_text(part)}"
@@ -227,7 +233,8 @@ class Predictor(base.Predictor):
 
     def short_text(self, row: Metadata) -> str:
         """Return the ejection fraction, for the table of several ECGs."""
-        return _measured_text(row["indicators"]["ejection_fraction"])
+        known = row["indicators"].get("ejection_fraction")
+        return NOT_FOUND if known is None else _measured_text(known)
 
 
 def files_of(base_name: Path) -> list[Path]:

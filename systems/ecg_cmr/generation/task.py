@@ -1,6 +1,6 @@
 """Task ``ecg-to-cmr``: generate a cine of the beating heart from an ECG.
 
-Data     pairs: ``ecg`` (B, 12, T), ``cmr`` (B, frames, H, W)
+Data     pairs: ``ecg`` (B, 12, T), ``cmr`` (B, frames, H, W): short axis, or with --axis long the long one
 Model    a U-Net over the latents of a cine that attends to the tokens of an ECG
          (`models.ecg_cmr.cine_generator`); ECG encoder from ``--init-ecg``, autoencoder from
          ``--init-autoencoder``, both as they are
@@ -48,6 +48,7 @@ _GOLDEN = 0.618_034
 _SHOWN, _SHOWN_STEPS = 3, 10
 """Patients whose generated cines TensorBoard shows while the run trains, and steps in which they are made."""
 _NEEDED = {"ecg": "a run of ecg-cmr-contrast", "autoencoder": "a run of cine-autoencoder"}
+_NEEDED_FOR_LONG_AXIS = {"cmr": "a run of cmr-mae --axis long, whose features the evaluation reads"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +87,10 @@ class EcgToCmr(Stage):
     def parents(self) -> dict[str, Path]:
         """Return the runs that this one stands on."""
         given = {part: getattr(self.settings, f"init_{part}") for part in ("ecg", "autoencoder", "cmr")}
-        lacking = [part for part in _NEEDED if given[part] is None]
+        needed = _NEEDED | (_NEEDED_FOR_LONG_AXIS if self.settings.axis == "long" else {})
+        lacking = [part for part in needed if given[part] is None]
         if lacking:
-            raise UserError(f"ecg-to-cmr needs --init-{lacking[0]} PATH: {_NEEDED[lacking[0]]}.")
+            raise UserError(f"ecg-to-cmr needs --init-{lacking[0]} PATH: {needed[lacking[0]]}.")
         return {part: path for part, path in given.items() if path is not None}
 
     def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
@@ -123,11 +125,11 @@ class EcgToCmr(Stage):
             content = load_checkpoint(file)
             refuse_known(content, file, run)
             if part == "autoencoder":
-                _take_autoencoder(network.autoencoder, content, file)
+                _take_autoencoder(network.autoencoder, content, file, self.settings.axis)
             else:
                 encoder = network.encoder if part == "ecg" else network.feature_encoder
                 assert isinstance(encoder, TokenEncoder)
-                take_encoder(encoder, content, part, file)
+                take_encoder(encoder, content, self.read_as(part), file)
         network.eval()
         rows = run.train[torch.linspace(0, len(run.train) - 1, min(_FITTED_ON, len(run.train))).long()]
         batches = [run.samples.batch(chunk) for chunk in rows.split(_AT_ONCE)]
@@ -215,7 +217,9 @@ def encoded_pairs(samples: Pairs, network: CineGenerator, rows: Tensor) -> Encod
     return EncodedPairs(**(known | made))
 
 
-def _take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: Path) -> None:
+def _take_autoencoder(
+    autoencoder: nn.Module, content: Mapping[str, Any], path: Path, axis: str = "short"
+) -> None:
     """Load the autoencoder of a parent into this one.
 
     Raises
@@ -225,6 +229,9 @@ def _take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: 
     """
     if content["task"] != "cine-autoencoder":
         raise UserError(f"{path} is a run of {content['task']}: --init-autoencoder takes cine-autoencoder.")
+    learned = content["settings"].get("axis", "short")
+    if learned != axis:
+        raise UserError(f"{path} is of the {learned} axis, this run of the {axis} one: give both one --axis.")
     try:
         autoencoder.load_state_dict(content["model"])
     except RuntimeError:
