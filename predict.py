@@ -6,7 +6,7 @@
     python predict.py FOLDER --out predicted                   # all in it, with a figure and metadata of each
     python predict.py RECORDING --prevalence 0.05 --json       # for programs
     python predict.py FOLDER --checkpoint checkpoints/<run of ecg-multimodal>    # patients
-    python predict.py --ecg ECG --checkpoint checkpoints/<run of ecg-to-cmr> --out generated    # cines
+    python predict.py ECGS --checkpoint checkpoints/<run of ecg-to-cmr> --out generated --resume    # cines
     python predict.py --ecg ECG --checkpoint checkpoints/<run of ecg-phenotypes> --age 61 --sex female
     python predict.py ECGS --checkpoint checkpoints/<run of ecg-phenotypes> --patient-table pairs.csv
 

@@ -88,7 +88,7 @@ def read_settings(
     settings = tyro.cli(
         kind,
         args=[
-            _as_named_now(word, {old: new for old, new in formerly.items() if new in known})
+            _as_named_now(word, {old: new for old, new in formerly.items() if new.partition("=")[0] in known})
             for word in arguments
         ],
         description="",

@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
@@ -90,6 +91,10 @@ class Learner:
 
     def after_backward(self, model: nn.Module, losses: Mapping[str, Tensor], processes: Processes) -> None:
         """Change gradients before they are clipped, in all processes alike."""
+
+    def epoch_figures(self, model: nn.Module, run: FoldContext, epoch: int) -> Mapping[str, Figure]:
+        """Return figures by tag of what the model does after an epoch (from 1), without drawing at random."""
+        return {}
 
 
 @dataclass
@@ -205,6 +210,8 @@ def fit(run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = 
         schedule.after_epoch(scores.get("val/loss", scores["train/loss"]))
         if run.processes.leads:
             tracker.epoch_scalars(scores | {"learning_rate": optimizer.param_groups[0]["lr"]}, progress.epoch)
+            for tag, figure in run.learner.epoch_figures(unwrap(wrapped), run, progress.epoch).items():
+                tracker.figure(tag, figure, progress.epoch)
             if run.histograms:
                 tracker.histograms(unwrap(wrapped), progress.epoch)
             tqdm.write(_epoch_line(run, progress, scores))

@@ -3,6 +3,7 @@
     python -m studies.ecg_cmr                # all stages on simulated patients; stop and start as you like
     python -m studies.ecg_cmr --fractions    # and how few labels do: 0.1, 0.25, 0.5 and 1
     python -m studies.ecg_cmr --ptbxl PATH   # and pre-training on real ECGs
+    python -m studies.ecg_cmr --long-axis    # and alignment with short and long axis against short axis alone
     python -m studies.ecg_cmr --list         # what it consists of, and what is done
     python -m studies.ecg_cmr --tables       # tables from what is done
 
@@ -30,13 +31,20 @@ from common.files import replacing, write_table, write_text
 from common.script import run_script
 from config import EvaluationSettings
 from evaluation.report import frame_to_markdown
-from evaluation.statistics import holm
+from evaluation.statistics import Array, holm, paired_cluster_bootstrap
 from studies.runner import Part, choose_parts, list_parts, run_parts
+from systems.ecg_cmr.contrast.evaluate import RANKS, images_of, mean_found
+from systems.ecg_cmr.contrast.task import true_ranks
 from systems.ecg_cmr.phenotypes.evaluate import compare_indicator
 from systems.ecg_cmr.phenotypes.task import TRUE
 
 FRACTIONS = (0.1, 0.25, 0.5, 1.0)
-PARENT = {"pretrained": "ecg-mae", "aligned": "contrast", "shuffled": "contrast-shuffled"}
+PARENT = {
+    "pretrained": "ecg-mae",
+    "aligned": "contrast",
+    "shuffled": "contrast-shuffled",
+    "aligned-axes": "contrast-axes",
+}
 """Run that the encoder of each variant starts from."""
 FEW_EPOCHS, MANY_EPOCHS = 16, 24
 """Of the last stage with all labels and with few: a tenth of the patients makes a tenth of the steps."""
@@ -54,6 +62,8 @@ class PairsStudySettings:
     """Simulated patients."""
     ptbxl: Path | None = None
     """Folder of PTB-XL, or of a part of it: also trains the ECG's masked autoencoder on it."""
+    long_axis: bool = False
+    """Prepare the long axis too, and align an ECG network with both axes."""
     fractions: bool = False
     """Also train the variants with 0.25 and 0.5 of the labels (0.1 and 1 always are)."""
     list: bool = False
@@ -88,27 +98,36 @@ def waves(settings: PairsStudySettings, cache: str, ptbxl: str = "") -> list[lis
     def variants(*names: str) -> list[Part]:
         return [variant_part(settings, cache, name, part) for part in reversed(fractions) for name in names]
 
+    def long_axis(name: str, *options: str) -> list[Part]:
+        return [part(settings, cache, name, *options)] if settings.long_axis else []
+
     contrast = (
         *("ecg-cmr-contrast", "--epochs", "20", "--early-stop", "20"),
         *child("ecg", settings, "ecg-mae"),
         *child("cmr", settings, "cmr-mae"),
     )
     real = ("ecg-mae", "--epochs", "60", "--batch-size", "16")  # hundreds of records: as many steps
+    axes = (*contrast, "--axis", "both", *child("long-axis", settings, "cmr-mae-long"))
     cine = ("ecg-phenotypes", "--reads", "cmr", "--epochs", str(FEW_EPOCHS))
     return [
         [
             part(settings, cache, "ecg-mae", "ecg-mae", "--epochs", "30"),
             part(settings, cache, "cmr-mae", "cmr-mae", "--epochs", "30"),
+            *long_axis("cmr-mae-long", "cmr-mae", "--epochs", "30", "--axis", "long"),
             *([part(settings, ptbxl, "ecg-mae-ptbxl", *real)] if settings.ptbxl else []),
             *variants("scratch"),
         ],
         [
             part(settings, cache, "contrast", *contrast),
             part(settings, cache, "contrast-shuffled", *contrast, "--shuffle-pairs"),
+            *long_axis("contrast-axes", *axes),
             part(settings, cache, "cmr", *cine, *child("cmr", settings, "cmr-mae")),
             *variants("pretrained"),
         ],
-        [*variants("aligned"), variant_part(settings, cache, "shuffled", PRIMARY[1])],
+        [
+            *variants("aligned", *(["aligned-axes"] if settings.long_axis else [])),
+            variant_part(settings, cache, "shuffled", PRIMARY[1]),
+        ],
     ]
 
 
@@ -146,9 +165,8 @@ def child(encoder: str, settings: PairsStudySettings, parent: str) -> tuple[str,
 
 def prepare(settings: PairsStudySettings) -> str:
     """Prepare the simulated patients, where that is not done yet; return the folder of the cache."""
-    return str(
-        load_data.main(["ecg-cmr-contrast", "--simulate", "--simulation.patients", str(settings.patients)])
-    )
+    words = ["ecg-cmr-contrast", "--simulate", "--simulation.patients", str(settings.patients)]
+    return str(load_data.main([*words, *(["--long-axis"] if settings.long_axis else [])]))
 
 
 def prepare_ptbxl(settings: PairsStudySettings) -> str:
@@ -170,6 +188,7 @@ def write_tables(settings: PairsStudySettings) -> str:
         "indicators": stacked(runs, "indicators"),
         "diseases": stacked(runs, "diseases"),
         "comparisons": comparisons(runs),
+        "axes": axes_comparison(runs),
     }
     sections = []
     for name, table in tables.items():
@@ -211,6 +230,7 @@ def comparisons(runs: dict[str, Path]) -> pd.DataFrame:
         ("aligned", "pretrained"),
         ("pretrained", "scratch"),
         ("aligned", "shuffled"),
+        ("aligned-axes", "aligned"),
     ]
     rows = []
     for fraction in FRACTIONS:
@@ -228,6 +248,43 @@ def comparisons(runs: dict[str, Path]) -> pd.DataFrame:
         table.loc[others, "p_holm"] = holm(table.loc[others, "p"])
         table = table.sort_values("declared", ascending=False, kind="stable")
     return table
+
+
+def axes_comparison(runs: dict[str, Path]) -> pd.DataFrame:
+    """Return how much more often the cine is found by its ECG after alignment with both axes, by patient.
+
+    Of that run the similarities to both axes (averaged), to the short axis and to the long axis are compared
+    with those of the run that was aligned with the short axis alone.
+    """
+    if not {"contrast", "contrast-axes"} <= set(runs):
+        return pd.DataFrame()
+    short, both = (pd.read_csv(runs[name] / "predictions.csv") for name in ("contrast", "contrast-axes"))
+    if not short["recording"].equals(both["recording"]):
+        raise UserError(
+            "contrast and contrast-axes were evaluated on different patients: train both from one cache."
+        )
+    before = ranks_of(short, images_of(short, "short")["CMR"])
+    rows: list[dict[str, object]] = []
+    for name, image in images_of(both, "both").items():
+        after = ranks_of(both, image)
+        for rank in RANKS:
+            one, two = (
+                units.assign(found=(units["rank"] <= rank).astype(float)) for units in (after, before)
+            )
+            found = paired_cluster_bootstrap(
+                one, two, mean_found, "patient", draws=EvaluationSettings.bootstrap_draws
+            )
+            recalls = {"recall": one["found"].mean(), "recall_short_axis_alone": two["found"].mean()}
+            difference = dict(zip(("difference", "low", "high", "reason"), found.cells, strict=True))
+            rows.append({"found_by": name, "rank": rank, **recalls, **difference})
+    return pd.DataFrame(rows)
+
+
+def ranks_of(predictions: pd.DataFrame, image: Array) -> pd.DataFrame:
+    """Return the rank of each patient's image among all, ordered by likeness to the ECG."""
+    patient = predictions["session"].to_numpy()
+    ranks = true_ranks(predictions.filter(regex="^ecg_").to_numpy(), image, patient)
+    return pd.DataFrame({"sample": range(len(ranks)), "patient": patient, "rank": ranks})
 
 
 KEYS = ("indicator", "fraction", "first", "second")

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import evaluate
 import load_data
@@ -149,23 +150,26 @@ def test_the_autoencoder_is_evaluated_by_what_is_measured_through_it(workspace, 
     assert np.isfinite(metrics["images"][0]["ssim"])
 
 
-def test_cines_are_generated_from_an_ecg_the_same_again_and_marked(run, tmp_path, capsys):
-    pairs = write_pairs(tmp_path / "raw", patients=1, kind="npy", long_axis=False)
-    ecg = next((pairs / "ecg").glob("*.npy"))
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("raw") / "pairs", patients=3, kind="npy", long_axis=False)
 
-    def call(*options: object, file: Path = ecg) -> dict[str, Any]:
-        words = ["--checkpoint", run, "--ecg", file, "--ecg-rate", "500", "--steps", "2", "--samples", "3"]
-        (metadata,) = predict.main([str(word) for word in (*words, "--threads", "1", *options)])
-        return metadata
 
+def generate(run: Path, out: Path, *given: object) -> list[dict[str, Any]]:
+    words = ["--checkpoint", run, "--ecg-rate", "500", "--steps", "2", "--samples", "3", "--threads", "1"]
+    return predict.main([str(word) for word in (*words, "--out", out, *given)])
+
+
+def test_cines_are_generated_from_an_ecg_the_same_again_and_marked(run, raw, tmp_path, capsys):
+    ecg = sorted((raw / "ecg").glob("*.npy"))[0]
     with pytest.raises(UserError, match="name a folder with --out"):
-        call()
-    found = call("--out", tmp_path / "out")
+        predict.main(["--checkpoint", str(run), "--ecg", str(ecg)])
+    (found,) = generate(run, tmp_path / "out", "--ecg", ecg)
     text = capsys.readouterr().out
-    assert "GENERATED" in text.upper() and "Measured in 3 cines" in text and "ejection fraction" in text
-    assert "trained on simulated patients" in text
+    assert "GENERATED" in text and "Measured in 3 cines" in text and "ejection fraction" in text
+    assert "SIMULATED patients trained this model" in text
     assert set(found["indicators"]) == set(MEASURED) and found["trained_on_simulated"] is True
-    assert all((tmp_path / "out" / name).stat().st_size > 100 for name in found["files"])
+    assert all(Path(name).stat().st_size > 100 for name in found["files"])
     stem = tmp_path / "out" / f"{ecg.stem}_generated"
     image: Any = nibabel.load(f"{stem}.nii.gz")
     assert image.shape == (32, 32, 1, 4) and b"GENERATED" in bytes(image.header["descrip"])
@@ -173,13 +177,82 @@ def test_cines_are_generated_from_an_ecg_the_same_again_and_marked(run, tmp_path
     with Image.open(f"{stem}.gif") as gif, Image.open(f"{stem}.png") as png:
         assert getattr(gif, "n_frames", 0) == 4 and b"GENERATED" in gif.info["comment"]
         assert "GENERATED" in png.info["Description"]
-    again = call("--out", tmp_path / "again", "--json")
-    assert json.loads(capsys.readouterr().out) == again == found
-    assert json.loads(Path(f"{stem}.json").read_text(encoding="utf-8")) == found
+    (again,) = generate(run, tmp_path / "again", "--ecg", ecg, "--json")
+    assert json.loads(capsys.readouterr().out)["recordings"] == [again]
+    assert again | {"files": found["files"]} == found
+    written = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))
+    assert written == {name: value for name, value in found.items() if name not in ("files", "kept")}
     twin: Any = nibabel.load(tmp_path / "again" / f"{ecg.stem}_generated.nii.gz")
     assert (np.asanyarray(twin.dataobj) == np.asanyarray(image.dataobj)).all()
     with pytest.raises(UserError, match="no ECG"):
-        call("--out", tmp_path / "out", file=tmp_path / "nothing")
+        generate(run, tmp_path / "out", "--ecg", tmp_path / "nothing")
+
+
+def test_a_folder_of_ecgs_gives_each_what_it_gives_alone_and_goes_on_after_a_stop(run, raw, tmp_path, capsys):
+    folder, out = raw / "ecg", tmp_path / "out"
+    names = sorted(path.stem for path in folder.glob("*.npy"))
+    (alone,) = generate(run, out, folder / f"{names[1]}.npy")
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    capsys.readouterr()
+    rows = generate(run, out, folder, "--resume")
+    assert [row["recording"] for row in rows] == names
+    assert [row["kept"] for row in rows] == [False, True, False]
+    assert rows[1] | {"kept": False} == alone
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert all(len(row["files"]) == 4 and Path(row["files"][0]).is_file() for row in rows)
+    assert "Predicted 3 of 3 recordings" in capsys.readouterr().out
+    anew = generate(run, out, folder)
+    assert [row["indicators"] for row in anew] == [row["indicators"] for row in rows]
+    assert not any(row["kept"] for row in anew)
+
+
+def test_what_was_made_otherwise_or_lacks_a_file_is_made_anew(run, raw, tmp_path):
+    ecg = sorted((raw / "ecg").glob("*.npy"))[0]
+    own, out = tmp_path / "own.npy", tmp_path / "out"
+    np.save(own, np.load(ecg))
+    generate(run, out, own)
+
+    def kept(*options: object) -> bool:
+        (row,) = generate(run, out, own, "--resume", *options)
+        return row["kept"]
+
+    assert kept()
+    assert not kept("--seed", "1") and not kept("--samples", "2") and not kept()
+    assert kept()
+    (out / "own_generated.gif").unlink()
+    assert not kept() and (out / "own_generated.gif").is_file()
+    (out / "own_generated.json").write_text("{", encoding="utf-8")
+    assert not kept()
+    np.save(own, 1.1 * np.load(ecg))
+    assert not kept() and kept()
+
+
+def test_an_ecg_that_cannot_be_used_does_not_stop_the_others(run, raw, tmp_path, capsys):
+    ecg = sorted((raw / "ecg").glob("*.npy"))[0]
+    np.save(tmp_path / "volts.npy", np.load(ecg) / 1000)
+    with pytest.raises(SystemExit) as stopped:
+        generate(run, tmp_path / "out", ecg, tmp_path / "volts.npy")
+    assert stopped.value.code == 1
+    text = capsys.readouterr().out
+    assert "Predicted 1 of 2" in text and "refused" in text
+
+
+def test_tensorboard_shows_generated_cines_beside_the_true_ones(workspace, parents, run):
+    words = (*parents, *SAME, "--channels", "64", "--epochs", "5")
+    shown = workspace.train("ecg-to-cmr", "shown", *words, "--show-every", "2")
+    assert images_of(workspace.root / "runs" / shown.name)["val/generated"] == [2, 4, 5]
+    assert images_of(workspace.root / "runs" / run.name)["val/generated"] == [2]  # of two epochs, the last
+    hidden = workspace.train("ecg-to-cmr", "hidden", *words, "--show-every", "0")
+    assert "val/generated" not in images_of(workspace.root / "runs" / hidden.name)
+    one, other = (load_checkpoint(path / "fold_0" / "last.pt")["model"] for path in (shown, hidden))
+    assert all(torch.equal(one[name], other[name]) for name in one), "to look changes nothing"
+
+
+def images_of(folder: Path) -> dict[str, list[int]]:
+    """Return the steps of each picture of the first fold."""
+    events = EventAccumulator(str(folder / "fold_0"), size_guidance={"images": 0})
+    events.Reload()
+    return {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
 
 
 def test_a_run_that_generates_nothing_is_refused(parents, tmp_path):

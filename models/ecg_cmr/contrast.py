@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.ecg_cmr.masking import encode_sparsely
+from models.ecg_cmr.phenotypes import CovariateModulation
 from models.ecg_cmr.transformer import TokenEncoder, check_pooling, initialize, pool_tokens
 
 _TEMPERATURES = (0.01, 1.0)
@@ -126,6 +127,9 @@ class ContrastiveModel(nn.Module):
         a step costs less than half. 0: none.
     freeze_ecg, freeze_cmr : bool
         Freeze the encoders (``freeze_cmr``: of both axes). Heads are always trained.
+    covariates : int
+        Columns that modulate the features of the ECG (`CovariateModulation`); call its ``fit`` before
+        training.
     """
 
     def __init__(
@@ -141,6 +145,7 @@ class ContrastiveModel(nn.Module):
         token_dropout: float = 0.0,
         freeze_ecg: bool = False,
         freeze_cmr: bool = False,
+        covariates: int = 0,
     ) -> None:
         super().__init__()
         _check_arguments(dimension, temperature, token_dropout)
@@ -154,6 +159,7 @@ class ContrastiveModel(nn.Module):
         self.local_heads = nn.ModuleDict(
             {name: ProjectionHead(widths[name], dimension) for name in ("ecg", "cmr") if local}
         )
+        self.modulation = CovariateModulation(covariates, widths["ecg"]) if covariates else None
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.frozen = tuple(["ecg"] * freeze_ecg + ["cmr", "long_axis"] * freeze_cmr)
         for name in self.frozen:
@@ -182,6 +188,7 @@ class ContrastiveModel(nn.Module):
         long_axis: Tensor | None = None,
         has_long_axis: Tensor | None = None,
         patient: Tensor | None = None,
+        covariates: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compare a batch of pairs; in training with several processes, the pairs of all of them.
 
@@ -196,18 +203,20 @@ class ContrastiveModel(nn.Module):
             Which rows have one.
         patient : torch.Tensor of int64, shape (B,), optional
             Pairs of one patient are not each other's negatives.
+        covariates : torch.Tensor, shape (B, covariates), optional
+            In their own units, NaN where not known; needed where the model has any.
 
         Returns
         -------
         dict of str to torch.Tensor
             ``loss``, the sum of its parts ``short_axis``, ``long_axis`` and ``local`` (those there are);
-            ``temperature``; the embeddings ``ecg_embedding`` and ``cmr_embedding`` of this process's rows,
-            (B, dimension).
+            ``temperature``; of this process's rows the embeddings ``ecg_embedding``, ``cmr_embedding`` and,
+            where there is an encoder for it, ``long_axis_embedding``, (B, dimension).
         """
         if (long_axis is None) != (self.long_axis_encoder is None):
             raise ValueError("long_axis and long_axis_encoder go together: give both, or neither.")
         self._clamp_temperature()
-        embedded = {"ecg": self.embed("ecg", ecg, lead_present), "cmr": self.embed("cmr", cmr)}
+        embedded = {"ecg": self.embed("ecg", ecg, lead_present, covariates), "cmr": self.embed("cmr", cmr)}
         if long_axis is not None:
             embedded["long_axis"] = self.embed("long_axis", long_axis, has_long_axis)
         losses = self._losses(embedded, patient)
@@ -215,8 +224,7 @@ class ContrastiveModel(nn.Module):
             "loss": torch.stack(list(losses.values())).sum(),
             **losses,
             "temperature": self.temperature.detach(),
-            "ecg_embedding": embedded["ecg"]["whole"],
-            "cmr_embedding": embedded["cmr"]["whole"],
+            **{f"{name}_embedding": parts["whole"] for name, parts in embedded.items()},
         }
 
     @staticmethod
@@ -232,8 +240,10 @@ class ContrastiveModel(nn.Module):
             raise ValueError(f"This model was built without {name}_encoder.")
         return encoder
 
-    def embed(self, name: str, signal: Tensor, present: Tensor | None = None) -> dict[str, Tensor]:
-        """Embed the signals of a modality: ``ecg``, ``cmr`` or ``long_axis``.
+    def embed(
+        self, name: str, signal: Tensor, present: Tensor | None = None, covariates: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Embed the signals of a modality: ``ecg`` (with its covariates), ``cmr`` or ``long_axis``.
 
         Returns
         -------
@@ -245,8 +255,13 @@ class ContrastiveModel(nn.Module):
         drops = name == "ecg" and self.training and not frozen
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             encoded, known = encode_sparsely(encoder, signal, present, self.token_dropout if drops else 0.0)
+        pooled = pool_tokens(encoded, known, self.pooling)
+        if self.modulation is not None and name == "ecg":
+            if covariates is None:
+                raise ValueError("This model takes covariates, and none were given.")
+            pooled = self.modulation(pooled, covariates)
         embedded = {
-            "whole": self.heads[name](pool_tokens(encoded, known, self.pooling)),
+            "whole": self.heads[name](pooled),
             "valid": known.any(dim=1),
         }
         if name in self.local_heads:

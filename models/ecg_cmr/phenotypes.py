@@ -1,12 +1,13 @@
 """Indicators of cardiac function and diseases, from the tokens of an ECG or of a cine.
 
-A head for indicators (regression on z-scores) and one for diseases, over any `TokenEncoder`; age, sex and
-other covariates modulate the encoder's features by FiLM (Perez et al. 2018), which begins as identity.
+A head for indicators (regression on z-scores), one for diseases and one for targets with one class a
+patient, over any `TokenEncoder`; age, sex and other covariates modulate the encoder's features by FiLM
+(Perez et al. 2018), which begins as identity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,37 @@ class CovariateFiLM(nn.Module):
         return (1 + gamma) * features + beta
 
 
+class CovariateModulation(nn.Module):
+    """`CovariateFiLM` of covariates in their own units, z-scored by the training patients.
+
+    Parameters
+    ----------
+    covariates, channels : int
+        As for `CovariateFiLM`.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, covariates: int, channels: int) -> None:
+        super().__init__()
+        self.film = CovariateFiLM(covariates, channels)
+        self.register_buffer("mean", torch.zeros(covariates))
+        self.register_buffer("deviation", torch.ones(covariates))
+
+    @torch.no_grad()
+    def fit(self, covariates: Tensor) -> None:
+        """Take mean and deviation from the training patients (patients, covariates), NaN where not known."""
+        mean, deviation = column_statistics(covariates, "covariate")
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+
+    def forward(self, features: Tensor, covariates: Tensor) -> Tensor:
+        """Map features (B, channels) and covariates (B, K), NaN where not known, to (B, channels)."""
+        described = with_flags(covariates, self.mean, self.deviation)
+        return self.film(features, described.to(features.dtype))
+
+
 class PhenotypeModel(nn.Module):
     """Indicators and diseases from a signal.
 
@@ -55,7 +87,7 @@ class PhenotypeModel(nn.Module):
     encoder : TokenEncoder
         Of ECGs or of cines; from scratch, pre-trained, or aligned.
     indicators, diseases : int
-        Number of outputs; one of them may be 0.
+        Number of outputs; either may be 0.
     covariates : int
         Columns that `forward` also takes, in their own units, NaN where not known.
     film : bool
@@ -70,12 +102,18 @@ class PhenotypeModel(nn.Module):
         Share of the tokens left out of each training step, to save time; 0: none.
     freeze_encoder : bool
         Train the heads only.
+    classes : sequence of int
+        Number of classes of each target of which a patient has one class.
+    balance : bool
+        Weigh both sides of each disease, and each class, as if they were equally frequent in training.
 
     Notes
     -----
     Call `fit_targets` with the training patients before training: the z-scores' mean and deviation are
     buffers, so checkpoints hold them. Without it indicators and covariates count as z-scored already.
     """
+
+    log_weights: Tensor
 
     indicator_mean: Tensor
     indicator_deviation: Tensor
@@ -95,21 +133,26 @@ class PhenotypeModel(nn.Module):
         dropout: float = 0.1,
         token_dropout: float = 0.0,
         freeze_encoder: bool = False,
+        classes: Sequence[int] = (),
+        balance: bool = False,
     ) -> None:
         super().__init__()
-        _check_arguments(indicators, diseases, covariates, token_dropout)
+        _check_arguments(indicators, diseases, covariates, token_dropout, classes)
         self.encoder, self.pooling = encoder, check_pooling(pooling)
         self.covariates, self.token_dropout = covariates, token_dropout
         width = encoder.token_width
         self.film = CovariateFiLM(covariates, width) if film and covariates else None
         inputs = width if film else width + 2 * covariates
-        counts = {"indicators": indicators, "diseases": diseases}
+        self.classes, self.balance = tuple(classes), balance
+        counts = {"indicators": indicators, "diseases": diseases, "classes": sum(classes)}
         self.heads = nn.ModuleDict(
             {name: _head(inputs, hidden, dropout, count) for name, count in counts.items() if count}
         )
         for name, count in (("indicator", indicators), ("covariate", covariates)):
             self.register_buffer(f"{name}_mean", torch.zeros(count))
             self.register_buffer(f"{name}_deviation", torch.ones(count))
+        if balance:  # of the healthy, of the diseased, of each class
+            self.register_buffer("log_weights", torch.zeros(2 * diseases + sum(classes)))
         self.frozen = freeze_encoder
         if freeze_encoder:
             encoder.requires_grad_(False)
@@ -142,6 +185,27 @@ class PhenotypeModel(nn.Module):
                 getattr(self, f"{name}_mean").copy_(mean)
                 getattr(self, f"{name}_deviation").copy_(deviation)
 
+    @torch.no_grad()
+    def fit_weights(self, diseases: Tensor, classes: Tensor) -> None:
+        """Take the weight of each side of each disease, and of each class, from the training patients.
+
+        It is ``n / (k * n_class)`` of ``n`` patients in ``k`` classes; 1 where one of them has no patient.
+
+        Parameters
+        ----------
+        diseases, classes : torch.Tensor, shapes (patients, columns)
+            0 or 1, and numbers of classes; NaN where not known.
+        """
+        sides = torch.stack([(diseases == side).sum(dim=0) for side in (0, 1)], dim=1).float()
+        counts = [*sides] + [
+            torch.bincount(column[column.isfinite()].long(), minlength=count).float()
+            for column, count in zip(classes.unbind(dim=1), self.classes, strict=True)
+        ]
+        weights = [_balanced_log_weights(count) for count in counts]
+        of_sides, of_classes = weights[: len(sides)], weights[len(sides) :]
+        ordered = [torch.stack(of_sides).T.flatten()] if of_sides else []
+        self.log_weights.copy_(torch.cat([*ordered, *of_classes]))
+
     def forward(
         self, signal: Tensor, present: Tensor | None = None, covariates: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -157,7 +221,8 @@ class PhenotypeModel(nn.Module):
         Returns
         -------
         dict of str to torch.Tensor
-            ``indicators`` (B, indicators), z-scored, and ``diseases`` (B, diseases), logits: those there are.
+            ``indicators`` (B, indicators), z-scored, ``diseases`` (B, diseases) and ``classes`` (B, all
+            classes), logits: those there are.
         """
         dropped = self.token_dropout if self.training and not self.frozen else 0.0
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
@@ -180,6 +245,7 @@ class PhenotypeModel(nn.Module):
         outputs: dict[str, Tensor],
         indicators: Tensor | None = None,
         diseases: Tensor | None = None,
+        classes: Tensor | None = None,
         disease_weight: float = 1.0,
     ) -> dict[str, Tensor]:
         """Compare outputs of `forward` with what is known.
@@ -191,32 +257,77 @@ class PhenotypeModel(nn.Module):
             In their own units, NaN where not known.
         diseases : torch.Tensor, shape (B, diseases)
             0, 1, or NaN where not known.
+        classes : torch.Tensor, shape (B, targets)
+            Number of the class, or NaN where not known.
         disease_weight : float
             Of the diseases' loss in the sum.
 
         Returns
         -------
         dict of str to torch.Tensor
-            ``loss``, ``indicator_loss`` (mean squared error of z-scores) and ``disease_loss`` (binary
-            cross-entropy): means over known values, 0 where none is; the latter two as there are targets.
+            ``loss``, ``indicator_loss`` (mean squared error of z-scores), ``disease_loss`` (binary
+            cross-entropy) and ``class_loss`` (cross-entropy): means over known values, 0 where none is; the
+            latter three as there are targets.
         """
         losses = {}
         if indicators is not None:
             target = (indicators - self.indicator_mean) / self.indicator_deviation
             losses["indicator_loss"] = _masked_mean(functional.mse_loss, outputs["indicators"], target)
         if diseases is not None:
+            each = self._weights_of(diseases) if self.balance else None
             losses["disease_loss"] = _masked_mean(
-                functional.binary_cross_entropy_with_logits, outputs["diseases"], diseases
+                functional.binary_cross_entropy_with_logits, outputs["diseases"], diseases, each
             )
+        if classes is not None:
+            losses["class_loss"] = self._class_loss(outputs["classes"].float(), classes)
         if not losses:
-            raise ValueError("Give indicators, diseases or both: without any there is nothing to compare.")
-        weights = {"indicator_loss": 1.0, "disease_loss": disease_weight}
+            raise ValueError("Give indicators, diseases or classes: without any there is nothing to compare.")
+        weights = {"indicator_loss": 1.0, "disease_loss": disease_weight, "class_loss": disease_weight}
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **losses}
 
     def in_units(self, indicators: Tensor) -> Tensor:
         """Bring predicted z-scores (B, indicators) back to the indicators' own units."""
         return indicators.float() * self.indicator_deviation + self.indicator_mean
+
+    def probabilities(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the probabilities of ``diseases`` (B, diseases) and ``classes`` (B, all classes) there are.
+
+        Those of a balanced loss hold where all are equally frequent; here they are brought back to the shares
+        of the training part.
+        """
+        found, shift = {}, self.log_weights if self.balance else None
+        if "diseases" in outputs:
+            logits = outputs["diseases"].float()
+            if shift is not None:
+                healthy, diseased = shift[: 2 * logits.shape[1]].chunk(2)
+                logits = logits - diseased + healthy
+            found["diseases"] = logits.sigmoid()
+        if "classes" in outputs:
+            logits = outputs["classes"].float()
+            logits = logits if shift is None else logits - shift[-logits.shape[1] :]
+            parts = logits.split(list(self.classes), dim=1)
+            found["classes"] = torch.cat([part.softmax(dim=1) for part in parts], dim=1)
+        return found
+
+    def _weights_of(self, diseases: Tensor) -> Tensor:
+        """Return the weight of each label of each disease, (B, diseases)."""
+        healthy, diseased = self.log_weights[: 2 * diseases.shape[1]].exp().chunk(2)
+        return torch.where(diseases == 1, diseased, healthy)
+
+    def _class_loss(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """Return the mean cross-entropy over the classes that are known, of all targets."""
+        known = classes.isfinite()
+        weights = self.log_weights[-logits.shape[1] :].exp() if self.balance else torch.ones_like(logits[0])
+        total = logits.sum() * 0
+        sizes = list(self.classes)
+        parts = zip(logits.split(sizes, dim=1), weights.split(sizes), strict=True)
+        for column, (part, weight) in enumerate(parts):
+            rows = known[:, column]
+            total = total + functional.cross_entropy(
+                part[rows], classes[rows, column].long(), weight, reduction="sum"
+            )
+        return total / known.sum().clamp(min=1)
 
     def _with_covariates(self, features: Tensor, covariates: Tensor | None) -> Tensor:
         """Return features (B, C) modulated by covariates, or with them beside."""
@@ -225,12 +336,17 @@ class PhenotypeModel(nn.Module):
             raise ValueError(f"This model takes {self.covariates} covariates, and {given} were given.")
         if covariates is None:
             return features
-        known = covariates.isfinite()
-        scores = ((covariates - self.covariate_mean) / self.covariate_deviation).where(known, 0.0)
-        described = torch.cat([scores, known.to(scores.dtype)], dim=-1).to(features.dtype)
+        described = with_flags(covariates, self.covariate_mean, self.covariate_deviation).to(features.dtype)
         if self.film is not None:
             return self.film(features, described)
         return torch.cat([features, described], dim=-1)
+
+
+def with_flags(covariates: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Return z-scores (B, K), 0 where not known, and beside them whether they are known, (B, 2 K)."""
+    known = covariates.isfinite()
+    scores = ((covariates - mean) / deviation).where(known, 0.0)
+    return torch.cat([scores, known.to(scores.dtype)], dim=-1)
 
 
 def column_statistics(table: Tensor, name: str = "target") -> tuple[Tensor, Tensor]:
@@ -253,10 +369,20 @@ def column_statistics(table: Tensor, name: str = "target") -> tuple[Tensor, Tens
     return mean.to(table.dtype), deviation.masked_fill(constant, 1.0).to(table.dtype)
 
 
-def _masked_mean(loss: Callable[..., Tensor], predicted: Tensor, target: Tensor) -> Tensor:
+def _balanced_log_weights(counts: Tensor) -> Tensor:
+    """Return the logarithm of the weight of each class (K,); zeros where one of them has no patient."""
+    if not bool((counts > 0).all()):
+        return torch.zeros_like(counts)
+    return (counts.sum() / (len(counts) * counts)).log()
+
+
+def _masked_mean(
+    loss: Callable[..., Tensor], predicted: Tensor, target: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Return a loss averaged over the finite targets; 0, still with a gradient of zeros, where none is."""
     known = target.isfinite()
     values = loss(predicted.float(), target.float().where(known, 0.0), reduction="none")
+    values = values if weights is None else values * weights
     return (values * known).sum() / known.sum().clamp(min=1)
 
 
@@ -268,12 +394,16 @@ def _head(inputs: int, hidden: int, dropout: float, outputs: int) -> nn.Sequenti
     return head.apply(initialize)
 
 
-def _check_arguments(indicators: int, diseases: int, covariates: int, token_dropout: float) -> None:
+def _check_arguments(
+    indicators: int, diseases: int, covariates: int, token_dropout: float, classes: Sequence[int]
+) -> None:
     """Refuse settings that make no model, saying which would."""
-    if min(indicators, diseases, covariates) < 0 or indicators + diseases < 1:
+    if min(indicators, diseases, covariates) < 0 or indicators + diseases + len(classes) < 1:
         raise ValueError(
-            "indicators, diseases and covariates count columns, and there must be an indicator or a disease; "
-            f"they are {indicators}, {diseases} and {covariates}."
+            "indicators, diseases and covariates count columns, and there must be an indicator or a disease "
+            f"or classes; they are {indicators}, {diseases} and {covariates}."
         )
+    if any(count < 2 for count in classes):
+        raise ValueError(f"A target of classes has two or more of them, and one has {min(classes)}.")
     if not 0 <= token_dropout < 1:
         raise ValueError(f"token_dropout must be in [0, 1), and is {token_dropout}.")

@@ -57,6 +57,14 @@ class SelfAttention(nn.Module):
         )
         return self.merge(mixed.transpose(1, 2).flatten(2))
 
+    def forward_with_maps(self, tokens: Tensor, attendable: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, to rounding, and the attention (B, heads, N, N) that it came from."""
+        maps = self.maps(tokens, attendable)
+        if torch.is_grad_enabled() and not maps.requires_grad:  # of a frozen network, for its gradient
+            maps.requires_grad_()
+        value = self._split(tokens)[2]
+        return self.merge((maps.to(value.dtype) @ value).transpose(1, 2).flatten(2)), maps
+
     def maps(self, tokens: Tensor, attendable: Tensor | None = None) -> Tensor:
         """Return the attention (B, heads, N, N) that `forward` gives; each row sums to one."""
         query, key, _ = self._split(tokens)
@@ -105,9 +113,11 @@ class TransformerBlock(nn.Module):
         tokens = tokens + self.attention(self.attention_norm(tokens), attendable)
         return tokens + self.dense(self.dense_norm(tokens))
 
-    def maps(self, tokens: Tensor, attendable: Tensor | None = None) -> Tensor:
-        """Return the attention (B, heads, N, N) that `forward` gives."""
-        return self.attention.maps(self.attention_norm(tokens), attendable)
+    def forward_with_maps(self, tokens: Tensor, attendable: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, to rounding, and the attention (B, heads, N, N) that it came from."""
+        mixed, maps = self.attention.forward_with_maps(self.attention_norm(tokens), attendable)
+        tokens = tokens + mixed
+        return tokens + self.dense(self.dense_norm(tokens)), maps
 
 
 class Transformer(nn.Module):
@@ -142,13 +152,13 @@ class Transformer(nn.Module):
     def forward_with_attention(
         self, tokens: Tensor, attendable: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return what `forward` does and each block's attention (B, heads, N, N)."""
-        maps = []
+        """Return what `forward` does, to rounding, and each block's attention (B, heads, N, N)."""
+        found = []
         for block in self.blocks:
             assert isinstance(block, TransformerBlock)
-            maps.append(block.maps(tokens, attendable))
-            tokens = block(tokens, attendable)
-        return self.norm(tokens), maps
+            tokens, maps = block.forward_with_maps(tokens, attendable)
+            found.append(maps)
+        return self.norm(tokens), found
 
 
 def initialize(module: nn.Module) -> None:
@@ -265,11 +275,14 @@ class TokenEncoder(nn.Module):
         """Map a batch to its tokens (B, 1 + N, C), class token first; zero for unusable patches."""
         return self.encode_with_mask(signal, present)[0]
 
-    def attention(self, signal: Tensor, present: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Return each block's attention (B, heads, 1 + N, 1 + N) and which patches are usable, (B, N)."""
+    def encode_with_attention(
+        self, signal: Tensor, present: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return what `encode_with_mask` does, and each block's attention (B, heads, 1 + N, 1 + N)."""
         patches = self.patches(signal, present)
         tokens, attendable = self.with_class_token(self.tokens(patches), patches.usable)
-        return self.transformer.forward_with_attention(tokens, attendable)[1], patches.usable
+        encoded, maps = self.transformer.forward_with_attention(tokens, attendable)
+        return encoded * attendable.unsqueeze(-1), patches.usable, maps
 
 
 def mean_of(tokens: Tensor, usable: Tensor, dim: int = 1) -> Tensor:

@@ -137,7 +137,7 @@ def relevance_figure(
     traces, shares = np.asarray(ecg, dtype=float), np.asarray(relevance, dtype=float)
     if len(traces) != len(leads) or len(shares) != len(leads):
         raise ValueError(f"{traces.shape} and {shares.shape} do not fit {len(leads)} leads.")
-    said = "darker: counts more (attention rollout)"
+    said = "darker: raised it more (gradient-weighted attention rollout)"
     figure = new_figure(title, said, "", watermark, 0.62 * len(leads) + 1.3)
     figure.texts[0].set_fontsize(12)
     panels = figure.subplots(len(leads), 1, sharex=True, squeeze=False)[:, 0]

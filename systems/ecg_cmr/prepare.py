@@ -10,9 +10,10 @@ pairs (PTB-XL has ECGs alone, ACDC cines alone) becomes the newest of the task i
 ``targets.csv``       a row a sample: ``recording`` and numbers, empty where missing (read: missing=("",))
 ``samples.csv``       a row a sample, in the order of the arrays: who, and which modalities there are
 
-The manifest's ``targets`` name the columns of ``targets.csv`` that are ``indicators``, ``diseases`` and
-``covariates``, its ``ceilings`` how much of the variance of an indicator an ECG can explain at best
-(simulated patients only).
+The manifest's ``targets`` name the columns of ``targets.csv`` that are ``indicators``, ``diseases``,
+``covariates``, ``classes`` (with the classes of each, which the table holds by number) and ``others``; its
+``ceilings`` say how much of the variance of an indicator an ECG can explain at best (simulated patients
+only).
 """
 
 from __future__ import annotations
@@ -223,12 +224,29 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
             f"{counts['skipped']} left out (patients, or one view of theirs).",
             f"Known of them: {counted(len(targets['indicators']), 'indicator')}, "
             f"{counted(len(targets['diseases']), 'disease')}, "
-            f"{counted(len(targets['covariates']), 'covariate')}.",
+            f"{counted(len(targets['covariates']), 'covariate')}"
+            f"{_classes_text(targets['classes'])}.",
+            *_others_lines(targets["others"]),
             *_ceiling_lines(cache.manifest["ceilings"]),
         ]
 
 
 PREPARATION = _PairPreparation
+
+
+def _classes_text(classes: Mapping[str, Sequence[str]]) -> str:
+    """Return the columns of classes, each with its classes; nothing where there is none."""
+    return "".join(f", {name} ({', '.join(labels)})" for name, labels in classes.items())
+
+
+def _others_lines(others: Sequence[str]) -> list[str]:
+    """Return which columns no training learns by itself; nothing where there is none."""
+    if not others:
+        return []
+    return [
+        f"Neither indicator, disease nor usual covariate: {', '.join(others)}. Training uses them only where "
+        "--covariates or --targets name them."
+    ]
 
 
 def _ceiling_lines(ceilings: Mapping[str, float]) -> list[str]:
@@ -360,9 +378,10 @@ class PairCache(CacheWriter[PairIndex, PreparedPair]):
 
     def _contents(self) -> dict[str, Any]:
         index = self.index
-        names = ("indicators", "diseases", "covariates")
+        names = ("indicators", "diseases", "covariates", "others")
+        classes = {"classes": {name: list(labels) for name, labels in index.classes.items()}}
         return {
             "leads": list(LEADS),
-            "targets": {name: list(getattr(index, name)) for name in names},
+            "targets": {name: list(getattr(index, name)) for name in names} | classes,
             "ceilings": {name: index.ceilings[name] for name in index.indicators if name in index.ceilings},
         }

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from common.options import Bounds, Count, NotNegative, Positive, Seed, Share
-from config import EvaluationSettings, OptimizationSettings, PredictionSettings, RunSettings, SourceSettings
+from common.options import Bounds, Count, Natural, NotNegative, Positive, Seed, Share
+from config import (
+    EvaluationSettings,
+    OptimizationSettings,
+    PredictionSettings,
+    Preset,
+    RunSettings,
+    SourceSettings,
+)
 
 PatientProtocol = Literal["patient"]
 _Modality = Literal["ecg", "cmr"]
+Axis = Literal["short", "long"]
+COVARIATES = ("age", "sex", "height", "weight")
+KNOWN_TARGETS, NO_COLUMN = "known", "none"
+"""Words for columns: all targets that are known by name, and no column at all."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +90,45 @@ class LoadDataSettings(SourceSettings):
     simulation: PairSimulationSettings = PairSimulationSettings()
 
 
+EncoderSize = Literal["mini", "tiny", "small", "medium", "big", "base", "large", "huge"]
+ENCODER_SIZES: dict[EncoderSize, tuple[int, int, int]] = {
+    "mini": (128, 4, 4),
+    "tiny": (384, 3, 6),
+    "small": (512, 4, 8),
+    "medium": (640, 6, 8),
+    "big": (768, 8, 8),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+}
+"""Width, depth and heads of an encoder. All but the first are those of the code of Turgut et al. (repository
+oetu/MMCL-ECG-CMR, mmcl/models/ECGEncoder.py); Ding et al. use large by default."""
+
+
 @dataclass(frozen=True)
 class EncoderSettings:
     """Size of a transformer over patches."""
 
-    width: Count = 384
-    """Channels of a token."""
-    depth: Count = 3
-    """Blocks of the encoder."""
-    heads: Count = 6
-    """Attention heads; they divide the width."""
+    encoder_size: EncoderSize = "tiny"
+    """Published size by name, width x depth x heads: tiny 384 x 3 x 6, small 512 x 4 x 8, medium 640 x 6 x 8,
+    big 768 x 8 x 8, base 768 x 12 x 12, large 1024 x 24 x 16 (default of Ding et al.), huge 1280 x 32 x 16;
+    mini 128 x 4 x 4 is ours, for a CPU."""
+    width: Count | None = None
+    """Channels of a token; default: of --encoder-size."""
+    depth: Count | None = None
+    """Blocks of the encoder; default: of --encoder-size."""
+    heads: Count | None = None
+    """Attention heads, which divide the width; default: of --encoder-size."""
     patch_seconds: Positive = 0.2
     """Length of a patch of the ECG, seconds."""
     patch_pixels: Count = 8
     """Height and width of a patch of the cine, pixels; a patch spans all its frames."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Width, depth and heads."""
+        width, depth, heads = ENCODER_SIZES[self.encoder_size]
+        return self.width or width, self.depth or depth, self.heads or heads
 
 
 @dataclass(frozen=True)
@@ -111,6 +147,10 @@ class MaskingSettings:
 class StageSettings(RunSettings):
     """Settings that all stages share."""
 
+    preset: Preset = "auto"
+    """Named set of defaults: paper (400 epochs as published, with the smallest published encoder,
+    --encoder-size tiny), small (for a CPU), or auto (paper on CUDA, small on a CPU). Options given beside it
+    win."""
     protocol: PatientProtocol = "patient"
     """Patients are kept apart. All stages of one seed and cache have the same folds; a stage refuses a test
     patient that its parents were trained on."""
@@ -132,6 +172,8 @@ class CmrMaeSettings(StageSettings):
     """Settings of training.py cmr-mae."""
 
     masking: tyro.conf.OmitArgPrefixes[MaskingSettings] = MaskingSettings(mask_ratio=0.75)
+    axis: Axis = "short"
+    """Cines to learn from: of the short or of the long axis (prepared with load_data.py --long-axis)."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +184,21 @@ class ContrastSettings(StageSettings):
     """Run of ecg-mae (its folder or a checkpoint) that the ECG encoder starts from; default: from scratch."""
     init_cmr: Path | None = None
     """Run of cmr-mae that the CMR encoder starts from; default: from scratch."""
+    init_long_axis: Path | None = None
+    """Run of cmr-mae --axis long that the encoder of the long axis starts from, with --axis both; default:
+    from scratch."""
+    axis: Literal[Axis, "both"] = "short"
+    """Cines to align with: of the short axis, of the long axis, or both, each with an encoder and a loss of
+    its own; the losses are added. Patients without a long axis then count for the short axis alone."""
     dimension: Count = 128
     """Length of the embeddings."""
     temperature: Positive = 0.1
     """Temperature at the start; it is learned."""
     freeze_cmr: bool = False
     """Keep the CMR encoder as it is; its head is trained all the same."""
+    covariates: tuple[str, ...] = ()
+    """Columns of the data that are inputs beside the ECG, where they are known. What they and the cine share
+    then needs no ECG: retrieval gets better, and says less of it."""
     local: bool = False
     """Also align each lead with the places of the image."""
     token_dropout: Share = 0.5
@@ -162,6 +213,7 @@ class ContrastSettings(StageSettings):
 class PhenotypeSettings(StageSettings):
     """Settings of training.py ecg-phenotypes."""
 
+    formerly: ClassVar[dict[str, str]] = {"no-covariates": "covariates=none"}
     init_ecg: Path | None = None
     """Run of ecg-mae or ecg-cmr-contrast that the encoder starts from; default: from scratch."""
     init_cmr: Path | None = None
@@ -174,12 +226,24 @@ class PhenotypeSettings(StageSettings):
     """Learning rate of each block of the encoder, as a share of that of the block above it."""
     freeze_encoder: bool = False
     """Train the heads only."""
-    covariates: bool = True
-    """Let age, sex, height and weight modulate the features, where they are known."""
+    covariates: tuple[str, ...] = COVARIATES
+    """Columns of the data that are inputs beside ECG or CMR, where they are known: they modulate the features
+    (FiLM). Default: those of age, sex, height and weight that there are; none: no column."""
+    targets: tuple[str, ...] = (KNOWN_TARGETS,)
+    """Columns of the data to learn; known: all indicators that are known by name, disease_ and class_
+    columns. A column that is no covariate and not named here is not learned, and said so."""
+    class_balance: bool = False
+    """Weigh both sides of each disease, and each class, as if they were equally frequent in training. The
+    probabilities are brought back to the shares of the training part."""
     token_dropout: Share = 0.0
     """Share of the tokens that a training step leaves out, to save time, 0 to 1."""
     augment: bool = True
     """Begin each training ECG at a random time, and vary brightness and place of each training cine."""
+
+    def __post_init__(self) -> None:
+        """Read a run that stored whether there are covariates, and not which."""
+        if isinstance(self.covariates, bool):
+            object.__setattr__(self, "covariates", COVARIATES if self.covariates else (NO_COLUMN,))
 
 
 @dataclass(frozen=True)
@@ -222,6 +286,8 @@ class GeneratorSettings:
 class CineAutoencoderSettings(StageSettings):
     """Settings of training.py cine-autoencoder."""
 
+    axis: Axis = "short"
+    """Cines to learn from: of the short or of the long axis."""
     autoencoder: tyro.conf.OmitArgPrefixes[AutoencoderSettings] = AutoencoderSettings()
 
 
@@ -239,8 +305,13 @@ class EcgToCmrSettings(StageSettings):
     autoencoder: AutoencoderSettings = AutoencoderSettings()
     """Size of the autoencoder: that of the run it comes from."""
     generator: tyro.conf.OmitArgPrefixes[GeneratorSettings] = GeneratorSettings()
+    axis: Axis = "short"
+    """Cines to generate: of the short or of the long axis. For the latter --init-autoencoder and --init-cmr
+    are needed, both of the long axis."""
     shuffle_pairs: bool = False
     """Pair each training ECG with another patient's cine: generated cines then must not depend on the ECG."""
+    show_every: Natural = 10
+    """Epochs between two strips of generated cines in TensorBoard, beside the true ones; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -287,20 +358,30 @@ class PhenotypePredictionSettings(PredictionSettings):
     """Centimetres."""
     weight: float | None = None
     """Kilograms."""
+    covariates: tuple[str, ...] = ()
+    """Other inputs that the run was trained with, as in --covariates bmi=27.4 smoking=yes."""
     patient_table: Path | None = None
     """Table (.csv, .xlsx) of several: column patient, named as the file of the recording without its ending,
-    and any of age, sex, height and weight. A pairs.csv is one."""
+    and any of age, sex, height, weight and the run's other inputs. A pairs.csv is one."""
+    explain: str = ""
+    """Indicator or disease of which to show what in the ECG raised it (gradient-weighted attention rollout):
+    the share of each lead, and with --out a figure."""
+    discard_ratio: Annotated[float, Bounds(0, 0.999)] = 0.9
+    """Share of the weakest entries of each layer's attention that --explain leaves away."""
 
 
 @dataclass(frozen=True)
 class EcgToCmrPredictionSettings(PredictionSettings):
     """Settings of predict.py for a run of ecg-to-cmr."""
 
+    recordings: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Twelve-lead ECGs (WFDB records, .npy of shape (leads, samples) in millivolts), or folders of them."""
     ecg: Path | None = None
-    """The 12-lead ECG to generate cines from (needed): a WFDB record, or .npy (leads, samples) in
-    millivolts."""
+    """The same of one ECG."""
     out: Path | None = None
     """Folder to write the cines to (needed): .nii.gz and .gif of the first, .png of all, .json."""
+    resume: bool = False
+    """Keep cines in --out that were made from the same ECG with the same run and options."""
     steps: Count = 20
     """Steps in which a cine is generated: more are finer and slower."""
     samples: Count = 8
@@ -308,7 +389,7 @@ class EcgToCmrPredictionSettings(PredictionSettings):
     guidance: NotNegative = 1.0
     """Guidance scale: 1 as learned, more: closer to what only this ECG suggests."""
     seed: Seed = 0
-    """The same seed generates the same cines."""
+    """The same seed generates the same cines from an ECG, whatever other ECGs there are."""
 
 
 PREDICTION: dict[str, type[PredictionSettings]] = {
@@ -336,7 +417,7 @@ _PAPER: dict[str, StageSettings] = {
     "cine-autoencoder": CineAutoencoderSettings(optimization=_CINES),
     "ecg-to-cmr": EcgToCmrSettings(optimization=_CINES),
 }
-_SMALL_ENCODER = EncoderSettings(width=128, depth=4, heads=4, patch_seconds=0.4)
+_SMALL_ENCODER = EncoderSettings("mini", patch_seconds=0.4)
 _SMALL_FRAMES = AutoencoderSettings(channels=(32, 64, 64))
 _SMALL_ENCODERS = replace(_ENCODERS, learning_rate=1e-3, epochs=20)
 # masked autoencoders need many steps more than they need large batches, contrast needs its negatives

@@ -24,6 +24,8 @@ from systems.ecg_cmr.augmentation import shift_in_time, vary_cine
 from systems.ecg_cmr.samples import Pairs, read_pairs
 from systems.ecg_cmr.settings import StageSettings
 
+_MODALITIES = {"ecg": "ECG", "cmr": "CMR", "long_axis": "long axis"}
+
 
 class Stage(Task):
     """Answers that all stages of the chain have in common."""
@@ -36,7 +38,7 @@ class Stage(Task):
 
     def samples(self, cache: Cache, device: torch.device) -> Pairs:
         """Return the patients who have what this stage reads."""
-        return read_pairs(cache, self.reads(), device)
+        return read_pairs(cache, self.reads(), device, getattr(self.settings, "axis", "short"))
 
     def reads(self) -> tuple[str, ...]:
         """Return what a patient must have."""
@@ -52,7 +54,7 @@ class Stage(Task):
 
     def parents(self) -> dict[str, Path]:
         """Return the runs that the encoders start from, by modality."""
-        given = {modality: getattr(self.settings, f"init_{modality}", None) for modality in ("ecg", "cmr")}
+        given = {modality: getattr(self.settings, f"init_{modality}", None) for modality in _MODALITIES}
         return {modality: path for modality, path in given.items() if path is not None}
 
     def describe_parents(self, fold: int) -> list[dict[str, Any]]:
@@ -64,10 +66,16 @@ class Stage(Task):
         for modality, path in self.parents().items():
             encoder = self.encoder_of(unwrap(model), modality)
             if encoder is None:
-                raise UserError(f"This run reads no {modality.upper()}: leave --init-{modality} away.")
+                option = f"--init-{modality.replace('_', '-')}"
+                raise UserError(f"This run reads no {_MODALITIES[modality]}: leave {option} away.")
             parent = find_parent(path)
             refuse_known(load_checkpoint(parent), parent, run)
-            take_encoder(encoder, load_checkpoint(parent), modality, parent)
+            take_encoder(encoder, load_checkpoint(parent), self.read_as(modality), parent)
+
+    def read_as(self, modality: str) -> str:
+        """Return what is read where the model has ``cmr``: the long axis, with --axis long."""
+        is_long = modality == "cmr" and getattr(self.settings, "axis", "short") == "long"
+        return "long_axis" if is_long else modality
 
     def encoder_of(self, model: nn.Module, modality: str) -> TokenEncoder | None:
         """Return the part of a model that reads the ECG or the CMR; None if it has none."""
@@ -87,8 +95,8 @@ class Stage(Task):
 
 
 def varied(batch: Mapping[str, Tensor], modality: str, vary: bool) -> Tensor:
-    """Return the ``ecg`` or the ``cmr`` of a batch, varied if ``vary``."""
-    change = {"ecg": shift_in_time, "cmr": vary_cine}[modality]
+    """Return the ``ecg``, the ``cmr`` or the ``long_axis`` of a batch, varied if ``vary``."""
+    change = shift_in_time if modality == "ecg" else vary_cine
     return change(batch[modality]) if vary else batch[modality]
 
 
@@ -99,9 +107,7 @@ def ecg_encoder(settings: Any, inputs: Mapping[str, Any]) -> ECGEncoder:
         inputs["samples"],
         patch_length(size.patch_seconds, inputs),
         inputs["leads"],
-        size.width,
-        size.depth,
-        size.heads,
+        *size.shape,
     )
 
 
@@ -120,7 +126,19 @@ def cmr_encoder(settings: Any, inputs: Mapping[str, Any]) -> CMREncoder:
     """Return a new CMR encoder of the settings' size."""
     size = settings.encoder
     patch = (inputs["frames"], size.patch_pixels, size.patch_pixels)
-    return CMREncoder(inputs["frames"], inputs["size"], patch, size.width, size.depth, size.heads)
+    return CMREncoder(inputs["frames"], inputs["size"], patch, *size.shape)
+
+
+def encoders_in(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the modalities that a checkpoint has an encoder of, with the prefix of its weights."""
+    task, settings = content["task"], content["settings"]
+    axis = settings.get("axis", "short")
+    cine = "long_axis" if axis == "long" else "cmr"
+    if task == "ecg-cmr-contrast":
+        both = {"long_axis": "long_axis_encoder."} if axis == "both" else {}
+        return {"ecg": "ecg_encoder.", cine: "cmr_encoder."} | both
+    reads = {"ecg-mae": "ecg", "cmr-mae": cine, "ecg-phenotypes": settings.get("reads", "ecg")}
+    return {reads[task]: "encoder."} if task in reads else {}
 
 
 def take_encoder(encoder: TokenEncoder, content: Mapping[str, Any], modality: str, path: Path) -> None:
@@ -131,21 +149,16 @@ def take_encoder(encoder: TokenEncoder, content: Mapping[str, Any], modality: st
     UserError
         If the parent has none, or one of another size.
     """
-    weights = content["model"]
-    prefixes = (f"{modality}_encoder.", "encoder.")
-    reads = {"ecg-mae": "ecg", "cmr-mae": "cmr", "ecg-cmr-contrast": modality}.get(content["task"])
-    if content["task"] == "ecg-phenotypes":
-        reads = content["settings"]["reads"]
-    prefix = next((start for start in prefixes if any(name.startswith(start) for name in weights)), None)
-    if prefix is None or reads != modality:
+    weights, prefix = content["model"], encoders_in(content).get(modality)
+    if prefix is None:
         raise UserError(
-            f"{path} is a run of {content['task']}, which has no encoder of the {modality.upper()}."
+            f"{path} is a run of {content['task']}, which has no encoder of the {_MODALITIES[modality]}."
         )
     part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     try:
         encoder.load_state_dict(part)
     except RuntimeError:
         raise UserError(
-            f"The encoder of {path} has another size: give the same --width, --depth, --heads, "
-            "--patch-seconds and --patch-pixels, and data prepared alike."
+            f"The encoder of {path} has another size: give the same --encoder-size, --width, --depth, "
+            "--heads, --patch-seconds and --patch-pixels, and data prepared alike."
         ) from None

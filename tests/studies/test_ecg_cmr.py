@@ -1,13 +1,21 @@
 """The study of ECG and cardiac MRI: what it runs in which order, and what its tables compare."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from common.errors import UserError
-from studies.ecg_cmr import PRIMARY, PairsStudySettings, comparisons, waves, write_tables
+from studies.ecg_cmr import (
+    PRIMARY,
+    PairsStudySettings,
+    axes_comparison,
+    comparisons,
+    waves,
+    write_tables,
+)
 from systems.registry import TASKS
 
 SETTINGS = PairsStudySettings(fractions=True)
@@ -50,6 +58,40 @@ def test_arms_are_trained_alike_but_for_their_parent():
             del words[at : at + 2]
         unwrap.append(words)
     assert all(words == unwrap[0] for words in unwrap)
+
+
+def test_the_long_axis_is_prepared_learned_and_compared_where_it_is_asked_for():
+    plain = {part.name for wave in waves(SETTINGS, "cache") for part in wave}
+    with_axes = waves(replace(SETTINGS, long_axis=True), "cache")
+    added = [name for wave in with_axes for name in names(wave) if f"ecg-cmr-{name}-seed0" not in plain]
+    assert added[:2] == ["cmr-mae-long", "contrast-axes"]
+    assert {"aligned-axes", "aligned-axes-10"} <= set(added)
+    parts = {part.name: part.train for wave in with_axes for part in wave}
+    words = list(parts["ecg-cmr-contrast-axes-seed0"])
+    short = list(parts["ecg-cmr-contrast-seed0"])
+    more = ["--axis", "both", "--init-long-axis", "checkpoints/ecg-cmr-cmr-mae-long-seed0"]
+    assert [word for word in words if word not in short] == more
+
+
+def test_both_axes_are_compared_with_the_short_one_on_the_same_patients(tmp_path):
+    """The short run finds nobody; of the other one the long axis finds all, both axes find half."""
+    patients = [f"p{row:02d}" for row in range(40)]
+    half_of, eye = np.arange(40) // 20, np.eye(40)
+    nobody = eye[(np.arange(40) + 1) % 20 + 20 * half_of]
+    half = np.where(half_of[:, None] == 0, 3 * nobody, eye)  # outweighs the long axis in half of them
+    columns = {"contrast": {"cmr": nobody}, "contrast-axes": {"cmr": half, "long_axis": eye}}
+    for run, images in columns.items():
+        parts = {"ecg": eye, **images}
+        table = pd.concat([pd.DataFrame(part).add_prefix(f"{name}_") for name, part in parts.items()], axis=1)
+        (tmp_path / run).mkdir()
+        table.assign(recording=patients, session=patients).to_csv(tmp_path / run / "predictions.csv")
+    runs = {run: tmp_path / run for run in columns}
+    table = axes_comparison(runs).set_index(["found_by", "rank"])
+    assert table.loc[("long axis", 1), "difference"] == 1
+    assert table.loc[("CMR", 1), "difference"] == 0.5
+    assert table.loc[("both axes", 1), "difference"] == 0.5
+    assert table.loc[("both axes", 1), "low"] > 0.3 and (table["recall_short_axis_alone"] == 0).all()
+    assert axes_comparison({"contrast": tmp_path / "contrast"}).empty
 
 
 def write_run(folder, predicted, truth, patients):

@@ -46,6 +46,9 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         parts.append(pd.concat([table, stated_indicators(samples, rows).add_prefix("true_")], axis=1))
     true, decoded = np.concatenate(frames), np.concatenate(through)
     table = pd.concat(parts, ignore_index=True)
+    images = {"images": pd.DataFrame([image_scores(true, decoded)])}
+    if run.checkpoints[0]["settings"].get("axis", "short") == "long":  # nothing is measured in a long axis
+        return write_stage(run, table, images, captions=_CAPTIONS)
     spacing = float(run.cache.manifest["settings"]["pixel_spacing"])
     own, found = (measure_cines(cines, spacing) for cines in (true, decoded))
     truth = table[[f"true_{name}" for name in MEASURED]].set_axis(list(MEASURED), axis=1).combine_first(own)
@@ -54,10 +57,7 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         indicator_table(truth[list(MEASURED)], filled(values), patient, draws=draws).assign(source=name)
         for name, values in (("true cine", own), ("true cine through the autoencoder", found))
     ]
-    tables = {
-        "images": pd.DataFrame([image_scores(true, decoded)]),
-        "indicators": pd.concat(indicators, ignore_index=True),
-    }
+    tables = images | {"indicators": pd.concat(indicators, ignore_index=True)}
     return write_stage(
         run, pd.concat([table, found.add_prefix("through_")], axis=1), tables, captions=_CAPTIONS
     )

@@ -1,6 +1,6 @@
 """Task ``cine-autoencoder``: single frames of cines to small latents and back.
 
-Data     ``cmr`` (B, frames, H, W), brightness 0 to 1
+Data     ``cmr`` (B, frames, H, W), brightness 0 to 1: of the short axis, or with --axis long of the long one
 Model    MONAI's AutoencoderKL over frames (`models.ecg_cmr.cine_autoencoder`); its latents are
          what ecg-to-cmr generates
 Loss     mean squared error, brightness from -1 to 1, and a small Kullback-Leibler divergence

@@ -5,11 +5,16 @@ beside the measuring method's own error on true cines, and beside baselines fitt
 patients. A single generated cine also varies in what an ECG does not determine. So it cannot correlate with
 the truth better than by the share of the variance that the ECG determines, where a regression reaches the
 square root of it. The mean of what is measured in several samples is what is compared with a regression.
+
+The measuring method knows the short axis only. In a long axis the indicators are read: by ridge regression
+from the features of the run's CMR encoder, fitted to the true cines of the training patients (as Ding et al.
+judge generated cines by the indicators that a network predicts from them).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
 
 from common.errors import UserError
 from datasets.splits import Fold, assert_separated, fold_from_parts
@@ -38,8 +44,10 @@ from systems.ecg_cmr.generation.image_quality import (
 )
 from systems.ecg_cmr.generation.plausible import NOT_FOUND, measure_generated
 from systems.ecg_cmr.generation.sampling import (
+    FEWEST,
     Bytes,
     SamplingConfig,
+    fit_ridge,
     nearest_neighbours,
     regressed_cines,
     regressed_indicators,
@@ -48,7 +56,7 @@ from systems.ecg_cmr.generation.sampling import (
 )
 from systems.ecg_cmr.generation.task import EncodedPairs, encoded_pairs, frechet_encoder
 from systems.ecg_cmr.phenotypes.evaluate import compare_indicator, indicator_table
-from systems.ecg_cmr.samples import Pairs
+from systems.ecg_cmr.samples import Pairs, spacing_of
 
 TRUE, GENERATED = "true_", "generated_mean_of_samples_"
 """Prefixes, in the predictions, of the columns of the truth and of what is measured in generated cines."""
@@ -68,7 +76,8 @@ _CAPTIONS = {
         "better beyond chance."
     ),
     "indicators": Caption(
-        "Measured in cines of each source, beside the truth. The true cine is the error of measuring alone. "
+        "Measured in cines of each source, beside the truth (in a long axis: read by regression from its "
+        "features). The true cine is the error of measuring alone. "
         "Bias and mean absolute error are in the unit of the indicator (mL, %, g, mm)."
     ),
     "comparisons": Caption(
@@ -111,6 +120,8 @@ class _Generated:
         Its test part cut to the patients who are evaluated.
     spacing : float
         Millimetres a pixel.
+    axis : str
+        Of the cines, short or long.
     sampling : SamplingConfig
         From the settings; the guidance is still to be chosen where it is 0.
     """
@@ -120,6 +131,7 @@ class _Generated:
     network: CineGenerator
     fold: Fold
     spacing: float
+    axis: str
     sampling: SamplingConfig
 
     @property
@@ -137,11 +149,34 @@ class _Generated:
         return sample_cines(self.network, condition, rows.tolist(), sampling, label)
 
     def measure(self, cines: NDArray[Any]) -> pd.DataFrame:
-        """Measure cines (N, frames, H, W), bytes or 0 to 1."""
+        """Return the indicators of cines (N, frames, H, W), bytes or 0 to 1: measured, or read (long)."""
+        if self.axis == "long":
+            return self.read(cines)
         return measure_cines(_as_brightness(cines), self.spacing)
+
+    @functools.cached_property
+    def _readers(self) -> dict[str, Pipeline]:
+        """Regressions from the features of the true training cines to the stated indicators, by name."""
+        known = stated_indicators(self.samples, self.fold.train)
+        features = _features(self, cines_of(self.samples, self.fold.train))
+        if features is None or (known.notna().sum() < FEWEST).any():
+            raise UserError(
+                "A generated long axis is judged by indicators that a regression reads from its features: "
+                f"{', '.join(MEASURED)} must be known of {FEWEST} training patients each."
+            )
+        rows = {name: known[name].notna().to_numpy() for name in known}
+        return {name: fit_ridge(features[rows[name]], known[name][rows[name]]) for name in known}
+
+    def read(self, cines: NDArray[Any]) -> pd.DataFrame:
+        """Return the indicators that the regressions give for the features of cines (N, frames, H, W)."""
+        features = _features(self, _as_brightness(cines))
+        return pd.DataFrame({name: reader.predict(features) for name, reader in self._readers.items()})
 
     def measure_samples(self, generated: Bytes) -> tuple[list[pd.DataFrame], list[str]]:
         """Return what is measured in each sample of all patients, a table a sample, and why nothing is."""
+        if self.axis == "long":
+            each = [self.read(generated[:, sample]) for sample in range(generated.shape[1])]
+            return each, [""] * generated.shape[0] * generated.shape[1]
         found = [
             measure_generated(_as_brightness(generated[:, sample]), self.spacing)
             for sample in range(generated.shape[1])
@@ -215,8 +250,9 @@ def _open(run: EvaluationRun) -> _Generated:
     fold = Fold(fold.number, fold.train, fold.validation, fold.test[np.sort(order)])
     rows = torch.from_numpy(np.concatenate([fold.train, fold.validation, fold.test]))
     sampling = SamplingConfig(settings.steps, settings.samples, settings.guidance, settings.batch_size)
-    spacing = float(run.cache.manifest["settings"]["pixel_spacing"])
-    return _Generated(run, encoded_pairs(samples, network, rows), network, fold, spacing, sampling)
+    axis = content["settings"].get("axis", "short")
+    spacing = spacing_of(run.cache.manifest["settings"], axis)
+    return _Generated(run, encoded_pairs(samples, network, rows), network, fold, spacing, axis, sampling)
 
 
 def _as_brightness(cines: NDArray[Any]) -> NDArray[np.float32]:
@@ -247,6 +283,11 @@ def _truth(generator: _Generated, rows: NDArray[np.int64]) -> pd.DataFrame:
     stated = stated_indicators(generator.samples, rows)
     if stated.notna().all().all():
         return stated
+    if generator.axis == "long":
+        raise UserError(
+            f"A generated long axis is compared with {', '.join(MEASURED)} of every patient evaluated, "
+            "and the data lack some."
+        )
     own = generator.measure(cines_of(generator.samples, rows))
     return stated.combine_first(own)[list(MEASURED)]
 

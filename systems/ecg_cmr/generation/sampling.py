@@ -30,7 +30,7 @@ _SEED_STRIDE = 100_003
 """Samples that one patient can have before its seeds meet those of the next."""
 _PENALTIES = np.logspace(0, 6, 13)
 """Penalties of ridge regression to choose from, for standardized features."""
-_FEWEST = 10
+FEWEST = 10
 """Samples that a regression is fitted to at least."""
 
 
@@ -168,8 +168,8 @@ def fit_ridge(features: ArrayLike, targets: ArrayLike) -> Pipeline:
         If there are too few samples.
     """
     known = np.asarray(targets, np.float64)
-    if len(known) < _FEWEST:
-        raise ValueError(f"{len(known)} samples are too few for a regression; {_FEWEST} are needed.")
+    if len(known) < FEWEST:
+        raise ValueError(f"{len(known)} samples are too few for a regression; {FEWEST} are needed.")
     model = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES))
     return model.fit(np.asarray(features, np.float64), known)
 
@@ -182,7 +182,7 @@ def predict_each(features: NDArray[np.float64], targets: NDArray[np.float64], ot
     found = []
     for column in targets.T:
         known = np.isfinite(column)
-        if known.sum() >= _FEWEST:
+        if known.sum() >= FEWEST:
             found.append(fit_ridge(features[known], column[known]).predict(np.asarray(others, np.float64)))
         else:
             mean = column[known].mean() if known.any() else np.nan

@@ -1,11 +1,12 @@
 """Task ``ecg-to-cmr``: generate a cine of the beating heart from an ECG.
 
-Data     pairs: ``ecg`` (B, 12, T), ``cmr`` (B, frames, H, W)
+Data     pairs: ``ecg`` (B, 12, T), ``cmr`` (B, frames, H, W): short axis, or with --axis long the long one
 Model    a U-Net over the latents of a cine that attends to the tokens of an ECG
          (`models.ecg_cmr.cine_generator`); ECG encoder from ``--init-ecg``, autoencoder from
          ``--init-autoencoder``, both as they are
 Loss     squared error of the noise, or of the velocity of diffusion or flow
 Scores   that error; evaluate.py generates cines and measures them (`systems.ecg_cmr.generation.evaluate`)
+Figures  true and generated cines of some patients of the validation part, every ``--show-every`` epochs
 
 The latents and the tokens of all patients are made once, before the first epoch.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -31,6 +33,7 @@ from models.ecg_cmr.transformer import TokenEncoder
 from systems.base.parents import find_parent, refuse_known
 from systems.ecg_cmr.autoencoder.task import build_autoencoder
 from systems.ecg_cmr.contrast.task import shuffled_pairs
+from systems.ecg_cmr.figures import cines_figure
 from systems.ecg_cmr.samples import Pairs
 from systems.ecg_cmr.settings import EcgToCmrSettings
 from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, take_encoder
@@ -43,7 +46,10 @@ _NOISE_SEED = 30_000
 """Seed of the noise in validation: that of a patient is the same in every epoch."""
 _GOLDEN = 0.618_034
 """Step from the diffusion time of one patient in validation to that of the next, modulo 1."""
+_SHOWN, _SHOWN_STEPS = 3, 10
+"""Patients whose generated cines TensorBoard shows while the run trains, and steps in which they are made."""
 _NEEDED = {"ecg": "a run of ecg-cmr-contrast", "autoencoder": "a run of cine-autoencoder"}
+_NEEDED_FOR_LONG_AXIS = {"cmr": "a run of cmr-mae --axis long, whose features the evaluation reads"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +88,10 @@ class EcgToCmr(Stage):
     def parents(self) -> dict[str, Path]:
         """Return the runs that this one stands on."""
         given = {part: getattr(self.settings, f"init_{part}") for part in ("ecg", "autoencoder", "cmr")}
-        lacking = [part for part in _NEEDED if given[part] is None]
+        needed = _NEEDED | (_NEEDED_FOR_LONG_AXIS if self.settings.axis == "long" else {})
+        lacking = [part for part in needed if given[part] is None]
         if lacking:
-            raise UserError(f"ecg-to-cmr needs --init-{lacking[0]} PATH: {_NEEDED[lacking[0]]}.")
+            raise UserError(f"ecg-to-cmr needs --init-{lacking[0]} PATH: {needed[lacking[0]]}.")
         return {part: path for part, path in given.items() if path is not None}
 
     def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
@@ -119,11 +126,11 @@ class EcgToCmr(Stage):
             content = load_checkpoint(file)
             refuse_known(content, file, run)
             if part == "autoencoder":
-                _take_autoencoder(network.autoencoder, content, file)
+                _take_autoencoder(network.autoencoder, content, file, self.settings.axis)
             else:
                 encoder = network.encoder if part == "ecg" else network.feature_encoder
                 assert isinstance(encoder, TokenEncoder)
-                take_encoder(encoder, content, part, file)
+                take_encoder(encoder, content, self.read_as(part), file)
         network.eval()
         rows = run.train[torch.linspace(0, len(run.train) - 1, min(_FITTED_ON, len(run.train))).long()]
         batches = [run.samples.batch(chunk) for chunk in rows.split(_AT_ONCE)]
@@ -162,6 +169,26 @@ class EcgToCmr(Stage):
         """Return the mean error, for the curves: 1 is what knowing nothing gives (flow: 2)."""
         return {"error": float(predictions.mean())}
 
+    def epoch_figures(self, model: nn.Module, run: FoldContext, epoch: int) -> Mapping[str, Figure]:
+        """Return cines generated for the first patients of the validation part, each below the true one."""
+        every, last = self.settings.show_every, run.optimization.epochs
+        if not every or (epoch % every and epoch != last):
+            return {}
+        network = generator(model).eval()
+        rows = (run.validation if len(run.validation) else run.train)[:_SHOWN]
+        seeds = [_NOISE_SEED + row for row in rows.tolist()]
+        condition = run.samples.batch(rows)["condition"]
+        cines = network.sample(condition, seeds, _SHOWN_STEPS, precision=run.precision).cpu()
+        true = Pairs.batch(run.samples, rows)["cmr"].cpu()
+        names = run.samples.table["recording"].iloc[rows.numpy()]
+        strips: list[tuple[str, Tensor]] = []
+        for name, own, found in zip(names, true, cines, strict=True):
+            strips += [(f"{name}, true", own), ("generated", found)]
+        part = "validation" if len(run.validation) else "training"
+        title = f"Cines generated from ECGs of the {part} part, epoch {epoch}"
+        watermark = "simulated data" if run.metadata["cache"]["simulated"] else ""
+        return {"val/generated": cines_figure(strips, title=title, watermark=watermark)}
+
 
 def generator(model: nn.Module) -> CineGenerator:
     """Return the generator within what may be wrapped for several processes."""
@@ -191,7 +218,9 @@ def encoded_pairs(samples: Pairs, network: CineGenerator, rows: Tensor) -> Encod
     return EncodedPairs(**(known | made))
 
 
-def _take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: Path) -> None:
+def _take_autoencoder(
+    autoencoder: nn.Module, content: Mapping[str, Any], path: Path, axis: str = "short"
+) -> None:
     """Load the autoencoder of a parent into this one.
 
     Raises
@@ -201,6 +230,9 @@ def _take_autoencoder(autoencoder: nn.Module, content: Mapping[str, Any], path: 
     """
     if content["task"] != "cine-autoencoder":
         raise UserError(f"{path} is a run of {content['task']}: --init-autoencoder takes cine-autoencoder.")
+    learned = content["settings"].get("axis", "short")
+    if learned != axis:
+        raise UserError(f"{path} is of the {learned} axis, this run of the {axis} one: give both one --axis.")
     try:
         autoencoder.load_state_dict(content["model"])
     except RuntimeError:

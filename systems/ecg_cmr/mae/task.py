@@ -1,6 +1,6 @@
 """Tasks ``ecg-mae`` and ``cmr-mae``: reconstruct what was hidden of an ECG, or of a cine.
 
-Data     ``ecg`` (B, 12, T) and which leads there are, or ``cmr`` (B, frames, H, W)
+Data     ``ecg`` (B, 12, T) and which leads there are, or ``cmr`` (B, frames, H, W) of an axis
 Model    masked autoencoder over patches (`models.ecg_cmr.masking`); later stages keep its encoder
 Loss     mean squared error over the hidden patches of the standardized signal
 Scores   correlation (NCC) and error over the hidden part, a patient; the error of the mean beside it

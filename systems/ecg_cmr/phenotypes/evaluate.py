@@ -15,12 +15,12 @@ from numpy.typing import ArrayLike
 from evaluation.multilabel import multilabel_scores, multilabel_table
 from evaluation.statistics import Array, Interval, cluster_bootstrap, divided, paired_cluster_bootstrap
 from evaluation.tables import Caption
-from models.ecg_cmr.ecg_encoder import ECGEncoder
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from models.ecg_cmr.rollout import lead_relevance
 from systems.base.evaluation_run import EvaluationRun, predict_run
 from systems.ecg_cmr.evaluate import write_stage
 from systems.ecg_cmr.figures import indicators_figure, relevance_figure
+from systems.ecg_cmr.indicators import unit_of
 from systems.ecg_cmr.phenotypes.task import TRUE
 
 _INDICATOR_SCORES = ("r", "r2", "mae")
@@ -37,15 +37,6 @@ _CAPTIONS = {
         "bins."
     ),
 }
-INDICATOR_UNITS = {
-    **dict.fromkeys(("lv_edv", "lv_esv", "rv_edv", "rv_esv", "stroke_volume", "la_volume"), "mL"),
-    **dict.fromkeys(("ejection_fraction", "rv_ejection_fraction"), "%"),
-    **dict.fromkeys(("longitudinal_strain", "circumferential_strain", "radial_strain"), "%"),
-    "lv_mass": "g",
-    "wall_thickness": "mm",
-    "blood_contrast": "",
-}
-"""Units of the indicators of simulated patients and of ACDC; one's own tables have units of their own."""
 
 
 def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
@@ -61,12 +52,11 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         ceilings = run.cache.manifest.get("ceilings", {}) if reads_ecg else {}  # an ECG's, not a cine's
         table = indicator_table(truth, predictions[indicators], patient.tolist(), ceilings, draws=draws)
         tables["indicators"] = table
-        known = run.cache.simulated or run.cache.describe()["source"] == "acdc"
         figures["indicators"] = indicators_figure(
             truth,
             predictions[indicators],
             table,
-            units=INDICATOR_UNITS if known else None,
+            units={name: unit_of(name) or "" for name in indicators},
             watermark=run.watermark,
         )
     if diseases:
@@ -77,8 +67,9 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         figures |= _rollout_figures(run, predictions, diseases)
     rollouts = {
         f"rollout_{name}": Caption(
-            "The ECG with the highest predicted probability. Darker parts counted more (attention rollout).",
-            f"What counted for {name.replace('_', ' ')}",
+            "The ECG with the highest predicted probability. Darker parts raised it more (gradient-weighted "
+            "attention rollout).",
+            f"What raised {name.replace('_', ' ')}",
         )
         for name in diseases
     }
@@ -92,15 +83,17 @@ def _rollout_figures(
     samples = run.samples
     row = {name: number for number, name in enumerate(samples.table["recording"])}
     figures = {}
-    for name in diseases:
+    for column, name in enumerate(diseases):
         chosen = predictions.loc[predictions[name].idxmax()]
         content = run.checkpoints[0]
         if not run.external:
             content = next(item for item in run.checkpoints if item["fold"] == chosen["fold"])
         network = run.model(content)
-        assert isinstance(network, PhenotypeModel) and isinstance(network.encoder, ECGEncoder)
+        assert isinstance(network, PhenotypeModel)
         batch = samples.batch(torch.tensor([row[chosen["recording"]]]))
-        relevance = lead_relevance(network.encoder, batch["ecg"], batch["lead_present"], network.pooling)
+        covariates = batch["covariates"] if network.covariates else None
+        given = (batch["ecg"], batch["lead_present"], covariates)
+        relevance = lead_relevance(network, *given, group="diseases", column=column)
         figures[f"rollout_{name}"] = relevance_figure(
             batch["ecg"][0].cpu().numpy(),
             relevance[0].cpu().numpy(),

@@ -22,23 +22,28 @@ from common.errors import UserError
 from datasets.ecg import LEADS, Ecg, flat_leads, prepare_signal
 from datasets.signal_quality import Quality, SignalWarning
 from datasets.sources import DataError
+from evaluation.figures import save_figure
 from learning.checkpoint import Checkpoint
 from models.ecg_cmr.phenotypes import PhenotypeModel
 from systems.base import predictor as base
 from systems.base.predictor import Metadata, RecordingPath, rounded_probability
+from systems.ecg_cmr.indicators import unit_of
 from systems.ecg_cmr.phenotypes.conformal import COVERAGE, choice_key
-from systems.ecg_cmr.phenotypes.evaluate import INDICATOR_UNITS
 from systems.ecg_cmr.phenotypes.figure import Row, phenotypes_figure
-from systems.ecg_cmr.settings import PhenotypePredictionSettings, PhenotypeSettings
+from systems.ecg_cmr.phenotypes.relevance import Relevance, column_of, explain, relevance_text
+from systems.ecg_cmr.phenotypes.task import IS
+from systems.ecg_cmr.samples import CLASSES
+from systems.ecg_cmr.settings import COVARIATES, PhenotypePredictionSettings, PhenotypeSettings
 from systems.ecg_cmr.sources.pair_modalities import ecg_digest
 from systems.ecg_cmr.sources.user_ecg import examine_leads, find_ecgs, open_ecg, require_whole
-from systems.ecg_cmr.sources.user_person import read_people
+from systems.ecg_cmr.sources.user_person import read_others, read_people
 
 Rows = dict[str, Metadata]
 Models = Sequence[tuple[Checkpoint, PhenotypeModel]]
+_ERRORS = {"indicators": ("deviation", "bound", "r2"), "diseases": ("auroc",), CLASSES: ("accuracy",)}
+"""What is said of each kind of target."""
 _SEXES = ("male", "female")
 _UNITS = {"age": " years", "height": " cm", "weight": " kg"}
-_PERSON = ("age", "sex", "height", "weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +60,13 @@ class PhenotypePrediction(base.Prediction):
         What is known of who was recorded.
     indicators, diseases : dict of str to dict
         By name: what is predicted, and how far off it may be.
+    classes : dict of str to dict
+        By target: the probability of each class, and how often the most probable one was right.
     leads : dict of str to Quality
     models : int
         Models that were used.
+    relevance : Relevance or None
+        What counted for one of the targets, where that was asked for.
     """
 
     ecg: Ecg
@@ -65,16 +74,20 @@ class PhenotypePrediction(base.Prediction):
     covariates: dict[str, float]
     indicators: Rows
     diseases: Rows
+    classes: Rows
     leads: dict[str, Quality]
     models: int
+    relevance: Relevance | None = None
 
     def metadata(self) -> Metadata:
         """Return all of it in plain types."""
         return {
             "indicators": self.indicators,
             "diseases": self.diseases,
+            **({"classes": self.classes} if self.classes else {}),
             "interval_coverage": COVERAGE,
             "covariates": self.covariates,
+            "explained": None if self.relevance is None else self.relevance.metadata(),
             "signals_used": ["ecg"],
             "duration": self.ecg.duration,
             "sampling_rate": self.ecg.sampling_rate,
@@ -84,6 +97,15 @@ class PhenotypePrediction(base.Prediction):
             "warnings": [dataclasses.asdict(warning) for warning in self.warnings],
         }
 
+    def write(self, base: Path, metadata: Metadata) -> list[Path]:
+        """Write figure and metadata, and ``<name>_relevance.png`` where that was asked for."""
+        files = super().write(base, metadata)
+        if self.relevance is not None:
+            files.append(base.with_name(f"{base.name}_relevance.png"))
+            title = f"{self.name}: what raised {_plain(self.relevance.target)}"
+            save_figure(self.relevance.figure(title, self.watermark), files[-1])
+        return files
+
     def figure(self) -> Figure:
         """Return the figure of the ECG and of all that is predicted."""
         points = round(self.seconds * self.ecg.sampling_rate)
@@ -92,7 +114,7 @@ class PhenotypePrediction(base.Prediction):
             self.ecg.sampling_rate,
             LEADS,
             [_indicator_row(name, row) for name, row in self.indicators.items()],
-            [_disease_row(name, row) for name, row in self.diseases.items()],
+            [_disease_row(name, row) for name, row in [*self.diseases.items(), *_as_diseases(self.classes)]],
             title=self.name,
             watermark=self.watermark,
         )
@@ -114,6 +136,15 @@ def _disease_row(name: str, row: Metadata) -> Row:
     return Row(_plain(name), rounded_probability(value), usual, value, share, None, row["better"])
 
 
+def _as_diseases(classes: Rows) -> list[tuple[str, Metadata]]:
+    """Return each class as a row of the table of diseases."""
+    return [
+        (f"{name}{IS}{label}", part | {"better": row["better"]})
+        for name, row in classes.items()
+        for label, part in row["probabilities"].items()
+    ]
+
+
 class Predictor(base.Predictor):
     """Trained models of one run, ready for ECGs; parameters as of `systems.base.predictor.Predictor`.
 
@@ -129,12 +160,14 @@ class Predictor(base.Predictor):
     def __init__(self, checkpoints: Mapping[Path, Checkpoint], settings: PhenotypePredictionSettings) -> None:
         super().__init__(checkpoints, settings)
         self.trained: PhenotypeSettings = self.task.settings
-        given = {name: getattr(settings, name) for name in _PERSON}
+        given = {name: getattr(settings, name) for name in COVARIATES}
         self.named = [f"--{name}" for name, value in given.items() if value is not None]
-        self._check_options()
+        self.named += ["--covariates"] if settings.covariates else []
         self.prepared, self.inputs = self.cache["settings"], self.checkpoints[0]["inputs"]
         self.covariates = list(self.inputs["covariates"])[: self.models[0].covariates]
-        self.people = read_people(given, settings.patient_table)
+        self._check_options()
+        given |= read_others(settings.covariates, self.covariates)
+        self.people = read_people(given, settings.patient_table, self.covariates)
 
     def _check_options(self) -> None:
         """Refuse a run that reads no ECG, and options that have no meaning for it."""
@@ -147,7 +180,9 @@ class Predictor(base.Predictor):
             )
         if settings.ecg is not None and settings.recordings:
             raise UserError("--ecg has no meaning beside other recordings: leave it away.")
-        if self.named and not self.trained.covariates:
+        if settings.explain:
+            column_of(settings.explain, self.inputs)
+        if self.named and not self.covariates:
             raise UserError(
                 f"Run {run} was trained without age, sex, height and weight: leave {self.named[0]} away."
             )
@@ -186,7 +221,8 @@ class Predictor(base.Predictor):
         values = np.mean([self._values(model, ecg, known) for _, model in chosen], axis=0)
         if not np.isfinite(values).all():
             raise DataError("The prediction is not a number: the ECG is unlike those of training.")
-        indicators, diseases = self._found(values, chosen, choice_key(list(known)))
+        choice = choice_key(list(known))
+        indicators, diseases, classes = self._found(values, chosen, choice)
         return PhenotypePrediction(
             name=path.name,
             ecg=ecg,
@@ -194,6 +230,7 @@ class Predictor(base.Predictor):
             covariates=known,
             indicators=indicators,
             diseases=diseases,
+            classes=classes,
             leads=leads,
             warnings=[
                 *warnings,
@@ -201,16 +238,37 @@ class Predictor(base.Predictor):
                 *self.warnings_of_models(seen),
                 *warnings_of_table,
                 *self._warnings_of_person(known),
-                *_warnings_of_errors(indicators, diseases, chosen[0][0]),
+                *_warnings_of_errors(indicators, diseases, classes, chosen[0][0], choice),
             ],
             models=len(chosen),
             left_out=len(self.models) - len(chosen),
             watermark=self.watermark(seen),
+            relevance=self._relevance([model for _, model in chosen], ecg, known),
+        )
+
+    def _relevance(
+        self, models: Sequence[PhenotypeModel], ecg: Ecg, known: Mapping[str, float]
+    ) -> Relevance | None:
+        """Return what counted for the target that is to be explained; None where there is none."""
+        settings, rate = self.settings, float(self.prepared["ecg_rate"])
+        if not settings.explain:
+            return None
+        signal = prepare_signal(ecg.samples, ecg.sampling_rate, rate, self.prepared["seconds"])
+        covariates = [[known.get(name, np.nan) for name in self.covariates]]
+        return explain(
+            models,
+            signal,
+            ~flat_leads(ecg.samples),
+            torch.tensor(covariates, dtype=torch.float32) if models[0].covariates else None,
+            settings.explain,
+            column_of(settings.explain, self.inputs),
+            sampling_rate=rate,
+            discard_ratio=settings.discard_ratio,
         )
 
     @torch.no_grad()
     def _values(self, model: PhenotypeModel, ecg: Ecg, known: Mapping[str, float]) -> NDArray[np.float64]:
-        """Return indicators in their units, then probabilities of diseases."""
+        """Return indicators in their units, then probabilities of diseases and of classes."""
         rate, seconds = self.prepared["ecg_rate"], self.prepared["seconds"]
         signal = prepare_signal(ecg.samples, ecg.sampling_rate, rate, seconds)
         arrays = (signal, ~flat_leads(ecg.samples))
@@ -220,20 +278,19 @@ class Predictor(base.Predictor):
         )
         outputs = model(*given, covariates.to(self.device) if model.covariates else None)
         found = [model.in_units(outputs["indicators"])] if "indicators" in outputs else []
-        found += [outputs["diseases"].float().sigmoid()] if "diseases" in outputs else []
+        found += model.probabilities(outputs).values()
         return torch.cat(found, dim=1)[0].double().cpu().numpy()
 
-    def _found(self, values: NDArray[np.float64], chosen: Models, choice: str) -> tuple[Rows, Rows]:
-        """Return what is predicted of each indicator and of each disease, and how far off it may be."""
+    def _found(self, values: NDArray[np.float64], chosen: Models, choice: str) -> tuple[Rows, Rows, Rows]:
+        """Return what is predicted of each target, and how far off it may be, by kind."""
         count = len(self.inputs["indicators"])
-        units = INDICATOR_UNITS if self.simulated or self.trained_on["source"] == "acdc" else {}
         indicators, diseases = {}, {}
         for index, name in enumerate(self.inputs["indicators"]):
             value, error = float(values[index]), _mean_error(chosen, choice, "indicators", name)
             bound = error["bound"]
             indicators[name] = {
                 "value": value,
-                "unit": units.get(name),
+                "unit": unit_of(name),
                 "low": None if bound is None else value - bound,
                 "high": None if bound is None else value + bound,
                 "deviation": error["deviation"],
@@ -251,7 +308,28 @@ class Predictor(base.Predictor):
                 "auroc": error["auroc"],
                 "better": error["better"],
             }
-        return indicators, diseases
+        return indicators, diseases, self._classes(values[count + len(diseases) :], chosen, choice)
+
+    def _classes(self, values: NDArray[np.float64], chosen: Models, choice: str) -> Rows:
+        """Return the probability of each class, and how often the most probable one was right."""
+        found: Rows = {}
+        for name, labels in self.inputs.get(CLASSES, {}).items():
+            own, values = values[: len(labels)], values[len(labels) :]
+            error = _mean_error(chosen, choice, CLASSES, name)
+            shares = [(content.get("validation") or {}).get("trained_share", {}) for content, _ in chosen]
+            found[name] = {
+                "class": labels[int(own.argmax())],
+                "probabilities": {
+                    label: {
+                        "probability": float(value),
+                        "trained_share": _mean([part.get(name, {}).get(label) for part in shares]),
+                    }
+                    for label, value in zip(labels, own, strict=True)
+                },
+                "accuracy": error["accuracy"],
+                "better": error["better"],
+            }
+        return found
 
     def _warnings_of_length(self, ecg: Ecg) -> list[SignalWarning]:
         """Return a warning about an ECG that is shorter or longer than what the model reads."""
@@ -305,9 +383,19 @@ class Predictor(base.Predictor):
                 probability = rounded_probability(part["probability"])
                 found.append((_plain(name), probability, share, _score_text(part, "auroc", "chance")))
             lines += _table([head, *found])
+        for name, part in row.get("classes", {}).items():
+            head = (_plain(name), "probability", "had it in training", "accuracy on validation")
+            score = _score_text(part, "accuracy", "always naming the most frequent")
+            found = []
+            for label, each in part["probabilities"].items():
+                share = "" if each["trained_share"] is None else f"{each['trained_share']:.0%}"
+                found.append((label, rounded_probability(each["probability"]), share, score))
+            lines += _table([head, *found])
         known = ", ".join(f"{name} {_covariate(name, value)}" for name, value in row["covariates"].items())
         made = f"12-lead ECG, {row['duration']:.1f} s at {row['sampling_rate']:g} Hz"
         details = [("made from", f"{made}; {known}" if known else made), *self.model_details(row)]
+        if explained := row["explained"]:
+            details.append(("raised", f"{_plain(explained['target'])} by {relevance_text(explained)}"))
         return lines + [f"{name:11}{text}" for name, text in details]
 
     def short_text(self, row: Metadata) -> str:
@@ -325,8 +413,8 @@ class Predictor(base.Predictor):
 def _mean_error(chosen: Models, choice: str, targets: str, name: str) -> Metadata:
     """Return the mean over models of what was measured; None where one of them does not hold it."""
     known = [(content.get("validation") or {}).get("errors", {}).get(choice) for content, _ in chosen]
-    rows = [row[targets][name] if row else {} for row in known]
-    numbers = ("deviation", "bound", "r2") if targets == "indicators" else ("auroc",)
+    rows = [row[targets][name] if row and name in row.get(targets, {}) else {} for row in known]
+    numbers = _ERRORS[targets]
     found: Metadata = {number: _mean([row.get(number) for row in rows]) for number in numbers}
     return found | {"better": all(row.get("better", False) for row in rows)}
 
@@ -337,15 +425,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if values and len(known) == len(values) else None
 
 
-def _warnings_of_errors(indicators: Rows, diseases: Rows, checkpoint: Checkpoint) -> list[SignalWarning]:
+def _warnings_of_errors(
+    indicators: Rows, diseases: Rows, classes: Rows, checkpoint: Checkpoint, choice: str
+) -> list[SignalWarning]:
     """Return what is doubtful about the numbers, as far as it was measured when the model was trained."""
     unproven = "On validation not shown to be better than"
     weak = [name for name, row in indicators.items() if row["r2"] is not None and not row["better"]]
     chance = [name for name, row in diseases.items() if row["auroc"] is not None and not row["better"]]
+    usual = [name for name, row in classes.items() if row["accuracy"] is not None and not row["better"]]
     nameless = [name for name, row in indicators.items() if row["unit"] is None]
     found = [
         ("weak", f"{unproven} the mean of all patients", weak),
         ("weak", f"{unproven} chance", chance),
+        ("weak", f"{unproven} always naming the most frequent class", usual),
         ("units", "In the unit of the table that the model was trained from", nameless),
     ]
     warnings = [
@@ -354,16 +446,19 @@ def _warnings_of_errors(indicators: Rows, diseases: Rows, checkpoint: Checkpoint
         if names
     ]
     if any(row["low"] is None for row in indicators.values()):
-        text = f"How far off the indicators may be is unknown: {_why_unknown(checkpoint)}."
+        text = f"How far off the indicators may be is unknown: {_why_unknown(checkpoint, choice)}."
         warnings.insert(0, SignalWarning("error-unknown", "", text))
     return warnings
 
 
-def _why_unknown(checkpoint: Checkpoint) -> str:
+def _why_unknown(checkpoint: Checkpoint, choice: str) -> str:
     """Return why a checkpoint does not hold how far off its model is."""
     if "validation" not in checkpoint:
         return "the run was trained before that was kept; train it again"
-    if not checkpoint["validation"]["errors"]:
+    errors = checkpoint["validation"]["errors"]
+    if errors and choice not in errors:
+        return "it was measured with all covariates, all but one, or none but age, sex, height and weight"
+    if not errors:
         return "a final fit on everything keeps no patients apart; name a run with folds"
     return "it was measured on too few patients"
 
@@ -389,7 +484,7 @@ def _covariate(name: str, value: float) -> str:
 
 def _plain(name: str) -> str:
     """Return the name of an indicator or a disease as it is read."""
-    return name.removeprefix("disease_").replace("_", " ")
+    return name.removeprefix("disease_").removeprefix("class_").replace("_", " ").replace(IS, ": ")
 
 
 def _number_text(row: Metadata, value: float) -> str:

@@ -10,7 +10,9 @@ One's own are listed in ``pairs.csv`` (or ``.xlsx``), a row a patient; any cell 
     diagnosis, official_fold      text; 1 to 10, of which 9 is for validation and 10 for test
     age, sex, height, weight      years, male or female, cm, kg
     disease_<name>                0 or 1
-    <any other name>              an indicator: a number in a unit of its own
+    class_<name>                  one of two or more classes, as text
+    <name of an indicator>        a number in its unit (`systems.ecg_cmr.indicators`), such as lv_edv
+    <any other name>              a number that is used only where training names it
 
 Files are named relative to the folder of the table. ``data.json`` beside an ``.npy`` ECG ``data.npy`` may
 hold ``{"sampling_rate": 500, "leads": ["I", "II", ...]}``; without it there are twelve in the usual order.
@@ -46,11 +48,16 @@ from datasets.patients import (
 from datasets.simulated import SIMULATION
 from datasets.sources import DataError, MissingModality, Problem, SourceIndex
 from datasets.tables import REREAD, find_table
+from systems.ecg_cmr.indicators import KNOWN, known_name, same_unit
+from systems.ecg_cmr.settings import COVARIATES
 from systems.ecg_cmr.sources.cmr_files import ENDINGS
 
 TABLE = "pairs"
-COVARIATES = ("age", "sex", "height", "weight")
 DISEASE = "disease_"
+CLASS = "class_"
+_MOST_CLASSES = 20
+_ROLES = {"roles": "by name"}
+"""Choice of a table whose columns another version reads otherwise: it gets a cache of its own."""
 _FILES = ("ecg", "cmr", "long_axis")
 _NUMBERS = {
     "ecg_rate": 0.0,
@@ -93,8 +100,12 @@ class PairIndex(SourceIndex):
     recordings : pandas.DataFrame
         One row a patient, columns `_COLUMNS`, sorted by recording.
     targets : pandas.DataFrame
-        ``recording``, in the same order, then all columns of the three kinds below, NaN where missing.
+        ``recording``, in the same order, then all columns of the kinds below, NaN where missing.
     indicators, diseases, covariates : tuple of str
+    classes : dict of str to tuple of str
+        By column its classes, of which the targets hold the number, from 0.
+    others : tuple of str
+        Columns of numbers that are none of these.
     ceilings : dict of str to float
         Share of the variance of each indicator that an ECG can explain; of simulated patients only.
 
@@ -105,6 +116,8 @@ class PairIndex(SourceIndex):
     indicators: tuple[str, ...] = ()
     diseases: tuple[str, ...] = ()
     covariates: tuple[str, ...] = COVARIATES
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
     ceilings: dict[str, float] = field(default_factory=dict)
 
 
@@ -137,6 +150,7 @@ def index_pairs(root: Path) -> PairIndex:
         raise DataError(f"{root} has no {TABLE}.csv with the columns patient, ecg and cmr.")
     table = read_patients(path, problems, left_out=True)
     columns = _roles(table, problems)
+    classes = _classes(columns, table, problems)
     kinds = _kinds(columns, table, problems)
     rows, values = [], {}
     together = persons(table.listed, KEPT_TOGETHER, problems)
@@ -145,8 +159,9 @@ def index_pairs(root: Path) -> PairIndex:
         if row is not None:
             rows.append(row | {"person": together.get(name, name)})
             values[name] = _values(name, table, columns, kinds, problems)
+            values[name] |= _class_numbers(name, table, columns, classes)
     require_some(rows, problems, root)
-    recordings, targets = target_tables(rows, values, kinds)
+    recordings, targets = target_tables(rows, values, (*kinds[:3], tuple(classes), kinds[3]))
     simulation = _simulation(root)
     return PairIndex(
         "pairs",
@@ -155,12 +170,14 @@ def index_pairs(root: Path) -> PairIndex:
         problems,
         {"pairs": "person"},
         [table.name],
-        REREAD if together or table.reread else {},
+        (REREAD if together or table.reread else {}) | (_ROLES if classes or _renamed(columns) else {}),
         targets,
         simulated=simulation is not None,
         indicators=kinds[0],
         diseases=kinds[1],
         covariates=kinds[2],
+        classes=classes,
+        others=kinds[3],
         ceilings=(simulation or {}).get("ceilings", {}),
     )
 
@@ -192,7 +209,8 @@ def _roles(table: PatientTable, problems: list[Problem]) -> dict[str, str]:
     columns: dict[str, str] = {}
     for column in filter(str.strip, table.columns):
         plain = _plain(column)
-        name = usual.get(plain, plain if plain in known or plain.startswith(DISEASE) else column)
+        own = plain if plain in known or plain.startswith((DISEASE, CLASS)) else _indicator(column, plain)
+        name = usual.get(plain, own)
         if name in columns:
             what = f"The column {column!r} repeats {columns[name]!r}; it is not used."
             problems.append(Problem(table.name, what, "Remove one of the two.", left_out=False))
@@ -204,11 +222,51 @@ def _roles(table: PatientTable, problems: list[Problem]) -> dict[str, str]:
     return columns
 
 
+def _indicator(column: str, plain: str) -> str:
+    """Return the name of the indicator that a column holds in its unit; of any other column its own name."""
+    name, unit = known_name(plain), re.search(r"[(\[](.*?)[)\]]", column)
+    return name if name and same_unit(unit[1] if unit else "", name) else column
+
+
+def _renamed(columns: dict[str, str]) -> bool:
+    """Tell whether an indicator has another name than its column."""
+    return any(name in KNOWN and name != column for name, column in columns.items())
+
+
+def _classes(
+    columns: dict[str, str], table: PatientTable, problems: list[Problem]
+) -> dict[str, tuple[str, ...]]:
+    """Return by column the classes in it, sorted; a column of one class, or of very many, is not used."""
+    found = {}
+    for name in [name for name in columns if name.startswith(CLASS)]:
+        cells = {row[columns[name]] for row in table.rows.values()}
+        labels = tuple(sorted(cell for cell in cells if cell.casefold() not in MISSING))
+        if 2 <= len(labels) <= _MOST_CLASSES:
+            found[name] = labels
+            continue
+        what = f"The column {columns[name]!r} holds {len(labels)} classes, and 2 to {_MOST_CLASSES} can be "
+        problems.append(Problem(table.name, f"{what}learned; it is not used.", "Correct it.", left_out=False))
+    return found
+
+
+def _class_numbers(
+    patient: str, table: PatientTable, columns: dict[str, str], classes: dict[str, tuple[str, ...]]
+) -> dict[str, float]:
+    """Return by column the number of a patient's class, NaN where it is not known."""
+    cells = {name: table.rows[patient][columns[name]] for name in classes}
+    return {
+        name: float(classes[name].index(cell)) if cell in classes[name] else math.nan
+        for name, cell in cells.items()
+    }
+
+
 def _kinds(
     columns: dict[str, str], table: PatientTable, problems: list[Problem]
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return the names of indicators, diseases and covariates; a column without a number is none of them."""
-    requested = [name for name in columns if name not in (*_FILES, *_NUMBERS, *_TEXTS)]
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the names of indicators, diseases, covariates and other columns that hold a number."""
+    requested = [
+        name for name in columns if name not in (*_FILES, *_NUMBERS, *_TEXTS) and not name.startswith(CLASS)
+    ]
     found = []
     for name in requested:
         lacking = table.lacks_numbers(columns[name], name == "sex")
@@ -219,7 +277,9 @@ def _kinds(
         problems.append(Problem(table.name, what, "Fill it in, or remove it.", left_out=False))
     diseases = tuple(name for name in found if name.startswith(DISEASE))
     covariates = tuple(name for name in COVARIATES if name in found)
-    return tuple(name for name in found if name not in (*diseases, *covariates)), diseases, covariates
+    indicators = tuple(name for name in found if name in KNOWN)
+    others = tuple(name for name in found if name not in {*diseases, *covariates, *indicators})
+    return indicators, diseases, covariates, others
 
 
 def _number(patient: str, name: str, column: str, table: PatientTable, problems: list[Problem]) -> float:
@@ -247,7 +307,14 @@ def _values(
             what = f"The {name} is {values[name]:g}, neither 0 nor 1; it counts as missing."
             problems.append(Problem(patient, what, "Correct the cell.", left_out=False))
             values[name] = math.nan
-    covariates = {name: values[name] for name in kinds[2]}
+    for name in kinds[0]:
+        kind = KNOWN[name]
+        if not math.isnan(values[name]) and not kind.low <= values[name] <= kind.high:
+            allowed = f"{kind.low:g} to {kind.high:g} {kind.unit}".strip()
+            what = f"The {name} {values[name]:g} is not possible ({allowed}); it counts as missing."
+            problems.append(Problem(patient, what, "Correct the cell.", left_out=False))
+            values[name] = math.nan
+    covariates = {name: values[name] for name in (*kinds[2], *kinds[3])}
     return values | plausible_values(covariates, patient, problems)
 
 

@@ -35,10 +35,10 @@ from simulation.heart_population import IMPLIED_CEILINGS, draw_heart
 from simulation.patient import stream
 from simulation.physiology import CEILINGS, CONDITIONS
 from simulation.vectorcardiogram import render_ecg
-from systems.ecg_cmr.settings import PairSettings, PairSimulationSettings
+from systems.ecg_cmr.settings import COVARIATES, PairSettings, PairSimulationSettings
 from systems.ecg_cmr.sources.cmr_files import display_affine, to_bytes
 from systems.ecg_cmr.sources.pair_modalities import PreparedPair
-from systems.ecg_cmr.sources.pairs import COVARIATES, DISEASE, PairIndex, pair_row, target_tables
+from systems.ecg_cmr.sources.pairs import DISEASE, PairIndex, pair_row, target_tables
 
 _PAIRS_VERSION = 1
 """Raised when the same settings would give other patients."""

@@ -1,10 +1,10 @@
-"""Age, sex, height and weight of whoever was recorded, given one by one or in a table."""
+"""Age, sex, height, weight and other covariates of whoever was recorded, given one by one or in a table."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from datasets.patients import (
     PLAUSIBLE,
     SYNONYMS,
     PatientTable,
+    clinical_number,
     plausible_values,
     read_patients,
 )
 from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError, Problem
 from systems.base.predictor import RecordingPath
-from systems.ecg_cmr.sources.pairs import COVARIATES
+from systems.ecg_cmr.indicators import known_name
+from systems.ecg_cmr.settings import COVARIATES
 from systems.ecg_cmr.sources.user_ecg import name_of
 
 _SEX = {"male": 0.0, "female": 1.0}
@@ -58,7 +60,7 @@ class People:
         if name is None:
             text = f"{self.table.name} has no usable row for {names[-1]}" if texts else ""
             text = text or f"{self.table.name} has no row for {self._hint(names[-1])}"
-            text += ": age, sex, height and weight count as not known."
+            text += f": {', '.join(self.columns)} count as not known."
             warnings = [SignalWarning("person", "", each) for each in texts]
             return dict(self.given), [SignalWarning("no-row", "", text), *warnings]
         known, problems = _numbers(name, self.table, self.columns)
@@ -72,15 +74,51 @@ class People:
         return f"{name} (but for {close[0]})" if close else name
 
 
-def read_people(given: Mapping[str, float | str | None], table: Path | None) -> People:
+def read_others(words: Sequence[str], known: Sequence[str]) -> dict[str, float]:
+    """Return covariates that are given as NAME=VALUE.
+
+    Parameters
+    ----------
+    words : sequence of str
+    known : sequence of str
+        Covariates of the model.
+
+    Raises
+    ------
+    DataError
+        If a word is none such, or its name no covariate of the model.
+    """
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise DataError(f"--covariates takes NAME=VALUE, as in bmi=27.4, and {word!r} is none.")
+        if name not in known:
+            others = f"it has {', '.join(known)}" if known else "it has none"
+            raise DataError(f"--covariates {name}: the model has no such input; {others}.")
+        try:
+            number = clinical_number(value, name == "sex")
+        except ValueError as error:
+            raise DataError(f"--covariates {name}: {error}.") from None
+        if not math.isnan(number):
+            found[name] = number
+    return found
+
+
+def read_people(
+    given: Mapping[str, float | str | None], table: Path | None, covariates: Sequence[str] = COVARIATES
+) -> People:
     """Check what is given of one person, and read the table of several.
 
     Parameters
     ----------
     given : mapping of str to float, str or None
-        Age in years, sex as male or female, height in cm, weight in kg; None where not known.
+        Age in years, sex as male or female, height in cm, weight in kg, others in units of their own; None
+        where not known.
     table : pathlib.Path, optional
-        ``.csv`` or ``.xlsx`` with a column patient and any of the four.
+        ``.csv`` or ``.xlsx`` with a column patient and any of the covariates.
+    covariates : sequence of str
+        Those of the model.
 
     Raises
     ------
@@ -90,7 +128,7 @@ def read_people(given: Mapping[str, float | str | None], table: Path | None) -> 
     numbers = {name: _SEX[value] if isinstance(value, str) else value for name, value in given.items()}
     known = {name: float(value) for name, value in numbers.items() if value is not None}
     for name, value in known.items():
-        low, high, unit = PLAUSIBLE[name]
+        low, high, unit = PLAUSIBLE.get(name, (-math.inf, math.inf, ""))
         if not low <= value <= high:
             raise DataError(f"--{name} {value:g} is not possible: {low:g} to {high:g} {unit} is.")
     if table is None:
@@ -99,20 +137,26 @@ def read_people(given: Mapping[str, float | str | None], table: Path | None) -> 
         raise DataError(f"There is no table {table}: --patients names a .csv or .xlsx.")
     problems: list[Problem] = []
     found = read_patients(table, problems)
-    columns = _columns(found.columns)
+    columns = _columns(found.columns, covariates)
     if not columns:
-        raise DataError(f"{table} has none of the columns {', '.join(COVARIATES)}.")
+        raise DataError(f"{table} has none of the columns {', '.join(covariates)}.")
     return People(known, found, columns, problems)
 
 
-def _columns(names: list[str]) -> dict[str, str]:
+def _columns(names: list[str], covariates: Sequence[str]) -> dict[str, str]:
     """Return by covariate the first column that holds it."""
-    usual = {synonym: name for name in COVARIATES for synonym in SYNONYMS[name]}
+    usual = {
+        synonym: name
+        for name in COVARIATES
+        if name in covariates or not covariates
+        for synonym in SYNONYMS[name]
+    }
     columns: dict[str, str] = {}
     for column in names:
         plain = re.sub(r"[\s-]+", "_", re.sub(r"[(\[].*?[)\]]", "", column).strip()).casefold()
-        if plain in usual:
-            columns.setdefault(usual[plain], column)
+        name = usual.get(plain, column if column in covariates else known_name(plain))
+        if name and (name in covariates or name in usual.values()):
+            columns.setdefault(name, column)
     return columns
 
 

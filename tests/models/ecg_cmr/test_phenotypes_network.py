@@ -223,3 +223,48 @@ def test_it_learns_voltage_from_waves_that_are_else_alike():
     assert (measured - target[128:]).abs().mean() < 0.25 * target[128:].std()
     right = (outputs["diseases"] > 0) == (target[128:] > 35.0)
     assert right.double().mean() > 0.9
+
+
+# Classes, and balance ---------------------------------------------------------------------------------
+
+
+def test_the_loss_of_classes_is_that_of_what_is_known():
+    model = build(indicators=0, diseases=0, classes=(2, 3))
+    outputs = {"classes": torch.tensor([[0.0, 0.0, 1.0, 2.0, 3.0], [1.0, 0.0, 0.0, 0.0, 0.0]])}
+    classes = torch.tensor([[1.0, NAN], [0.0, 2.0]])
+    expected = (math.log(2) + math.log(1 + math.exp(-1)) + math.log(3)) / 3
+    assert model.losses(outputs, classes=classes)["loss"].item() == pytest.approx(expected)
+    nothing = model.losses(outputs, classes=torch.full((2, 2), NAN))["loss"]
+    assert nothing.item() == 0
+    found = model.probabilities(outputs)["classes"]
+    assert found[:, :2].sum(dim=1).tolist() == pytest.approx([1, 1])
+    assert found[:, 2:].sum(dim=1).tolist() == pytest.approx([1, 1])
+    assert found[1].tolist() == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.e), 1 / 3, 1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_balance_weighs_both_sides_the_same_and_probabilities_keep_the_share_of_training(share):
+    """A model that knows nothing but the share: balanced it learns one half, and the share comes back."""
+    count = 200
+    disease = (torch.arange(count) < share * count).float()[:, None]
+    classes = torch.where(torch.arange(count) < share * count, 0.0, 1.0 + torch.arange(count) % 2)[:, None]
+    model = build(indicators=0, diseases=1, classes=(3,), balance=True)
+    model.fit_weights(disease, classes)
+    logits = {
+        "diseases": torch.zeros(1, 1, requires_grad=True),
+        "classes": torch.zeros(1, 3, requires_grad=True),
+    }
+    outputs = {name: values.expand(count, -1) for name, values in logits.items()}
+    model.losses(outputs, diseases=disease, classes=classes)["loss"].backward()
+    for values in logits.values():
+        assert values.grad.abs().max() < 1e-5, "equal shares are the optimum of the balanced loss"
+    found = model.probabilities(logits)
+    assert found["diseases"].item() == pytest.approx(share, abs=1e-5)
+    shares = [(classes == number).float().mean().item() for number in range(3)]
+    assert found["classes"][0].tolist() == pytest.approx(shares, abs=1e-5)
+
+
+def test_a_class_without_a_patient_is_not_weighed_infinitely():
+    model = build(indicators=0, diseases=2, balance=True)
+    model.fit_weights(torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, NAN], [1.0, 0.0]]), torch.empty(4, 0))
+    assert model.log_weights.exp().tolist() == pytest.approx([1, 3 / 4, 1, 3 / 2])

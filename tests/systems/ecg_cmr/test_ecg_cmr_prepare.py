@@ -365,9 +365,11 @@ def test_the_example_of_the_documentation_is_read_as_it_says(root, workplace):
     np.save(mine / "cmr/p002_sa.npy", np.random.default_rng(0).uniform(0, 9, (25, 90, 80)))
     cache = Cache(run("ecg-phenotypes", "--raw-dir", mine))
     assert cache.manifest["targets"] == {
-        "indicators": ["lvef (%)", "lv_edv"],
+        "indicators": ["ejection_fraction", "lv_edv"],
         "diseases": ["disease_dcm"],
         "covariates": ["age", "sex", "height", "weight"],
+        "classes": {},
+        "others": [],
     }
     targets = cache.table("targets", missing=("",)).drop(columns="recording").to_numpy()
     missing = np.nan

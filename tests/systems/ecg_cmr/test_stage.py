@@ -10,16 +10,18 @@ import pandas as pd
 import pytest
 import torch
 
+import training
 from common.errors import UserError
 from datasets.cache import Cache
 from datasets.splits import Fold
 from systems import registry
 from systems.base.parents import find_parent, lineage, refuse_known
-from systems.ecg_cmr.contrast.task import EcgCmrContrast
+from systems.ecg_cmr.contrast.task import EcgCmrContrast, shuffled_pairs
 from systems.ecg_cmr.mae.task import CmrMae, EcgMae
 from systems.ecg_cmr.phenotypes.task import EcgPhenotypes, correlation
 from systems.ecg_cmr.samples import Pairs, read_pairs
 from systems.ecg_cmr.settings import (
+    ENCODER_SIZES,
     CmrMaeSettings,
     ContrastSettings,
     EcgMaeSettings,
@@ -27,7 +29,7 @@ from systems.ecg_cmr.settings import (
     MaskingSettings,
     PhenotypeSettings,
 )
-from systems.ecg_cmr.stage import patch_length, take_encoder
+from systems.ecg_cmr.stage import ecg_encoder, encoders_in, patch_length, take_encoder
 
 CPU = torch.device("cpu")
 COUNT, LEADS, POINTS, FRAMES, SIZE = 12, 12, 200, 4, 16
@@ -296,6 +298,7 @@ def checkpoint_of(name: str, model, *, known=("p0", "p1"), parents=()) -> dict:
     return {
         "task": name,
         "run": "before",
+        "settings": {"reads": "ecg"},
         "model": model.state_dict(),
         "trained_on": {"session": list(known)},
         "parents": [{"session": list(people)} for people in parents],
@@ -333,8 +336,83 @@ def test_an_encoder_of_the_other_kind_or_another_size_is_refused():
         take_encoder(task.encoder_of(model, "ecg"), checkpoint_of("cmr-mae", of_cines), "ecg", Path("there"))
     wider = EcgMaeSettings(encoder=dataclasses.replace(SIZES, width=32), masking=MASKING)
     _, before = new("ecg-mae", samples, wider)
-    with pytest.raises(UserError, match=r"has another size: give the same --width"):
+    with pytest.raises(UserError, match=r"has another size: give the same --encoder-size"):
         take_encoder(task.encoder_of(model, "ecg"), checkpoint_of("ecg-mae", before), "ecg", Path("there"))
+
+
+def test_an_encoder_goes_where_its_axis_is_read():
+    samples = pairs()
+    long_run = dataclasses.replace(SETTINGS["cmr-mae"], axis="long")
+    both = dataclasses.replace(SETTINGS["ecg-cmr-contrast"], axis="both")
+    _, before = new("cmr-mae", samples, long_run)
+    content = checkpoint_of("cmr-mae", before) | {"settings": dataclasses.asdict(long_run)}
+    task, model = new("ecg-cmr-contrast", samples, both)
+    with torch.no_grad():
+        for weight in before.encoder.parameters():
+            weight.add_(1.0)
+    take_encoder(task.encoder_of(model, "long_axis"), content, "long_axis", Path("there"))
+    weights = zip(before.encoder.parameters(), model.long_axis_encoder.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in weights)
+    with pytest.raises(UserError, match="has no encoder of the CMR"):
+        take_encoder(task.encoder_of(model, "cmr"), content, "cmr", Path("there"))
+
+
+def test_a_contrastive_run_has_the_encoders_of_its_axes():
+    found = {
+        axis: encoders_in({"task": "ecg-cmr-contrast", "settings": settings})
+        for axis, settings in {"before": {}, "long": {"axis": "long"}, "both": {"axis": "both"}}.items()
+    }
+    short = {"ecg": "ecg_encoder.", "cmr": "cmr_encoder."}
+    assert found["before"] == short
+    assert found["long"] == {"ecg": "ecg_encoder.", "long_axis": "cmr_encoder."}
+    assert found["both"] == short | {"long_axis": "long_axis_encoder."}
+
+
+def with_long_axis(without: int = 3) -> Pairs:
+    samples = pairs()
+    there = torch.arange(COUNT) >= without
+    return dataclasses.replace(samples, long_axis=255 - samples.cmr, has={**samples.has, "long_axis": there})
+
+
+@torch.no_grad()
+def test_both_axes_add_their_losses_and_a_missing_long_axis_counts_for_nothing():
+    samples = with_long_axis()
+    settings = dataclasses.replace(SETTINGS["ecg-cmr-contrast"], axis="both", augment=False)
+    task, model = new("ecg-cmr-contrast", samples, settings)
+    model.eval()
+    losses, predictions = task.step(model, samples.batch(ROWS))
+    assert float(losses["loss"]) == pytest.approx(float(losses["short_axis"] + losses["long_axis"]))
+    assert predictions.shape == (COUNT, 3 * 8)
+    assert predictions[:3, 16:].isnan().all() and predictions[3:].isfinite().all()
+    assert samples.long_axis is not None
+    changed = samples.long_axis.clone()
+    changed[:3] = 0  # what is not there
+    other = dataclasses.replace(samples, long_axis=changed)
+    assert float(task.step(model, other.batch(ROWS))[0]["loss"]) == float(losses["loss"])
+    known = task.step(model, samples.batch(ROWS[3:]))[0]["long_axis"]
+    assert float(known) == pytest.approx(float(losses["long_axis"]), rel=1e-4)
+    names = ("recall_at_10", "times_chance")
+    expected = {f"{axis}{name}" for axis in ("", "long_axis_") for name in names}
+    assert set(task.score(samples, ROWS, predictions)) == expected
+    assert len(task.predicted(samples)) == 24
+
+
+def test_shuffled_pairs_take_both_axes_and_what_there_is_of_another_patient():
+    samples = with_long_axis()
+    shuffled = shuffled_pairs(samples, fold())
+    rows = list(range(10))
+    partner = [(row - 5) % 10 for row in rows]
+    for name in ("cmr", "long_axis"):
+        assert torch.equal(getattr(shuffled, name)[rows], getattr(samples, name)[partner])
+        assert torch.equal(getattr(shuffled, name)[10:], getattr(samples, name)[10:])
+    assert torch.equal(shuffled.has["long_axis"][rows], samples.has["long_axis"][partner])
+    assert shuffled.has["ecg"].all()
+
+
+@pytest.mark.parametrize("axis", ["long", "both"])
+def test_an_axis_that_was_not_prepared_is_refused(axis):
+    with pytest.raises(UserError, match=f"without the long axis, which --axis {axis} reads"):
+        read_pairs(FakeCache(), ("ecg", "cmr"), CPU, axis)
 
 
 def test_a_parent_that_knows_a_test_patient_is_refused_through_all_generations():
@@ -388,7 +466,25 @@ def test_patches_must_divide_a_lead():
 def test_every_stage_has_both_presets(name, preset):
     settings: Any = registry.training_defaults(name, preset)
     assert settings.preset == preset and settings.folds == (0,)
-    assert (settings.encoder.width < 384) == (preset == "small")
+    assert settings.encoder.encoder_size == {"paper": "tiny", "small": "mini"}[preset]
+
+
+def test_sizes_go_by_name_and_a_number_beside_it_wins():
+    words = ["ecg-mae", "--preset", "paper", "--encoder-size", "large"]
+    named: Any = training.read_training_settings("ecg-mae", words[1:])
+    assert named.encoder.shape == (1024, 24, 16)
+    changed: Any = training.read_training_settings("ecg-mae", [*words[1:], "--depth", "2"])
+    assert changed.encoder.shape == (1024, 2, 16)
+
+
+def test_the_smallest_published_encoder_has_the_published_number_of_weights():
+    """5.36 million in the blocks and the embedding of patches of 100 points, as its authors count."""
+    inputs = {"samples": 200, "ecg_rate": 50.0, "leads": 2}
+    settings = EcgMaeSettings(encoder=EncoderSettings("tiny", patch_seconds=2.0))
+    network = ecg_encoder(settings, inputs)
+    parts = (*network.embedding.parameters(), *network.transformer.blocks.parameters())
+    assert sum(weight.numel() for weight in parts) == pytest.approx(5.36e6, rel=2e-3)
+    assert all(width % heads == 0 for width, _, heads in ENCODER_SIZES.values())
 
 
 def test_stages_do_not_ask_for_labels_and_refuse_to_hide_what_they_read():

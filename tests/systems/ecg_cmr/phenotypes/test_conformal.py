@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from systems.ecg_cmr.phenotypes.conformal import disease_error, indicator_error
+from systems.ecg_cmr.phenotypes.conformal import class_error, disease_error, indicator_error
 
 
 def test_errors_worked_by_hand():
@@ -48,7 +48,22 @@ def test_diseases():
         "diseased": 2,
         "auroc": 0.75,
         "better": False,
+        "threshold": pytest.approx(0.6),  # or 0.225: sensitivity and specificity 1 and 1/2, or the other way
     }
-    assert disease_error([0, 0], [0.1, 0.2])["auroc"] is None
+    found = disease_error([0, 0], [0.1, 0.2])
+    assert found["auroc"] is None and found["threshold"] is None
     label = np.repeat([0, 1], 40)
-    assert disease_error(label, label + np.random.default_rng(0).normal(0, 0.5, 80))["better"] is True
+    assert (
+        disease_error(label, np.clip(label + np.random.default_rng(0).normal(0, 0.5, 80), 0, 1))["better"]
+        is True
+    )
+
+
+def test_classes():
+    values = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7], [0.5, 0.4, 0.1], [0.3, 0.3, 0.4]])
+    found = class_error([0, 1, 2, 1, np.nan], values)
+    assert found == {"patients": 4, "accuracy": 0.75, "usual": 0.5, "better": False}
+    assert class_error([np.nan], values[:1])["accuracy"] is None
+    truth = np.arange(60) % 3
+    assert class_error(truth, np.eye(3)[truth])["better"] is True
+    assert class_error(truth, np.eye(3)[np.zeros(60, int)])["better"] is False

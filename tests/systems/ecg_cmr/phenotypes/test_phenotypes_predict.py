@@ -111,6 +111,35 @@ def test_the_raw_file_of_a_patient_gives_what_evaluate_wrote(workspace, run, ans
             assert row["models"] == 1 and row["models_trained_on_it"] == 1
 
 
+def test_what_raised_a_prediction_is_told_and_drawn(workspace, run, tmp_path, capsys):
+    options = ["--ecg", str(workspace.ecg("v00001")), "--checkpoint", str(run), "--threads", "1"]
+    (plain,) = predict.main([*options, "--out", str(tmp_path / "plain")])
+    assert plain["explained"] is None and len(plain["files"]) == 2
+    name = next(iter(plain["diseases"]))
+    found = {}
+    for target in ("ejection_fraction", "lv_mass", name):
+        capsys.readouterr()
+        (row,) = predict.main([*options, "--explain", target, "--out", str(tmp_path / target)])
+        explained = row["explained"]
+        assert explained["target"] == target and explained["discard_ratio"] == 0.9
+        shares = np.array(explained["share_of_stretch"])
+        assert shares.shape == (12, 5) and explained["seconds_of_stretch"] == pytest.approx(0.4)
+        assert shares.sum() == pytest.approx(1) and list(explained["share_of_lead"]) == list(LEADS)
+        assert shares.sum(axis=1) == pytest.approx(list(explained["share_of_lead"].values()))
+        assert Path(row["files"][2]).name.endswith("_relevance.png") and Path(row["files"][2]).is_file()
+        assert "raised" in capsys.readouterr().out
+        assert row["indicators"] == plain["indicators"]
+        found[target] = shares
+    assert not np.allclose(found["ejection_fraction"], found["lv_mass"], atol=1e-3)
+    (all_kept,) = predict.main([*options, "--explain", "lv_mass", "--discard-ratio", "0"])
+    shares = np.array(all_kept["explained"]["share_of_stretch"])
+    assert (shares > 0).sum() > (found["lv_mass"] > 0).sum()
+    with pytest.raises(
+        UserError, match=r"no indicator and no disease .* Perhaps you meant ejection_fraction"
+    ):
+        predict.main([*options, "--explain", "ejection"])
+
+
 def test_options_tell_the_same_as_the_table(workspace, run, patient):
     (one,) = call("--ecg", workspace.ecg(patient), *workspace.person(patient), "--checkpoint", run)
     (other,) = call(workspace.ecg(patient), "--patients", workspace.table, "--checkpoint", run)

@@ -121,7 +121,7 @@ def test_columns_of_covariates_have_many_names_and_others_keep_theirs(root):
     save(root, renamed)
     index = index_pairs(root)
     assert index.covariates == ("age", "sex", "height", "weight")
-    assert index.indicators == (*INDICATORS, "T1 (ms)")
+    assert index.indicators == INDICATORS and index.others == ("T1 (ms)",)
     assert "disease_dilated" in index.diseases
     assert index.targets["sex"].tolist() == [float(row["sex"]) for row in rows]
 

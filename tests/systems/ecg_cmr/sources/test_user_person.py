@@ -7,7 +7,7 @@ import pytest
 
 from datasets.sources import DataError
 from systems.base.predictor import RecordingPath
-from systems.ecg_cmr.sources.user_person import read_people
+from systems.ecg_cmr.sources.user_person import read_others, read_people
 
 
 def people(tmp_path, text, name="people.csv"):
@@ -52,3 +52,31 @@ def test_a_row_that_may_be_meant_is_hinted_at(tmp_path):
 def test_an_index_is_no_person(tmp_path):
     with pytest.raises(DataError, match="without a name only counts rows"):
         people(tmp_path, ",age\n0,61\n1,62\n")
+
+
+def test_other_inputs_of_the_model_come_one_by_one_or_from_the_table(tmp_path):
+    (tmp_path / "people.csv").write_text("patient,age,bmi,smoking,other\n7,61,27.4,yes,3\n", encoding="utf-8")
+    found = read_people({}, tmp_path / "people.csv", ["age", "bmi", "smoking"])
+    assert of(found, "7") == ({"age": 61, "bmi": 27.4, "smoking": 1.0}, "")
+    assert read_others(["bmi=27.4", "smoking=no", "age="], ["age", "bmi", "smoking"]) == {
+        "bmi": 27.4,
+        "smoking": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("bmi", "takes NAME=VALUE, as in bmi=27.4, and 'bmi' is none"),
+        ("income=3", "the model has no such input; it has age, bmi"),
+        ("bmi=high", "--covariates bmi: 'high' is no number"),
+    ],
+)
+def test_an_input_that_cannot_be_used_is_refused(word, sentence):
+    with pytest.raises(DataError, match=re.escape(sentence)):
+        read_others([word], ["age", "bmi"])
+
+
+def test_an_impossible_value_of_another_input_is_refused_too():
+    with pytest.raises(DataError, match="--bmi 300 is not possible"):
+        read_people({"bmi": 300.0}, None, ["bmi"])
