@@ -329,14 +329,14 @@ def _draw_roc(axes: Axes, table: pd.DataFrame, score: pd.Series) -> None:
     if np.isfinite(score["auroc_low"]):
         text += f"\n[{score['auroc_low']:.3f}, {score['auroc_high']:.3f}]"
     axes.text(0.98, 0.04, text, ha="right", va="bottom", fontsize=9, color=INK)
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_xlabel("1 − specificity", fontsize=9)
     axes.set_ylabel("sensitivity", fontsize=9)
 
 
 def _draw_calibration(axes: Axes, table: pd.DataFrame) -> None:
     bins = calibration_bins(table["label"], table["probability"]).query("count > 0")
-    end = min(1.0, 1.1 * max(bins["mean_probability"].max(), bins["share"].max()))
+    end = min(1.03, 1.1 * max(bins["mean_probability"].max(), bins["share"].max()))
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
     axes.plot(bins["mean_probability"], bins["share"], color=INK, linewidth=1.2)
     axes.scatter(
@@ -358,7 +358,7 @@ def _draw_decisions(axes: Axes, table: pd.DataFrame, named: bool) -> None:
     for column, (text, colour, width) in lines.items():
         axes.plot(curve["threshold"], curve[column], color=colour, linewidth=width, label=text)
     axes.set(xlim=(0, 1), ylim=(-0.2 * share, 1.1 * share))
-    axes.set_xlabel("probability from which one acts", fontsize=9)
+    axes.set_xlabel("threshold probability", fontsize=9)
     axes.set_ylabel("net benefit", fontsize=9)
     if named:
         axes.legend(title="act on", loc="upper right", fontsize=8, title_fontsize=8, frameon=False)

@@ -22,6 +22,7 @@ from systems.base.evaluation_run import EvaluationRun, predict_run
 from systems.ecg_cmr.evaluate import write_stage
 from systems.ecg_cmr.figures import indicators_figure, relevance_figure
 from systems.ecg_cmr.indicators import unit_of
+from systems.ecg_cmr.phenotypes.bulls_eye import FAMILIES, evaluated_bulls_eyes
 from systems.ecg_cmr.phenotypes.decisions import (
     calibrations_table,
     class_figures,
@@ -102,6 +103,7 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
             units={name: unit_of(name) or "" for name in indicators},
             watermark=run.watermark,
         )
+        figures |= evaluated_bulls_eyes(truth, predictions[indicators], table, watermark=run.watermark)
     if diseases:
         truth = predictions[[TRUE + name for name in diseases]]
         scores = multilabel_scores(truth, predictions[diseases], patient, diseases, draws)
@@ -129,7 +131,14 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         f"confusion_{name}": Caption("Recordings by true and predicted class, and their share of the row.")
         for name in labels
     }
-    return write_stage(run, predictions, tables, figures, _CAPTIONS | rollouts | confusions)
+    eyes = {
+        f"bulls_eye_{family}": Caption(
+            "Segments of the left ventricle as by the American Heart Association: the outer ring is the "
+            "base, the inner one the apex. A grey segment is not known."
+        )
+        for family in FAMILIES
+    }
+    return write_stage(run, predictions, tables, figures, _CAPTIONS | rollouts | confusions | eyes)
 
 
 def _rollout_figures(
