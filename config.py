@@ -22,6 +22,7 @@ import tyro
 from common.options import Bounds, Count, Natural, NotNegative, Positive, Seed
 
 Preset = Literal["auto", "paper", "small"]
+ExportFormat = Literal["onnx", "torch"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class RunSettings:
     """Parts into which the samples are split; 0: one a database, as protocol database needs."""
     at_once: Count = 1
     """Folds trained at the same time, each by a process of its own: they share the CPU threads and take the
-    GPUs in turn, several on one where they are more. What each learns does not depend on it."""
+    GPUs in turn, several on one where they are more. What each learns depends on it by rounding only."""
     validation_share: Annotated[float, Bounds(0, 0.5)] = 0.1
     """Part of the training samples held out for the validation curves, stopping and threshold, 0 to 0.5
     (in whole units, as the protocol says; under paper the test fold is used)."""
@@ -146,7 +147,9 @@ class RunSettings:
     """Let torch.compile fuse what lies between convolutions: faster after a minute or two of compiling.
     Needs a C++ compiler (CPU) or Triton (CUDA). Results agree but for rounding."""
     threads: Natural = 0
-    """CPU threads of torch; 0: one a core."""
+    """CPU threads of torch; 0: those on which steps are fastest, tried as the run goes, or what
+    OMP_NUM_THREADS says. Results agree but for rounding; with a number that is set they are the same bit for
+    bit, also after --resume."""
     histograms: bool = False
     """Draw histograms of all weights and their gradients in TensorBoard, every epoch."""
     graph: bool = False
@@ -206,7 +209,7 @@ class EvaluationSettings:
     device: str = "auto"
     """auto (CUDA if there is one), cpu, cuda or cuda:N."""
     threads: Natural = 0
-    """CPU threads of torch; 0: one a core."""
+    """CPU threads of torch; 0: what OMP_NUM_THREADS says, else one a core."""
     dry_run: bool = False
     """Say what would be evaluated; write nothing."""
     list: bool = False
@@ -241,4 +244,29 @@ class PredictionSettings:
     device: str = "cpu"
     """cpu, auto (CUDA if there is one), cuda or cuda:N."""
     threads: Natural = 0
-    """CPU threads of torch; 0: one a core."""
+    """CPU threads of torch; 0: what OMP_NUM_THREADS says, else one a core."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Which network is exported, how and where to."""
+
+    first: ClassVar[tuple[str, ...]] = ("checkpoint", "fold", "format", "out", "dry_run")
+    checkpoint: Path | None = None
+    """A run's folder or one checkpoint file; default: the newest run under checkpoint_dir."""
+    checkpoint_dir: Path = Path("checkpoints")
+    """Folder of checkpoints."""
+    fold: Annotated[int | None, Bounds(0)] = None
+    """Fold of the run whose network is exported, from 0; default: the final fit on everything (fold_all)
+    where there is one, else the only fold. Folds are networks of their own: one file holds one."""
+    format: ExportFormat | None = None
+    """onnx: runs by onnxruntime, in any language. torch: a program of torch.export, runs by torch without
+    this code. Default: what the ending of --out says, else onnx."""
+    out: Path | None = None
+    """File to write, .onnx or .pt2; one that is there is replaced. Default: beside the checkpoint, of the
+    same name."""
+    threads: Natural = 0
+    """CPU threads of torch and onnxruntime while the file is checked; 0: what OMP_NUM_THREADS says,
+    else one a core."""
+    dry_run: bool = False
+    """Say what would be written; write nothing."""

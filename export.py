@@ -22,22 +22,23 @@ from pathlib import Path
 
 from common.command_line import read_settings
 from common.script import run_script
-from learning.devices import set_threads
-from systems.base.exporting import (
-    CHECKED_BATCHES,
-    TOLERANCE,
-    ExportSettings,
-    choose_checkpoint,
-    choose_file,
-    open_exportable,
-    require,
-    write_export,
-)
+from config import ExportSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Export what the command line names; return the file."""
     settings = read_settings(ExportSettings, sys.argv[1:] if arguments is None else arguments, __doc__)
+    from learning.threads import set_threads
+    from systems.base.exporting import (  # torch: not before, so that --help is quick
+        CHECKED_BATCHES,
+        TOLERANCE,
+        choose_checkpoint,
+        choose_file,
+        open_exportable,
+        require,
+        write_export,
+    )
+
     set_threads(settings.threads)
     checkpoint = choose_checkpoint(settings)
     path, form = choose_file(settings, checkpoint)

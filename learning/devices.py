@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 from contextlib import AbstractContextManager
 
@@ -70,12 +69,6 @@ def rows_at_once(count: int, device: torch.device) -> int:
     The prediction of a sample does not depend on it. A loss over a batch may: this is for predictions only.
     """
     return min(count, _CPU_ROWS) if device.type == "cpu" else count
-
-
-def set_threads(count: int) -> None:
-    """Let torch use so many CPU threads; 0: one a core this process may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(count or usable)
 
 
 def describe_machine(device: torch.device) -> str:

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,7 @@ from config import OptimizationSettings
 from learning.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from learning.devices import autocast
 from learning.distributed import Processes
+from learning.threads import ThreadChoice
 from learning.tracking import Tracker
 
 _PLATEAU_IMPROVEMENT = 1e-4
@@ -110,6 +111,8 @@ class Progress:
     best_epoch, stale : int
         Epoch (from 1) that had it, and epochs since.
     finished : bool
+    threads : int
+        CPU threads that its steps took last; 0: as set.
     """
 
     epoch: int = 0
@@ -119,6 +122,7 @@ class Progress:
     stale: int = 0
     finished: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ class FoldContext:
         Whether the steps of training are compiled.
     histograms : bool
         Whether histograms of the weights are drawn every epoch.
+    thread_counts : sequence of int
+        Numbers of CPU threads that steps may take; empty: as set.
     """
 
     learner: Learner
@@ -160,6 +166,7 @@ class FoldContext:
     label: str
     compiles: bool = False
     histograms: bool = False
+    thread_counts: Sequence[int] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -203,8 +210,10 @@ def fit(run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = 
         progress = _restore(run, model, optimizer, schedule)
     wrapped = run.processes.wrap(model, run.device)
     wrapped = compiled(wrapped, run.device) if run.compiles else wrapped
+    threads = ThreadChoice(run.thread_counts, progress.threads)
     while not progress.finished:
-        scores = train_one_epoch(run, wrapped, optimizer, schedule, progress, tracker)
+        scores = train_one_epoch(run, wrapped, optimizer, schedule, progress, tracker, threads)
+        progress.threads = threads.chosen
         scores |= run.processes.share(_validate(run, unwrap(wrapped)))
         better = _early_stopping(run, progress, scores)
         schedule.after_epoch(scores.get("val/loss", scores["train/loss"]))
@@ -339,6 +348,7 @@ def train_one_epoch(
     schedule: Schedule,
     progress: Progress,
     tracker: Tracker,
+    threads: ThreadChoice,
 ) -> dict[str, float]:
     """Take the steps of one epoch and return its scores (``train/loss``, ..., ``samples_per_second``)."""
     _seed_epoch(run, progress.epoch)
@@ -355,7 +365,8 @@ def train_one_epoch(
     started = time.perf_counter()
     for batch_rows in bar:
         rates.append(float(optimizer.param_groups[0]["lr"]))
-        loss, predicted, norm, other = train_step(run, model, optimizer, batch_rows)
+        with threads.step(progress.step):
+            loss, predicted, norm, other = train_step(run, model, optimizer, batch_rows)
         schedule.after_step()
         progress.step += 1
         rows.append(batch_rows)

@@ -46,6 +46,15 @@ def threads_each(threads: int, count: int) -> int:
     return max(1, (threads or torch.get_num_threads()) // count)
 
 
+def folds_beside(folds: int, count: int) -> list[int]:
+    """Return how many folds each of these shares the machine with, itself included, of `count` at once.
+
+    The last are fewer where the number does not go into that of the folds.
+    """
+    rest = folds % count
+    return [count] * (folds - rest) + [rest] * rest
+
+
 def devices_at_once(name: str, count: int) -> list[str]:
     """Return the name of the device of each of so many processes.
 
@@ -193,7 +202,7 @@ def fold_command(script: Path, words: Sequence[str], fold: str, threads: int, ca
     fold : str
         Number of the fold, or none.
     threads : int
-        CPU threads of the process.
+        CPU threads of the process; 0: it chooses.
     cache : pathlib.Path
         That of the run: the latest may be another by the time it is opened.
     """

@@ -15,6 +15,7 @@ import training
 from common.errors import UserError
 from learning.checkpoint import file_digest, load_checkpoint, save_checkpoint
 from learning.loop import predict
+from systems.base import exporting
 from systems.base.exporting import CHECKED_BATCHES, TOLERANCE, read_metadata
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
 from systems.ecg_pcg.task import EcgPcg
@@ -125,17 +126,17 @@ def test_the_final_fit_comes_before_folds(run, tmp_path):
 def test_a_perturbed_weight_is_found_and_no_file_left(tmp_path, monkeypatch):
     """The file is of one network, and asked beside another: one weight of many, changed a bit."""
     save_checkpoint(tmp_path / "best.pt", checkpoint())
-    made = export.open_exportable(tmp_path / "best.pt")
+    made = exporting.open_exportable(tmp_path / "best.pt")
     weights = dict(made.network.named_parameters())
-    honest = export.write_export.__globals__["open_exported"]
+    honest = exporting.open_exported
 
     def perturb(path: Path):
         with torch.no_grad():
             weights["network.encoders.ecg.0.body.0.0.weight"][0, 0, 3] += 0.05
         return honest(path)
 
-    monkeypatch.setattr(export, "open_exportable", lambda *_: made)
-    monkeypatch.setitem(export.write_export.__globals__, "open_exported", perturb)
+    monkeypatch.setattr(exporting, "open_exportable", lambda *_: made)
+    monkeypatch.setattr(exporting, "open_exported", perturb)
     with pytest.raises(UserError, match="differs from the network by"):
         call("--checkpoint", tmp_path / "best.pt", "--format", "torch")
     assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]

@@ -25,6 +25,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from config import ExportFormat
 from learning.devices import autocast, computes_bfloat16, rows_at_once
 from learning.loop import predict
 from models.layers.blocks import MODALITIES
@@ -33,7 +34,6 @@ from systems.base.exporting import (
     ENDINGS,
     Exportable,
     ExportError,
-    Format,
     open_exported,
     require,
     write_export,
@@ -117,7 +117,7 @@ def open_forms(
     return forms
 
 
-def write(network: nn.Module, points: int, folder: Path, device: torch.device) -> dict[Format, Path]:
+def write(network: nn.Module, points: int, folder: Path, device: torch.device) -> dict[ExportFormat, Path]:
     """Export the network, from the CPU, to every format that can be had; it goes back to its device."""
 
     def sample(rows: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -125,8 +125,8 @@ def write(network: nn.Module, points: int, folder: Path, device: torch.device) -
 
     wrapped = ExportedBeats(network.cpu()).eval()
     made = Exportable(wrapped, sample, OUTPUTS, {"outputs": ", ".join(OUTPUTS)})
-    written: dict[Format, Path] = {}
-    formats: tuple[Format, ...] = ("torch", "onnx")
+    written: dict[ExportFormat, Path] = {}
+    formats: tuple[ExportFormat, ...] = ("torch", "onnx")
     for form in formats:
         if form == "onnx" and not (has_onnx() and providers(device)):
             continue

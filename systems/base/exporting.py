@@ -15,23 +15,22 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import replacing
-from common.options import Bounds, Natural
+from config import ExportFormat, ExportSettings
 from learning.checkpoint import BEST, file_digest, load_checkpoint, must_fit
 from learning.runs import find_checkpoints, newest_run
 from systems import registry
 
-Format = Literal["onnx", "torch"]
 Run = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """What an opened file does: inputs by name to outputs by name."""
 
-ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+ENDINGS: dict[ExportFormat, str] = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
 """Largest difference from the network, in any output, with which a file is kept."""
 CHECKED_BATCHES = (1, 2, 5, 32)
@@ -67,30 +66,6 @@ class Exportable:
     metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class ExportSettings:
-    """Which network is exported, how and where to."""
-
-    first: ClassVar[tuple[str, ...]] = ("checkpoint", "fold", "format", "out", "dry_run")
-    checkpoint: Path | None = None
-    """A run's folder or one checkpoint file; default: the newest run under checkpoint_dir."""
-    checkpoint_dir: Path = Path("checkpoints")
-    """Folder of checkpoints."""
-    fold: Annotated[int | None, Bounds(0)] = None
-    """Fold of the run whose network is exported, from 0; default: the final fit on everything (fold_all)
-    where there is one, else the only fold. Folds are networks of their own: one file holds one."""
-    format: Format | None = None
-    """onnx: runs by onnxruntime, in any language. torch: a program of torch.export, runs by torch without
-    this code. Default: what the ending of --out says, else onnx."""
-    out: Path | None = None
-    """File to write, .onnx or .pt2; one that is there is replaced. Default: beside the checkpoint, of the
-    same name."""
-    threads: Natural = 0
-    """CPU threads of torch and onnxruntime while the file is checked; 0: one a core."""
-    dry_run: bool = False
-    """Say what would be written; write nothing."""
-
-
 def choose_checkpoint(settings: ExportSettings) -> Path:
     """Return the one checkpoint that the settings mean.
 
@@ -123,7 +98,7 @@ def choose_checkpoint(settings: ExportSettings) -> Path:
     return found[0]
 
 
-def choose_file(settings: ExportSettings, checkpoint: Path) -> tuple[Path, Format]:
+def choose_file(settings: ExportSettings, checkpoint: Path) -> tuple[Path, ExportFormat]:
     """Return the file to write and its format.
 
     Raises
@@ -133,9 +108,9 @@ def choose_file(settings: ExportSettings, checkpoint: Path) -> tuple[Path, Forma
     """
     out = settings.out
     if out is None:
-        form: Format = settings.format or "onnx"
+        form: ExportFormat = settings.format or "onnx"
         return checkpoint.with_suffix(ENDINGS[form]), form
-    by_ending: dict[str, Format] = {ending: form for form, ending in ENDINGS.items()}
+    by_ending: dict[str, ExportFormat] = {ending: form for form, ending in ENDINGS.items()}
     form = settings.format or by_ending.get(out.suffix, "onnx")
     if out.suffix != ENDINGS[form]:
         raise UserError(
@@ -168,7 +143,7 @@ def open_exportable(path: Path) -> Exportable:
         return exportable
 
 
-def write_export(exportable: Exportable, path: Path, form: Format) -> float:
+def write_export(exportable: Exportable, path: Path, form: ExportFormat) -> float:
     """Write a network to a file, whole and checked or not at all.
 
     Parameters
@@ -209,7 +184,7 @@ def write_export(exportable: Exportable, path: Path, form: Format) -> float:
     return difference
 
 
-def require(form: Format) -> None:
+def require(form: ExportFormat) -> None:
     """Refuse a format whose packages are not installed, and state how to install them."""
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if form == "onnx" and missing:

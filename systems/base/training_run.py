@@ -28,7 +28,7 @@ from datasets.sources import DataError
 from datasets.splits import ALL, Fold, final_fold, make_folds, one_sided, splits_table
 from evaluation.report import PROTOCOLS
 from learning.checkpoint import BEST, LAST, load_checkpoint, provenance, save_checkpoint
-from learning.devices import choose_device, choose_precision, describe_machine, set_threads
+from learning.devices import choose_device, choose_precision, describe_machine
 from learning.distributed import Processes, process_group
 from learning.loop import (
     FoldContext,
@@ -39,7 +39,14 @@ from learning.loop import (
     predict,
     train_one_epoch,
 )
-from learning.parallel_folds import check_at_once, devices_at_once, fold_command, threads_each, train_at_once
+from learning.parallel_folds import (
+    check_at_once,
+    devices_at_once,
+    fold_command,
+    folds_beside,
+    threads_each,
+    train_at_once,
+)
 from learning.runs import (
     check_settings,
     differing_settings,
@@ -51,6 +58,7 @@ from learning.runs import (
     run_name,
     what_overwrite_deletes,
 )
+from learning.threads import ThreadChoice, set_threads, thread_counts, trial_steps
 from learning.tracking import Tracker
 from models.layers.layout import choose_layout
 from systems.base.task import Task
@@ -69,6 +77,8 @@ class TrainingRun:
     samples: Any
     device: torch.device
     processes: Processes
+    thread_counts: Sequence[int] = ()
+    """CPU threads that its steps may take."""
 
     @property
     def settings(self) -> RunSettings:
@@ -142,22 +152,26 @@ def _train_parallel_folds(task: Task, command: Sequence[str | Path]) -> Path:
     """Open the folder of the run, and train its folds in processes that are given the same words and more."""
     settings: RunSettings = task.settings
     count = settings.at_once
-    devices, threads = devices_at_once(settings.device, count), threads_each(settings.threads, count)
+    devices = devices_at_once(settings.device, count)
     device = choose_device(settings.device)
     run, folds = _open(task, Processes(), torch.device("cpu"))
     with lock_run(run.folder, [fold.name for fold in folds]):
         _open_folder(run, folds)
     cache, log_folder, folder = run.cache.path, run.log_folder, run.folder
     del run  # the samples, which each process has of its own
-    per = f"{counted(threads, 'CPU thread')} each"
+    threads = [
+        settings.threads if beside == 1 else threads_each(settings.threads, beside)
+        for beside in folds_beside(len(folds), count)
+    ]
+    per = f"{counted(threads_each(settings.threads, count), 'CPU thread')} each"
     where = f"{', '.join(dict.fromkeys(devices))} and " if device.type == "cuda" else ""
     print(f"{count} folds at once, with {where}{per}.", flush=True)
     script, *words = map(str, command)
     commands = {
         fold.name: fold_command(
-            Path(script), words, "none" if fold.number == ALL else str(fold.number), threads, cache
+            Path(script), words, "none" if fold.number == ALL else str(fold.number), number, cache
         )
-        for fold in folds
+        for fold, number in zip(folds, threads, strict=True)
     }
     train_at_once(commands, devices, log_folder)
     print(_what_next(folder, list(commands), cache.parent, settings), flush=True)
@@ -186,7 +200,8 @@ def _open(
     check_settings(
         settings.checkpoint_dir / run_name(task.name, settings), task.name, settings, cache.identity
     )
-    run = TrainingRun(task, cache, task.samples(cache, samples_on or device), device, processes)
+    counts = thread_counts(settings.threads) if _chooses_threads(settings, device, processes) else ()
+    run = TrainingRun(task, cache, task.samples(cache, samples_on or device), device, processes, counts)
     folds = _choose_folds(run)
     run.print(
         f"Run {run.name}: preset {settings.preset}, protocol {settings.protocol}, "
@@ -201,6 +216,11 @@ def _open(
         if line:
             run.print(line)
     return run, folds
+
+
+def _chooses_threads(settings: RunSettings, device: torch.device, processes: Processes) -> bool:
+    """Whether steps may take another number of CPU threads: compiled ones would be compiled again for it."""
+    return device.type == "cpu" and processes.count == 1 and not settings.compile
 
 
 def _choose_folds(run: TrainingRun) -> list[Fold]:
@@ -412,6 +432,7 @@ def _fold_context(run: TrainingRun, fold: Fold, folder: Path) -> FoldContext:
         label=fold.title.replace("_", " ", 1),
         compiles=settings.compile,
         histograms=settings.histograms,
+        thread_counts=run.thread_counts,
     )
 
 
@@ -454,14 +475,16 @@ def _estimate(run: TrainingRun, folds: Sequence[Fold]) -> str:
         context = _fold_context(run, folds[0], Path(nowhere))
     check_batch_size(context)
     steps = context.steps_per_epoch
+    warm_up = replace(context, train=context.train[: max(4, trial_steps(context.thread_counts)) * size])
     few = replace(context, train=context.train[: 4 * size])
     model = _new_model(run)
     run.task.initialize(model, context)
     optimizer = make_optimizer(model, context.optimization, run.task.parameter_groups(model))
     schedule = Schedule(optimizer, replace(context.optimization, schedule="constant"), steps)
-    for _ in range(2):  # the first warms up
+    threads, progress = ThreadChoice(context.thread_counts), Progress()
+    for part in (warm_up, few):
         started = time.perf_counter()
-        train_one_epoch(few, model, optimizer, schedule, Progress(), Tracker(None))
+        train_one_epoch(part, model, optimizer, schedule, progress, Tracker(None), threads)
         seconds = (time.perf_counter() - started) / few.steps_per_epoch * steps
     epochs = context.optimization.epochs
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

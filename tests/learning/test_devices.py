@@ -14,8 +14,8 @@ from learning.devices import (
     computes_bfloat16,
     describe_machine,
     rows_at_once,
-    set_threads,
 )
+from learning.threads import set_threads
 
 CPU = torch.device("cpu")
 

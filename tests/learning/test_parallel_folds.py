@@ -16,6 +16,7 @@ from learning.parallel_folds import (
     check_at_once,
     devices_at_once,
     fold_command,
+    folds_beside,
     last_lines,
     stop,
     threads_each,
@@ -173,6 +174,13 @@ def test_under_torchrun_it_is_refused(monkeypatch):
 @pytest.mark.parametrize(("threads", "count", "each"), [(8, 2, 4), (8, 3, 2), (2, 5, 1)])
 def test_threads_are_shared(threads, count, each):
     assert threads_each(threads, count) == each
+
+
+def test_the_last_folds_share_the_threads_among_fewer():
+    assert folds_beside(5, 2) == [2, 2, 2, 2, 1]
+    assert folds_beside(4, 2) == [2] * 4
+    assert folds_beside(2, 3) == [2, 2]
+    assert folds_beside(5, 3) == [3, 3, 3, 2, 2]
 
 
 def test_without_a_number_the_threads_of_this_process_are_shared(monkeypatch):
