@@ -73,10 +73,6 @@ class CycleShape(nn.Module):
         """Whether the model was fitted on a modality, ``ecg`` or ``pcg``."""
         return modality == "pcg" and bool(self.pcg.fitted)
 
-    def standardized(self, modality: str, values: Tensor) -> Tensor:
-        """Return features of grids in standard deviations from the mean of the training part."""
-        return (self.features(values) - self.pcg.mean) / self.pcg.scale
-
     def terms(self, pcg_grid: Tensor) -> Tensor:
         """Return what each value of the grid adds to the log-odds, in the shape of the grid (N, features).
 

@@ -43,7 +43,7 @@ from studies.segmentation.benchmark import SegmentationSettings, segment_left_ou
 from studies.segmentation.fit import read_recordings
 from studies.shipped_model import shipped
 from systems.base.predictor import BALANCED_PREVALENCE, SHIPPED_SOUND
-from systems.ecg_pcg.cycle_shape.fit import fit_cycle_shape
+from systems.ecg_pcg.cycle_shape.fit import calibration_over, fit_balanced
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.features.spectral import GRID_SHAPE, pcg_grid
 
@@ -189,24 +189,58 @@ def _left_out_scores(
 
 
 def predict_left_out(sounds: Sounds, states: str) -> pd.DataFrame:
-    """Return the log-odds of cycle-shape for each database left out, fitted on annotated states."""
+    """Return the predictions of cycle-shape for each database left out.
+
+    The model is fitted on annotated states. It is calibrated, within the databases that it learns from, on
+    states of the kind that it is used on.
+    """
     labels, databases = sounds.labels, sounds.databases
-    sessions = sounds.table["session"].to_numpy(str)
+    features = _features(sounds)
+    fits, names = {}, np.unique(databases)
+    for without in [*itertools.combinations(names, 1), *itertools.combinations(names, 2)]:
+        train = ~np.isin(databases, without)
+        fits[frozenset(without)] = fit_balanced(features[ANNOTATED][train], labels[train], databases[train])
+    found = sounds.table.assign(raw=0.0, log_odds=0.0, distance=0.0)
+    for name in names:
+        inside, test = databases != name, databases == name
+        outside = np.zeros(len(labels))
+        for other in names[names != name]:
+            rows = databases == other
+            outside[rows] = fits[frozenset((name, other))].log_odds(features[states][rows])
+        intercept, slope = calibration_over(outside[inside], labels[inside], databases[inside])
+        fitted = fits[frozenset((name,))]
+        raw = fitted.log_odds(features[states][test])
+        standard = (features[states][test] - fitted.mean) / fitted.scale
+        found.loc[test, "raw"] = raw
+        found.loc[test, "log_odds"] = intercept + slope * raw
+        found.loc[test, "distance"] = np.sqrt((standard**2).mean(axis=1))
+    return found.assign(probability=special.expit(found["log_odds"]))
+
+
+def _features(sounds: Sounds) -> dict[str, NDArray[np.float64]]:
+    """Return the features of cycle-shape by where the heart states come from."""
+    model = CycleShape()
     grids = {name: torch.from_numpy(grid.reshape(len(grid), -1)) for name, grid in sounds.grids.items()}
-    log_odds = np.zeros(len(labels))
-    distance = np.zeros(len(labels))
-    for name in np.unique(databases):
-        train, test = databases != name, databases == name
-        model = CycleShape()
-        fit_cycle_shape(
-            model, grids[ANNOTATED][train], labels[train], databases[train], sessions[train], seed=0
+    return {name: model.features(grid).numpy() for name, grid in grids.items()}
+
+
+def calibration_lines(predictions: Mapping[str, pd.DataFrame]) -> dict[str, list[float]]:
+    """Return intercept and slope that the log-odds of the shipped model need, for each kind of states.
+
+    The shipped model is calibrated for annotated states. Other states need the line of their own
+    predictions for databases left out, in terms of those log-odds.
+    """
+    lines = {
+        states: calibration_over(
+            rows["raw"].to_numpy(), rows["label"].to_numpy(np.int64), rows["database"].to_numpy(str)
         )
-        with torch.no_grad():
-            standard = model.standardized("pcg", grids[states][test])
-            log_odds[test] = model.pcg(model.features(grids[states][test])).numpy()
-            distance[test] = standard.square().mean(dim=1).sqrt().numpy()
-    found = sounds.table.assign(log_odds=log_odds, distance=distance)
-    return found.assign(probability=special.expit(log_odds))
+        for states, rows in predictions.items()
+    }
+    first, steep = lines[ANNOTATED]
+    return {
+        f"pcg {states}": [intercept - slope * first / steep, slope / steep]
+        for states, (intercept, slope) in lines.items()
+    }
 
 
 def tabulate(rows: pd.DataFrame, states: str, draws: int) -> pd.DataFrame:
@@ -233,7 +267,7 @@ def _calibration(rows: pd.DataFrame) -> dict[str, float]:
     labels = rows["label"].to_numpy(np.int64)
     above = rows["probability"].to_numpy() >= 0.5
     probability = shift_prior(rows["probability"], BALANCED_PREVALENCE, labels.mean())
-    intercept, slope = calibration_line(labels, probability)
+    slope, intercept = calibration_line(labels, probability)
     return {
         "slope": slope,
         "intercept": intercept,
@@ -294,8 +328,11 @@ def ship(settings: DatabasesSettings, cache: Cache, predictions: Mapping[str, pd
         raise UserError(f"{settings.checkpoint} is no cycle-shape model fitted on everything (--folds none).")
     if content["cache"]["identity"] != cache.identity:
         raise UserError(f"{settings.checkpoint} was trained from another cache than {cache.path}.")
-    lines = {f"pcg {states}": [0.0, 1.0] for states in predictions}
+    lines = calibration_lines(predictions)
     save_checkpoint(settings.weights, shipped(content, lines, cache))
+    print(
+        "\n".join(f"{name}: log-odds become {a:+.3f} {b:+.3f} x log-odds" for name, (a, b) in lines.items())
+    )
     print(f"Written to {settings.weights} ({settings.weights.stat().st_size:,} bytes).")
 
 

@@ -215,7 +215,10 @@ class InputPreparer:
 
     def for_recording(self, user: UserRecording, models: Sequence[Any]) -> PreparedInput:
         """Compute the features of a recording, of the signals that are good enough for them."""
-        recording = user.recording
+        recording, read = user.recording, signals_of(self.model).modalities
+        if all(getattr(recording, modality) is None for modality in read):
+            lacking = " and no ".join(NAMES[modality] for modality in read)
+            raise DataError(f"There is no {lacking}, which {self.model.model} needs.")
         states, warnings = self._annotated(user)
         source = ANNOTATION
         grid, bands = np.full(math.prod(spectral.GRID_SHAPE), np.nan), np.full(spectral.ECG_BANDS, np.nan)

@@ -18,7 +18,7 @@ def states(*pairs: tuple[float, str]) -> HeartStates:
 def truth(onsets: HeartStates, seconds: float) -> Truth:
     frames = round(50 * seconds)
     sound = Envelopes(np.zeros((frames, 7)), np.ones(frames, dtype=bool), np.zeros((0, 2)))
-    return Truth("a", "s", 1, sound, np.zeros(0), onsets)
+    return Truth("a", "s", "d", 1, sound, np.zeros(0), onsets)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from datasets.splits import make_folds
 from evaluation.scores import aggregate
 from learning.checkpoint import save_checkpoint
 from models import FITTED_MODELS, MODELS, TAKES_ABSENCE
+from models.cycle_shape import CycleShape
 from models.linear import PhaseGridLinear
 from models.phase_fusion import PhaseFusion
 from systems.base.evaluation_run import EvaluationRun, predict_folds
@@ -69,6 +70,9 @@ def made_model(settings: TrainingSettings, seed: int):
             part.fitted.fill_(True)
             torch.nn.init.normal_(part.weight, std=weight)
             part.mean.fill_(-0.7)
+    if isinstance(model, CycleShape):
+        model.pcg.fitted.fill_(True)
+        torch.nn.init.normal_(model.pcg.weight, std=0.02)
     if isinstance(model, PhaseFusion):
         model.fitted.fill_(True)
         model.share.fill_(0.5)

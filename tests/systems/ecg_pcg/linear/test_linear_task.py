@@ -77,7 +77,7 @@ def test_hiding_the_ecg_leaves_the_answer_of_the_heart_sound(run, simulated_cach
 
 @pytest.mark.parametrize("protocol", ["paper", "beat"])
 def test_protocols_that_split_beats_are_refused(simulated_cache, tmp_path, protocol):
-    with pytest.raises(UserError, match=r"takes whole recordings.*--protocol recording or session"):
+    with pytest.raises(UserError, match=r"takes whole recordings.*--protocol recording, session or database"):
         train(simulated_cache.path, tmp_path, "--protocol", protocol)
     assert not (tmp_path / "checkpoints").exists()
 

@@ -243,9 +243,10 @@ def test_durations_are_distributions_around_what_they_were_made_for():
     assert likely[0] + likely[1] == pytest.approx(0.31, abs=0.02), "S1 and systole make the interval"
 
 
-def test_the_parameters_of_the_repository_come_from_all_sessions():
+def test_the_parameters_of_the_repository_come_from_all_databases():
     metadata = json.loads(WEIGHTS.read_text(encoding="utf-8"))
-    assert metadata["fitted_on"] == "388 recordings of 58 sessions of training-a, hand-corrected"
+    sets = ", ".join(f"training-{letter}" for letter in "abcdef")
+    assert metadata["fitted_on"] == f"547 hand-corrected recordings of {sets}"
     assert shipped_parameters().share.sum() == pytest.approx(1, abs=1e-5)
 
 
