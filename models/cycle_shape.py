@@ -78,9 +78,8 @@ class CycleShape(nn.Module):
 
         A broad band adds in equal parts to the bands that it is made of.
         """
-        broad = (self.standardized("pcg", pcg_grid) * self.pcg.weight).reshape(
-            len(pcg_grid), self.grid[1], -1
-        )
+        standardized = (self.features(pcg_grid) - self.pcg.mean) / self.pcg.scale
+        broad = (standardized * self.pcg.weight).reshape(len(pcg_grid), self.grid[1], -1)
         terms = broad.new_zeros(len(pcg_grid), *self.grid)
         terms[:, 0] = (broad / torch.bincount(self.groups))[..., self.groups]
         return terms.flatten(1)
