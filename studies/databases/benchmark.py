@@ -22,6 +22,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     for found in (variants[["mean", "worst", "variant"]], table, figures):
         print(found.to_string(index=False, float_format="{:.3f}".format), end="\n\n")
     if settings.checkpoint is not None:
-        ship(settings, cache, calibrated)
+        ship(settings, cache, calibrated, table)
     return table
 
 
@@ -325,7 +326,17 @@ def _from_first(variant: Variant, sounds: Sounds) -> dict[str, float]:
     }
 
 
-def ship(settings: DatabasesSettings, cache: Cache, predictions: Mapping[str, pd.DataFrame]) -> None:
+def _measured(table: pd.DataFrame) -> dict[str, Any]:
+    """Return what predict.py says of databases left out, with automatic states."""
+    rows = table[table["states"] == AUTOMATIC]
+    single, mean = rows.iloc[:-1], rows.iloc[-1]
+    ends = {name: [float(single[name].min()), float(single[name].max())] for name in ("auroc", "specificity")}
+    return {"databases": len(single), "mean_auroc": float(mean["auroc"])} | ends
+
+
+def ship(
+    settings: DatabasesSettings, cache: Cache, predictions: Mapping[str, pd.DataFrame], table: pd.DataFrame
+) -> None:
     """Write the checkpoint without the state of its training."""
     assert settings.checkpoint is not None
     content = load_checkpoint(settings.checkpoint)
@@ -334,7 +345,7 @@ def ship(settings: DatabasesSettings, cache: Cache, predictions: Mapping[str, pd
     if content["cache"]["identity"] != cache.identity:
         raise UserError(f"{settings.checkpoint} was trained from another cache than {cache.path}.")
     lines = calibration_lines(predictions)
-    save_checkpoint(settings.weights, shipped(content, lines, cache))
+    save_checkpoint(settings.weights, shipped(content, lines, cache) | {"left_out": _measured(table)})
     print(
         "\n".join(f"{name}: log-odds become {a:+.3f} {b:+.3f} x log-odds" for name, (a, b) in lines.items())
     )

@@ -206,6 +206,22 @@ class Predictor(base.Predictor):
         """Return the name of the network."""
         return self.trained.model.model
 
+    def model_text(self, model: Metadata) -> list[str]:
+        """Return what the model is, and what was measured on databases left out, if that was."""
+        first, *lines = super().model_text(model)
+        found = self.checkpoints[0].get("left_out")
+        if not found:
+            return [first, *lines]
+        (low, high), (least, most) = found["auroc"], found["specificity"]
+        return [
+            first.replace("on sessions kept apart", "on databases left out"),
+            *lines,
+            f"On {found['databases']} databases left out one by one, its AUROC was {low:.2f} to {high:.2f} (mean "
+            f"{found['mean_auroc']:.2f}).",
+            f"Its threshold does not travel: at one half, specificity there was {least:.2f} to {most:.2f}. "
+            "Compare recordings of one device, and choose a threshold on your own recordings.",
+        ]
+
     def find(self) -> list[RecordingPath]:
         """Return the recordings that paths name."""
         found = find_recordings(self.given())
