@@ -92,6 +92,14 @@ def macro_auroc(label: ArrayLike, probability: ArrayLike) -> float:
     return float(np.mean(areas)) if areas else np.nan
 
 
+def mean_auroc(label: ArrayLike, probability: ArrayLike, group: ArrayLike) -> float:
+    """Mean over groups of the AUROC within each, (N,) each; of groups that have both labels, else nan."""
+    table = pd.DataFrame({"label": label, "probability": probability, "group": group})
+    both = [rows for _, rows in table.groupby("group") if rows["label"].nunique() == 2]
+    areas = [roc_auc_score(rows["label"], rows["probability"]) for rows in both]
+    return float(np.mean(areas)) if areas else np.nan
+
+
 def binary_scores(label: ArrayLike, probability: ArrayLike, threshold: ArrayLike = 0.5) -> dict[str, float]:
     """Score the probabilities of class 1 against labels 0 and 1.
 

@@ -15,7 +15,7 @@ from common.errors import UserError
 from config import RunSettings
 from datasets.cache import Cache
 from datasets.splits import Fold
-from evaluation.scores import aggregate, best_threshold, binary_scores
+from evaluation.scores import aggregate, best_threshold, binary_scores, mean_auroc
 from learning.checkpoint import Checkpoint
 from learning.loop import FoldContext, Learner, Progress, fit
 from learning.tracking import Tracker
@@ -146,9 +146,16 @@ class BinaryTask(Task):
     """A task whose samples are normal or abnormal: scores, threshold and table of predictions."""
 
     def score(self, samples: Any, rows: Tensor, predictions: Tensor) -> dict[str, float]:
-        """Return the scores of some samples at threshold 0.5, for the curves."""
-        label = samples.table["label"].to_numpy()[rows.numpy()]
-        return _curves(label, predictions.numpy())
+        """Return the scores of some samples at threshold 0.5, for the curves.
+
+        Under protocol ``database`` the AUROC is the mean over databases, which differ in their share of
+        abnormal.
+        """
+        table, probability = samples.table.iloc[rows.numpy()], predictions.numpy()
+        scores = _curves(table["label"].to_numpy(), probability)
+        if self.settings.protocol == "database":
+            scores["auroc"] = mean_auroc(table["label"], probability, table["database"].to_numpy())
+        return scores
 
     def test_scores(self, samples: Any, rows: Tensor, predictions: Tensor) -> dict[str, float]:
         """Return the scores of the test part by sample, and by recording where that is something else."""

@@ -138,7 +138,8 @@ def _captions(metrics: dict[str, Any], prevalence: float | None) -> dict[str, Ca
         ),
         "stress": Caption(
             "AUROC per recording on the same recordings with corrupted signals, and its paired change from "
-            "the clean ones. Heart states stay those of the clean recordings.",
+            f"the clean ones{', both means over databases' * ('by_database' in metrics)}. Heart "
+            "states stay those of the clean recordings.",
             "Under corruption (recordings)",
         ),
         "prevalence": Caption(

@@ -1,6 +1,7 @@
 """Protocol database: each database is the test part once, and neither it nor a session is shared."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,7 +109,8 @@ def test_a_planted_recording_of_the_left_out_database_is_named(part):
     leaked = int(fold.test[0])
     rows = np.sort(np.append(getattr(fold, part), leaked))
     samples.loc[leaked, "session"] = "another"  # so that only the database gives it away
-    changed = dataclasses.replace(fold, **{part: rows, "test": fold.test[1:]})
+    parts: dict[str, Any] = {part: rows, "test": fold.test[1:]}
+    changed = dataclasses.replace(fold, **parts)
     with pytest.raises(LeakageError, match=rf"1 databases in both {part} and test, a among"):
         assert_separated(changed, samples, "database")
     assert_separated(changed, samples, "session")

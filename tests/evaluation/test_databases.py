@@ -17,7 +17,7 @@ from evaluation.databases import (
 )
 from evaluation.page import html_page
 from evaluation.report import format_table, markdown_table
-from evaluation.scores import aggregate
+from evaluation.scores import aggregate, mean_auroc
 from evaluation.statistics import (
     cluster_bootstrap,
     grouped_cluster_bootstrap,
@@ -82,6 +82,12 @@ def test_a_model_that_names_the_database_alone_is_worth_nothing():
     )
     assert roc_auc_score(rows["label"], rows["probability"]) > 0.8, "pooled, which is never given"
     assert evaluated(rows)["by_database"]["recordings"]["mean"]["auroc"] == 0.5
+
+
+def test_curves_of_training_do_not_count_pairs_of_two_databases():
+    rows = table(BY_HAND | {"d": ([1, 1], [0.9, 0.9])})
+    assert mean_auroc(rows["label"], rows["probability"], rows["database"].to_numpy()) == 0.75
+    assert np.isnan(mean_auroc([1, 1], [0.1, 0.2], ["a", "b"]))
 
 
 def test_nothing_that_is_written_or_printed_is_pooled():

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from common.errors import UserError
 from datasets.splits import LeakageError
 from learning.checkpoint import load_checkpoint
 from systems.ecg_pcg.audit import audit, audit_failed, database_baseline, named_databases
+from systems.ecg_pcg.settings import TrainingSettings
+from systems.ecg_pcg.task import EcgPcg
 from tests.test_end_to_end import TINY, strict_json
 
 NETWORKS = {
@@ -125,6 +128,16 @@ def test_one_database_is_refused_with_what_to_prepare(simulated_cache):
         training.main(
             ["--cache", str(simulated_cache.path), "--protocol", "database", "--model", "linear", "--dry-run"]
         )
+
+
+@pytest.mark.parametrize(("protocol", "expected"), [("database", 0.5), ("session", 0.75)])
+def test_the_curve_of_the_validation_part_is_a_mean_over_databases(protocol, expected):
+    """Each database gets one probability, its share of abnormal: 1 and 3 of 4."""
+    table = pd.DataFrame({"database": list("aaaabbbb"), "label": [0, 0, 0, 1, 0, 1, 1, 1]})
+    task = EcgPcg.create(TrainingSettings(protocol=protocol))
+    probability = torch.tensor([0.25] * 4 + [0.75] * 4)
+    scores = task.score(SimpleNamespace(table=table), torch.arange(8), probability)
+    assert scores["auroc"] == expected
 
 
 def test_another_cache_of_several_databases_is_scored_by_database(
