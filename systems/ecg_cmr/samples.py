@@ -21,6 +21,7 @@ from systems.ecg_cmr.settings import COVARIATES, KNOWN_TARGETS, NO_COLUMN
 
 _TARGETS = ("indicators", "diseases", "covariates")
 CLASSES, _OTHERS = "classes", "others"
+_MILLIVOLTS = "mV"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Pairs(Samples):
         Hertz.
     labels : mapping of str to tuple of str
         By column of classes, what each number means.
+    ecg_unit : str
+        mV or z-score.
     """
 
     ecg: Tensor
@@ -57,6 +60,7 @@ class Pairs(Samples):
     names: Mapping[str, tuple[str, ...]]
     ecg_rate: float
     labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    ecg_unit: str = _MILLIVOLTS
 
     @functools.cached_property
     def patient(self) -> Tensor:
@@ -95,6 +99,7 @@ class Pairs(Samples):
             "size": self.cmr.shape[2],
             **{name: list(self.names[name]) for name in _TARGETS},
             **({CLASSES: labels} if labels else {}),
+            **({"ecg_unit": self.ecg_unit} if self.ecg_unit != _MILLIVOLTS else {}),
         }
 
     def columns(self) -> dict[str, Tensor]:
@@ -148,6 +153,9 @@ class Pairs(Samples):
                     f"The network was trained with {inputs[name]} {name}, and these data have {found[name]}: "
                     "prepare them with the same options of load_data.py."
                 )
+        unit = inputs.get("ecg_unit", _MILLIVOLTS)
+        if unit != self.ecg_unit:
+            raise UserError(f"The network was trained with ECGs in {unit}, and these are in {self.ecg_unit}.")
         labels = inputs.get(CLASSES, {})
         return self.arranged({group: inputs[group] for group in _TARGETS} | {CLASSES: labels}, labels)
 
@@ -207,6 +215,7 @@ def read_pairs(cache: Cache, needs: tuple[str, ...], device: torch.device) -> Pa
         names=names,
         ecg_rate=float(cache.manifest["settings"]["ecg_rate"]),
         labels=labels,
+        ecg_unit=cache.manifest.get("ecg_unit", _MILLIVOLTS),
     )
     usable = torch.stack([everyone.has[name] for name in needs]).all(dim=0).cpu().numpy()
     if not usable.any():
