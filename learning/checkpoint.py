@@ -61,6 +61,8 @@ class Checkpoint(TypedDict):
     """Errors on the validation part, of runs of ecg-phenotypes."""
     calibration: NotRequired[dict[str, list[float]]]
     """Intercept and slope for each kind of input, of the model that comes with the code."""
+    left_out: NotRequired[dict[str, Any]]
+    """What was measured on databases left out, of a model that is shipped."""
 
 
 class CheckpointError(UserError):

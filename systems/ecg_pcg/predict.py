@@ -216,8 +216,8 @@ class Predictor(base.Predictor):
         return [
             first.replace("on sessions kept apart", "on databases left out"),
             *lines,
-            f"On {found['databases']} databases left out one by one, its AUROC was {low:.2f} to {high:.2f} (mean "
-            f"{found['mean_auroc']:.2f}).",
+            f"On {found['databases']} databases left out one by one, its AUROC was {low:.2f} to {high:.2f} "
+            f"(mean {found['mean_auroc']:.2f}).",
             f"Its threshold does not travel: at one half, specificity there was {least:.2f} to {most:.2f}. "
             "Compare recordings of one device, and choose a threshold on your own recordings.",
         ]

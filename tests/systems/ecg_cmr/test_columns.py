@@ -121,6 +121,15 @@ def test_an_external_cache_without_a_covariate_counts_it_as_missing():
     assert found.targets["covariates"][:, 1].isnan().all()
 
 
+def test_a_run_of_an_own_column_is_evaluated_on_it_whatever_is_known_by_name():
+    """As runs were trained before indicators had names: their checkpoint lists the column."""
+    task = EcgPhenotypes(PhenotypeSettings())
+    task.everything = everything()
+    samples = choose_columns(task.everything, *USUAL)
+    inputs = samples.describe_inputs() | {"indicators": ["bmi"]}
+    assert task.with_inputs(samples, inputs).targets["indicators"][0].tolist() == [22.0]
+
+
 def test_errors_are_measured_for_all_choices_of_few_covariates_and_some_of_many():
     assert len(choices(("age", "sex"))) == 4
     many = ("age", "sex", *(f"c{number}" for number in range(22)))
