@@ -28,7 +28,7 @@ from datasets.sources import DataError
 from datasets.splits import ALL, Fold, final_fold, make_folds, one_sided, splits_table
 from evaluation.report import PROTOCOLS
 from learning.checkpoint import BEST, LAST, load_checkpoint, provenance, save_checkpoint
-from learning.devices import choose_device, choose_precision, describe_machine
+from learning.devices import choose_device, choose_precision, describe_machine, emulation_note
 from learning.distributed import Processes, process_group
 from learning.loop import (
     FoldContext,
@@ -210,7 +210,8 @@ def _open(
     )
     choice = "" if settings.cache else describe_choice(cache, settings.cache_dir)
     note = one_sided(run.samples.table, folds, settings.protocol) if task.labelled else ""
-    for line in (choice, "" if settings.folds == "none" else note):
+    slow = emulation_note(choose_precision(settings.precision, device), device)
+    for line in (choice, "" if settings.folds == "none" else note, slow):
         if line:
             run.print(line)
     return run, folds
@@ -427,6 +428,7 @@ def _fold_context(run: TrainingRun, fold: Fold, folder: Path) -> FoldContext:
         metadata=_metadata(run, fold),
         label=fold.name.replace("_", " "),
         compiles=settings.compile,
+        compile_mode=settings.compile_mode,
         histograms=settings.histograms,
         thread_counts=run.thread_counts,
     )

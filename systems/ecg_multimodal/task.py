@@ -144,7 +144,10 @@ class EcgMultimodal(BinaryTask):
         """Damp the gradients of the modality that is ahead, if the settings say so."""
         network = as_network(model)
         if self.settings.model.modulation:
-            coefficients = {name: float(losses[_DAMPED + name]) for name in network.modalities}
+            coefficients = {
+                name: float(losses[_DAMPED + name])  # waits for the device: with --modulation
+                for name in network.modalities
+            }
             modulate_gradients(dict(network.branches.items()), coefficients)
 
     def score(self, samples: Patients, rows: Tensor, predictions: Tensor) -> dict[str, float]:
