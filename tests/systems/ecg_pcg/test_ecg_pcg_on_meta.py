@@ -24,8 +24,9 @@ def task_of(model: str, dropout: float = 0.0) -> EcgPcg:
     return EcgPcg(dataclasses.replace(settings, model=changed))
 
 
-@pytest.mark.parametrize("layout", ["channels-last", "plain"])
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize(
+    ("model", "layout"), [*((name, "channels-last") for name in NETWORKS), ("pacfnet", "plain")]
+)
 def test_a_step_and_a_prediction(model, layout):
     task = task_of(model)
     network = task.build().to(META)
