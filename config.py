@@ -146,6 +146,9 @@ class RunSettings:
     compile: bool = False
     """Let torch.compile fuse what lies between convolutions: faster after a minute or two of compiling.
     Needs a C++ compiler (CPU) or Triton (CUDA). Results agree but for rounding."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    """What --compile aims at: reduce-overhead records a step as CUDA graphs, for small networks on a GPU;
+    max-autotune also tries several kernels for each product, for minutes."""
     threads: Natural = 0
     """CPU threads of torch; 0: those on which steps are fastest, tried as the run goes, or what
     OMP_NUM_THREADS says. Results agree but for rounding; with a number that is set they are the same bit for

@@ -24,13 +24,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from datasets.sources import DataError
+
+if TYPE_CHECKING:
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 UNIT = {"paper": "sample", "beat": "sample", "recording": "recording"}
 UNIT |= {"session": "session", "database": "session", "patient": "session", "official": "session"}
@@ -245,6 +248,8 @@ def _assign(units: pd.DataFrame, protocol: str, count: int, seed: int) -> NDArra
     groups = units.groupby("label")["group"].nunique()
     if _most_folds(units) < count or (UNIT[protocol] != "session" and groups.min() < count):
         raise _too_few(units, protocol, count)
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # half a second
+
     grouped = UNIT[protocol] == "session"
     splitter = (StratifiedGroupKFold if grouped else StratifiedKFold)(count, shuffle=True, random_state=seed)
     assigned = np.zeros(len(units), dtype=np.int64)

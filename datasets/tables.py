@@ -18,9 +18,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import openpyxl
 import pandas as pd
-from openpyxl.utils.exceptions import InvalidFileException
 
 from datasets.sources import DataError, Problem
 
@@ -197,6 +195,9 @@ def delimiter(text: str) -> tuple[str, str]:
 
 def _excel_rows(path: Path, problems: list[Problem]) -> list[list[str]]:
     """Return the cells of the first sheet that is shown, as text."""
+    import openpyxl  # half a second, and few tables are of Excel
+    from openpyxl.utils.exceptions import InvalidFileException
+
     try:
         with path.open("rb") as values, path.open("rb") as formulas, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what openpyxl would lose if it wrote the book

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 COLUMNS = ("sample", "recording", "session", "person", "fold", "label", "probability", "threshold")
 _CARRIED_COLUMNS = ("database", "diagnosis", "site")
@@ -86,6 +85,8 @@ def one_label_a_person(recordings: pd.DataFrame) -> pd.DataFrame:
 
 def macro_auroc(label: ArrayLike, probability: ArrayLike) -> float:
     """Mean over classes of the AUROC, (N, classes) each; of classes that have both labels, else nan."""
+    from sklearn.metrics import roc_auc_score  # half a second, and predictions need none of it
+
     labels, probabilities = np.asarray(label), np.asarray(probability)
     both = np.flatnonzero((labels.min(axis=0) == 0) & (labels.max(axis=0) == 1))
     areas = [roc_auc_score(labels[:, k], probabilities[:, k]) for k in both]
@@ -94,6 +95,8 @@ def macro_auroc(label: ArrayLike, probability: ArrayLike) -> float:
 
 def mean_auroc(label: ArrayLike, probability: ArrayLike, group: ArrayLike) -> float:
     """Mean over groups of the AUROC within each, (N,) each; of groups that have both labels, else nan."""
+    from sklearn.metrics import roc_auc_score  # takes a second to import
+
     table = pd.DataFrame({"label": label, "probability": probability, "group": group})
     both = [rows for _, rows in table.groupby("group") if rows["label"].nunique() == 2]
     areas = [roc_auc_score(rows["label"], rows["probability"]) for rows in both]
@@ -125,6 +128,8 @@ def binary_scores(label: ArrayLike, probability: ArrayLike, threshold: ArrayLike
     ValueError
         For NaN, labels other than 0 and 1, probabilities outside 0 to 1, or unequal lengths.
     """
+    from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+
     labels, probabilities, thresholds = _checked(label, probability, threshold)
     counts = confusion_matrix(labels, probabilities >= thresholds, labels=[0, 1]).ravel()
     both = 0 < labels.sum() < len(labels)

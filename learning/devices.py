@@ -56,6 +56,16 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
+def emulation_note(precision: torch.dtype, device: torch.device) -> str:
+    """Return what is to be said of a precision that the device only emulates; empty where it does not."""
+    if precision != torch.bfloat16 or computes_bfloat16(device):
+        return ""
+    return (
+        f"Note: this {'CPU' if device.type == 'cpu' else 'GPU'} has no instructions for bfloat16: steps take "
+        "several times as long as with --precision float32."
+    )
+
+
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
     """Return the context of a forward pass in that precision."""
     if precision == torch.float32:

@@ -58,12 +58,12 @@ class Samples:
         return len(self.table)
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the samples of these rows (int64, on the CPU) as a batch on the device of the samples."""
+        """Return the samples of these rows (int64, on any device) as a batch on the device of the samples."""
         raise NotImplementedError
 
     def describe(self, rows: Tensor) -> str:
         """Name the recordings of these rows, for an error message."""
-        return f"recordings {', '.join(sorted(self.table['recording'].iloc[rows.numpy()].unique()))}"
+        return f"recordings {', '.join(sorted(self.table['recording'].iloc[rows.cpu().numpy()].unique()))}"
 
 
 def class_weights(label: Tensor, rows: np.ndarray) -> Tensor:
@@ -146,6 +146,8 @@ class FoldContext:
         What the progress bar says.
     compiles : bool
         Whether the steps of training are compiled.
+    compile_mode : str
+        What `torch.compile` aims at.
     histograms : bool
         Whether histograms of the weights are drawn every epoch.
     thread_counts : sequence of int
@@ -165,6 +167,7 @@ class FoldContext:
     metadata: Mapping[str, Any]
     label: str
     compiles: bool = False
+    compile_mode: str = "default"
     histograms: bool = False
     thread_counts: Sequence[int] = ()
 
@@ -209,7 +212,7 @@ def fit(run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = 
     if resume and (run.folder / LAST).exists():
         progress = _restore(run, model, optimizer, schedule)
     wrapped = run.processes.wrap(model, run.device)
-    wrapped = compiled(wrapped, run.device) if run.compiles else wrapped
+    wrapped = compiled(wrapped, run.device, run.compile_mode) if run.compiles else wrapped
     threads = ThreadChoice(run.thread_counts, progress.threads)
     while not progress.finished:
         scores = train_one_epoch(run, wrapped, optimizer, schedule, progress, tracker, threads)
@@ -306,7 +309,7 @@ class Schedule:
         self._scheduler.load_state_dict(state)
 
 
-def compiled(model: nn.Module, device: torch.device) -> nn.Module:
+def compiled(model: nn.Module, device: torch.device, mode: str = "default") -> nn.Module:
     """Return the model with its forward and backward pass compiled at the first step.
 
     The weights are those of ``model``; `unwrap` returns it.
@@ -321,7 +324,7 @@ def compiled(model: nn.Module, device: torch.device) -> nn.Module:
         raise UserError("--compile needs a C++ compiler such as g++: install one, or go without.")
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise UserError("--compile on CUDA needs Triton: pip install triton, or go without.")
-    return cast(nn.Module, torch.compile(model))
+    return cast(nn.Module, torch.compile(model, mode=mode))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -380,7 +383,7 @@ def train_one_epoch(
             rate = len(losses) * run.optimization.batch_size / (time.perf_counter() - started)
             bar.set_postfix_str(f"loss {recent['loss'][-1]:.3f}, {rate:.0f} samples/s")
     seconds = time.perf_counter() - started
-    scores = run.learner.score(run.samples, torch.cat(rows), torch.cat(predictions).float().cpu())
+    scores = run.learner.score(run.samples, torch.cat(rows).cpu(), torch.cat(predictions).float().cpu())
     scores |= _means(parts, run.processes)
     return {f"train/{name}": value for name, value in scores.items()} | {
         "train/loss": float(run.processes.mean(torch.stack(losses).mean())),
@@ -436,9 +439,12 @@ def _seed_epoch(run: FoldContext, epoch: int) -> None:
 
 
 def _batches(run: FoldContext, epoch: int) -> Iterator[Tensor]:
-    """Yield this process's rows of each batch of an epoch, in an order set by seed and epoch."""
+    """Yield this process's rows of each batch of an epoch, in an order set by seed and epoch.
+
+    They lie on the device of the run, where all of them are copied at once.
+    """
     generator = torch.Generator().manual_seed(run.seed * 10_007 + epoch)
-    order = run.train[torch.randperm(len(run.train), generator=generator)]
+    order = run.train[torch.randperm(len(run.train), generator=generator)].to(run.device)
     size = run.optimization.batch_size
     for step in range(run.steps_per_epoch):
         yield order[step * size : (step + 1) * size][run.processes.rank :: run.processes.count]
@@ -508,7 +514,7 @@ def mean_losses(
     model.eval()
     total: dict[str, Tensor] = {}
     predictions = []
-    chunks = rows.split(batch_size)
+    chunks = rows.to(device).split(batch_size)
     for chunk in tqdm(chunks, desc=label, unit="batch", leave=False, disable=not label):
         with autocast(device, precision):
             losses, predicted = learner.step(model, samples.batch(chunk))

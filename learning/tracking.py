@@ -16,18 +16,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from common.files import replacing
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from tensorboard.compat.proto.event_pb2 import Event
+
     from learning.loop import Learner
 
 LOG = "log.csv"
@@ -52,6 +48,8 @@ class Tracker:
     def __init__(self, folder: Path | None, finished_epochs: int = 0, finished_steps: int = 0) -> None:
         self._writer, self._log = None, None
         if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter  # half a second, and predictions write no curve
+
             _keep_events(folder, finished_epochs, finished_steps)
             self._log = folder / LOG
             self._columns = _keep_rows(self._log, finished_epochs)
@@ -90,6 +88,8 @@ class Tracker:
         """Add a point a step to the curves ``step/<name>``; the last value is that of step ``last``."""
         if self._writer is None:
             return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
         steps = list(zip(*values.values(), strict=True))
         for step, row in enumerate(steps, last + 1 - len(steps)):
             points = [
@@ -132,6 +132,8 @@ class Tracker:
         """Add a row to the HPARAMS page: settings that are not empty, and the curves of the final scores."""
         if self._writer is None:
             return
+        from torch.utils.tensorboard.summary import hparams
+
         plain = {
             key: value if isinstance(value, int | float | str | bool) else str(value)
             for key, value in settings.items()
@@ -161,6 +163,9 @@ def _keep_events(folder: Path, epochs: int, steps: int) -> None:
     files = sorted(folder.glob(_EVENTS))
     if not files:
         return
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
     with replacing(folder / _KEPT) as temporary, temporary.open("wb") as file:
         writer = RecordWriter(file)
         for event in (event for path in files for event in LegacyEventFileLoader(str(path)).Load()):

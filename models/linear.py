@@ -70,7 +70,7 @@ class PhaseGridLinear(nn.Module):
             If a recording has no modality that the model was fitted on.
         """
         use_pcg, use_ecg = has_pcg & self.pcg.fitted, has_ecg & self.ecg.fitted
-        mute = int((~(use_pcg | use_ecg)).sum())
+        mute = int((~(use_pcg | use_ecg)).sum())  # waits for the device: a row may be refused
         if mute:
             fitted = [name for name in ("pcg", "ecg") if getattr(self, name).fitted]
             raise ValueError(

@@ -226,14 +226,14 @@ class PhaseFusion(nn.Module):
             If a recording has no signal that the model was fitted on.
         """
         has = {"pcg": has_pcg & self.fitted[0], "ecg": has_ecg & self.fitted[1]}
-        mute = int((~(has["pcg"] | has["ecg"])).sum())
+        mute = int((~(has["pcg"] | has["ecg"])).sum())  # waits for the device: a row may be refused
         if mute:
             raise ValueError(
                 f"{mute} of {len(has_pcg)} recordings have no signal that this model was fitted on: "
                 "leave them out."
             )
         evidence = self.evidence_of(pcg_grid, ecg_bands, has["pcg"], has["ecg"])
-        if float(self.share) == 0:
+        if float(self.share) == 0:  # waits for the device: the network may not count
             return evidence
         return evidence + self.share * self.deep(pcg_grid, ecg_grid, has["pcg"], has["ecg"]).double()
 

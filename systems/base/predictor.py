@@ -13,10 +13,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from common.command_line import counted
@@ -26,11 +25,13 @@ from config import PredictionSettings
 from datasets.cache import SIMULATED, source_title
 from datasets.signal_quality import NAMES, SignalWarning
 from evaluation.calibration import shift_prior
-from evaluation.figures import new_figure, save_figure
 from learning.checkpoint import Checkpoint, file_digest, load_checkpoint, must_fit
 from learning.devices import choose_device
 from learning.runs import find_checkpoints
 from systems import registry
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 Metadata = dict[str, Any]
@@ -112,6 +113,8 @@ class Prediction:
 
     def write(self, base: Path, metadata: Metadata) -> list[Path]:
         """Write figure and metadata to files whose names begin with ``base``, and return their paths."""
+        from evaluation.figures import save_figure  # matplotlib: a second, and few predictions are drawn
+
         figure, table = (base.with_name(base.name + ending) for ending in (".png", ".json"))
         save_figure(self.figure(), figure)
         write_json(table, {"notice": DISCLAIMER} | metadata)
@@ -490,6 +493,8 @@ def thin(samples: Array, sampling_rate: float, points: int = _DRAWN_POINTS) -> t
 
 def sized_figure(height: float, title: str, subtitle: str, watermark: str) -> Figure:
     """Return an empty figure of a height in inches; of a long title the end is shown."""
+    from evaluation.figures import new_figure
+
     longest = LONGEST_BESIDE_WATERMARK if watermark else LONGEST_TITLE
     shown = title if len(title) <= longest else f"…{title[1 - longest :]}"
     figure = new_figure(shown, subtitle, "", watermark)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -19,6 +18,9 @@ from evaluation.scores import aggregate, best_threshold, binary_scores, mean_aur
 from learning.checkpoint import Checkpoint
 from learning.loop import FoldContext, Learner, Progress, fit
 from learning.tracking import Tracker
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CARRIED = ("sample", "recording", "session", "person")
 """Columns of the sample table that every table of predictions keeps."""

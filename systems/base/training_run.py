@@ -28,7 +28,7 @@ from datasets.sources import DataError
 from datasets.splits import ALL, Fold, final_fold, make_folds, one_sided, splits_table
 from evaluation.report import PROTOCOLS
 from learning.checkpoint import BEST, LAST, load_checkpoint, provenance, save_checkpoint
-from learning.devices import choose_device, choose_precision, describe_machine
+from learning.devices import choose_device, choose_precision, describe_machine, emulation_note
 from learning.distributed import Processes, process_group
 from learning.loop import (
     FoldContext,
@@ -212,7 +212,8 @@ def _open(
     note = one_sided(run.samples.table, folds, settings.protocol) if task.labelled else ""
     left_out = ", ".join(f"{fold.number} {fold.left_out}" for fold in folds if fold.left_out)
     left_out = f"Databases left out, by fold: {left_out}." if left_out else ""
-    for line in (choice, left_out, "" if settings.folds == "none" else note):
+    slow = emulation_note(choose_precision(settings.precision, device), device)
+    for line in (choice, left_out, "" if settings.folds == "none" else note, slow):
         if line:
             run.print(line)
     return run, folds
@@ -431,6 +432,7 @@ def _fold_context(run: TrainingRun, fold: Fold, folder: Path) -> FoldContext:
         metadata=_metadata(run, fold),
         label=fold.title.replace("_", " ", 1),
         compiles=settings.compile,
+        compile_mode=settings.compile_mode,
         histograms=settings.histograms,
         thread_counts=run.thread_counts,
     )

@@ -184,6 +184,7 @@ class EcgMultimodal(BinaryTask):
             generator = torch.Generator(factors.device).manual_seed(seed)
         modulate_gradients(
             dict(network.branches.items()),
+            # waits for the device: with --modulation
             dict(zip(network.modalities, factors.tolist(), strict=True)),
             noise=settings.modulation_noise,
             generator=generator,

@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -28,7 +27,6 @@ from systems.base.predictor import Metadata, RecordingPath
 from systems.ecg_pcg import inputs
 from systems.ecg_pcg.explain.attribution import attention
 from systems.ecg_pcg.features.spectral import BAND_EDGES, FRAME, GRID_SHAPE, RATE, STATE_PARTS
-from systems.ecg_pcg.figure import Contributions, MeanAttention, Trace, recording_figure
 from systems.ecg_pcg.linear.task import Recordings
 from systems.ecg_pcg.segmentation.automatic import automatic_states
 from systems.ecg_pcg.settings import EcgPcgPredictionSettings, TrainingSettings
@@ -39,6 +37,11 @@ from systems.ecg_pcg.sources.user_recording import (
     sound_digest,
 )
 from systems.ecg_pcg.task import Beats
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from systems.ecg_pcg.figure import Contributions, MeanAttention
 
 _IDENTITY = (0.0, 1.0)
 """Intercept and slope of log-odds that are left as they are."""
@@ -123,6 +126,8 @@ class RecordingPrediction(base.Prediction):
 
     def figure(self) -> Figure:
         """Return the figure of the recording."""
+        from systems.ecg_pcg.figure import Trace, recording_figure  # matplotlib: see systems.base.predictor
+
         prepared, recording, by_beat = self.prepared, self.user.recording, self.by_beat
         traces = {
             modality: Trace(signal.samples, signal.sampling_rate)
@@ -147,6 +152,8 @@ class RecordingPrediction(base.Prediction):
     @torch.no_grad()
     def contributions(self) -> Contributions:
         """Return what the log-odds are made of, mean over the models."""
+        from systems.ecg_pcg.figure import Contributions
+
         parts = {NAMES.get(name, name): value for name, value in self._log_odds().items()}
         if "pcg" not in self.prepared.used or not all(hasattr(model, "terms") for _, model in self.models):
             return Contributions(parts)  # the grid of the sound does not add up in every model
@@ -162,6 +169,8 @@ class RecordingPrediction(base.Prediction):
 
     def _mean_attention(self) -> MeanAttention | None:
         """Return mean beat and attention over beats and models; None for networks without attention."""
+        from systems.ecg_pcg.figure import MeanAttention
+
         samples = self.prepared.samples
         assert isinstance(samples, Beats)
         batch = samples.batch(torch.arange(len(samples)))

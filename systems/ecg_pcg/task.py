@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,7 +21,6 @@ from common.errors import UserError
 from datasets.cache import Cache
 from datasets.signals import shorten_beats
 from datasets.splits import Fold
-from evaluation.figures import beat_attention_figure, confusion_figure, roc_figure
 from learning.devices import choose_precision
 from learning.loop import Samples, class_weights, unwrap
 from models import MODELS, TAKES_ABSENCE, Takes, build_model, takes
@@ -34,6 +32,9 @@ from systems.ecg_pcg.cycle_shape.task import EcgPcgCycleShape
 from systems.ecg_pcg.linear.task import EcgPcgLinear
 from systems.ecg_pcg.phase_fusion.task import EcgPcgPhaseFusion
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _BATCH = ("ecg", "pcg", "label", "weight", "has_ecg", "has_pcg")
 _SHORTEST_BFLOAT16 = 250
@@ -191,6 +192,8 @@ class EcgPcg(BinaryTask):
         self, model: nn.Module, samples: Beats, rows: Tensor, probability: Tensor
     ) -> dict[str, Figure]:
         """Return figures of the test part for TensorBoard: ROC, confusion, attention over one beat."""
+        from evaluation.figures import confusion_figure, roc_figure  # matplotlib: see systems.base.predictor
+
         table = self.predictions(samples, rows.numpy(), probability).assign(threshold=0.5)
         protocol = self.settings.protocol
         watermark = "selected on test" if protocol == "paper" else ""
@@ -209,6 +212,8 @@ class EcgPcg(BinaryTask):
         """Draw one beat and the attention of the model; None for a model without spatial attention."""
         if not isinstance(model, PACFNet):
             return None
+        from evaluation.figures import beat_attention_figure
+
         batch = samples.batch(row.reshape(1))
         _, levels = model.eval().forward_with_attention(*inputs(model, batch))
         maps = [level["spatial"][0].float().cpu().numpy() for level in levels if "spatial" in level]

@@ -13,6 +13,7 @@ from learning.devices import (
     choose_precision,
     computes_bfloat16,
     describe_machine,
+    emulation_note,
     rows_at_once,
 )
 from learning.threads import set_threads
@@ -93,6 +94,13 @@ def test_bfloat16_is_not_assumed_where_torch_cannot_say(monkeypatch):
 def test_precision_that_was_asked_for():
     assert choose_precision("float32", CPU) == torch.float32
     assert choose_precision("bfloat16", CPU) == torch.bfloat16
+
+
+def test_a_precision_that_is_emulated_is_said(monkeypatch):
+    monkeypatch.setattr("learning.devices.computes_bfloat16", lambda device: device.type == "cuda")
+    assert "this CPU has no instructions for bfloat16" in emulation_note(torch.bfloat16, CPU)
+    assert emulation_note(torch.float32, CPU) == ""
+    assert emulation_note(torch.bfloat16, torch.device("cuda")) == ""
 
 
 def test_autocast_computes_in_that_precision():

@@ -130,6 +130,15 @@ def test_the_model_inside_what_is_compiled(monkeypatch):
     assert unwrap(model) is model
 
 
+def test_the_aim_of_the_compiler_is_passed_on(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    modes: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda model, mode: modes.append(mode))
+    compiled(nn.Linear(3, 2), CPU)
+    compiled(nn.Linear(3, 2), CPU, "max-autotune")
+    assert modes == ["default", "max-autotune"]
+
+
 def test_without_a_compiler_it_is_refused_in_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)

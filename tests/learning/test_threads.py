@@ -148,10 +148,3 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(variables, sp
         check=True,
     )
     assert found.stdout.strip() == spins
-
-
-@pytest.mark.parametrize("script", ["training", "evaluate", "predict", "load_data", "export"])
-def test_scripts_import_torch_after_that(script):
-    code = f"import sys, {script}; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"

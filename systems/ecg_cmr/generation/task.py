@@ -160,7 +160,8 @@ class EcgToCmr(Stage):
             noise = torch.randn_like(data)
         else:
             time = (batch["row"] * _GOLDEN % 1).clamp(min=EARLIEST).to(data.dtype)
-            noise = noise_for([_NOISE_SEED + row for row in batch["row"].tolist()], network.shape)
+            rows = batch["row"].tolist()  # waits for the device: in validation
+            noise = noise_for([_NOISE_SEED + row for row in rows], network.shape)
             noise = noise.to(data.device)
         errors = model(data, batch["condition"], time, noise)
         return {"loss": errors.mean()}, errors

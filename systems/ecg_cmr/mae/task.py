@@ -53,7 +53,8 @@ class _MaskedStage(Stage):
         signal, present = self.signal(batch)
         generator = None
         if not model.training:
-            generator = torch.Generator().manual_seed(_MASK_SEED + int(batch["row"].sum()))
+            number = int(batch["row"].sum())  # waits for the device: in validation
+            generator = torch.Generator().manual_seed(_MASK_SEED + number)
         found = model(signal, present, generator)
         truth, guess, mask = signal.float(), found["reconstruction"].float(), found["mask"]
         of_mean = masked_error(truth, self.mean_of(truth).expand_as(truth), mask)

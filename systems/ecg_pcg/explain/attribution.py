@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from captum.attr import IntegratedGradients
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -28,7 +27,6 @@ from datasets.splits import ALL, assert_separated, fold_from_parts
 from learning.checkpoint import Checkpoint
 from models.layers.blocks import MODALITIES
 from models.pacfnet import PACFNet
-from systems.base.evaluation_run import EvaluationRun
 from systems.ecg_pcg.explain.cycle import BeatMaps, beat_onsets
 from systems.ecg_pcg.features.spectral import GRID_SHAPE
 from systems.ecg_pcg.settings import TrainingSettings
@@ -76,6 +74,8 @@ def explain_folds(
     UserError
         If the model has no attributions, a checkpoint no test part in this cache, or no beat can be used.
     """
+    from systems.base.evaluation_run import EvaluationRun  # all that draws: predictions need attention alone
+
     check_checkpoints(checkpoints, cache)
     run = EvaluationRun(list(checkpoints), cache, EvaluationSettings(device=device))
     settings, samples = run.task.settings, run.samples
@@ -184,6 +184,8 @@ def attributions(
     dict
         ``attribution`` (B, signals read, points), with its sign; ``change`` and ``completeness_error`` (B,).
     """
+    from captum.attr import IntegratedGradients  # with what it imports two seconds
+
     found, error = IntegratedGradients(log_odds(model, read)).attribute(
         tuple(batch[name] for name in read),
         additional_forward_args=tuple(batch[f"has_{name}"] for name in MODALITIES),

@@ -13,9 +13,6 @@ from types import MappingProxyType
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from common.errors import UserError
@@ -65,6 +62,9 @@ def fit_logistic(
     weights : numpy.ndarray, shape (N,), optional
         Of the rows; default: both classes weigh the same.
     """
+    from sklearn.linear_model import LogisticRegression  # half a second, and predictions fit nothing
+    from sklearn.preprocessing import StandardScaler
+
     values = values.astype(np.float64)
     scaler = StandardScaler().fit(values, sample_weight=weights)
     balance = "balanced" if weights is None else None
@@ -172,6 +172,8 @@ def out_of_fold_log_odds(
     UserError
         If there are fewer groups than folds, or a training part lacks a class.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     groups = np.asarray(groups)
     if len(np.unique(groups)) < folds:
         raise UserError(f"{len(np.unique(groups))} sessions cannot be split into {folds} folds.")

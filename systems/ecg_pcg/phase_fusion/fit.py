@@ -24,9 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -180,6 +177,9 @@ def fit_in_span(
     """
     if values.shape[1] <= rows:
         return fit_logistic(values, labels, inverse_penalty)
+    from sklearn.linear_model import LogisticRegression  # half a second, and predictions fit nothing
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(values.astype(np.float64))
     ready = scaler.transform(values.astype(np.float64))
     basis = np.linalg.qr(ready[:rows].T)[0]
@@ -244,6 +244,8 @@ def inner_folds(
 
     Each class needs at least two sessions, and each training part both classes.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     sessions = np.asarray(session)
     of_class = [len(np.unique(sessions[label == value])) for value in (0, 1)]
     if min(of_class) < 2 or len(np.unique(sessions)) < count:
