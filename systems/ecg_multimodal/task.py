@@ -180,12 +180,12 @@ class EcgMultimodal(BinaryTask):
         factors = processes.mean(torch.stack([losses[_DAMPED + name] for name in network.modalities]))
         generator = None
         if settings.modulation_noise:  # gradients are the same in all processes, and must stay so
-            seed = processes.share(int(torch.randint(2**31, ())))
-            generator = torch.Generator(factors.device).manual_seed(seed)
+            drawn = int(torch.randint(2**31, ()))  # waits for the device: no, as it is drawn on the CPU
+            generator = torch.Generator(factors.device).manual_seed(processes.share(drawn))
+        damping = factors.tolist()  # waits for the device: with --modulation
         modulate_gradients(
             dict(network.branches.items()),
-            # waits for the device: with --modulation
-            dict(zip(network.modalities, factors.tolist(), strict=True)),
+            dict(zip(network.modalities, damping, strict=True)),
             noise=settings.modulation_noise,
             generator=generator,
         )
