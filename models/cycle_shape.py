@@ -62,10 +62,11 @@ class CycleShape(nn.Module):
         ValueError
             If a recording has no heart sound, or the model is not fitted.
         """
-        if not (has_pcg & self.pcg.fitted).all():
+        mute = int((~(has_pcg & self.pcg.fitted)).sum())  # waits for the device: an answer must not be wrong
+        if mute:
             raise ValueError(
-                f"{int((~has_pcg).sum())} of {len(has_pcg)} recordings have no heart sound, or the model is "
-                "not fitted: leave them out."
+                f"{mute} of {len(has_pcg)} recordings have no heart sound, or the model is not fitted: leave "
+                "them out."
             )
         return self.pcg(self.features(pcg_grid))
 
