@@ -63,7 +63,8 @@ def read_recordings(cache: Cache) -> list[Truth]:
 
     found = []
     for _, row in tqdm(rows.iterrows(), total=len(rows), desc="Envelopes", unit="recording"):
-        if row["recording"] not in events or not row["pcg_length"]:
+        annotated = row["beat_source"] == "annotation" and row["recording"] in events
+        if not (annotated and row["pcg_length"]):
             continue
         marks = events[row["recording"]]
         states = HeartStates(marks["time"].to_numpy(float), marks["state"].to_numpy(str))
