@@ -279,3 +279,46 @@ def delong_test(label: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong
     return DeLongTest(
         float(areas[0]), float(areas[1]), difference, error, z, float(2 * stats.norm.sf(abs(z)))
     )
+
+
+def correlation_test(truth: ArrayLike, first: ArrayLike, second: ArrayLike) -> tuple[float, float]:
+    """Test whether two predictions of the same persons correlate with the truth alike.
+
+    The difference of the two Fisher z, whose correlation comes from that of the predictions (Meng, Rosenthal
+    and Rubin, Psychol. Bull. 111 (1992) 172).
+
+    Parameters
+    ----------
+    truth, first, second : array_like, shape (N,)
+        One person each.
+
+    Returns
+    -------
+    z, p_value : float
+        Two-sided, from the normal distribution; nan with fewer than four persons, or where a correlation is
+        not defined.
+    """
+    values = np.stack([np.asarray(item, dtype=float) for item in (truth, first, second)])
+    if not np.isfinite(values).all():
+        raise ValueError("Truth and predictions must be finite: leave out persons of whom one is not known.")
+    count = values.shape[1]
+    spread = values.std(axis=1) if count else np.zeros(3)
+    if count < 4 or not (spread > 1e-12 * np.abs(values).max()).all():
+        return np.nan, np.nan
+    correlations = np.corrcoef(values)
+    return dependent_correlations_test(correlations[0, 1], correlations[0, 2], correlations[1, 2], count)
+
+
+def dependent_correlations_test(
+    first: float, second: float, between: float, count: int
+) -> tuple[float, float]:
+    """Return z and p of `correlation_test` from the correlations with the truth, and between predictions."""
+    if between > 1 - 1e-12:  # the same prediction but for its scale
+        return 0.0, 1.0
+    if max(abs(first), abs(second)) > 1 - 1e-12:
+        return np.nan, np.nan
+    mean = (first**2 + second**2) / 2
+    factor = min(1.0, (1 - between) / (2 * (1 - mean)))
+    spread = 2 * (1 - between) * (1 - factor * mean) / (1 - mean)
+    z = float((np.arctanh(first) - np.arctanh(second)) * np.sqrt((count - 3) / spread))
+    return z, float(2 * stats.norm.sf(abs(z)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,25 @@ def _brier(units: pd.DataFrame, weights: Array) -> Array:
     return divided(weights @ error, weights.sum(axis=1))
 
 
+def _ppv(units: pd.DataFrame, weights: Array) -> Array:
+    decided = _decisions(units).astype(float)
+    return divided(weights @ (decided * units["label"].to_numpy(dtype=float)), weights @ decided)
+
+
+def _npv(units: pd.DataFrame, weights: Array) -> Array:
+    rejected = (~_decisions(units)).astype(float)
+    return divided(weights @ (rejected * (1 - units["label"].to_numpy(dtype=float))), weights @ rejected)
+
+
+def _kappa(units: pd.DataFrame, weights: Array) -> Array:
+    """Cohen's kappa of decision and label: agreement beyond that of chance, 1 at best."""
+    positive, decided = units["label"].to_numpy(dtype=float), _decisions(units).astype(float)
+    total = weights.sum(axis=1)
+    one, two = divided(weights @ positive, total), divided(weights @ decided, total)
+    chance = one * two + (1 - one) * (1 - two)
+    return divided(_accuracy(units, weights) - chance, 1 - chance)
+
+
 STATISTICS: dict[str, Statistic] = {
     "auroc": _auroc,
     "auprc": _average_precision,
@@ -103,6 +123,9 @@ STATISTICS: dict[str, Statistic] = {
     "macc": _macc,
     "f1": _f1,
     "brier": _brier,
+    "ppv": _ppv,
+    "npv": _npv,
+    "kappa": _kappa,
 }
 
 
@@ -277,6 +300,7 @@ def paired_cluster_bootstrap(
     seed: int = 0,
     level: float = 0.95,
     noun: str = "",
+    classes: tuple[str, str] = _CLASSES,
 ) -> Difference:
     """Interval of the difference of a score between two models, on the same draws of clusters.
 
@@ -284,7 +308,7 @@ def paired_cluster_bootstrap(
     ----------
     first, second : pandas.DataFrame
         Predictions of the two models on the same samples, recordings or persons, in any order.
-    statistic, cluster, draws, seed, level, noun
+    statistic, cluster, draws, seed, level, noun, classes
         As for `cluster_bootstrap`.
 
     Returns
@@ -304,12 +328,38 @@ def paired_cluster_bootstrap(
     def difference(weights: Array) -> Array:
         return function(first, weights) - function(second, weights)
 
-    few = too_few_clusters(first, cluster, noun=noun)
+    few = too_few_clusters(first, cluster, noun=noun, classes=classes)
     interval, values = _bootstrap(first, difference, cluster, 0 if few else draws, seed, level)
     interval = replace(interval, reason=few if draws else "")
     one_side = min(int((values < _ROUNDING).sum()), int((values > -_ROUNDING).sum()))
     p_value = min(1.0, 2 * (one_side + 1) / (len(values) + 1)) if len(values) else np.nan
     return Difference(**asdict(interval), p_value=p_value)
+
+
+def wilson_interval(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share that was observed in independent cases (Wilson, J. Am. Stat. Assoc. 22, 1927).
+
+    Parameters
+    ----------
+    share : float
+        Observed, 0 to 1.
+    count : float
+        Cases; where they are not independent, as many as there are independent ones.
+    level : float
+        Of the interval, 0 to 1.
+
+    Returns
+    -------
+    low, high : float
+        nan without a case.
+    """
+    if not count > 0 or not np.isfinite(share):
+        return np.nan, np.nan
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle = share + z**2 / (2 * count)
+    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    low, high = ((middle + end) / (1 + z**2 / count) for end in (-half, half))
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def holm(p_values: ArrayLike) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -284,23 +285,59 @@ def _predict(run: EvaluationRun, checkpoint: Checkpoint, rows: np.ndarray) -> Te
 
 
 def compare_results(first: Path, second: Path, settings: EvaluationSettings) -> None:
-    """Print the paired comparison of two runs, of one or several seeds, and write it to the results."""
-    table = compare(_read_seeds(first), _read_seeds(second), draws=settings.bootstrap_draws)
-    print(format_comparison(table, first.name, second.name))
+    """Print the paired comparison of two runs, of one or several seeds, and write it to the results.
+
+    Results of a task with a module ``compare`` are compared by it, all others by AUROC per recording.
+
+    Raises
+    ------
+    UserError
+        If there are no results, or of two kinds of tasks, or of one that cannot be compared.
+    """
+    tasks = [_task_of_results(path) for path in (first, second)]
+    modules = [registry.module_of(task, "compare") if task in registry.TASKS else None for task in tasks]
+    if modules[0] is not modules[1]:
+        raise UserError(f"{first} is of {tasks[0]}, {second} of {tasks[1]}: they predict different things.")
+    if modules[0] is not None:
+        tables = (_read_seeds(path, "predictions.csv") for path in (first, second))
+        table, text = modules[0].compare(*tables, (first.name, second.name), settings.bootstrap_draws)
+    else:
+        one, two = (pd.concat(_read_seeds(path, "recordings.csv")) for path in (first, second))
+        table = compare(one, two, draws=settings.bootstrap_draws)
+        text = format_comparison(table, first.name, second.name)
+    print(text)
     name = "--".join(path.name.replace("*", "all") for path in (first, second))
     path = settings.results_dir / "comparisons" / f"{name}.csv"
     write_table(path, table)
     print(f"Written to {path}.")
 
 
-def _read_seeds(path: Path) -> pd.DataFrame:
-    """Return the recordings of the folders of results that a path, perhaps with ``*``, names: a seed each."""
-    folders = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+def _folders(path: Path) -> list[Path]:
+    """Return the folders of results that a path, perhaps with ``*``, names: a seed each."""
+    return (sorted(path.parent.glob(path.name)) if "*" in path.name else [path]) or [path]
+
+
+def _task_of_results(path: Path) -> str:
+    """Return the task whose results a path names; empty where they do not say it."""
+    file = _folders(path)[0] / "metrics.json"
+    if not file.is_file():
+        return ""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return str(content.get("run", {}).get("task", ""))
+
+
+def _read_seeds(path: Path, name: str) -> list[pd.DataFrame]:
+    """Return a table of each of the folders of results that a path names, with the column ``seed``."""
     tables: list[pd.DataFrame] = []
-    for folder in folders or [path]:
-        file = folder / "recordings.csv"
+    for folder in _folders(path):
+        file, task = folder / name, _task_of_results(folder)
+        if not file.is_file() and task:
+            raise UserError(
+                f"{folder} has results of {task} without {name}, so --compare cannot take them: it compares "
+                "runs that predict normal and abnormal, and runs of ecg-phenotypes."
+            )
         if not file.is_file():
             raise UserError(f"There is no {file}: evaluate that run first, with evaluate.py --checkpoint.")
         text = dict.fromkeys(("recording", "session", "person"), str)
         tables.append(pd.read_csv(file, dtype=text).assign(seed=len(tables)))
-    return pd.concat(tables, ignore_index=True)
+    return tables

@@ -335,7 +335,17 @@ class EcgToCmrEvaluationSettings(CineEvaluationSettings):
     part."""
 
 
+@dataclass(frozen=True)
+class PhenotypeEvaluationSettings(EvaluationSettings):
+    """Settings of evaluate.py for a run of ecg-phenotypes."""
+
+    threshold: Literal["half", "validation"] = "validation"
+    """Probability from which a patient counts as having a disease: 0.5, or for each disease the one with the
+    best mean of sensitivity and specificity on the validation part of each fold."""
+
+
 EVALUATION: dict[str, type[EvaluationSettings]] = {
+    "ecg-phenotypes": PhenotypeEvaluationSettings,
     "cine-autoencoder": CineEvaluationSettings,
     "ecg-to-cmr": EcgToCmrEvaluationSettings,
 }

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, cohen_kappa_score, precision_score, roc_auc_score
 
 from evaluation.scores import binary_scores
 from evaluation.statistics import (
@@ -17,6 +17,7 @@ from evaluation.statistics import (
     too_few_clusters,
     weighted_auroc,
     weighted_average_precision,
+    wilson_interval,
 )
 
 SEPARATION, SPREAD = 1.5, 1.0
@@ -68,7 +69,13 @@ def test_a_weighted_statistic_is_the_score_of_repeated_rows(name):
     times = np.random.default_rng(0).integers(0, 4, (3, len(units)))
     for weights, value in zip(times, STATISTICS[name](units, times.astype(float)), strict=True):
         repeated = units.loc[units.index.repeat(weights)]
-        assert value == pytest.approx(binary_scores(repeated["label"], repeated["probability"])[name])
+        decided = repeated["probability"] >= 0.5
+        expected = binary_scores(repeated["label"], repeated["probability"]) | {
+            "ppv": precision_score(repeated["label"], decided),
+            "npv": precision_score(1 - repeated["label"], ~decided),
+            "kappa": cohen_kappa_score(repeated["label"], decided),
+        }
+        assert value == pytest.approx(expected[name])
 
 
 def test_same_seed_equal_and_different_seed_different():
@@ -241,3 +248,30 @@ def test_holm_of_an_example_worked_by_hand():
     assert adjusted[1:].tolist() == pytest.approx([0.04, 0.04])
     assert holm([0.2]).tolist() == [0.2]
     assert len(holm([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "cases", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_intervals_are_those_of_newcombe(found, cases, low, high):
+    """Newcombe, Stat. Med. 17 (1998) 857, Table I, method 3."""
+    assert wilson_interval(found / cases, cases) == pytest.approx((low, high), abs=5e-5)
+    other = wilson_interval(1 - found / cases, cases)
+    assert other == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_a_wilson_interval_without_cases_is_none():
+    assert np.isnan(wilson_interval(np.nan, 0)).all()
+
+
+def test_kappa_ppv_and_npv_of_an_example_worked_by_hand():
+    """20 agree on yes, 15 on no, 5 and 10 differ: kappa .4, as in many a textbook."""
+    counts = {(1, 0.9): 20, (0, 0.9): 5, (1, 0.1): 10, (0, 0.1): 15}
+    rows = [pair for pair, count in counts.items() for _ in range(count)]
+    units = pd.DataFrame(rows, columns=["label", "probability"]).assign(threshold=0.5)
+    once = np.ones((1, len(units)))
+    found = {name: STATISTICS[name](units, once)[0] for name in ("kappa", "ppv", "npv")}
+    assert found == pytest.approx({"kappa": 0.4, "ppv": 0.8, "npv": 0.6})
+    weights = np.array([[2.0] * 20 + [0.0] * 30])
+    assert np.isnan(STATISTICS["npv"](units, weights)[0])

@@ -21,7 +21,17 @@ from systems.base.evaluation_run import EvaluationRun, predict_run
 from systems.ecg_cmr.evaluate import write_stage
 from systems.ecg_cmr.figures import indicators_figure, relevance_figure
 from systems.ecg_cmr.indicators import unit_of
+from systems.ecg_cmr.phenotypes.bulls_eye import FAMILIES, evaluated_bulls_eyes
+from systems.ecg_cmr.phenotypes.decisions import (
+    calibrations_table,
+    class_figures,
+    classes_table,
+    decisions_table,
+    disease_figures,
+    disease_units,
+)
 from systems.ecg_cmr.phenotypes.task import TRUE
+from systems.ecg_cmr.samples import CLASSES
 
 _INDICATOR_SCORES = ("r", "r2", "mae")
 _CAPTIONS = {
@@ -35,6 +45,39 @@ _CAPTIONS = {
         "One row a disease; macro is the mean over diseases. AUROC: how often a patient with the disease "
         "gets a higher probability than one without, 0.5 by chance. ECE: expected calibration error, ten "
         "bins."
+    ),
+    "decisions": Caption(
+        "What follows where a patient counts as having the disease from the threshold on. The threshold is "
+        "that with the best mean of sensitivity and specificity on the validation part of each fold (its "
+        "mean is shown); with --threshold half it is 0.5. Shares have Wilson intervals, of as many cases as "
+        "there are patients; F1 and kappa have intervals from draws of patients. Predictive values hold for "
+        "the share of diseased in this table.",
+        "Decisions at a threshold",
+        heads={"n": "cases"},
+    ),
+    "calibration": Caption(
+        "Slope: 1 is right, below 1 the probabilities are too extreme. Intercept: 0 is right, above 0 they "
+        "are too low. Intervals are from draws of patients.",
+        "Calibration of diseases",
+    ),
+    "classes": Caption(
+        "The most probable class is the predicted one. Balanced accuracy is the mean over classes of the "
+        "share that is found. Accuracy, sensitivity and PPV have Wilson intervals, of as many cases as there "
+        "are patients; the others have intervals from draws of patients. AUROC of a class is that against "
+        "all others.",
+        heads={"n": "cases"},
+    ),
+    "roc": Caption(
+        "Of each disease, with its area and interval. The point is the decision at the threshold.",
+        "ROC curves",
+    ),
+    "calibration_curves": Caption(
+        "Share of diseased over the predicted probability, in ten bins; the area of a point is its share of "
+        "the patients. On the dotted line the probabilities are right.",
+    ),
+    "decision_curves": Caption(
+        "Net benefit of acting on the model from a probability on, beside acting on all and on none (Vickers "
+        "and Elkin 2006). The model is of use where its line is the highest.",
     ),
 }
 
@@ -59,10 +102,21 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
             units={name: unit_of(name) or "" for name in indicators},
             watermark=run.watermark,
         )
+        figures |= evaluated_bulls_eyes(truth, predictions[indicators], table, watermark=run.watermark)
     if diseases:
         truth = predictions[[TRUE + name for name in diseases]]
         scores = multilabel_scores(truth, predictions[diseases], patient, diseases, draws)
         tables["diseases"] = multilabel_table(scores)
+        found = disease_units(predictions, diseases, run.checkpoints, run.settings.threshold, run.external)
+        tables["decisions"] = decisions_table(found, draws=draws)
+        tables["calibration"] = calibrations_table(found, draws=draws)
+        if not run.settings.compact:
+            figures |= disease_figures(found, tables["diseases"], watermark=run.watermark)
+    labels = {name: tuple(each) for name, each in run.checkpoints[0]["inputs"].get(CLASSES, {}).items()}
+    if labels:
+        tables["classes"] = classes_table(predictions, labels, draws=draws)
+        if not run.settings.compact:
+            figures |= class_figures(predictions, labels, watermark=run.watermark)
     if reads_ecg and not run.settings.compact:
         figures |= _rollout_figures(run, predictions, diseases)
     rollouts = {
@@ -73,7 +127,18 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         )
         for name in diseases
     }
-    return write_stage(run, predictions, tables, figures, _CAPTIONS | rollouts)
+    confusions = {
+        f"confusion_{name}": Caption("Recordings by true and predicted class, and their share of the row.")
+        for name in labels
+    }
+    eyes = {
+        f"bulls_eye_{family}": Caption(
+            "Segments of the left ventricle as by the American Heart Association: the outer ring is the "
+            "base, the inner one the apex. A grey segment is not known."
+        )
+        for family in FAMILIES
+    }
+    return write_stage(run, predictions, tables, figures, _CAPTIONS | rollouts | confusions | eyes)
 
 
 def _rollout_figures(

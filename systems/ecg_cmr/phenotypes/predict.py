@@ -28,6 +28,7 @@ from models.ecg_cmr.phenotypes import PhenotypeModel
 from systems.base import predictor as base
 from systems.base.predictor import Metadata, RecordingPath, rounded_probability
 from systems.ecg_cmr.indicators import unit_of
+from systems.ecg_cmr.phenotypes.bulls_eye import predicted_bulls_eyes
 from systems.ecg_cmr.phenotypes.conformal import COVERAGE, choice_key
 from systems.ecg_cmr.phenotypes.figure import Row, phenotypes_figure
 from systems.ecg_cmr.phenotypes.relevance import Relevance, column_of, explain, relevance_text
@@ -118,6 +119,16 @@ class PhenotypePrediction(base.Prediction):
             title=self.name,
             watermark=self.watermark,
         )
+
+    def write(self, base: Path, metadata: Metadata) -> list[Path]:
+        """Write figure and metadata, and the bull's eyes of the segments if there are any."""
+        written = super().write(base, metadata)
+        values = {name: row["value"] for name, row in self.indicators.items()}
+        eyes = predicted_bulls_eyes(values, title=self.name, watermark=self.watermark)
+        if eyes is not None:
+            written.append(base.with_name(f"{base.name}_bulls_eye.png"))
+            save_figure(eyes, written[-1])
+        return written
 
 
 def _indicator_row(name: str, row: Metadata) -> Row:
