@@ -98,15 +98,6 @@ class PhenotypePrediction(base.Prediction):
             "warnings": [dataclasses.asdict(warning) for warning in self.warnings],
         }
 
-    def write(self, base: Path, metadata: Metadata) -> list[Path]:
-        """Write figure and metadata, and ``<name>_relevance.png`` where that was asked for."""
-        files = super().write(base, metadata)
-        if self.relevance is not None:
-            files.append(base.with_name(f"{base.name}_relevance.png"))
-            title = f"{self.name}: what raised {_plain(self.relevance.target)}"
-            save_figure(self.relevance.figure(title, self.watermark), files[-1])
-        return files
-
     def figure(self) -> Figure:
         """Return the figure of the ECG and of all that is predicted."""
         points = round(self.seconds * self.ecg.sampling_rate)
@@ -121,13 +112,17 @@ class PhenotypePrediction(base.Prediction):
         )
 
     def write(self, base: Path, metadata: Metadata) -> list[Path]:
-        """Write figure and metadata, and the bull's eyes of the segments if there are any."""
+        """Write figure and metadata, the bull's eyes of segments if there are any, and what was explained."""
         written = super().write(base, metadata)
         values = {name: row["value"] for name, row in self.indicators.items()}
         eyes = predicted_bulls_eyes(values, title=self.name, watermark=self.watermark)
         if eyes is not None:
             written.append(base.with_name(f"{base.name}_bulls_eye.png"))
             save_figure(eyes, written[-1])
+        if self.relevance is not None:
+            written.append(base.with_name(f"{base.name}_relevance.png"))
+            title = f"{self.name}: what raised {_plain(self.relevance.target)}"
+            save_figure(self.relevance.figure(title, self.watermark), written[-1])
         return written
 
 
