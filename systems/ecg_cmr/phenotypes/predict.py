@@ -112,17 +112,17 @@ class PhenotypePrediction(base.Prediction):
         )
 
     def write(self, base: Path, metadata: Metadata) -> list[Path]:
-        """Write figure and metadata, and figures of relevance and of the segments if there are any."""
+        """Write figure and metadata, the bull's eyes of segments if there are any, and what was explained."""
         written = super().write(base, metadata)
-        if self.relevance is not None:
-            written.append(base.with_name(f"{base.name}_relevance.png"))
-            title = f"{self.name}: what raised {_plain(self.relevance.target)}"
-            save_figure(self.relevance.figure(title, self.watermark), written[-1])
         values = {name: row["value"] for name, row in self.indicators.items()}
         eyes = predicted_bulls_eyes(values, title=self.name, watermark=self.watermark)
         if eyes is not None:
             written.append(base.with_name(f"{base.name}_bulls_eye.png"))
             save_figure(eyes, written[-1])
+        if self.relevance is not None:
+            written.append(base.with_name(f"{base.name}_relevance.png"))
+            title = f"{self.name}: what raised {_plain(self.relevance.target)}"
+            save_figure(self.relevance.figure(title, self.watermark), written[-1])
         return written
 
 
@@ -183,11 +183,6 @@ class Predictor(base.Predictor):
                 f"Run {run} reads cines (--reads cmr), and predict.py takes ECGs: name a run of "
                 "ecg-phenotypes that reads the ECG. Cines are prepared by load_data.py and evaluated by "
                 "evaluate.py."
-            )
-        if "ecg_unit" in self.inputs:
-            raise UserError(
-                f"Run {run} was trained with ECGs in {self.inputs['ecg_unit']}, as its data are given out, "
-                "and an ECG in millivolts cannot be brought to that: there is no prediction."
             )
         if settings.ecg is not None and settings.recordings:
             raise UserError("--ecg has no meaning beside other recordings: leave it away.")
