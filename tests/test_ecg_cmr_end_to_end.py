@@ -75,7 +75,10 @@ def test_tables_and_figures_of_each_stage(workspace, chain, metrics):
     for task, names in {
         "ecg-mae": {"reconstruction.csv"},
         "ecg-cmr-contrast": {"retrieval.csv", "figures/retrieval.png"},
-        "ecg-phenotypes": {"indicators.csv", "diseases.csv", "figures/indicators.png"},
+        "ecg-phenotypes": {
+            *("indicators.csv", "diseases.csv", "decisions.csv", "calibration.csv"),
+            *("figures/indicators.png", "figures/roc.png", "figures/decision_curves.png"),
+        },
     }.items():
         folder = workspace.root / "results" / chain[task].name
         assert all((folder / name).stat().st_size > 50 for name in names | {"report.html", "report.md"})
@@ -129,3 +132,20 @@ def test_new_patients_are_an_external_test_of_the_whole_chain(workspace, chain):
     finally:
         workspace.prepare(40)  # the newest again
     assert metrics["protocol"] == "external" and metrics["counts"]["patients"] == 12
+
+
+def test_two_runs_of_function_and_disease_are_compared(workspace, chain, metrics, capsys):
+    folder = workspace.root / "results" / chain["ecg-phenotypes"].name
+    places = ["--results-dir", str(workspace.root / "results"), "--bootstrap-draws", "20"]
+    evaluate.main(["--compare", str(folder), str(folder), *places])
+    said = capsys.readouterr().out
+    assert "8 recordings of 8 patients in both" in said
+    table = pd.read_csv(workspace.root / "results" / "comparisons" / "phenotypes--phenotypes.csv")
+    assert len(table) == 19 and (table["difference"].dropna() == 0).all()
+    other = workspace.root / "results" / chain["ecg-mae"].name
+    with pytest.raises(UserError, match=r"is of ecg-phenotypes, .* is of ecg-mae"):
+        evaluate.main(["--compare", str(folder), str(other), *places])
+    with pytest.raises(UserError, match=r"has results of ecg-mae without recordings\.csv"):
+        evaluate.main(["--compare", str(other), str(other), *places])
+    with pytest.raises(UserError, match="evaluate that run first"):
+        evaluate.main(["--compare", str(folder.with_name("no")), str(folder.with_name("no")), *places])

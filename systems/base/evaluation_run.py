@@ -297,7 +297,12 @@ def compare_results(first: Path, second: Path, settings: EvaluationSettings) -> 
     tasks = [_task_of_results(path) for path in (first, second)]
     modules = [registry.module_of(task, "compare") if task in registry.TASKS else None for task in tasks]
     if modules[0] is not modules[1]:
-        raise UserError(f"{first} is of {tasks[0]}, {second} of {tasks[1]}: they predict different things.")
+        for path, task in zip((first, second), tasks, strict=True):
+            if not task:
+                _read_seeds(path, "recordings.csv")  # says what is lacking
+        raise UserError(
+            f"{first} is of {tasks[0]}, {second} is of {tasks[1]}: they predict different things."
+        )
     if modules[0] is not None:
         tables = (_read_seeds(path, "predictions.csv") for path in (first, second))
         table, text = modules[0].compare(*tables, (first.name, second.name), settings.bootstrap_draws)

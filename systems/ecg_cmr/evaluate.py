@@ -14,6 +14,11 @@ from evaluation.tables import Caption
 from systems.base.evaluation_run import EvaluationRun
 from systems.base.results import LEARNING_CURVES, print_tables, table_sections, write_results
 
+_RESTRICTED = (
+    "The licence of these data forbids to pass on what is said of a single patient. Patients have pseudonyms "
+    "here; keep predictions.csv to yourself all the same, and share the tables of scores alone."
+)
+
 
 def write_stage(
     run: EvaluationRun,
@@ -46,6 +51,9 @@ def write_stage(
     files: dict[str, pd.DataFrame | Figure] = {"predictions.csv": predictions}
     files |= {f"{name}.csv": table for name, table in tables.items()}
     files |= {f"figures/{name}.png": figure for name, figure in shown.items()}
+    if run.cache.manifest.get("restricted"):
+        print(_RESTRICTED)
+        head = f"{head}\n\n{_RESTRICTED}"
     sections = [head, f"{identity_sentence(metrics)}.", f"{scope}.", *table_sections(tables, captions)]
     return metrics, write_results(
         run.folder, metrics, files, sections, page=not run.settings.compact, captions=captions

@@ -41,8 +41,8 @@ from datasets.tables import ENDINGS
 from datasets.wfdb_files import record_files
 from systems.base.prepare import Preparation
 from systems.ecg_cmr.settings import LoadDataSettings, PairSettings, PairSimulationSettings
-from systems.ecg_cmr.sources.pair_modalities import PreparedPair, prepare_pair
-from systems.ecg_cmr.sources.pairs import NOT_GIVEN, TABLE, PairIndex
+from systems.ecg_cmr.sources.pair_modalities import ROW, PreparedPair, prepare_pair
+from systems.ecg_cmr.sources.pairs import MILLIVOLTS, NOT_GIVEN, TABLE, PairIndex
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "ecg-mae": ("ecg",),
@@ -89,11 +89,16 @@ def prepare(settings: LoadDataSettings, task: str = "ecg-mae") -> Path:
 class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
     """Prepares patients with an ECG, a cine, or both."""
 
-    sought = f"{TABLE}.csv, ptbxl_database.csv (PTB-XL) or training/patient001 (ACDC)"
+    sought = (
+        f"{TABLE}.csv, ptbxl_database.csv (PTB-XL), training/patient001 (ACDC), "
+        "echonext_metadata_100k.csv (EchoNext) or record_list.csv (MIMIC-IV-ECG)"
+    )
     layouts = (
         *(("pairs", f"{TABLE}{ending}") for ending in ENDINGS),
         ("ptbxl", "ptbxl_database.csv"),
         *(("acdc", "training/patient*/"), ("acdc", "testing/patient*/")),
+        ("echonext", "echonext_metadata_100k.csv"),
+        *(("mimic-echo", f"{'*/' * depth}record_list.csv") for depth in range(4)),
     )
     task_of_layout: ClassVar[dict[str, str]] = {"acdc": "cmr-mae"}
 
@@ -189,6 +194,14 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
             from systems.ecg_cmr.sources.acdc import index_acdc
 
             return index_acdc(root)
+        if layout == "echonext":
+            from systems.ecg_cmr.sources.echonext import index_echonext
+
+            return index_echonext(root)
+        if layout == "mimic-echo":
+            from systems.ecg_cmr.sources.mimic_echo import index_mimic
+
+            return index_mimic(root, self.settings.echo_days)
         from systems.ecg_cmr.sources.pairs import index_pairs
 
         return index_pairs(root)
@@ -308,7 +321,7 @@ class PairCache(CacheWriter[PairIndex, PreparedPair]):
         cines = ["cine", "long_axis"] if self.settings.long_axis else ["cine"]
         return [
             *(*index.files, *(name for name in beside if (index.root / name).is_file())),
-            *record_files(index.root, ecgs[ecgs != ""]),
+            *record_files(index.root, ecgs[ecgs != ""].str.partition(ROW)[0].unique()),
             *(name for column in cines for name in table[column] if name),
         ]
 
@@ -384,4 +397,6 @@ class PairCache(CacheWriter[PairIndex, PreparedPair]):
             "leads": list(LEADS),
             "targets": {name: list(getattr(index, name)) for name in names} | classes,
             "ceilings": {name: index.ceilings[name] for name in index.indicators if name in index.ceilings},
+            **({"ecg_unit": index.ecg_unit} if index.ecg_unit != MILLIVOLTS else {}),
+            **({"restricted": True} if index.restricted else {}),
         }

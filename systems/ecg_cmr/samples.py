@@ -21,6 +21,7 @@ from systems.ecg_cmr.settings import COVARIATES, KNOWN_TARGETS, NO_COLUMN
 
 _TARGETS = ("indicators", "diseases", "covariates")
 CLASSES, _OTHERS = "classes", "others"
+_MILLIVOLTS = "mV"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Pairs(Samples):
         By column of classes, what each number means.
     long_axis : torch.Tensor, shape (N, frames, H, W), or None
         As ``cmr``, where a task reads both axes; ``has`` then has ``long_axis`` too.
+    ecg_unit : str
+        mV or z-score.
     """
 
     ecg: Tensor
@@ -60,6 +63,7 @@ class Pairs(Samples):
     ecg_rate: float
     labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     long_axis: Tensor | None = None
+    ecg_unit: str = _MILLIVOLTS
 
     @functools.cached_property
     def patient(self) -> Tensor:
@@ -102,6 +106,7 @@ class Pairs(Samples):
             "size": self.cmr.shape[2],
             **{name: list(self.names[name]) for name in _TARGETS},
             **({CLASSES: labels} if labels else {}),
+            **({"ecg_unit": self.ecg_unit} if self.ecg_unit != _MILLIVOLTS else {}),
         }
 
     def columns(self) -> dict[str, Tensor]:
@@ -155,6 +160,9 @@ class Pairs(Samples):
                     f"The network was trained with {inputs[name]} {name}, and these data have {found[name]}: "
                     "prepare them with the same options of load_data.py."
                 )
+        unit = inputs.get("ecg_unit", _MILLIVOLTS)
+        if unit != self.ecg_unit:
+            raise UserError(f"The network was trained with ECGs in {unit}, and these are in {self.ecg_unit}.")
         labels = inputs.get(CLASSES, {})
         return self.arranged({group: inputs[group] for group in _TARGETS} | {CLASSES: labels}, labels)
 
@@ -242,6 +250,7 @@ def read_pairs(
         names=names,
         ecg_rate=float(cache.manifest["settings"]["ecg_rate"]),
         labels=labels,
+        ecg_unit=cache.manifest.get("ecg_unit", _MILLIVOLTS),
     )
     usable = torch.stack([everyone.has[name] for name in needs]).all(dim=0).cpu().numpy()
     if not usable.any():

@@ -80,10 +80,14 @@ class LoadDataSettings(SourceSettings):
     """Generate simulated patients straight into a cache. With --raw-dir, they are first written there as
     files, in the layout of one's own pairs."""
     raw_dir: Path | None = None
-    """Folder with one's own pairs.csv, or that of ACDC (cines alone) or PTB-XL (ECGs alone). Default:
+    """Folder with one's own pairs.csv, or that of ACDC (cines alone), PTB-XL (ECGs alone), EchoNext, or
+    MIMIC-IV-ECG with MIMIC-IV-ECHO (ECGs with echocardiography). Default:
     data/raw/pairs; for ecg-mae then $PTBXL_DIR and data/raw/ptb-xl, for cmr-mae then data/raw/acdc."""
-    source: Literal["auto", "pairs", "acdc", "ptbxl"] = "auto"
-    """Layout of raw_dir; auto looks for pairs.csv, ptbxl_database.csv, then training/patient001."""
+    source: Literal["auto", "pairs", "acdc", "ptbxl", "echonext", "mimic-echo"] = "auto"
+    """Layout of raw_dir; auto looks for pairs.csv, ptbxl_database.csv, training/patient001,
+    echonext_metadata_100k.csv, then record_list.csv."""
+    echo_days: Positive = 30.0
+    """Days between an ECG of MIMIC-IV-ECG and the echocardiography it takes its values from, at most."""
     check: bool = False
     """Read every file of raw_dir and name all that is wrong with it; write nothing."""
     preparation: tyro.conf.OmitArgPrefixes[PairSettings] = PairSettings()

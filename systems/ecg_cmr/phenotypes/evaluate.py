@@ -117,7 +117,7 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         tables["classes"] = classes_table(predictions, labels, draws=draws)
         if not run.settings.compact:
             figures |= class_figures(predictions, labels, watermark=run.watermark)
-    if reads_ecg and not run.settings.compact:
+    if reads_ecg and not run.settings.compact and not run.cache.manifest.get("restricted"):
         figures |= _rollout_figures(run, predictions, diseases)
     rollouts = {
         f"rollout_{name}": Caption(

@@ -184,6 +184,11 @@ class Predictor(base.Predictor):
                 "ecg-phenotypes that reads the ECG. Cines are prepared by load_data.py and evaluated by "
                 "evaluate.py."
             )
+        if "ecg_unit" in self.inputs:
+            raise UserError(
+                f"Run {run} was trained with ECGs in {self.inputs['ecg_unit']}, as its data are given out, "
+                "and an ECG in millivolts cannot be brought to that: there is no prediction."
+            )
         if settings.ecg is not None and settings.recordings:
             raise UserError("--ecg has no meaning beside other recordings: leave it away.")
         if settings.explain:

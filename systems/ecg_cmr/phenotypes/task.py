@@ -56,6 +56,10 @@ class EcgPhenotypes(Stage):
         self.everything = read_pairs(cache, self.reads(), device)
         return choose_columns(self.everything, self.settings.covariates, self.settings.targets)
 
+    def with_inputs(self, samples: Pairs, inputs: Mapping[str, Any]) -> Pairs:
+        """Return the patients with the columns of a network, also those that the settings do not choose."""
+        return (samples if self.everything is None else self.everything).with_inputs(inputs)
+
     def reads(self) -> tuple[str, ...]:
         """Return what a patient must have: what the encoder reads."""
         return (self.settings.reads,)

@@ -23,6 +23,8 @@ from systems.ecg_cmr.sources.cmr_files import prepare_cine, read_cine
 
 LARGEST_MILLIVOLTS = 30.0
 """What 99 in 100 samples of an ECG stay below."""
+ROW = "#"
+"""Between the name of a file of many ECGs and the number of one."""
 _FILE_REMEDY = "Mend the file, then prepare again."
 
 Result = TypeVar("Result")
@@ -128,7 +130,10 @@ def read_leads(path: Path, root: Path, rate: float = 0.0) -> Ecg:
         If it cannot be read, has no known lead, or no plausible rate, length or unit.
     """
     is_array = path.suffix.lower() in ARRAYS
-    ecg = _npy_leads(path, rate) if is_array else read_ecg(path, root, LEADS, some=True)
+    if ROW in path.name:
+        ecg = _row_of_array(path, rate)
+    else:
+        ecg = _npy_leads(path, rate) if is_array else read_ecg(path, root, LEADS, some=True)
     low, high = PLAUSIBLE_RATE
     if not low <= ecg.sampling_rate <= high:
         raise DataError(
@@ -145,6 +150,16 @@ def read_leads(path: Path, root: Path, rate: float = 0.0) -> Ecg:
     if largest > LARGEST_MILLIVOLTS:
         raise DataError(f"The ECG {path.name} reaches {largest:.3g} mV: its values are not in millivolts.")
     return Ecg(samples, ecg.sampling_rate, ecg.warnings)
+
+
+def _row_of_array(path: Path, rate: float) -> Ecg:
+    """Return one ECG of a file of many, (N, 1, T, 12), that ``name.npy#row`` names."""
+    name, _, row = path.name.rpartition(ROW)
+    try:
+        samples = np.load(path.with_name(name), mmap_mode="r")[int(row), 0].T
+    except (OSError, ValueError, IndexError) as error:
+        raise DataError(f"Row {row} of {name} cannot be read ({error}).") from error
+    return Ecg(np.array(samples, dtype=np.float64), rate)
 
 
 def _npy_leads(path: Path, rate: float) -> Ecg:

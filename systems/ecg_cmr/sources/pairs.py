@@ -55,6 +55,7 @@ from systems.ecg_cmr.sources.cmr_files import ENDINGS
 TABLE = "pairs"
 DISEASE = "disease_"
 CLASS = "class_"
+MILLIVOLTS = "mV"
 _MOST_CLASSES = 20
 _ROLES = {"roles": "by name"}
 """Choice of a table whose columns another version reads otherwise: it gets a cache of its own."""
@@ -106,6 +107,10 @@ class PairIndex(SourceIndex):
         By column its classes, of which the targets hold the number, from 0.
     others : tuple of str
         Columns of numbers that are none of these.
+    ecg_unit : str
+        mV, or z-score where nothing brings the signals back to millivolts.
+    restricted : bool
+        Whether the licence forbids to pass on what is said of a single patient.
     ceilings : dict of str to float
         Share of the variance of each indicator that an ECG can explain; of simulated patients only.
 
@@ -118,6 +123,8 @@ class PairIndex(SourceIndex):
     covariates: tuple[str, ...] = COVARIATES
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     others: tuple[str, ...] = ()
+    ecg_unit: str = MILLIVOLTS
+    restricted: bool = False
     ceilings: dict[str, float] = field(default_factory=dict)
 
 

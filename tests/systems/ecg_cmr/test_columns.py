@@ -121,6 +121,15 @@ def test_an_external_cache_without_a_covariate_counts_it_as_missing():
     assert found.targets["covariates"][:, 1].isnan().all()
 
 
+def test_a_run_of_an_own_column_is_evaluated_on_it_whatever_is_known_by_name():
+    """As runs were trained before indicators had names: their checkpoint lists the column."""
+    task = EcgPhenotypes(PhenotypeSettings())
+    task.everything = everything()
+    samples = choose_columns(task.everything, *USUAL)
+    inputs = samples.describe_inputs() | {"indicators": ["bmi"]}
+    assert task.with_inputs(samples, inputs).targets["indicators"][0].tolist() == [22.0]
+
+
 def test_errors_are_measured_for_all_choices_of_few_covariates_and_some_of_many():
     assert len(choices(("age", "sex"))) == 4
     many = ("age", "sex", *(f"c{number}" for number in range(22)))
@@ -144,8 +153,8 @@ def test_covariates_of_the_contrast_are_scaled_by_the_training_patients_alone():
     task.everything = everything()
     samples = choose_columns(task.everything, ("bmi",), ("known",))
     torch.manual_seed(0)
-    model = task.build(task.inputs(samples))
-    context = SimpleNamespace(samples=samples, train=torch.arange(4), label="fold 0")
+    model: Any = task.build(task.inputs(samples))
+    context: Any = SimpleNamespace(samples=samples, train=torch.arange(4), label="fold 0")
     task.initialize(model, context)
     assert model.modulation.mean.item() == pytest.approx(79 / 3)
     assert model.modulation.deviation.item() == pytest.approx(
