@@ -153,8 +153,8 @@ def test_covariates_of_the_contrast_are_scaled_by_the_training_patients_alone():
     task.everything = everything()
     samples = choose_columns(task.everything, ("bmi",), ("known",))
     torch.manual_seed(0)
-    model = task.build(task.inputs(samples))
-    context = SimpleNamespace(samples=samples, train=torch.arange(4), label="fold 0")
+    model: Any = task.build(task.inputs(samples))
+    context: Any = SimpleNamespace(samples=samples, train=torch.arange(4), label="fold 0")
     task.initialize(model, context)
     assert model.modulation.mean.item() == pytest.approx(79 / 3)
     assert model.modulation.deviation.item() == pytest.approx(

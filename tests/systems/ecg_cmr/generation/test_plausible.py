@@ -43,7 +43,7 @@ def test_the_bounds_belong_to_the_hearts():
         assert not why_no_heart({"lv_edv": 150.0, "ejection_fraction": value})
 
 
-def test_prediction_says_not_found_and_why(tmp_path):
+def test_prediction_says_not_found_and_why():
     cines = (np.stack([HEART, HEART, NOTHING]) * 255).astype(np.uint8)
     tables = [
         measure_generated([cine / 255], spacing) for cine, spacing in zip(cines, (2.2, 6, 2.2), strict=True)
@@ -58,16 +58,15 @@ def test_prediction_says_not_found_and_why(tmp_path):
     assert [part["sample"] for part in found["not_found"]] == [1, 2]
     assert found["indicators"]["lv_edv"]["measured_in"] == 1
     predictor = object.__new__(Predictor)
-    predictor.settings = type("Settings", (), {"out": tmp_path})()
-    text = "\n".join(predictor.text([found | {"files": []}]))
+    text = "\n".join(predictor.recording_text(found | {"kept": False}))
     assert "In 1 of these cines nothing is measured: end-diastolic volume outside 20 to 600 mL" in text
     assert "In 1 of these cines nothing is measured: no left ventricle is found." in text
     assert "nan" not in text and "not found" not in text
     empty = found | {
-        "files": [],
+        "kept": False,
         "indicators": {name: part | {"low": None} for name, part in found["indicators"].items()},
     }
-    assert "\n".join(predictor.text([empty])).count("not found") == len(MEASURED)
+    assert "\n".join(predictor.recording_text(empty)).count("not found") == len(MEASURED)
 
 
 def test_scores_count_what_is_not_found_by_reason():

@@ -36,7 +36,11 @@ def predictions() -> pd.DataFrame:
 
 def units(**changed: Any) -> dict[str, pd.DataFrame]:
     content = [checkpoint(0, 0.2), checkpoint(1, 0.2)]
-    arguments = {"checkpoints": content, "threshold": "validation", "external": False} | changed
+    arguments: dict[str, Any] = {
+        "checkpoints": content,
+        "threshold": "validation",
+        "external": False,
+    } | changed
     return disease_units(predictions(), [NAME], **arguments)
 
 
@@ -115,9 +119,9 @@ def test_curves_are_drawn_of_each_disease_and_the_point_is_the_decision():
     table = multilabel_table(multilabel_scores(labels, values, predictions()["session"], [NAME], 50))
     figures = disease_figures(units(), table, watermark="simulated data")
     assert list(figures) == ["roc", "calibration_curves", "decision_curves"]
-    point = figures["roc"].axes[0].lines[-1]
+    point: Any = figures["roc"].axes[0].lines[-1]
     assert (point.get_xdata()[0], point.get_ydata()[0]) == pytest.approx((5 / 20, 20 / 30))
-    model = figures["decision_curves"].axes[0].lines[-1]
+    model: Any = figures["decision_curves"].axes[0].lines[-1]
     benefit = dict(zip(np.round(model.get_xdata(), 2), model.get_ydata(), strict=True))
     assert benefit[0.2] == pytest.approx(20 / 50 - 5 / 50 * 0.25)
 

@@ -51,7 +51,7 @@ def echonext(tmp_path) -> Path:
     table.to_csv(root / METADATA, index=False)
     for split in ("train", "val", "test", "no_split"):
         rows = np.flatnonzero(table["split"] == split)
-        signals = np.stack([waves(row, 2500, 250) for row in rows])[:, None]
+        signals = np.stack([waves(int(row), 2500, 250) for row in rows])[:, None]
         np.save(root / f"EchoNext_{split}_waveforms.npy", signals)
     return root
 
