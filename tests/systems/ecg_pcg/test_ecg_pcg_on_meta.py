@@ -16,11 +16,9 @@ from tests.on_meta import META, steps_on_meta
 BEATS, POINTS = 4, 250
 
 
-def task_of(model: str, dropout: float = 0.0) -> EcgPcg:
+def task_of(model: str) -> EcgPcg:
     settings = defaults("small")
-    changed = dataclasses.replace(
-        settings.model, model=model, width=8, points=POINTS, modality_dropout=dropout
-    )
+    changed = dataclasses.replace(settings.model, model=model, width=8, points=POINTS)
     return EcgPcg(dataclasses.replace(settings, model=changed))
 
 
@@ -35,11 +33,6 @@ def test_a_step_and_a_prediction(model, layout):
     assert loss.shape == () and predictions.shape == (BEATS,) and predictions.device == META
 
 
-def test_modality_dropout_draws_on_the_device():
-    task = task_of("pacfnet", dropout=0.5)
-    assert steps_on_meta(task, recordings(BEATS, POINTS, META), task.build().to(META))[1].device == META
-
-
 def test_a_tensor_on_the_cpu_is_found():
     class Misplaced(nn.Module):
         def __init__(self) -> None:
@@ -49,5 +42,5 @@ def test_a_tensor_on_the_cpu_is_found():
         def forward(self, *signals):
             return self.network(*signals) + torch.ones(BEATS, 2)
 
-    with pytest.raises(RuntimeError, match="same device"):
+    with pytest.raises(RuntimeError, match="not on the expected device meta"):
         steps_on_meta(task_of("pacfnet"), recordings(BEATS, POINTS, META), Misplaced())
