@@ -30,7 +30,7 @@ def steps_on_meta(task: Any, samples: Any, network: nn.Module) -> tuple[Tensor, 
     )
     optimizer = make_optimizer(network.train(), settings, task.parameter_groups(network))
     with mock.patch.object(torch, "autocast", lambda *_, **__: contextlib.nullcontext()):  # not there on meta
-        loss, _, norm = train_step(run, network, optimizer, rows)
+        loss, _, norm, _ = train_step(run, network, optimizer, rows)
         assert loss.device == norm.device == META
         with torch.no_grad():
             return loss, task.step(network.eval(), samples.batch(rows))[1]

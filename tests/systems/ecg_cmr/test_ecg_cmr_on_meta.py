@@ -12,12 +12,14 @@ from tests.systems.ecg_cmr.test_stage import COUNT, SETTINGS, new, pairs
 
 def on_meta(samples: Pairs) -> Pairs:
     """Return the same samples on the meta device."""
-    tensors = {name: getattr(samples, name).to(META) for name in ("ecg", "lead_present", "cmr")}
-    mappings = {
-        name: {key: values.to(META) for key, values in getattr(samples, name).items()}
-        for name in ("has", "targets")
-    }
-    return dataclasses.replace(samples, **tensors, **mappings)
+    return dataclasses.replace(
+        samples,
+        ecg=samples.ecg.to(META),
+        lead_present=samples.lead_present.to(META),
+        cmr=samples.cmr.to(META),
+        has={name: values.to(META) for name, values in samples.has.items()},
+        targets={name: values.to(META) for name, values in samples.targets.items()},
+    )
 
 
 @pytest.mark.parametrize("name", SETTINGS)

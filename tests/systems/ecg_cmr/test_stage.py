@@ -78,7 +78,8 @@ def pairs(**changed: Any) -> Pairs:
 
 
 def fold(train=range(8), validation=(8, 9), test=(10, 11)) -> Fold:
-    return Fold(0, *(np.array(rows, dtype=np.int64) for rows in (train, validation, test)))
+    rows = [np.array(part, dtype=np.int64) for part in (train, validation, test)]
+    return Fold(0, rows[0], rows[1], rows[2])
 
 
 def new(name: str, samples: Pairs, settings: Any = None) -> tuple[Any, Any]:
