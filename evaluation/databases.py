@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evaluation.calibration import calibration_table, prevalence_table
+from evaluation.calibration import calibration_table, prevalence_table, shift_prior
 from evaluation.figures import interval_figure
 from evaluation.report import describe_evaluation, interval_sentence, json_safe, unscorable
 from evaluation.scores import aggregate, binary_scores
@@ -21,6 +21,8 @@ from evaluation.statistics import grouped_cluster_bootstrap
 from evaluation.tables import Caption
 
 MEAN, MEDIAN = "mean", "median"
+_ASSUMED = 0.5
+"""Share of abnormal that the probabilities assume: classes weigh the same in training."""
 _UNITS = {"recordings": "recording", "persons": "person"}
 _AT_THRESHOLD = ("sensitivity", "specificity", "macc", "brier")
 _CALIBRATION = {"slope": "slope", "intercept": "intercept"}
@@ -89,7 +91,7 @@ def _evaluate_units(units: pd.DataFrame, draws: int, seed: int) -> dict[str, Any
     for name, rows in groups.items():
         scores = binary_scores(rows["label"], rows["probability"], rows["threshold"])
         ends = {"auroc_low": intervals[name].low, "auroc_high": intervals[name].high}
-        calibration = calibration_table(rows, draws=draws, seed=seed)
+        calibration = calibration_table(_at_own_prevalence(rows), draws=draws, seed=seed)
         found[name] = {
             **scores,
             **ends,
@@ -121,6 +123,18 @@ def _evaluate_units(units: pd.DataFrame, draws: int, seed: int) -> dict[str, Any
         },
         "worst": _worst(table["auroc"]),
     }
+
+
+def _at_own_prevalence(units: pd.DataFrame) -> pd.DataFrame:
+    """Return units with their probabilities brought from one half to the share of abnormal among them.
+
+    Models of beats and recordings learn with both classes weighing the same. What is asked here is whether
+    their probabilities hold, not whether every hospital has as many abnormal hearts as normal ones.
+    """
+    share = units["label"].mean()
+    if share in (0, 1):
+        return units
+    return units.assign(probability=shift_prior(units["probability"], _ASSUMED, share))
 
 
 def _worst(auroc: pd.Series) -> dict[str, Any]:
@@ -206,7 +220,8 @@ def database_captions(metrics: Mapping[str, Any]) -> dict[str, Caption]:
     calibration = (
         "Slope: 1 is right, below 1 the probabilities are too extreme. Intercept: 0 is right, above 0 they "
         "are too low. ECE, the expected calibration error: mean distance between probability and share of "
-        "abnormal, 0 at best. The last row is the median over the databases."
+        "abnormal, 0 at best. Probabilities are first brought from one half, which they assume, to the share "
+        "of abnormal of each database. The last row is the median over the databases."
     )
     figure = "AUROC per recording of each database, and their mean, with 95 % intervals over sessions."
     return {

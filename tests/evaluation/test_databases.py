@@ -212,3 +212,17 @@ def test_a_run_that_knows_no_databases_is_compared_by_those_of_the_other():
     assert compare(first, first, draws=20)["difference"].tolist() == [0, 0, 0, 0]
     of_one = [unit[unit["database"] == "a"] for unit in (first, second)]
     assert compare(*of_one, draws=20)["row"].tolist() == ["all"]
+
+
+def test_probabilities_are_brought_to_the_share_of_abnormal_of_each_database():
+    """Log-odds that are right where half are abnormal are right for one in ten after the shift."""
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [5400, 600])
+    score = random.normal(size=6000) + 2 * labels
+    right_at_half = 1 / (1 + np.exp(-2 * (score - 1)))
+    other = ([0, 1] * 20, [0.3, 0.7] * 20)
+    metrics = evaluated(table({"rare": (labels, right_at_half), "other": other}), draws=0)
+    found = metrics["by_database"]["recordings"]["databases"]["rare"]["calibration"]
+    assert found["slope"]["value"] == pytest.approx(1, abs=0.1)
+    assert found["intercept"]["value"] == pytest.approx(0, abs=0.2)
+    assert found["expected_calibration_error"]["value"] < 0.02
