@@ -321,7 +321,7 @@ class PairCache(CacheWriter[PairIndex, PreparedPair]):
         cines = ["cine", "long_axis"] if self.settings.long_axis else ["cine"]
         return [
             *(*index.files, *(name for name in beside if (index.root / name).is_file())),
-            *record_files(index.root, ecgs[ecgs != ""].str.partition(ROW)[0].unique()),
+            *record_files(index.root, dict.fromkeys(name.partition(ROW)[0] for name in ecgs if name)),
             *(name for column in cines for name in table[column] if name),
         ]
 
