@@ -137,7 +137,7 @@ def _automatic_grids(cache: Cache) -> NDArray[np.float32]:
     path = cache.path / "derived-left-out-grid.npz"
     recordings = cache.table("recordings").set_index("recording")
     if path.is_file():
-        with np.load(path) as content:
+        with np.load(path, allow_pickle=False) as content:
             if np.array_equal(content["recording"], recordings.index.to_numpy(str)):
                 return content["grid"]
     waveforms = cache.waveforms("pcg")

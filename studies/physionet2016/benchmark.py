@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from models import FITTED_MODELS, MODELS, NETWORKS
+from models import FITTED_MODELS, MODELS, NETWORKS, takes
 from studies.physionet2016.tables import write_tables
 from studies.runner import Part, choose_parts, list_parts, run_parts
 
@@ -47,6 +47,11 @@ class StudySettings:
     """Folder of scores, tables and figure."""
 
 
+def hidden_of(model: str) -> Sequence[str]:
+    """Return what is hidden from a model in turn: nothing, and each signal where it takes both."""
+    return EACH if len(takes(model).modalities) > 1 else NOTHING
+
+
 def parts(settings: StudySettings | None = None) -> list[Part]:
     """Return all parts, the most telling first."""
     chosen = settings or StudySettings()
@@ -69,7 +74,7 @@ def parts(settings: StudySettings | None = None) -> list[Part]:
 
     baselines = [name for name in NETWORKS if name != "pacfnet"]
     return [
-        *(part(name, "session", seed, hidden=EACH) for name in FITTED_MODELS for seed in range(5)),
+        *(part(name, "session", seed, hidden=hidden_of(name)) for name in FITTED_MODELS for seed in range(5)),
         part("pacfnet", "session"),
         part("pacfnet", "beat"),
         *(part(name, "recording") for name in RECORDING_MODELS),

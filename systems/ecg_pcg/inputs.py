@@ -30,7 +30,7 @@ from systems.ecg_pcg.features.ecg_cycle_grid import SHAPE, ecg_cycle_grid
 from systems.ecg_pcg.linear.task import Recordings
 from systems.ecg_pcg.phase_fusion.task import GridRecordings
 from systems.ecg_pcg.robustness.corruptions import prepare_beats
-from systems.ecg_pcg.segmentation.automatic import segmentation_warnings
+from systems.ecg_pcg.segmentation.automatic import certainty, repeats, segmentation_warnings
 from systems.ecg_pcg.segmentation.segment import Segmentation
 from systems.ecg_pcg.settings import ModelSettings, PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import (
@@ -284,6 +284,8 @@ class InputPreparer:
     def _segmented(self, recording: Recording, warnings: list[SignalWarning]) -> HeartStates:
         """Return heart states found automatically, with a warning where they are uncertain."""
         found = self.segment(recording)
+        if recording.ecg is None and not repeats(certainty(recording, found)):
+            raise DataError("No heart beat that repeats is found in it: it is too noisy.")
         warnings += segmentation_warnings(recording, found)
         return found.states
 

@@ -148,7 +148,7 @@ def _check_waveforms(path: Path, rows: int) -> None:
     if not path.is_file():
         raise DataError(f"{path.parent} has no {path.name}.")
     try:
-        shape = np.load(path, mmap_mode="r").shape
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
     except (OSError, ValueError) as error:
         raise DataError(f"{path.name} cannot be read: {error}.") from error
     if shape != (rows, 1, _POINTS, len(LEADS)):

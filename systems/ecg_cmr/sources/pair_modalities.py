@@ -156,7 +156,7 @@ def _row_of_array(path: Path, rate: float) -> Ecg:
     """Return one ECG of a file of many, (N, 1, T, 12), that ``name.npy#row`` names."""
     name, _, row = path.name.rpartition(ROW)
     try:
-        samples = np.load(path.with_name(name), mmap_mode="r")[int(row), 0].T
+        samples = np.load(path.with_name(name), mmap_mode="r", allow_pickle=False)[int(row), 0].T
     except (OSError, ValueError, IndexError) as error:
         raise DataError(f"Row {row} of {name} cannot be read ({error}).") from error
     return Ecg(np.array(samples, dtype=np.float64), rate)
