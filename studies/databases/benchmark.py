@@ -1,7 +1,7 @@
 """Score variants on databases left out, choose inside the others, and calibrate what is shipped.
 
     python load_data.py --raw-dir PATH/challenge-2016 --sets a b c d e f
-    python -m studies.databases                       # about ten minutes on one core
+    python -m studies.databases --raw-dir PATH/challenge-2016      # about ten minutes on one core
     python training.py --model cycle-shape --folds none --run-name ecg_pcg_cycle_shape
     python -m studies.databases --checkpoint checkpoints/ecg_pcg_cycle_shape/fold_all/best.pt   # a minute
 
@@ -19,7 +19,7 @@ databases_exploration.csv has what was scored before, by hand, to find these var
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.features.spectral import GRID_SHAPE, pcg_grid
 
 ANNOTATED, AUTOMATIC = "annotated", "automatic"
+APPENDIX = Path("annotations/Online_Appendix_training_set.csv")
 _FIRST = "training-a"
 
 
@@ -63,6 +64,8 @@ class DatabasesSettings:
     """Cache of all sets; default: the one prepared last."""
     cache_dir: Path = Path("data/cache")
     """Folder in which caches lie."""
+    raw_dir: Path | None = None
+    """Folder of the Challenge's data; adds what age alone says of the label, where it is published."""
     checkpoint: Path | None = None
     """Final fit of cycle-shape on all sets, to be calibrated and shipped; variants are not scored again."""
     draws: int = EvaluationSettings.bootstrap_draws
@@ -113,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     calibrated = {states: predict_left_out(sounds, states) for states in sounds.grids}
     table = pd.concat([tabulate(rows, states, settings.draws) for states, rows in calibrated.items()])
     write_table(settings.results_dir / "databases.csv", table)
-    figures = figures_of(sounds, variants, calibrated)
+    figures = pd.concat([figures_of(sounds, variants, calibrated), *ages(sounds, settings.raw_dir)])
     write_table(settings.results_dir / "databases_figures.csv", figures)
     for found in (variants[["mean", "worst", "variant"]], table, figures):
         print(found.to_string(index=False, float_format="{:.3f}".format), end="\n\n")
@@ -311,6 +314,25 @@ def figures_of(
             found |= {f"{states}: right within {limit:g}": right[~far].mean()}
             found |= {f"{states}: right farther than {limit:g}": right[far].mean()}
     return pd.DataFrame(found.items(), columns=["figure", "value"])
+
+
+def ages(sounds: Sounds, raw_dir: Path | None) -> Iterator[pd.DataFrame]:
+    """Yield the AUROC of age alone in each database whose ages are published, if the raw data are given.
+
+    Where it is high, a model may hear age and not disease.
+    """
+    if raw_dir is None:
+        return
+    published = pd.read_csv(raw_dir / APPENDIX).set_index("Challenge record name")
+    rows = sounds.table.assign(age=sounds.table["recording"].map(published["Age (year)"])).dropna()
+    yield pd.DataFrame(
+        [
+            (f"age alone, {name}, {len(own)} recordings", roc_auc_score(own["label"], own["age"]))
+            for name, own in rows.groupby("database")
+            if own["label"].nunique() == 2
+        ],
+        columns=["figure", "value"],
+    )
 
 
 def _from_first(variant: Variant, sounds: Sounds) -> dict[str, float]:
