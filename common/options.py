@@ -104,8 +104,9 @@ class Option:
 
     @property
     def marks(self) -> tuple[Any, ...]:
-        """What stands beside the type."""
-        return getattr(self.hint, "__metadata__", ())
+        """What stands beside the type, or beside one of several that it may be (``Count | None``)."""
+        parts = (self.hint, *typing.get_args(self.hint))
+        return tuple(mark for part in parts for mark in getattr(part, "__metadata__", ()))
 
 
 def options_of(settings: Any, path: tuple[str, ...] = (), prefix: str = "") -> Iterator[Option]:
