@@ -271,6 +271,17 @@ def tabulate(rows: pd.DataFrame, states: str, draws: int) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame([last])], ignore_index=True)
 
 
+def _centred(rows: pd.DataFrame) -> dict[str, float]:
+    """Return medians over databases of how probabilities hold whose median in each database is one half.
+
+    That is what unlabelled recordings of a device allow: twenty are enough for a median.
+    """
+    middle = rows.groupby("database")["log_odds"].transform("median")
+    moved = rows.assign(probability=special.expit(rows["log_odds"] - middle))
+    table = pd.DataFrame([_calibration(own) for _, own in moved.groupby("database")])
+    return {str(name): float(value) for name, value in table.median().items()}
+
+
 def _calibration(rows: pd.DataFrame) -> dict[str, float]:
     """Return how the probabilities of one database hold, brought to its own share of abnormal."""
     labels = rows["label"].to_numpy(np.int64)
@@ -307,6 +318,10 @@ def figures_of(
         }
         found |= {f"{label} fitted on {_FIRST} alone, {name}": value for name, value in alone.items()}
     for states, rows in predictions.items():
+        found |= {
+            f"{states}, median of each database set to one half: {name}": value
+            for name, value in (_centred(rows).items())
+        }
         right = (rows["probability"] >= 0.5) == (rows["label"] == 1)
         for limit in (1.5, 2.5):
             far = rows["distance"] > limit
