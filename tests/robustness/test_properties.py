@@ -272,15 +272,15 @@ COHORTS = st.builds(
 
 
 def samples_of(sizes, seed):
-    """Return beats of sessions with so many recordings each, labels by session or by recording."""
+    """Return beats of sessions with so many recordings each; every third session is of one database."""
     rng = np.random.default_rng(seed)
     rows = [
-        (f"s{session}", f"r{session}.{number}", int(rng.integers(2)))
+        (f"d{session % 3}", f"s{session}", f"r{session}.{number}", int(rng.integers(2)))
         for session, size in enumerate(sizes)
         for number in range(size)
     ]
     rows = [row for row in rows for _ in range(int(rng.integers(1, 4)))]
-    table = pd.DataFrame(rows, columns=["session", "recording", "label"])
+    table = pd.DataFrame(rows, columns=["database", "session", "recording", "label"])
     return table.assign(sample=np.arange(len(table)))
 
 
@@ -290,6 +290,7 @@ def samples_of(sizes, seed):
 )
 def test_parts_of_a_fold_never_share_what_the_protocol_keeps_apart(cohort, protocol, count, share):
     table = samples_of(*cohort)
+    count = 0 if protocol == "database" else count
     folds = ends_in_a_value_or_a_clear_error(lambda: make_folds(table, protocol, count, share, cohort[1]))
     if folds is None:
         return
@@ -301,4 +302,7 @@ def test_parts_of_a_fold_never_share_what_the_protocol_keeps_apart(cohort, proto
         train, validation, test = (set(units[part]) for part in (fold.train, fold.validation, fold.test))
         assert not train & test
         assert not train & validation
+        if protocol == "database":
+            of = table["database"].to_numpy()
+            assert not set(of[fold.test]) & {*of[fold.train], *of[fold.validation]}
         assert validation == test if protocol == "paper" else not validation & test
