@@ -338,7 +338,7 @@ def _hold_out(units: pd.DataFrame, protocol: str, share: float, seed: int) -> ND
     label = units["label"].to_numpy()
     smallest = units.groupby("label")["group"].nunique().min()
     available = _most_folds(units) if UNIT[protocol] == "session" else smallest
-    count = max(2, int(min(round(1 / share), available)))
+    count = max(2, round(min(1 / share, available)))
     assigned = _assign(units, protocol, count, seed)
 
     def unlikeness(number: int) -> tuple[bool, float]:
