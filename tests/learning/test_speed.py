@@ -183,7 +183,7 @@ def test_the_command_line_reaches_the_network(
         seen.add(given.ndim)
         return original(layer, given)
 
-    def compile_nothing(model: nn.Module, device: torch.device) -> nn.Module:
+    def compile_nothing(model: nn.Module, device: torch.device, mode: str) -> nn.Module:
         asked.append(device)
         return model
 

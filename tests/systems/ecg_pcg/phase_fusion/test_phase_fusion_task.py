@@ -89,7 +89,7 @@ def test_nothing_of_the_test_part_is_fitted(run, simulated_cache):
 
 def test_protocols_that_split_beats_are_refused(simulated_cache, tmp_path):
     with pytest.raises(
-        UserError, match=r"phase-fusion takes whole recordings.*--protocol recording or session"
+        UserError, match=r"phase-fusion takes whole recordings.*--protocol recording, session or database"
     ):
         train(simulated_cache.path, tmp_path, "--protocol", "beat")
 
