@@ -26,7 +26,7 @@ def recording(number):
 
 
 def written(folder):
-    index = SourceIndex("cohort", folder, pd.DataFrame(), files=[])
+    index = SourceIndex("cohort", folder, pd.DataFrame({"annotation": [""]}), files=[])
     writer = module.RecordingCache(index, PreparationSettings(beat_points=25))
     writer.identified = ("0" * 64, {})
     items = [*(recording(number) for number in range(len(NAMES))), Problem("x", "It is\nbroken.", "Mend it.")]
