@@ -98,6 +98,8 @@ class TwoAtOnce:
 
 def test_the_table_of_training_is_against_plain(monkeypatch):
     monkeypatch.setattr(training, "AtOnce", TwoAtOnce)
+    # A product in emulated bfloat16 takes minutes at the usual size.
+    monkeypatch.setattr(training, "matrix_rate", partial(training.matrix_rate, side=64))
     rows = training.measure(
         CPU, ["small"], rounds=1, compiles=False, batches={"small": 4}, sizes={"small": TINY}, at_once=2
     )
