@@ -29,7 +29,7 @@ OTHERS_CACHE = {
     TRAINING: r"other settings \(the prepared data\).*another --run-name",
     EVALUATION: "is the one this run was trained from.*load_data.py",
 }
-OTHER_FORMAT = "has format 99, and this version reads 1.*train again"
+OTHER_FORMAT = "has format 99, and this version reads 2.*train again"
 DAMAGED_CACHE = "(is damaged|cannot be read|cache format).*Delete the folder.*run load_data.py again"
 DAMAGED_CHECKPOINT = "cannot be read.*Train that fold again"
 
