@@ -485,34 +485,11 @@ def predict(
     device: torch.device,
     precision: torch.dtype = torch.float32,
     label: str = "",
-) -> tuple[float, Tensor]:
-    """Return the mean loss and the predictions (on the CPU) for some rows; a bar shows if labelled."""
-    losses, predictions = mean_losses(
-        learner,
-        model,
-        samples,
-        rows,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        label=label,
-    )
-    return losses["loss"], predictions
-
-
-@torch.no_grad()
-def mean_losses(
-    learner: Learner,
-    model: nn.Module,
-    samples: Samples,
-    rows: Tensor,
-    *,
-    batch_size: int,
-    device: torch.device,
-    precision: torch.dtype = torch.float32,
-    label: str = "",
 ) -> tuple[dict[str, float], Tensor]:
-    """Return the mean of each loss by name and the predictions, as `predict` does."""
+    """Return the mean of each loss by name, and the predictions (on the CPU), for some rows.
+
+    A bar shows if labelled.
+    """
     model.eval()
     total: dict[str, Tensor] = {}
     predictions = []
@@ -530,7 +507,7 @@ def _validate(run: FoldContext, model: nn.Module) -> dict[str, float]:
     """Return the scores on the validation part, computed by the leading process."""
     if not len(run.validation) or not run.processes.leads:
         return {}
-    losses, predictions = mean_losses(
+    losses, predictions = predict(
         run.learner,
         model,
         run.samples,

@@ -70,9 +70,10 @@ def test_reports_the_same_curves_every_epoch(tmp_path):
 def test_validation_scores_are_those_of_the_network_in_use(tmp_path):
     run = toy_run(tmp_path)
     model, progress, _ = train(run)
-    loss, predictions = predict(
+    losses, predictions = predict(
         run.learner, model, run.samples, run.validation, batch_size=5, device=run.device
     )
+    loss = losses["loss"]
     assert progress.history[-1]["val/loss"] == pytest.approx(loss, abs=1e-6)
     with torch.no_grad():
         direct = model.eval()(points().features[32:48])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -280,6 +281,7 @@ def _check_header(root: Path, path: str, requested: tuple[str, str]) -> _Checked
 def _check_file(root: Path, path: str, requested: tuple[str, str]) -> _Checked:
     """Check another file by reading it."""
     find = functools.partial(find_channels, ecg_channel=requested[0], pcg_channel=requested[1])
+    beside = _without_header(root / path)
     try:
         recording = read_recording(root / path, root, find)
     except (DataError, OSError) as error:
@@ -287,7 +289,18 @@ def _check_file(root: Path, path: str, requested: tuple[str, str]) -> _Checked:
     signals = {"ECG": recording.ecg, "PCG": recording.pcg}
     rates = {kind: signal.sampling_rate for kind, signal in signals.items() if signal is not None}
     warnings = [(text, "Look at the file.") for *_, text in recording.warnings]
-    return ", ".join(recording.channels.values()), rates, warnings
+    return ", ".join(recording.channels.values()), rates, warnings + beside
+
+
+def _without_header(path: Path) -> list[tuple[str, str]]:
+    """Refuse a file that is part of a record whose header cannot be read; name signals without a header."""
+    header, signals = path.with_suffix(".hea"), path.with_suffix(".dat")
+    if os.path.lexists(header):
+        what = f"There is no header {header.name}: what has that name is a folder or a broken link."
+        raise _UnusableError(what, "Put the header in its place.")
+    if path.suffix != ".dat" and signals.is_file():
+        return [(f"{signals.name} is not used: there is no header {header.name}.", "Add the header.")]
+    return []
 
 
 def _check_file_names(header: Path) -> None:

@@ -401,3 +401,19 @@ def test_files_of_one_name_and_a_sound_that_no_header_names(tmp_path):
     assert index.recordings["recording"].tolist() == ["a"]
     assert "a.wav is not used: a.hea does not name it." in reported(index, "a")
     assert "Several files have this name: b.flac, b.wav." in reported(index, "b")
+
+
+def test_a_sound_whose_header_is_lost_is_no_sound_alone(tmp_path):
+    """Else its ECG would be passed over without a word, as S1 and S2 are found in the sound."""
+    make_cohort(tmp_path, GOOD)
+    sound = np.sin(np.arange(8000) / 9)
+    for name in ("r1", "r2", "r3"):
+        soundfile.write(tmp_path / f"{name}.wav", sound, 2000)
+        (tmp_path / f"{name}.hea").unlink()
+    (tmp_path / "r1.hea").mkdir()
+    (tmp_path / "r2.hea").symlink_to("r2.hea")
+    index = index_cohort(tmp_path)
+    for name in ("r1", "r2"):
+        assert f"There is no header {name}.hea" in reported(index, name)
+    assert "r3.dat is not used: there is no header r3.hea." in reported(index, "r3")
+    assert index.recordings["recording"].tolist() == ["r3", "r4"]
