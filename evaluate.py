@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     task = choose_task(named, rest)
     registry.refuse_options_of_others(task, rest, registry.evaluation_settings)
     settings = read_settings(registry.evaluation_settings(task), rest, __doc__, more=registry.overview())
-    from learning.threads import set_threads
+    from learning.devices import set_threads
     from systems.base import evaluation_run  # torch and all that draws: not before, so that --help is quick
 
     set_threads(settings.threads)

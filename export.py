@@ -28,7 +28,7 @@ from config import ExportSettings
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Export what the command line names; return the file."""
     settings = read_settings(ExportSettings, sys.argv[1:] if arguments is None else arguments, __doc__)
-    from learning.threads import set_threads
+    from learning.devices import set_threads
     from systems.base.exporting import (  # torch: not before, so that --help is quick
         CHECKED_BATCHES,
         TOLERANCE,

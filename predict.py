@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     registry.refuse_options_of_others(task, options, registry.prediction_settings)
     more = f"Tasks whose runs it takes: {', '.join(registry.tasks_with('predict'))}."
     settings = read_settings(registry.prediction_settings(task), options, __doc__, more=more)
-    from learning.threads import set_threads
+    from learning.devices import set_threads
     from systems.base.predictor import open_predictor  # torch and all that draws: not before --help
 
     set_threads(settings.threads)

@@ -1,8 +1,9 @@
-"""Which device and precision a run uses, and what machine it is."""
+"""Which device, threads and precision a run uses, and what machine it is."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 from contextlib import AbstractContextManager
 
@@ -39,6 +40,23 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
             raise UserError(f"There is no {name}: {torch.cuda.device_count()} CUDA devices are here.")
         device = torch.device("cuda", number)
     return device
+
+
+def set_threads(count: int) -> None:
+    """Let torch use so many CPU threads.
+
+    Parameters
+    ----------
+    count : int
+        0: what OMP_NUM_THREADS says, else one a core that this process may use. Processes that torchrun
+        started on one machine, for which it sets the variable to 1, share the cores.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if count:
+        torch.set_num_threads(count)
+    elif beside > 1 or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, usable // beside))
 
 
 def computes_bfloat16(device: torch.device) -> bool:

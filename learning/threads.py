@@ -22,23 +22,6 @@ _SLOW_STEPS = 3
 """Slow steps in a row after which the other number is taken."""
 
 
-def set_threads(count: int) -> None:
-    """Let torch use so many CPU threads.
-
-    Parameters
-    ----------
-    count : int
-        0: what OMP_NUM_THREADS says, else one a core that this process may use. Processes that torchrun
-        started on one machine, for which it sets the variable to 1, share the cores.
-    """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if count:
-        torch.set_num_threads(count)
-    elif beside > 1 or "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, usable // beside))
-
-
 def thread_counts(threads: int) -> list[int]:
     """Return the numbers of CPU threads that a run may take, ascending: one, half of torch's, all of them.
 

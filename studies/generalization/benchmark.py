@@ -25,7 +25,7 @@ from pathlib import Path
 import tyro
 
 from datasets.cache import Cache, find_cache
-from learning.threads import set_threads
+from learning.devices import set_threads
 from studies.generalization.microphones import score_microphones
 from studies.generalization.tables import MICROPHONES, MODELS, write_tables
 from studies.generalization.variants import score_variants

@@ -30,8 +30,8 @@ from config import EvaluationSettings
 from datasets.cache import Cache, find_cache
 from evaluation.figures import save_figure
 from learning.checkpoint import file_digest, load_checkpoint
+from learning.devices import set_threads
 from learning.runs import find_checkpoints
-from learning.threads import set_threads
 from studies.physionet2016.tables import PART_NAME
 from systems.base.evaluation_run import Checkpoint
 from systems.ecg_pcg.robustness.corruptions import CLEAN, KINDS, Corruption, corruptions

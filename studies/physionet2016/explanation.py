@@ -33,8 +33,8 @@ from datasets.cache import Cache, find_cache
 from evaluation.figures import BLUE, GREY, INK, VERMILLION, new_figure, save_figure, set_text_sizes
 from evaluation.report import watermarked
 from learning.checkpoint import Checkpoint, load_checkpoint
+from learning.devices import set_threads
 from learning.runs import find_checkpoints
-from learning.threads import set_threads
 from systems.ecg_pcg.explain.attribution import check_checkpoints, explain_folds, linear_coefficients
 from systems.ecg_pcg.explain.cycle import (
     STATES,

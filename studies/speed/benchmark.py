@@ -21,8 +21,7 @@ import torch
 import tyro
 
 from common.files import write_table
-from learning.devices import choose_device, describe_machine
-from learning.threads import set_threads
+from learning.devices import choose_device, describe_machine, set_threads
 from studies.speed import inference, machine, preparation, training
 
 PartName = Literal["machine", "preparation", "training", "inference"]

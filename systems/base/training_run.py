@@ -28,7 +28,7 @@ from datasets.sources import DataError
 from datasets.splits import ALL, Fold, final_fold, make_folds, one_sided, splits_table
 from evaluation.report import PROTOCOLS
 from learning.checkpoint import BEST, LAST, load_checkpoint, provenance, save_checkpoint
-from learning.devices import choose_device, choose_precision, describe_machine, emulation_note
+from learning.devices import choose_device, choose_precision, describe_machine, emulation_note, set_threads
 from learning.distributed import Processes, process_group
 from learning.loop import (
     FoldContext,
@@ -58,7 +58,7 @@ from learning.runs import (
     run_name,
     what_overwrite_deletes,
 )
-from learning.threads import ThreadChoice, set_threads, thread_counts, trial_steps
+from learning.threads import ThreadChoice, thread_counts, trial_steps
 from learning.tracking import Tracker
 from models.layers.layout import choose_layout
 from systems.base.task import Task

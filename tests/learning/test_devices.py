@@ -15,8 +15,8 @@ from learning.devices import (
     describe_machine,
     emulation_note,
     rows_at_once,
+    set_threads,
 )
-from learning.threads import set_threads
 
 CPU = torch.device("cpu")
 
@@ -128,3 +128,26 @@ def test_threads():
 def test_a_cpu_evaluates_fewer_samples_at_once():
     assert [rows_at_once(requested, CPU) for requested in (1, 64, 256)] == [1, 64, 64]
     assert rows_at_once(256, torch.device("cuda")) == 256
+
+
+@pytest.mark.parametrize(
+    ("count", "variables", "expected"),
+    [
+        (3, {}, [3]),
+        (3, {"OMP_NUM_THREADS": "1"}, [3]),
+        (0, {}, [6]),
+        (0, {"OMP_NUM_THREADS": "1"}, []),
+        (0, {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, [3]),
+        (0, {"LOCAL_WORLD_SIZE": "8"}, [1]),
+    ],
+)
+def test_threads_of_a_process(monkeypatch, count, variables, expected):
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    found: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    set_threads(count)
+    assert found == expected

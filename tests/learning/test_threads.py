@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from learning import threads
-from learning.threads import ThreadChoice, set_threads, thread_counts, trial_steps
+from learning.threads import ThreadChoice, thread_counts, trial_steps
 
 ROOT = Path(__file__).parents[2]
 ALONE = {1: 0.33, 2: 0.24}
@@ -104,29 +104,6 @@ def test_numbers_to_choose_from(monkeypatch, most, counts):
     assert thread_counts(most) == [most], "--threads"
     monkeypatch.setenv("OMP_NUM_THREADS", str(most))
     assert thread_counts(0) == [most]
-
-
-@pytest.mark.parametrize(
-    ("count", "variables", "expected"),
-    [
-        (3, {}, [3]),
-        (3, {"OMP_NUM_THREADS": "1"}, [3]),
-        (0, {}, [6]),
-        (0, {"OMP_NUM_THREADS": "1"}, []),
-        (0, {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, [3]),
-        (0, {"LOCAL_WORLD_SIZE": "8"}, [1]),
-    ],
-)
-def test_threads_of_a_process(monkeypatch, count, variables, expected):
-    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    found: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", found.append)
-    set_threads(count)
-    assert found == expected
 
 
 @pytest.mark.parametrize(
