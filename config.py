@@ -139,10 +139,10 @@ class RunSettings:
     device: str = "auto"
     """auto (CUDA if there is one), cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the forward pass; auto: bfloat16 where the device computes it natively."""
-    layout: Literal["channels-last", "plain"] = "channels-last"
+    """Precision of the forward pass; auto: bfloat16 where the device has instructions for it."""
+    layout: Literal["auto", "channels-last", "plain"] = "auto"
     """How the features of convolutional networks of beats and signals lie in memory: channels side by side,
-    which is faster on CPUs and GPUs, or time. Results agree but for rounding."""
+    or time; auto: the faster of them for the processor and the size. Results agree but for rounding."""
     compile: bool = False
     """Let torch.compile fuse what lies between convolutions: faster after a minute or two of compiling.
     Needs a C++ compiler (CPU) or Triton (CUDA). Results agree but for rounding."""

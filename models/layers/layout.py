@@ -8,8 +8,6 @@ so a state dict is that of the usual layers, and numbers agree but for rounding.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -49,7 +47,7 @@ class EitherLayout:
         return features.squeeze(2) if self.channels_last else features
 
 
-def choose_layout(model: nn.Module, layout: Literal["channels-last", "plain"]) -> None:
+def set_layout(model: nn.Module, layout: str) -> None:
     """Let the parts of a model that compute in either layout use this one."""
     for module in model.modules():
         if isinstance(module, EitherLayout):

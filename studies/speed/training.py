@@ -39,7 +39,7 @@ from learning.devices import computes_bfloat16
 from learning.distributed import Processes
 from learning.loop import FoldContext, compiled, make_optimizer, train_step
 from learning.parallel_folds import threads_each
-from models.layers.layout import choose_layout
+from models.layers.layout import set_layout
 from studies.speed.inference import Preset, recordings
 from studies.speed.machine import copy_rate, matrix_rate, speed_row, synchronize
 from systems.ecg_pcg.settings import ModelSettings, defaults
@@ -124,7 +124,7 @@ class Trainee:
         )
         torch.manual_seed(0)
         network = task.build().to(device).train()
-        choose_layout(network, "channels-last" if form.channels_last else "plain")
+        set_layout(network, "channels-last" if form.channels_last else "plain")
         self.optimizer = make_optimizer(network, optimization)
         self.network: nn.Module = compiled(network, device) if form.compiles else network
 

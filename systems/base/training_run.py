@@ -28,7 +28,14 @@ from datasets.sources import DataError
 from datasets.splits import ALL, Fold, final_fold, make_folds, one_sided, splits_table
 from evaluation.report import PROTOCOLS
 from learning.checkpoint import BEST, LAST, load_checkpoint, provenance, save_checkpoint
-from learning.devices import choose_device, choose_precision, describe_machine, emulation_note, set_threads
+from learning.devices import (
+    choose_device,
+    choose_layout,
+    choose_precision,
+    describe_machine,
+    precision_note,
+    set_threads,
+)
 from learning.distributed import Processes, process_group
 from learning.loop import (
     FoldContext,
@@ -60,7 +67,7 @@ from learning.runs import (
 )
 from learning.threads import ThreadChoice, thread_counts, trial_steps
 from learning.tracking import Tracker
-from models.layers.layout import choose_layout
+from models.layers.layout import set_layout
 from systems.base.task import Task
 
 _MATTERS = ("model.model", "protocol", "seed")
@@ -212,8 +219,8 @@ def _open(
     note = one_sided(run.samples.table, folds, settings.protocol) if task.labelled else ""
     left_out = ", ".join(f"{fold.number} {fold.left_out}" for fold in folds if fold.left_out)
     left_out = f"Databases left out, by fold: {left_out}." if left_out else ""
-    slow = emulation_note(choose_precision(settings.precision, device), device)
-    for line in (choice, left_out, "" if settings.folds == "none" else note, slow):
+    precision = precision_note(settings.precision, device)
+    for line in (choice, left_out, "" if settings.folds == "none" else note, precision):
         if line:
             run.print(line)
     return run, folds
@@ -410,7 +417,7 @@ def _new_model(run: TrainingRun) -> nn.Module:
         model = run.task.build(run.task.inputs(run.samples)).to(run.device)
     except ValueError as error:
         raise UserError(f"Such a network cannot be built: {error}") from None
-    choose_layout(model, run.settings.layout)
+    set_layout(model, choose_layout(run.settings.layout, model, run.device))
     return model
 
 

@@ -9,11 +9,13 @@ import torch
 from common.errors import UserError
 from learning.devices import (
     autocast,
+    bfloat16_is_sound,
     choose_device,
+    choose_layout,
     choose_precision,
     computes_bfloat16,
     describe_machine,
-    emulation_note,
+    precision_note,
     rows_at_once,
     set_threads,
 )
@@ -82,6 +84,7 @@ def test_bfloat16_from_ampere_on(monkeypatch, capability, native):
 )
 def test_bfloat16_on_a_cpu_that_has_it(monkeypatch, capabilities, native):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr("learning.devices.bfloat16_is_sound", lambda device: True)
     assert computes_bfloat16(CPU) is native
     assert choose_precision("auto", CPU) == (torch.bfloat16 if native else torch.float32)
 
@@ -96,11 +99,48 @@ def test_precision_that_was_asked_for():
     assert choose_precision("bfloat16", CPU) == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("error", "seconds", "sound"), [(0.0, 1.0, True), (0.0, 3.0, False), (1.0, 0.3, False)]
+)
+def test_bfloat16_is_tried_before_it_is_taken(monkeypatch, error, seconds, sound):
+    clock = [0.0]
+    convolve = torch.nn.functional.conv2d
+
+    def convolution(signals, weights):
+        half = signals.dtype == torch.bfloat16
+        clock[0] += seconds if half else 1.0
+        return convolve(signals, weights) + error * half
+
+    monkeypatch.setattr("learning.devices.functional.conv2d", convolution)
+    monkeypatch.setattr("learning.devices.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("learning.devices.computes_bfloat16", lambda device: True)
+    bfloat16_is_sound.cache_clear()
+    assert choose_precision("auto", CPU) == (torch.bfloat16 if sound else torch.float32)
+    assert ("so float32 is taken" in precision_note("auto", CPU)) is not sound
+    bfloat16_is_sound.cache_clear()
+
+
 def test_a_precision_that_is_emulated_is_said(monkeypatch):
     monkeypatch.setattr("learning.devices.computes_bfloat16", lambda device: device.type == "cuda")
-    assert "this CPU has no instructions for bfloat16" in emulation_note(torch.bfloat16, CPU)
-    assert emulation_note(torch.float32, CPU) == ""
-    assert emulation_note(torch.bfloat16, torch.device("cuda")) == ""
+    assert "this CPU has no instructions for bfloat16" in precision_note("bfloat16", CPU)
+    assert precision_note("float32", CPU) == precision_note("auto", CPU) == ""
+    assert precision_note("bfloat16", torch.device("cuda")) == ""
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "width", "layout"),
+    [
+        ("cpu", "AVX2", 2100, "plain"),
+        ("cpu", "AVX2", 100, "channels-last"),
+        ("cpu", "AVX512", 2100, "channels-last"),
+        ("cuda", "AVX2", 2100, "channels-last"),
+    ],
+)
+def test_layout_by_processor_and_size(monkeypatch, device, capability, width, layout):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    model = torch.nn.Linear(width, width, device="meta")
+    assert choose_layout("auto", model, torch.device(device)) == layout
+    assert choose_layout("plain", model, torch.device(device)) == "plain"
 
 
 def test_autocast_computes_in_that_precision():

@@ -138,12 +138,12 @@ def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path)
     trained(tmp_path, "fold_0")
     stored = tmp_path / "ck" / "run" / "settings.json"
     older = json.loads(stored.read_text())
-    del older["settings"]["layout"], older["settings"]["optimization"]["fused"]
+    del older["settings"]["precision"], older["settings"]["optimization"]["fused"]
     stored.write_text(json.dumps(older))
-    with pytest.raises(UserError, match=r"layout: channels-last then, plain now"):
-        run(tmp_path, "fold_1", settings=replace(SETTINGS, layout="plain"))
+    with pytest.raises(UserError, match=r"precision: auto then, float32 now"):
+        run(tmp_path, "fold_1", settings=replace(SETTINGS, precision="float32"))
     run(tmp_path, "fold_0", settings=replace(SETTINGS, resume=True))
-    assert json.loads(stored.read_text())["settings"]["layout"] == "channels-last"
+    assert json.loads(stored.read_text())["settings"]["precision"] == "auto"
 
 
 def test_other_data_are_refused(tmp_path):

@@ -19,7 +19,7 @@ from datasets.cache import Cache
 from learning.checkpoint import load_checkpoint
 from learning.loop import COMPILERS, FoldContext, compiled, fit, unwrap
 from learning.tracking import Tracker
-from models.layers.layout import Convolution, choose_layout
+from models.layers.layout import Convolution, set_layout
 from models.pacfnet import PACFNet
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def learned(
     run: FoldContext = replace(toy, samples=beats, compiles=compiles)
     torch.manual_seed(0)
     model = PACFNet(width=8, levels=1, dropout=0.0)
-    choose_layout(model, layout)
+    set_layout(model, layout)
     progress = fit(run, model, Tracker(None))
     return untimed(progress.history), load_checkpoint(folder / "last.pt")["model"], model
 
@@ -197,7 +197,4 @@ def test_the_command_line_reaches_the_network(
     assert seen == {dimensions}
     assert bool(asked) is compiles
     stored = load_checkpoint(run / "fold_0" / "best.pt")["settings"]
-    assert (stored["layout"], stored["compile"]) == (
-        "plain" if dimensions == 3 else "channels-last",
-        compiles,
-    )
+    assert (stored["layout"], stored["compile"]) == (options[1] if options else "auto", compiles)

@@ -16,10 +16,10 @@ from models.layers.layout import (
     Normalization,
     TimeMean,
     as_images,
-    choose_layout,
     expand_gate,
     mean_over_time,
     pool,
+    set_layout,
     start_he_normal,
 )
 
@@ -241,7 +241,7 @@ def run(name: str, model: nn.Module) -> Tensor:
 
 def either(name: str, layout: Any) -> nn.Module:
     model = build(name)
-    choose_layout(model, layout)
+    set_layout(model, layout)
     return model
 
 
@@ -342,7 +342,7 @@ def test_a_layout_is_chosen_for_every_part_of_a_model():
     )
     parts = [module for module in model.modules() if isinstance(module, EitherLayout)]
     assert len(parts) == 3 and all(part.channels_last for part in parts)
-    choose_layout(model, "plain")
+    set_layout(model, "plain")
     assert not any(part.channels_last for part in parts)
     seen: list[int] = []
     for module in model.modules():
@@ -351,6 +351,6 @@ def test_a_layout_is_chosen_for_every_part_of_a_model():
     run("late-fusion", model["beats"])
     run("signal", model["signal"])
     assert set(seen) == {3}
-    choose_layout(model, "channels-last")
+    set_layout(model, "channels-last")
     run("signal", model["signal"])
     assert seen[-1] == 4

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models import NETWORKS
-from models.layers.layout import choose_layout
+from models.layers.layout import set_layout
 from studies.speed.inference import recordings
 from systems.ecg_pcg.settings import defaults
 from systems.ecg_pcg.task import EcgPcg
@@ -28,7 +28,7 @@ def task_of(model: str) -> EcgPcg:
 def test_a_step_and_a_prediction(model, layout):
     task = task_of(model)
     network = task.build().to(META)
-    choose_layout(network, layout)
+    set_layout(network, layout)
     loss, predictions = steps_on_meta(task, recordings(BEATS, POINTS, META), network)
     assert loss.shape == () and predictions.shape == (BEATS,) and predictions.device == META
 
