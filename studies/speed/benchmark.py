@@ -22,16 +22,16 @@ import tyro
 
 from common.files import write_table
 from learning.devices import choose_device, describe_machine, set_threads
-from studies.speed import inference, machine, preparation, training
+from studies.speed import inference, machine, neighbours, preparation, training
 
-PartName = Literal["machine", "preparation", "training", "inference"]
+PartName = Literal["machine", "preparation", "training", "neighbours", "inference"]
 
 
 @dataclass(frozen=True)
 class SpeedSettings:
     """Settings of the benchmark."""
 
-    parts: tuple[PartName, ...] = ("machine", "preparation", "training", "inference")
+    parts: tuple[PartName, ...] = ("machine", "preparation", "training", "neighbours", "inference")
     """What to measure."""
     presets: tuple[Literal["small", "paper"], ...] = ("small", "paper")
     """Sizes of PACFNet."""
@@ -58,6 +58,8 @@ def measure(settings: SpeedSettings, device: torch.device) -> list[dict[str, Any
         rows += preparation.measure(settings.raw_dir, settings.recordings)
     if "training" in settings.parts:
         rows += training.measure(device, settings.presets, compiles=settings.compile)
+    if "neighbours" in settings.parts and device.type == "cpu":
+        rows += neighbours.measure()
     if "inference" in settings.parts:
         rows += inference.measure(device, settings.presets)
     return rows
