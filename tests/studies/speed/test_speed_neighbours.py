@@ -8,11 +8,12 @@ from systems.ecg_pcg.settings import ModelSettings
 
 def test_a_row_for_each_neighbourhood_and_number_of_threads(monkeypatch):
     beside: list[int] = []
-    monkeypatch.setattr(
-        neighbours,
-        "_seconds",
-        lambda *_: beside.append(len(multiprocessing.active_children())) or len(beside),
-    )
+
+    def seconds(*_):
+        beside.append(len(multiprocessing.active_children()))
+        return len(beside)
+
+    monkeypatch.setattr(neighbours, "_seconds", seconds)
     threads = torch.get_num_threads()
     rows = neighbours.measure(busy=(0, 1), steps=1, settings=ModelSettings(width=8, points=250))
     assert beside == [0, 0, 0, 1, 1, 1], "processes are busy while the steps are taken"
