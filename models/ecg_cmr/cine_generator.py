@@ -331,12 +331,12 @@ class CineGenerator(nn.Module):
     @torch.no_grad()
     def update_ema(self) -> None:
         """Move the EMA toward the weights: once after each step of the optimizer."""
-        self.get_buffer("steps").add_(1)
-        steps = int(self.get_buffer("steps"))
-        keep = min(self.ema_decay, (1 + steps) / (_EMA_WARM_UP + steps))
+        steps = self.get_buffer("steps").add_(1).double()
+        keep = ((1 + steps) / (_EMA_WARM_UP + steps)).clamp(max=self.ema_decay)
+        share = (1 - keep).float()  # a tensor: no step waits for the device
         for mean, weight in zip(self.ema.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(weight, 1 - keep)
-        self.get_buffer("average_unknown").lerp_(self.null_token, 1 - keep)
+            mean.lerp_(weight, share)
+        self.get_buffer("average_unknown").lerp_(self.null_token, share)
 
     # Sampling -----------------------------------------------------------------------------------------
 

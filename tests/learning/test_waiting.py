@@ -14,7 +14,7 @@ WAITS = ("item", "cpu", "numpy", "tolist", "nonzero")
 STEPS = {
     "learning/loop.py": ("train_step", "clip_gradient"),
     "systems": ("step", "batch", "losses", "after_backward"),
-    "models": ("forward", "losses"),
+    "models": ("forward", "losses", "update_ema"),
 }
 """Functions that a step calls, by file or folder."""
 

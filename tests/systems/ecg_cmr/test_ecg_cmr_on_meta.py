@@ -5,9 +5,18 @@ import dataclasses
 import pytest
 import torch
 
+from systems.ecg_cmr.generation.task import encoded_pairs
 from systems.ecg_cmr.samples import Pairs
+from systems.ecg_cmr.settings import (
+    AutoencoderSettings,
+    CineAutoencoderSettings,
+    EcgToCmrSettings,
+    GeneratorSettings,
+)
 from tests.on_meta import META, steps_on_meta
-from tests.systems.ecg_cmr.test_stage import COUNT, SETTINGS, new, pairs
+from tests.systems.ecg_cmr.test_stage import COUNT, SETTINGS, SIZES, new, pairs
+
+AUTOENCODER = AutoencoderSettings(channels=(16, 16))
 
 
 def on_meta(samples: Pairs) -> Pairs:
@@ -31,3 +40,26 @@ def test_a_step_and_a_prediction(name):
     _, predictions = steps_on_meta(task, on_meta(samples), network.to(META))
     assert len(predictions) == COUNT and predictions.device == META
     assert torch.is_floating_point(predictions)
+
+
+def test_the_autoencoder():
+    samples = pairs()
+    task, network = new("cine-autoencoder", samples, CineAutoencoderSettings(autoencoder=AUTOENCODER))
+    _, errors = steps_on_meta(task, on_meta(samples), network.to(META))
+    assert errors.shape == (COUNT,) and errors.device == META
+
+
+def test_the_generator():
+    settings = EcgToCmrSettings(
+        encoder=SIZES,
+        autoencoder=AUTOENCODER,
+        generator=GeneratorSettings(channels=(64,), blocks=1, harmonics=1),
+    )
+    samples = pairs()
+    task, network = new("ecg-to-cmr", samples, settings)
+    network.to(META)
+    encoded = encoded_pairs(on_meta(samples), network, torch.arange(COUNT).to(META))
+    # the noise of a patient in validation comes from the row, which it reads
+    task.step = lambda model, batch: type(task).step(task, model.train(), batch)
+    _, errors = steps_on_meta(task, encoded, network)
+    assert errors.shape == (COUNT,) and errors.device == META
