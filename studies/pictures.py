@@ -1,10 +1,13 @@
 """Draw the pictures of the README.
 
     python -m studies.pictures
+    python -m studies.pictures --generator checkpoints/ecg-to-cmr-generator-seed0   # after studies.ecg_to_cmr
 
 Writes results/pictures/pacfnet.png, the architecture of PACFNet, from the sizes that the network itself has;
 results/pictures/prediction.png, what predict.py draws of a simulated recording; and, where a Chromium is
-installed, results/pictures/report.png, the top of that run's report.html. A minute on one core.
+installed, results/pictures/report.png, the top of that run's report.html. With a generator also
+results/pictures/heart.gif, what predict.py generates from the ECG of a simulated patient whom no run has
+seen. A minute on one core.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ from models.pacfnet import PACFNet
 _POINTS = 2000
 _ROWS = {"ecg": 2.0, "pcg": 0.0}
 _MIDDLE = 1.0
+_UNSEEN = 77
+"""Seed of a cohort that no study learns from."""
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -41,6 +46,8 @@ class PictureSettings:
 
     out: Path = Path("results/pictures")
     """Folder of the pictures."""
+    generator: Path | None = None
+    """Run of ecg-to-cmr that generates the heart; default: that picture is left as it is."""
 
 
 def architecture_figure(network: PACFNet, points: int = _POINTS) -> Figure:
@@ -100,6 +107,18 @@ def _run(folder: Path) -> tuple[Path, Path]:
     return folder / f"{header.stem}.png", folder / "results" / "linear" / "report.html"
 
 
+def _generate(run: Path, folder: Path) -> Path:
+    """Generate a cine from the ECG of a new simulated patient; return its GIF."""
+    cohort = folder / "pairs"
+    patients = ["--simulation.patients", "10", "--simulation.seed", str(_UNSEEN)]
+    load_data.main(
+        ["ecg-to-cmr", "--simulate", *patients, "--raw-dir", str(cohort), "--cache-dir", str(folder / "new")]
+    )
+    ecg = sorted(cohort.rglob("*.dat"))[0]
+    predict.main([str(ecg), "--checkpoint", str(run), "--out", str(folder / "heart")])
+    return next((folder / "heart").glob("*.gif"))
+
+
 def _photograph(report: Path, picture: Path) -> None:
     """Let a browser draw the top of a page."""
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
@@ -124,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figure, report = _run(Path(folder))
         shutil.copy(figure, settings.out / "prediction.png")
         _photograph(report, settings.out / "report.png")
+        if settings.generator is not None:
+            shutil.copy(_generate(settings.generator, Path(folder)), settings.out / "heart.gif")
     print(f"Written to {settings.out}.")
 
 
