@@ -114,7 +114,7 @@ def _generate(run: Path, folder: Path) -> Path:
     load_data.main(
         ["ecg-to-cmr", "--simulate", *patients, "--raw-dir", str(cohort), "--cache-dir", str(folder / "new")]
     )
-    ecg = sorted(cohort.rglob("*.dat"))[0]
+    ecg = sorted(cohort.rglob("*.hea"))[0]
     predict.main([str(ecg), "--checkpoint", str(run), "--out", str(folder / "heart")])
     return next((folder / "heart").glob("*.gif"))
 
