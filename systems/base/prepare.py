@@ -169,6 +169,7 @@ class Preparation(Generic[Settings, Index]):
             if root:
                 return root
         looked = ", ".join(str(folder) for folder in folders)
+        looked += " (does not exist)" if named and not named.exists() else ""
         unset = self.variable and not (named or os.environ.get(self.variable))
         raise DataError(
             f"No {self.unit} found. Looked for {self.sought} in: {looked}"
