@@ -316,8 +316,9 @@ def test_persons_are_counted_as_far_as_the_table_names_them(cohort, capsys, head
     assert f"3 sessions, {persons}; " in capsys.readouterr().out
 
 
-def test_recordings_without_a_table_of_labels_are_answered_with_what_it_holds(cohort):
-    (cohort / "labels.csv").unlink()
+@pytest.mark.parametrize("saved_as", ["labels.txt", "labels.xlsx"])
+def test_recordings_without_a_table_of_labels_are_answered_with_what_it_holds(cohort, saved_as):
+    (cohort / "labels.csv").rename(cohort / saved_as)
     with pytest.raises(DataError, match=r"write labels\.csv .* recording, label .* person"):
         run("--raw-dir", cohort)
 

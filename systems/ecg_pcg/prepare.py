@@ -113,12 +113,19 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
     def find(self, folder: Path) -> Path | None:
         return super().find(folder.parent if folder.name.startswith("training-") else folder)
 
+    def hint_of_others(self, folder: Path) -> str:
+        """Return nothing for sounds beside ``labels.xlsx``, which alone marks patients of ecg-multimodal."""
+        if (folder / "labels.xlsx").is_file() and find_files(folder, RECORDINGS):
+            return ""
+        return super().hint_of_others(folder)
+
     def advice(self) -> str:
         folder = self.settings.raw_dir
         if folder and folder.is_dir() and find_files(folder, RECORDINGS):
             return (
-                "It holds recordings: write labels.csv beside them, with the columns recording, label "
-                "(normal or abnormal) and person; docs/data.md has an example. predict.py needs no labels."
+                "It holds recordings: write labels.csv beside them (text, no Excel file), with the columns "
+                "recording, label (normal or abnormal) and person; docs/data.md has an example. predict.py "
+                "needs no labels."
             )
         return (
             "Download them (training-a: 110 MB) with: python load_data.py --download. "
