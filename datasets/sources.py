@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -99,6 +99,8 @@ _COLUMNS = ("where", "what", "remedy")
 _WIDTH = 100
 """Characters of a line in the terminal."""
 _WHERE_WIDTH = 26
+_NAMED = 3
+"""Names in a row that stands for several problems."""
 _GAP = "  "
 
 
@@ -112,7 +114,8 @@ def format_problems(
     problems : sequence of Problem
         Shown in the order given.
     limit : int
-        Problems shown; the last line says how many more there are.
+        Rows shown; of more problems those with the same text share a row, which names the first three, and
+        the last line says how many are not named.
     full_table : str or pathlib.Path
         Where all of them can be read.
 
@@ -125,14 +128,30 @@ def format_problems(
         raise ValueError(f"limit is {limit}; at least one problem has to be shown.")
     if not problems:
         return "No problems."
-    shown = [(problem.where, problem.what, problem.remedy) for problem in problems[:limit]]
+    rows = [([problem.where], problem.what, problem.remedy) for problem in problems]
+    rows = _alike_together(rows) if len(rows) > limit else rows
+    shown = [(_first_names(names), what, remedy) for names, what, remedy in rows[:limit]]
+    unnamed = len(problems) - sum(min(len(names), _NAMED) for names, _, _ in rows[:limit])
     widths = _widths(shown)
     lines = [*_row(_COLUMNS, widths), _GAP.join("-" * width for width in widths)]
     for cells in shown:
         lines += _row(cells, widths)
-    if len(problems) > limit:
-        lines += textwrap.wrap(f"... and {len(problems) - limit} more: see {full_table}", _WIDTH)
+    if unnamed:
+        lines += textwrap.wrap(f"... and {unnamed} more: see {full_table}", _WIDTH)
     return "\n".join(lines)
+
+
+def _alike_together(rows: Iterable[tuple[list[str], str, str]]) -> list[tuple[list[str], str, str]]:
+    """Return one row for all that have the same text, so that three hundred of a kind do not hide another."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for where, what, remedy in rows:
+        names.setdefault((what, remedy), []).extend(where)
+    return [(where, what, remedy) for (what, remedy), where in names.items()]
+
+
+def _first_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _widths(rows: Sequence[tuple[str, ...]]) -> tuple[int, int, int]:

@@ -154,7 +154,10 @@ def make_folds(
         return [_official_fold(samples)]
     row_of_sample, units = _units(samples if labelled else samples.assign(label=0), protocol)
     if labelled and units["label"].nunique() < 2:
-        raise _too_few(units, protocol, fold_count)
+        raise DataError(
+            f"Protocol {protocol} cannot make {fold_count} folds: all samples have the label "
+            f"{units['label'].iloc[0]}, and learning needs both. Prepare recordings of the other label too."
+        )
     assigned = (
         units["database"].map(databases.index).to_numpy()
         if databases

@@ -134,7 +134,7 @@ def test_without_recordings_it_says_where_it_looked_and_what_to_do(workplace):
 
 
 def test_a_named_folder_without_recordings_is_the_only_place_named(workplace):
-    with pytest.raises(DataError, match=r"in: .*elsewhere\. Download"):
+    with pytest.raises(DataError, match=r"in: .*elsewhere \(does not exist\)\. Download"):
         run("--raw-dir", workplace / "elsewhere")
 
 
@@ -156,7 +156,7 @@ def test_a_set_may_be_named_instead_of_the_folder_above_it(simulated_raw, capsys
 
 
 def test_a_misspelt_folder_beside_recordings_is_not_read_from_above(simulated_raw):
-    with pytest.raises(DataError, match="No recordings found"):
+    with pytest.raises(DataError, match=r"No recordings found.*misspelt \(does not exist\)"):
         run("--raw-dir", simulated_raw / "misspelt", "--dry-run")
 
 
@@ -303,6 +303,24 @@ def test_ones_own_cohort_is_recognized_and_its_problems_are_shown(cohort, capsys
     assert cache.table("recordings")["session"].tolist() == ["Ö", "B", "C"]
     assert cache.table("skipped")["recording"].tolist() == ["p4"]
     assert not cache.simulated
+
+
+@pytest.mark.parametrize(
+    ("header", "persons"),
+    [("person", "3 persons"), ("patient", "persons not named"), ("session", "persons not named")],
+)
+def test_persons_are_counted_as_far_as_the_table_names_them(cohort, capsys, header, persons):
+    table = cohort / "labels.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("person", header), encoding="utf-8")
+    run("--raw-dir", cohort)
+    assert f"3 sessions, {persons}; " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("saved_as", ["labels.txt", "labels.xlsx"])
+def test_recordings_without_a_table_of_labels_are_answered_with_what_it_holds(cohort, saved_as):
+    (cohort / "labels.csv").rename(cohort / saved_as)
+    with pytest.raises(DataError, match=r"write labels\.csv .* recording, label .* person"):
+        run("--raw-dir", cohort)
 
 
 def test_another_channel_is_another_cache(cohort):

@@ -152,6 +152,17 @@ def test_a_sound_with_its_ecg_is_predicted_as_the_record(run, records, tmp_path,
     assert apart["signals_used"] == ["ecg", "pcg"]
 
 
+def test_the_table_of_several_holds_for_the_prevalence_that_is_asked_for(run, records, capsys):
+    rows = call(records, "--checkpoint", run, "--prevalence", "0.05")
+    said = capsys.readouterr().out
+    table = said[said.index("abnormal at 0.05") :].splitlines()[1 : 1 + len(rows)]
+    asked = [
+        predictor.rounded_probability(row["probability"], row["assumed_prevalence"], 0.05) for row in rows
+    ]
+    assert len(rows) == 3
+    assert all(probability in line for probability, line in zip(asked, table, strict=True))
+
+
 # What is refused ------------------------------------------------------------------------------------------
 
 

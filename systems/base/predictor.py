@@ -358,7 +358,9 @@ class Predictor:
 
     def short_text(self, row: Metadata) -> str:
         """Return the prediction in a few characters, for the table of several recordings."""
-        return rounded_probability(row["probability"])
+        if row["probability_at_prevalence"] is None:
+            return rounded_probability(row["probability"])
+        return rounded_probability(row["probability"], row["assumed_prevalence"], row["prevalence"])
 
     def warning_text(self, row: Metadata) -> str:
         """Return the last column of that table: which warnings there are."""
@@ -368,8 +370,10 @@ class Predictor:
         """Return a table of all recordings: prediction and warnings of each, or why it was refused."""
         predicted = [row for row in rows if row["status"] == PREDICTED]
         width = max(len(self.noun), *(len(row["recording"]) for row in rows))
-        wide = max([10, len(self.column), *(len(self.short_text(row)) for row in predicted)])
-        lines = [f"{self.noun:{width}}  {self.column:>{wide}}  {self.warning_heading}"]
+        target = getattr(self.settings, "prevalence", None)
+        column = self.column if target is None else f"{self.column} at {target:.4g}"
+        wide = max([10, len(column), *(len(self.short_text(row)) for row in predicted)])
+        lines = [f"{self.noun:{width}}  {column:>{wide}}  {self.warning_heading}"]
         for row in rows:
             if row["status"] == REFUSED:
                 lines += self.lines(f"refused: {row['reason']}", row["recording"], width + 2)

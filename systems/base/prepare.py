@@ -169,14 +169,15 @@ class Preparation(Generic[Settings, Index]):
             if root:
                 return root
         looked = ", ".join(str(folder) for folder in folders)
+        looked += " (does not exist)" if named and not named.exists() else ""
         unset = self.variable and not (named or os.environ.get(self.variable))
         raise DataError(
             f"No {self.unit} found. Looked for {self.sought} in: {looked}"
             f"{f' (${self.variable} is not set)' if unset else ''}. "
-            f"{(named and self._hint_of_others(named)) or self.advice()}"
+            f"{(named and self.hint_of_others(named)) or self.advice()}"
         )
 
-    def _hint_of_others(self, folder: Path) -> str:
+    def hint_of_others(self, folder: Path) -> str:
         """Return which task a folder, or the one above it, is for; empty if for none."""
         if folder.is_file():
             return f"A folder is needed, and {folder} is a file: predict.py takes single recordings."

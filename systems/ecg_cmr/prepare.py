@@ -234,7 +234,7 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
             *([format_problems(fresh)] if fresh else []),
             f"{counted(counts['recordings'], 'recording')} of {counted(counts['persons'], 'patient')} kept; "
             f"{counts['has_ecg']} with ECG, {counts['has_cmr']} with cine, {counts['pairs']} with both; "
-            f"{counts['skipped']} left out (patients, or one view of theirs).",
+            f"{counts['skipped']} left out (patients, or one modality of theirs).",
             f"Known of them: {counted(len(targets['indicators']), 'indicator')}, "
             f"{counted(len(targets['diseases']), 'disease')}, "
             f"{counted(len(targets['covariates']), 'covariate')}"
@@ -268,7 +268,7 @@ def _ceiling_lines(ceilings: Mapping[str, float]) -> list[str]:
         return []
     ordered = pd.Series(ceilings).sort_values(ascending=False, kind="stable")
     return [
-        "R2 that no ECG can exceed: " + ", ".join(f"{name} {value:.2f}" for name, value in ordered.items())
+        "R² that no ECG can exceed: " + ", ".join(f"{name} {value:.2f}" for name, value in ordered.items())
     ]
 
 

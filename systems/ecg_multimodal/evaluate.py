@@ -58,7 +58,7 @@ _CAPTIONS = {
         "are too low."
     ),
     "shortcuts": Caption(
-        "AUROC of logistic regressions that see nothing of the heart, fitted and tested on the same folds. "
+        "AUROC of logistic regressions without any signal of the heart, fitted and tested on the same folds. "
         "A model that is given clinical values means something only where it is better.",
         heads={"value": "AUROC"},
     ),

@@ -115,7 +115,8 @@ def _captions(metrics: dict[str, Any], prevalence: float | None) -> dict[str, Ca
             "AUROC in parts of the recordings. Within sessions, and within fifths of the probe: "
             "the share of the pairs of an abnormal and a normal recording of the same session (or "
             "fifth) that are ordered right. The probe is a score of the recording conditions "
-            f"alone; its fifths are recordings made under like conditions. {persons}".strip(),
+            "alone; its fifths are recordings made under like conditions. The session left out is the one "
+            f"with the most normal recordings. {persons}".strip(),
             "Subgroups (recordings)",
             {"value": "AUROC", "group": "part"},
         ),

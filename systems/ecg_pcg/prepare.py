@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from common.command_line import counted
 from common.files import FLOATS, content_digest
 from datasets.cache import ArraySpec, Cache, CacheWriter, Kept, count_rows
-from datasets.recordings import ChannelFinder, channels_by_name
+from datasets.recordings import RECORDINGS, ChannelFinder, channels_by_name
 from datasets.sources import DataError, Problem, SourceIndex, format_problems
-from datasets.wfdb_files import is_inside, record_files
+from datasets.wfdb_files import find_files, is_inside, record_files
 from systems.base.prepare import Preparation, count_reasons
 from systems.ecg_pcg.settings import LoadDataSettings, PreparationSettings
 from systems.ecg_pcg.sources.beats_of_recording import (
@@ -113,7 +113,20 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
     def find(self, folder: Path) -> Path | None:
         return super().find(folder.parent if folder.name.startswith("training-") else folder)
 
+    def hint_of_others(self, folder: Path) -> str:
+        """Return nothing for sounds beside ``labels.xlsx``, which alone marks patients of ecg-multimodal."""
+        if (folder / "labels.xlsx").is_file() and find_files(folder, RECORDINGS):
+            return ""
+        return super().hint_of_others(folder)
+
     def advice(self) -> str:
+        folder = self.settings.raw_dir
+        if folder and folder.is_dir() and find_files(folder, RECORDINGS):
+            return (
+                "It holds recordings: write labels.csv beside them (text, no Excel file), with the columns "
+                "recording, label (normal or abnormal) and person; docs/data.md has an example. predict.py "
+                "needs no labels."
+            )
         return (
             "Download them (training-a: 110 MB) with: python load_data.py --download. "
             "Try everything on simulated patients with: python load_data.py --simulate. "
@@ -170,11 +183,16 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
         counts = cache.manifest["counts"]
         normal = counts["recordings"] - counts["abnormal_recordings"]
         reasons, others = count_reasons(cache)
+        named = index.recordings["person"] != ""
+        about = "" if named.all() else "about "
+        persons = f"{about}{counted(counts['persons'], 'person')}"
+        if not named.any() and index.recordings["position"].isna().all():
+            persons = "persons not named"
         kept = (
             f"{counted(counts['recordings'], 'recording')} kept ({normal} normal, "
             f"{counts['abnormal_recordings']} abnormal), {counts['beats']} "
-            f"{_sample_words(self.settings.preparation)}, {counted(counts['sessions'], 'session')}, about "
-            f"{counted(counts['persons'], 'person')}; {counts['skipped']} left out."
+            f"{_sample_words(self.settings.preparation)}, {counted(counts['sessions'], 'session')}, "
+            f"{persons}; {counts['skipped']} left out."
         )
         more = [f"        and {counted(others, 'other reason')}: see skipped.csv"] if others else []
         return [kept, *reasons, *more, *_describe_segmentation(cache)]

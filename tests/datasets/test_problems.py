@@ -20,6 +20,18 @@ def test_the_terminal_shows_some_and_says_where_the_rest_is():
     assert format_problems([]) == "No problems."
 
 
+def test_many_of_a_kind_share_a_row_and_do_not_hide_another():
+    alike = [Problem(f"p{number:03d}", "It has no row.", "Add it.") for number in range(300)]
+    text = format_problems([*alike, Problem("odd", "It is empty.", "Send it again.")], full_table="all.csv")
+    joined = " ".join(text.split())
+    assert "p000, p001, p002 and" in joined
+    assert "297 more" in joined
+    assert "It is empty." in text
+    assert "p003" not in text
+    assert text.splitlines()[-1] == "... and 297 more: see all.csv"
+    assert "p299" in format_problems(alike, limit=300)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.builds(Problem, *[st.text("abcdefghij Ä/", max_size=300)] * 3), min_size=1, max_size=5))
 def test_no_line_is_wider_than_the_terminal_and_no_letter_is_lost(problems):

@@ -193,13 +193,18 @@ def test_folds_the_splitter_leaves_empty_are_refused(monkeypatch):
         ("session", [[(0, 2), (1, 2)]] * 4, "cannot make 5 folds: there are 4 of label 0, 4 of label 1"),
         ("recording", [[(0, 2), (1, 2), (1, 2)]] * 4, "4 of label 0, 8 of label 1 .recordings."),
         ("beat", [[(0, 3), (1, 9)]], "3 of label 0, 9 of label 1 .samples."),
-        ("session", [[(1, 2)]] * 9, "there are 9 of label 1"),
         ("session", [[(0, 2)]] * 4 + [[(1, 2)]] * 4, "there are 4 of label 0, 4 of label 1"),
     ],
 )
 def test_too_few_units_are_reported_with_the_remedy(protocol, sessions, sentence):
     with pytest.raises(DataError, match=rf"Protocol {protocol} .*{sentence}.*--fold-count"):
         make_folds(sample_table(sessions), protocol, 5, 0.0, 0)
+
+
+def test_samples_of_one_label_are_refused_with_a_remedy_that_helps():
+    with pytest.raises(DataError, match="cannot make 5 folds: all samples have the label 1") as refused:
+        make_folds(sample_table([[(1, 2)]] * 9), "session", 5, 0.0, 0)
+    assert "--fold-count" not in str(refused.value)
 
 
 def test_too_few_units_for_a_validation_part_are_reported_with_the_remedy():

@@ -42,13 +42,6 @@ _PLACE_NAME = re.compile(r"(av|mv|pv|tv|phc)([ _-]?\d+)?")
 """Places of auscultation, after which CirCor names channels; elsewhere they may mean other things."""
 PLAUSIBLE_RATE = {"ECG": (50.0, 20_000.0), "PCG": (500.0, 200_000.0)}
 """Sampling rates that are plausible, hertz; outside, the header is more likely wrong than right."""
-_NO_GROUPS = Problem(
-    _LABELS_FILE,
-    "There is neither a session nor a person column: each recording counts as a session of its own, so "
-    "persons may be shared between train and test, and scores flattered.",
-    "Add a column person (or session) if anyone was recorded more than once.",
-    left_out=False,
-)
 
 
 class _UnusableError(Exception):
@@ -82,7 +75,7 @@ def index_cohort(root: Path, ecg_channel: str = "", pcg_channel: str = "") -> So
     path = (find_entry(root, _LABELS_FILE, problems) if root.is_dir() else None) or root / _LABELS_FILE
     table = read_labels(path)
     unit = next((column for column in ("session", "person") if column in table.columns), "recording")
-    problems += [*table.problems, *([_NO_GROUPS] if unit == "recording" else [])]
+    problems += [*table.problems, *([_without_groups(table.columns)] if unit == "recording" else [])]
     headers = _find_headers(root, problems)
     rows = []
     for name, row in table.rows.items():
@@ -485,6 +478,19 @@ def record_name(cell: str) -> str:
     name = cell.replace("\\", "/").removeprefix("./")
     ending = PurePosixPath(name).suffix
     return name.removesuffix(ending) if ending.lower() in RECORDINGS else name
+
+
+def _without_groups(columns: list[str]) -> Problem:
+    """Return the warning of a table that names neither sessions nor persons, with the columns not read."""
+    ignored = ", ".join(column for column in columns if column and column not in COLUMNS)
+    rename = f", or rename the one that tells them apart (ignored: {ignored})" if ignored else ""
+    return Problem(
+        _LABELS_FILE,
+        "There is neither a session nor a person column: each recording counts as a session of its own, so "
+        "persons may be shared between train and test, and scores flattered.",
+        f"Add a column person (or session) if anyone was recorded more than once{rename}.",
+        left_out=False,
+    )
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:

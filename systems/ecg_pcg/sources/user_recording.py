@@ -100,6 +100,8 @@ def _resolve_recording(path: Path) -> Path:
     beside = path.with_suffix(".hea") if path.suffix else header
     hint = f" Perhaps you meant {beside.with_suffix('')}." if path.is_file() and beside.is_file() else ""
     what = "is neither a WFDB record nor a .wav file" if path.is_file() else "does not exist"
+    if path.suffix.lower() in SAMPLES and path.is_file() and not hint:
+        hint = " An ECG of bare numbers is read beside a sound: predict.py SOUND --ecg FILE --ecg-rate HERTZ."
     raise DataError(f"{path} {what}.{hint} Name {_KNOWN}, or a folder.")
 
 

@@ -97,10 +97,7 @@ def test_it_becomes_a_cache_with_the_beats_of_its_tables(root, tmp_path, capsys,
     path = load_data.main(["--raw-dir", str(root / "training_data" if inner else root), *places])
     shown = capsys.readouterr().out
     assert "Label: outcome of the patient (--label outcome or murmur chooses)." in shown
-    assert (
-        "6 recordings kept (2 normal, 4 abnormal), 24 beats, 2 sessions, about 2 persons; 0 left out."
-        in shown
-    )
+    assert "6 recordings kept (2 normal, 4 abnormal), 24 beats, 2 sessions, 2 persons; 0 left out." in shown
     samples = Cache(path).table("samples")
     assert samples["start"].tolist() == [0.0, 1.0, 2.0, 3.0] * 6
     assert np.allclose(samples["end"] - samples["start"], 1)

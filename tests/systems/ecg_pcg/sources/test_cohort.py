@@ -140,6 +140,13 @@ def test_without_session_and_person_each_recording_stands_alone_and_the_user_is_
     assert "shared between train and test" in reported(index, "labels.csv")
 
 
+def test_columns_under_another_name_are_shown_where_persons_are_not_named(tmp_path):
+    labels = "Recording,Patient,Label,site\nr1,7,0,Apex\nr2,7,1,Apex\n"
+    index = index_cohort(make_cohort(tmp_path, labels, ["r1", "r2"]))
+    (problem,) = index.problems
+    assert "rename the one that tells them apart (ignored: patient)" in problem.remedy
+
+
 def test_the_person_is_the_session_where_only_persons_are_given(tmp_path):
     index = index_cohort(make_cohort(tmp_path, "recording,person,label\nr1,p,0\nr2,p,1\n", ["r1", "r2"]))
     assert index.session_unit == {"cohort": "person"}

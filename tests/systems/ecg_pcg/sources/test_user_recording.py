@@ -91,11 +91,13 @@ def test_a_record_is_found_with_and_without_its_ending(tmp_path, name):
     ("name", "said"),
     [
         ("nowhere", "nowhere does not exist"),
+        ("ecg.csv", r"predict\.py SOUND --ecg FILE --ecg-rate HERTZ"),
         ("a0001.dat", r"neither a WFDB record nor a \.wav file\. Perhaps you meant .*a0001\."),
     ],
 )
 def test_what_is_no_recording_is_refused_with_a_hint(tmp_path, name, said):
     record(tmp_path)
+    (tmp_path / "ecg.csv").write_text("0.1\n0.2\n")
     with pytest.raises(DataError, match=said):
         read(tmp_path / name)
 
