@@ -61,6 +61,10 @@ class Task(Learner):
         """Return the task for the settings of a run; a system chooses a subclass here by its model."""
         return cls(settings)
 
+    def note(self) -> str:
+        """Return what a user should know of how the run begins; empty if nothing."""
+        return ""
+
     # Samples and network
 
     def samples(self, cache: Cache, device: torch.device) -> Any:

@@ -220,7 +220,7 @@ def _open(
     left_out = ", ".join(f"{fold.number} {fold.left_out}" for fold in folds if fold.left_out)
     left_out = f"Databases left out, by fold: {left_out}." if left_out else ""
     precision = precision_note(settings.precision, device)
-    for line in (choice, left_out, "" if settings.folds == "none" else note, precision):
+    for line in (choice, left_out, "" if settings.folds == "none" else note, precision, task.note()):
         if line:
             run.print(line)
     return run, folds

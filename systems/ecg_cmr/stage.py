@@ -52,6 +52,19 @@ class Stage(Task):
         """Return the samples of another cache as a network of these inputs takes them."""
         return samples.with_inputs(inputs)
 
+    def note(self) -> str:
+        """Return which encoders could start from an earlier stage, and do not."""
+        given = self.parents()
+        fresh = [
+            name for name in self.reads() if hasattr(self.settings, f"init_{name}") and name not in given
+        ]
+        if not fresh:
+            return ""
+        options = " and ".join(f"--init-{name} RUN" for name in fresh)
+        names = " and ".join(f"the encoder of the {_MODALITIES[name]}" for name in fresh)
+        starts = "starts" if len(fresh) == 1 else "start"
+        return f"Note: {names} {starts} from random weights; {options} would start from an earlier stage."
+
     def parents(self) -> dict[str, Path]:
         """Return the runs that the encoders start from, by modality."""
         given = {modality: getattr(self.settings, f"init_{modality}", None) for modality in _MODALITIES}

@@ -85,6 +85,10 @@ class EcgToCmr(Stage):
         """Return the samples; with ``--shuffle-pairs`` each training ECG beside another patient's cine."""
         return shuffled_pairs(samples, fold) if self.settings.shuffle_pairs else samples
 
+    def note(self) -> str:
+        """Return nothing: without the runs that it needs a run is refused."""
+        return ""
+
     def parents(self) -> dict[str, Path]:
         """Return the runs that this one stands on."""
         given = {part: getattr(self.settings, f"init_{part}") for part in ("ecg", "autoencoder", "cmr")}

@@ -1,6 +1,7 @@
 """The stages of ECG and cardiac MRI: who takes part, what comes from parents, what is kept apart."""
 
 import dataclasses
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -493,3 +494,20 @@ def test_stages_do_not_ask_for_labels_and_refuse_to_hide_what_they_read():
         assert not stage.labelled
         with pytest.raises(UserError, match="cannot do without"):
             stage().without(pairs(), "ecg")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "options"),
+    [
+        ("ecg-cmr-contrast", {}, ["--init-ecg RUN", "--init-cmr RUN"]),
+        ("ecg-cmr-contrast", {"init_ecg": Path("run")}, ["--init-cmr RUN"]),
+        ("ecg-phenotypes", {}, ["--init-ecg RUN"]),
+        ("ecg-phenotypes", {"reads": "cmr"}, ["--init-cmr RUN"]),
+        ("ecg-phenotypes", {"init_ecg": Path("run")}, []),
+        ("ecg-mae", {}, []),
+    ],
+)
+def test_an_encoder_that_starts_from_random_weights_is_said(name, changed, options):
+    note = registry.make_task(name, dataclasses.replace(SETTINGS[name], **changed)).note()
+    assert re.findall(r"--init-\w+ RUN", note) == options
+    assert ("random weights" in note) == bool(options)
