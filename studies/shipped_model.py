@@ -35,6 +35,7 @@ from datasets.splits import make_folds
 from evaluation.calibration import weighted_calibration_line
 from evaluation.statistics import cluster_bootstrap
 from learning.checkpoint import load_checkpoint, save_checkpoint
+from models.layers.blocks import MODALITIES
 from studies.segmentation.benchmark import WITH_ECG, SegmentationSettings, segment_out_of_fold
 from studies.segmentation.fit import read_recordings
 from systems.base.evaluation_run import Checkpoint
@@ -42,7 +43,7 @@ from systems.base.predictor import SHIPPED
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.features.spectral import GRID_SHAPE, pcg_grid
 from systems.ecg_pcg.linear.fit import Features, fit_modalities, sum_log_odds
-from systems.ecg_pcg.sources.user_recording import sound_digest
+from systems.ecg_pcg.sources.user_recording import signal_digest
 
 ANNOTATED, AUTOMATIC = "annotated", "automatic"
 KEPT = (
@@ -209,16 +210,17 @@ def balanced_weights(labels: pd.Series) -> NDArray[np.float64]:
 
 def shipped(content: Checkpoint, lines: Mapping[str, list[float]], cache: Cache) -> dict[str, Any]:
     """Return what is shipped of a checkpoint: with the calibration, without the state of the training."""
-    sounds = cache.waveforms("pcg")
     rows = cache.table("recordings")
     learned = rows[rows["recording"].isin(content["trained_on"]["recording"])]
     digests = [
-        sound_digest(np.array(sounds[row["pcg_offset"] :][: row["pcg_length"]]))
+        signal_digest(np.array(cache.waveforms(name)[row[f"{name}_offset"] :][: row[f"{name}_length"]]))
+        for name in MODALITIES
         for row in learned.to_dict("records")
+        if row[f"{name}_length"]
     ]
     kept: dict[str, Any] = {name: value for name, value in content.items() if name in KEPT}
     return kept | {
-        "trained_on": content["trained_on"] | {"sound": digests},
+        "trained_on": content["trained_on"] | {"signals": digests},
         "calibration": {name: [round(value, 4) for value in line] for name, line in lines.items()},
     }
 

@@ -200,7 +200,7 @@ class Predictor:
         found = [
             (content, model)
             for content, model in pairs
-            if {*content["trained_on"]["content"], *content["trained_on"].get("sound", ())}.isdisjoint(
+            if {*content["trained_on"]["content"], *content["trained_on"].get("signals", ())}.isdisjoint(
                 digests
             )
         ]

@@ -34,7 +34,7 @@ from systems.ecg_pcg.sources.user_recording import (
     UserRecording,
     find_recordings,
     read_user_recording,
-    sound_digest,
+    signal_digest,
 )
 from systems.ecg_pcg.task import Beats
 
@@ -259,8 +259,8 @@ class Predictor(base.Predictor):
         if quality.shows_no_heart(prepared.used):
             names = " nor in the ".join(NAMES[modality] for modality in prepared.used)
             raise DataError(f"No heart beat that repeats is found in the {names}: it is too noisy.")
-        pcg = user.recording.pcg
-        digests = [user.recording.sha256, *([] if pcg is None else [sound_digest(pcg.samples)])]
+        signals = [signal for signal in (user.recording.ecg, user.recording.pcg) if signal is not None]
+        digests = [user.recording.sha256, *(signal_digest(signal.samples) for signal in signals)]
         chosen, seen = self.unseen(digests)
         probabilities = [self._probabilities(content, model, prepared) for content, model in chosen]
         values = torch.stack(probabilities).mean(dim=0).cpu().numpy()

@@ -73,7 +73,7 @@ def test_the_model_is_written_with_its_calibration_and_scores(
     }
     content = load_checkpoint(tmp_path / "w.pt")
     assert set(content["calibration"]) <= set(table["input"])
-    assert len(content["trained_on"]["sound"]) == len(content["trained_on"]["recording"]) == count
+    assert len(content["trained_on"]["signals"]) == 2 * len(content["trained_on"]["recording"]) == 2 * count
     assert "progress" not in content
 
 

@@ -254,8 +254,8 @@ def _read_ecg(options: EcgPcgPredictionSettings) -> tuple[Signal, Path]:
     return make_signal(read_samples(path), options.ecg_rate, path.name), path
 
 
-def sound_digest(samples: NDArray[np.float32]) -> str:
-    """Return a digest of a heart sound's samples, the same from a WFDB record and from its .wav alone."""
+def signal_digest(samples: NDArray[np.float32]) -> str:
+    """Return a digest of the samples of one signal, the same from a whole record and from its .wav alone."""
     return hashlib.sha256(np.ascontiguousarray(samples, dtype="<f4").tobytes()).hexdigest()
 
 

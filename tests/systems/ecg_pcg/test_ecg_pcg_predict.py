@@ -43,7 +43,7 @@ from systems.ecg_pcg.settings import (
     TrainingSettings,
 )
 from systems.ecg_pcg.sources.simulated import write_record
-from systems.ecg_pcg.sources.user_recording import read_user_recording, sound_digest
+from systems.ecg_pcg.sources.user_recording import read_user_recording, signal_digest
 from systems.ecg_pcg.task import EcgPcg, signals_of
 
 NETWORK = TrainingSettings(model=ModelSettings(width=8, points=100), precision="float32", device="cpu")
@@ -284,16 +284,30 @@ def codes(metadata: dict) -> list[str]:
     return [warning["code"] for warning in metadata["warnings"]]
 
 
-def test_the_wav_of_a_recording_that_was_learned_from_is_known_again(cache, simulated_raw, tmp_path):
-    """A copy of the sound alone, under another name, is no fair test either."""
+@pytest.mark.parametrize("modality", ["pcg", "ecg"])
+def test_one_signal_of_a_recording_that_was_learned_from_is_known_again(
+    cache, simulated_raw, tmp_path, modality
+):
+    """A copy of the sound or the ECG alone, under another name, is no fair test either."""
     name = long_enough(cache)[0]
     row = cache.table("recordings").set_index("recording").loc[name]
-    sound = np.array(cache.waveforms("pcg")[row["pcg_offset"] :][: row["pcg_length"]])
-    shutil.copy(simulated_raw / "training-a" / f"{name}.wav", tmp_path / "mine.wav")
+    offset, length = row[f"{modality}_offset"], row[f"{modality}_length"]
+    learned = signal_digest(np.array(cache.waveforms(modality)[offset:][:length]))
+    own = simulated_raw / "training-a" / name
+    if modality == "pcg":
+        shutil.copy(own.with_suffix(".wav"), tmp_path / "mine.wav")
+        path = tmp_path / "mine.wav"
+    else:
+        record = wfdb.rdrecord(str(own), channel_names=["ECG"], physical=False)
+        record.record_name = "mine"
+        record.set_d_features()
+        record.file_name = ["mine.dat"]
+        record.wrsamp(write_dir=str(tmp_path))
+        path = tmp_path / "mine.hea"
     segmented = true_states(simulated_raw, name)
-    for sounds, expected in ([], False), ([sound_digest(sound)], True):
-        content = checkpoint(cache, LINEAR, trained_on={"content": [], "sound": sounds})
-        answer = predictor([content], segment=segmented).predict(RecordingPath("mine", tmp_path / "mine.wav"))
+    for signals, expected in ([], False), ([learned], True):
+        content = checkpoint(cache, LINEAR, trained_on={"content": [], "signals": signals})
+        answer = predictor([content], segment=segmented).predict(RecordingPath("mine", path))
         assert ("seen" in codes(answer.metadata())) == expected
         assert ("trained on this recording" in answer.watermark) == expected
 
