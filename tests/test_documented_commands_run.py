@@ -215,6 +215,7 @@ class Page:
 
     def call(self, name: str, words: list[str]) -> str:
         """Call a script; return what it printed."""
+        assert name in SCRIPTS, f"there is no {name}"
         said, complained = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
             try:
