@@ -4,7 +4,7 @@
     python load_data.py --download                        # fetch training-a from PhysioNet first
     python load_data.py --simulate                        # simulated patients, to try everything
     python load_data.py MY_COHORT                         # one's own: WFDB records and labels.csv
-    python load_data.py ecg-multimodal --raw-dir PTB-XL   # another task, with options of its own
+    python load_data.py ecg-multimodal --raw-dir PATH/ptb-xl    # another task: its own options
     python load_data.py ecg-mae --simulate                # pairs of ECG and cardiac MRI, for all their stages
     python load_data.py --list                            # the caches that there are
     python load_data.py --raw-dir /shared/challenge-2016 --dask tcp://HOST:8786    # a cluster: docs/scale.md

@@ -38,6 +38,8 @@ class Preparation(Generic[Settings, Index]):
     """Layouts of raw data, and a file or a folder (ending in a slash) of each; the first one found counts."""
     task_of_layout: ClassVar[dict[str, str]] = {}
     """The one task that a layout is for, where others of the system cannot learn from it."""
+    first_task: ClassVar[dict[str, str]] = {}
+    """What is trained first for a task that needs other runs."""
     variable = ""
     """Environment variable that names the usual folder; empty: none."""
 
@@ -122,7 +124,8 @@ class Preparation(Generic[Settings, Index]):
         for task in self.serves(cache):
             remember_latest(path, task)
         seconds = time.perf_counter() - started
-        command = "training.py" if self.task == "ecg-pcg" else f"training.py {self.task}"
+        first = self.first_task.get(self.task, self.task)
+        command = "training.py" if first == "ecg-pcg" else f"training.py {first}"
         command += path_option("cache-dir", settings.cache_dir, SourceSettings.cache_dir)
         how = "was there already: nothing was computed" if writer.found else f"computed in {seconds:.1f} s"
         lines = [f"Cache: {path} ({how})", f"Next:  python {command}"]

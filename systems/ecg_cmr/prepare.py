@@ -101,6 +101,7 @@ class _PairPreparation(Preparation[LoadDataSettings, PairIndex]):
         *(("mimic-echo", f"{'*/' * depth}record_list.csv") for depth in range(4)),
     )
     task_of_layout: ClassVar[dict[str, str]] = {"acdc": "cmr-mae"}
+    first_task: ClassVar[dict[str, str]] = {"ecg-to-cmr": "cine-autoencoder"}
 
     def __init__(self, settings: LoadDataSettings, task: str) -> None:
         super().__init__(settings, task)

@@ -87,6 +87,7 @@ def test_simulated_patients_serve_every_stage_with_nothing_but_defaults(workplac
     assert "ejection_fraction 0.30" in said
     assert said.endswith("Next:  python training.py ecg-mae\n")
     assert run("ecg-to-cmr", *SIMULATED) == path
+    assert capsys.readouterr().out.endswith("Next:  python training.py cine-autoencoder\n"), "it needs one"
 
 
 def test_stages_read_the_cache(workplace):
