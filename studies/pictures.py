@@ -1,7 +1,7 @@
 """Draw the pictures of the README.
 
     python -m studies.pictures
-    python -m studies.pictures --generator checkpoints/ecg-to-cmr-generator-seed0   # after studies.ecg_to_cmr
+    python -m studies.pictures --generator RUN_A   # a run of ecg-to-cmr, as studies.ecg_to_cmr trains it
 
 Writes results/pictures/pacfnet.png, the architecture of PACFNet, from the sizes that the network itself has;
 results/pictures/prediction.png, what predict.py draws of a simulated recording; and, where a Chromium is
