@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy import stats
 
 from common.errors import UserError
@@ -40,6 +39,9 @@ from systems.base.results import LEARNING_CURVES, print_tables, write_binary_res
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.linear.fit import out_of_fold_log_odds
 from systems.ecg_pcg.settings import EcgPcgEvaluationSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NORMAL = "Normal"
 _INNOCENT = ("Normal", "Benign")
