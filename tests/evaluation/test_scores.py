@@ -120,6 +120,7 @@ def test_a_recording_is_the_mean_of_its_beats_and_a_person_the_mean_of_recording
     assert persons["probability"].tolist() == pytest.approx([0.6, 0.5])
     assert persons[["beats", "recordings"]].to_numpy().tolist() == [[3, 2], [1, 1]]
     assert persons["site"].tolist() == ["Ao, LV", "LV"]
+    assert aggregate(beats.assign(site=[None, "LV", None, None]))["site"].tolist() == ["LV", "", ""]
 
 
 def test_the_number_of_beats_does_not_count():
