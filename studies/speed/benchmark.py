@@ -3,7 +3,7 @@
     python -m studies.speed                              # everything; about 20 minutes on two cores
     python -m studies.speed --raw-dir PATH/challenge-2016   # prepares real recordings too
     python -m studies.speed --parts training --presets small
-    python -m studies.speed --parts scale --recordings 200 2000 20000   # half an hour on one core
+    python -m studies.speed --parts scale --recordings 200 2000   # every step; 3 minutes on one core
     python -m studies.speed --device cuda
 
 Keep the machine idle: a busy neighbour slows two threads far more than one. Writes
@@ -33,7 +33,7 @@ class SpeedSettings:
     """Settings of the benchmark."""
 
     parts: tuple[PartName, ...] = ("machine", "preparation", "training", "inference")
-    """What to measure; scale is every step by the number of recordings, half an hour for 20,000."""
+    """What to measure; scale is every step by the number of recordings, on one core."""
     presets: tuple[Literal["small", "paper"], ...] = ("small", "paper")
     """Sizes of PACFNet."""
     raw_dir: Path | None = None
