@@ -149,6 +149,10 @@ def _title(name: str, captions: Mapping[str, Caption] | None) -> str:
 
 
 def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, and --compact draws nothing
+
     buffer = io.BytesIO()
-    figure.canvas.print_png(buffer)
+    FigureCanvasAgg(figure).print_png(
+        buffer
+    )  # savefig draws once more, to measure what nothing here asks for
     return buffer.getvalue()
