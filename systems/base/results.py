@@ -152,7 +152,5 @@ def _png(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, and --compact draws nothing
 
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(
-        buffer
-    )  # savefig draws once more, to measure what nothing here asks for
+    FigureCanvasAgg(figure).print_png(buffer)  # savefig would draw twice
     return buffer.getvalue()
