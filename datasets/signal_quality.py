@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # whose parts are read from disk at their first use
 from numpy.typing import NDArray
-from scipy import signal as scipy_signal
 
 from datasets.beats import r_peaks
 from datasets.recordings import Recording, Signal
@@ -197,7 +197,7 @@ def flat_share(samples: Floats, sampling_rate: float) -> float:
 def in_band_share(samples: Floats, sampling_rate: float, modality: str) -> float:
     """Return the share of the power, from the lower edge of the heart's band up, that lies in the band."""
     low, high = BAND[modality]
-    frequency, power = scipy_signal.welch(
+    frequency, power = scipy.signal.welch(
         samples - samples.mean(), sampling_rate, nperseg=min(len(samples), round(2 * sampling_rate))
     )
     above = power[frequency >= low].sum()
@@ -273,7 +273,7 @@ def loudness(pcg: Signal) -> Floats:
     rate = min(1000.0, pcg.sampling_rate)
     slow = resample(fill_gaps(pcg.samples.astype(np.float64)), pcg.sampling_rate, rate)
     energy = bandpass(slow, rate, (25.0, 400.0)) ** 2
-    smooth = scipy_signal.sosfiltfilt(scipy_signal.butter(2, 20.0, fs=rate, output="sos"), energy)
+    smooth = scipy.signal.sosfiltfilt(scipy.signal.butter(2, 20.0, fs=rate, output="sos"), energy)
     return resample(np.sqrt(np.maximum(smooth, 0)), rate, _AGREEMENT_RATE["pcg"])
 
 

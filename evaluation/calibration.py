@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from evaluation.scores import binary_scores
+from evaluation.scores import checked
 from evaluation.statistics import STATISTICS, Array, Interval, Statistic, cluster_bootstrap, divided
 
 SMALLEST_PROBABILITY = 1e-6
@@ -33,11 +33,17 @@ def calibration_table(
         them more so), ``slope`` (1 is right, below 1 too confident) and ``intercept`` (0 is right);
         columns score, value, low, high, reason (why there is no interval).
     """
-    binary_scores(units["label"], units["probability"])
+    checked(units["label"], units["probability"])
+    lines: list[Array] = []  # of the slope, in the order of the draws, which are the same for the intercept
+
+    def slope(rows: pd.DataFrame, weights: Array) -> Array:
+        lines.append(weighted_calibration_line(rows["label"], rows["probability"], weights))
+        return lines[-1][:, 1]
+
     scores: dict[str, Statistic] = {
         "expected calibration error": _error,
-        "slope": lambda rows, weights: _line(rows, weights)[:, 1],
-        "intercept": lambda rows, weights: _line(rows, weights)[:, 0],
+        "slope": slope,
+        "intercept": lambda rows, weights: lines.pop(0)[:, 0],
     }
     rows = []
     for name, score in scores.items():
@@ -61,7 +67,7 @@ def calibration_line(label: ArrayLike, probability: ArrayLike) -> tuple[float, f
     slope, intercept : float
         nan where there is one class, or the log-odds separate the classes entirely.
     """
-    binary_scores(label, probability)
+    checked(label, probability)
     weights = np.ones((1, len(np.asarray(label))))
     intercept, slope = weighted_calibration_line(label, probability, weights)[0]
     return float(slope), float(intercept)
@@ -117,7 +123,7 @@ def calibration_bins(label: ArrayLike, probability: ArrayLike, bins: int = 10) -
     pandas.DataFrame
         One row a bin: low, high, count, mean_probability and share (of class 1), nan in empty bins.
     """
-    binary_scores(label, probability)
+    checked(label, probability)
     labels, probabilities = np.asarray(label, dtype=float), np.asarray(probability, dtype=float)
     number = np.minimum((probabilities * bins).astype(int), bins - 1)
     count = np.bincount(number, minlength=bins)
@@ -158,10 +164,6 @@ def _newton_step(gradient: Array, curvature: Array) -> Array:
     intercept = divided(second * gradient[:, 0] - first * gradient[:, 1], whole)
     slope = divided(zeroth * gradient[:, 1] - first * gradient[:, 0], whole)
     return np.stack([intercept, slope], axis=1)
-
-
-def _line(units: pd.DataFrame, weights: Array) -> Array:
-    return weighted_calibration_line(units["label"], units["probability"], weights)
 
 
 def _error(units: pd.DataFrame, weights: Array, bins: int = 10) -> Array:
@@ -233,7 +235,7 @@ def prevalence_table(
         predictive value is nan where nothing is predicted so.
     """
     labels = units["label"]
-    binary_scores(labels, units["probability"])
+    checked(labels, units["probability"])
     shifted = shift_prior(
         units["probability"], float(labels.mean()) if source is None else source, prevalence
     )
@@ -269,7 +271,7 @@ def decision_curve(
     pandas.DataFrame
         Columns threshold, model, treat_all, treat_none.
     """
-    binary_scores(label, probability)
+    checked(label, probability)
     values = np.arange(1, 100) / 100 if thresholds is None else np.asarray(thresholds, dtype=float)
     if (values < 0).any() or (values >= 1).any():
         raise ValueError("Thresholds of a decision curve must be at least 0 and below 1.")

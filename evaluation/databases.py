@@ -8,17 +8,18 @@ database counts the same in the mean, whatever its size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from evaluation.calibration import calibration_table, prevalence_table, shift_prior
-from evaluation.figures import interval_figure
 from evaluation.report import describe_evaluation, interval_sentence, json_safe, unscorable
 from evaluation.scores import aggregate, binary_scores
 from evaluation.statistics import grouped_cluster_bootstrap
 from evaluation.tables import Caption
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MEAN, MEDIAN = "mean", "median"
 _ASSUMED = 0.5
@@ -238,6 +239,8 @@ def database_files(
     """Return predictions by unit and the figure, by their path in the folder of results."""
     if compact:
         return {"recordings.csv": aggregate(predictions)}
+    from evaluation.figures import interval_figure  # half a second, and --compact draws nothing
+
     table = _score_table(metrics["by_database"]["recordings"], "recordings")
     figure = interval_figure(
         table.rename(

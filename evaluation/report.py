@@ -6,22 +6,17 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from evaluation.figures import (
-    calibration_figure,
-    confusion_figure,
-    decision_curve_figure,
-    precision_recall_figure,
-    roc_figure,
-)
 from evaluation.scores import aggregate, check_predictions, fold_scores
 from evaluation.statistics import Interval, cluster_bootstrap
 from evaluation.tables import MISSING, NOT_ESTIMABLE, Caption
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PROTOCOLS = {
     "paper": "beats of one recording are in train and test, and the model was selected on the test fold: "
@@ -271,10 +266,14 @@ def unscorable(predictions: pd.DataFrame, unit: str) -> str:
 def _evaluate_units(
     predictions: pd.DataFrame, by: str | None, draws: int, seed: int, noun: str
 ) -> dict[str, Any]:
-    units = predictions if by is None else aggregate(predictions, by)
+    def units_of(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows if by is None else aggregate(rows, by)
+
+    units = units_of(predictions)
+    folds = {int(fold): units_of(rows) for fold, rows in predictions.groupby("fold")}
     scores = {
-        "at_half": fold_scores(predictions, by, 0.5),
-        "at_validation_threshold": fold_scores(predictions, by),
+        "at_half": fold_scores(units, folds, 0.5),
+        "at_validation_threshold": fold_scores(units, folds),
     }
 
     def interval(frame: pd.DataFrame, statistic: str) -> dict[str, Any]:
@@ -289,6 +288,14 @@ def _evaluate_units(
 
 
 def _figures(units: pd.DataFrame, unit: str, metrics: Mapping[str, Any]) -> dict[str, Figure]:
+    from evaluation.figures import (  # half a second, and --compact draws nothing
+        calibration_figure,
+        confusion_figure,
+        decision_curve_figure,
+        precision_recall_figure,
+        roc_figure,
+    )
+
     style = {"unit": unit, "protocol": metrics["protocol"], "watermark": metrics["stamp"]}
     limit = 0.5 if metrics["threshold"] == "half" else None
     auroc = metrics[unit]["at_half"]["intervals"]["auroc"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def check_predictions(predictions: pd.DataFrame) -> None:
     if repeated.any():
         row = predictions[repeated].iloc[0]
         raise ValueError(f"Sample {row['sample']} is predicted twice in fold {row['fold']}.")
-    _checked(predictions["label"], predictions["probability"], predictions["threshold"])
+    checked(predictions["label"], predictions["probability"], predictions["threshold"])
 
 
 def aggregate(predictions: pd.DataFrame, by: str = "recording") -> pd.DataFrame:
@@ -128,10 +129,10 @@ def binary_scores(label: ArrayLike, probability: ArrayLike, threshold: ArrayLike
     ValueError
         For NaN, labels other than 0 and 1, probabilities outside 0 to 1, or unequal lengths.
     """
-    from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+    from sklearn.metrics import average_precision_score, roc_auc_score
 
-    labels, probabilities, thresholds = _checked(label, probability, threshold)
-    counts = confusion_matrix(labels, probabilities >= thresholds, labels=[0, 1]).ravel()
+    labels, probabilities, thresholds = checked(label, probability, threshold)
+    counts = np.bincount((2 * labels + (probabilities >= thresholds)).astype(int), minlength=4)
     both = 0 < labels.sum() < len(labels)
     return {
         **_rates(*(int(count) for count in counts)),
@@ -145,17 +146,16 @@ def binary_scores(label: ArrayLike, probability: ArrayLike, threshold: ArrayLike
 
 
 def fold_scores(
-    predictions: pd.DataFrame, by: str | None = None, threshold: float | None = None
+    units: pd.DataFrame, folds: Mapping[int, pd.DataFrame], threshold: float | None = None
 ) -> dict[str, Any]:
     """Score each fold, and all folds pooled.
 
     Parameters
     ----------
-    predictions : pandas.DataFrame
-        One row a sample, columns as described in the text of this package.
-    by : {None, "recording", "person"}
-        Unit to score; None: the samples themselves. A fold is scored on those beats of a unit that it
-        holds (some, where beats are split), the pool on all of them.
+    units : pandas.DataFrame
+        One row a sample, or what `aggregate` makes of all samples.
+    folds : mapping of int to pandas.DataFrame
+        The same of the samples of each fold: some of those of a recording, where beats are split.
     threshold : float, optional
         One threshold for all; None: the column ``threshold``.
 
@@ -165,15 +165,13 @@ def fold_scores(
         ``per_fold``, a list of scores with the number of the fold; ``mean`` and ``standard_deviation``
         (ddof 1) over the folds in which a score is defined; ``pooled``.
     """
-    folds = [
-        {"fold": int(fold), **_score_units(rows, by, threshold)} for fold, rows in predictions.groupby("fold")
-    ]
-    table = pd.DataFrame(folds)[list(SCORE_NAMES)].astype(float)
+    per_fold = [{"fold": fold, **_score_units(rows, threshold)} for fold, rows in folds.items()]
+    table = pd.DataFrame(per_fold)[list(SCORE_NAMES)].astype(float)
     return {
-        "per_fold": folds,
+        "per_fold": per_fold,
         "mean": {name: float(value) for name, value in table.mean().items()},
         "standard_deviation": {name: float(value) for name, value in table.std(ddof=1).items()},
-        "pooled": _score_units(predictions, by, threshold),
+        "pooled": _score_units(units, threshold),
     }
 
 
@@ -191,7 +189,7 @@ def best_threshold(label: ArrayLike, probability: ArrayLike) -> float:
         Half way between the two neighbouring probabilities it divides; of several equally good ones
         the closest to 0.5; 0.5 where only one class is there.
     """
-    labels, probabilities, _ = _checked(label, probability, 0.5)
+    labels, probabilities, _ = checked(label, probability)
     positives = int(labels.sum())
     negatives = len(labels) - positives
     if positives == 0 or negatives == 0:
@@ -208,9 +206,10 @@ def best_threshold(label: ArrayLike, probability: ArrayLike) -> float:
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
-def _checked(
-    label: ArrayLike, probability: ArrayLike, threshold: ArrayLike
+def checked(
+    label: ArrayLike, probability: ArrayLike, threshold: ArrayLike = 0.5
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return labels, probabilities and thresholds as arrays; raise as `binary_scores` does."""
     labels = np.asarray(label, dtype=np.float64)
     probabilities = np.asarray(probability, dtype=np.float64)
     thresholds = np.asarray(threshold, dtype=np.float64)
@@ -260,8 +259,7 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else np.nan
 
 
-def _score_units(predictions: pd.DataFrame, by: str | None, threshold: float | None) -> dict[str, float]:
-    units = predictions if by is None else aggregate(predictions, by)
+def _score_units(units: pd.DataFrame, threshold: float | None) -> dict[str, float]:
     limit = units["threshold"] if threshold is None else threshold
     return binary_scores(units["label"], units["probability"], limit)
 
@@ -283,9 +281,10 @@ def _mean_over(frame: pd.DataFrame, unit: str) -> pd.DataFrame:
             table[column] = groups[column].sum()
     for column in _CARRIED_COLUMNS:
         if column in frame:
-            table[column] = groups[column].agg(
-                lambda values: ", ".join(sorted({*values.dropna().astype(str)}))
-            )
+            texts = frame[[unit, column]].dropna().astype({column: str}).drop_duplicates()
+            texts = texts.sort_values([unit, column]).set_index(unit)[column]
+            joined = (", " + texts).groupby(level=0).sum().str.removeprefix(", ")
+            table[column] = joined.reindex(table.index, fill_value="")
     return table.reset_index()
 
 

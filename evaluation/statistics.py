@@ -157,7 +157,8 @@ with 6, 90 % with 10 and 92 % with 20 (``python -m studies.sessions_needed``). F
 85 % or more, as with the 13 normal sessions of training-a (83 to 95 %, ``studies.interval_coverage``).
 """
 _CLASSES = ("normal recordings", "abnormal recordings")
-_ELEMENTS_AT_ONCE = 2_000_000
+ELEMENTS_AT_ONCE = 2_000_000
+"""Weights of rows in memory at once: draws are taken in groups."""
 _LARGEST_REDRAWN_SHARE = 0.98
 _ROUNDING = 1e-12
 
@@ -535,7 +536,7 @@ def _drawn(
     clusters = int(codes.max()) + 1
     parts = [np.ones(len(codes), dtype=bool)] if labels is None else [labels == label for label in (0, 1)]
     holds = np.stack([np.bincount(codes, part, clusters) for part in parts], axis=1)
-    at_once = max(1, min(draws, _ELEMENTS_AT_ONCE // len(codes)))
+    at_once = max(1, min(draws, ELEMENTS_AT_ONCE // len(codes)))
     kept, used, tried = [np.empty(0)], 0, 0
     while used < draws:
         times = random.multinomial(clusters, np.full(clusters, 1 / clusters), size=at_once).astype(float)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import platform
 import subprocess
@@ -135,6 +136,7 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@functools.cache
 def provenance() -> dict[str, str]:
     """Return versions of Python and the libraries, and the commit of the code in a git checkout."""
     found = {"python": platform.python_version()}

@@ -33,3 +33,9 @@ def test_help_waits_for_no_library_that_computes(script):
     """OpenMP reads how its threads wait when torch is imported, and ``run_script`` says it before."""
     code = f"import {script}\ntry:\n    {script}.main(['--help'])\nexcept SystemExit:\n    pass"
     assert imported(code).isdisjoint({"torch", "pandas", "scipy", *UNNEEDED})
+
+
+def test_an_evaluation_that_draws_nothing_imports_nothing_that_draws():
+    found = imported("import systems.base.evaluation_run, systems.ecg_pcg.evaluate")
+    assert "torch" in found
+    assert "matplotlib" not in found

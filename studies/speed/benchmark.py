@@ -3,6 +3,7 @@
     python -m studies.speed                              # everything; about 20 minutes on two cores
     python -m studies.speed --raw-dir PATH/challenge-2016   # prepares real recordings too
     python -m studies.speed --parts training --presets small
+    python -m studies.speed --parts scale --recordings 200 2000   # every step; 3 minutes on one core
     python -m studies.speed --device cuda
 
 Keep the machine idle: a busy neighbour slows two threads far more than one. Writes
@@ -22,9 +23,9 @@ import tyro
 
 from common.files import write_table
 from learning.devices import choose_device, describe_machine, set_threads
-from studies.speed import inference, machine, neighbours, preparation, training
+from studies.speed import inference, machine, neighbours, preparation, scale, training
 
-PartName = Literal["machine", "preparation", "training", "neighbours", "inference"]
+PartName = Literal["machine", "preparation", "training", "neighbours", "inference", "scale"]
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ class SpeedSettings:
     """Settings of the benchmark."""
 
     parts: tuple[PartName, ...] = ("machine", "preparation", "training", "neighbours", "inference")
-    """What to measure."""
+    """What to measure; scale is every step by the number of recordings, on one core."""
     presets: tuple[Literal["small", "paper"], ...] = ("small", "paper")
     """Sizes of PACFNet."""
     raw_dir: Path | None = None
     """Folder of PhysioNet 2016, whose training-a is prepared; default: simulated recordings only."""
     recordings: tuple[int, ...] = preparation.SIZES
-    """Recordings of the simulated cohorts that are prepared, even numbers."""
+    """Recordings of the simulated cohorts, even numbers; of scale multiples of 2,000 above that."""
     compile: bool = True
     """Also train with torch.compile, which compiles for some minutes first."""
     device: str = "auto"
@@ -62,6 +63,8 @@ def measure(settings: SpeedSettings, device: torch.device) -> list[dict[str, Any
         rows += neighbours.measure()
     if "inference" in settings.parts:
         rows += inference.measure(device, settings.presets)
+    if "scale" in settings.parts:
+        rows += scale.measure(settings.recordings)
     return rows
 
 

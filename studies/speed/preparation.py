@@ -9,6 +9,7 @@ Recordings are simulated before the clock starts. `studies.speed` prints all of 
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -95,20 +96,43 @@ def rows_of(case: str, one: Measured) -> list[dict[str, Any]]:
 def prepared(raw_dir: Path) -> Measured:
     """Prepare a folder into a temporary cache, in a new process."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["load_data.py", "--raw-dir", str(raw_dir.absolute()), "--cache-dir", folder]
-        with (Path(folder) / "output.txt").open("w+", encoding="utf-8") as output:
-            began = time.perf_counter()
-            process = subprocess.Popen(
-                [sys.executable, *command], cwd=ROOT, stdout=output, stderr=subprocess.DEVNULL
-            )
-            peak = peak_memory(process)
-            seconds = time.perf_counter() - began
-            output.seek(0)
-            text = output.read()
-    count, took = FOUND.search(text), TOOK.search(text)
-    if process.returncode or count is None or took is None:
-        raise RuntimeError(f"load_data.py exited with {process.returncode}: {text[-500:]}")
-    return Measured(int(count["count"]), float(took["seconds"]), seconds, peak / 1e6)
+        done = run_script("load_data.py", "--raw-dir", str(raw_dir.absolute()), folder=Path(folder))
+    count, took = FOUND.search(done.text), TOOK.search(done.text)
+    if count is None or took is None:
+        raise RuntimeError(f"load_data.py printed no time: {done.text[-500:]}")
+    return Measured(int(count["count"]), float(took["seconds"]), done.seconds, done.peak / 1e6)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one call of a script printed, took (seconds) and held at most (bytes)."""
+
+    text: str
+    seconds: float
+    cpu_seconds: float
+    peak: int
+
+
+def run_script(script: str, *options: str, folder: Path) -> Ran:
+    """Run a script in a new process, in a folder to which its relative paths belong."""
+    with (folder / "output.txt").open("w+", encoding="utf-8") as output:
+        began, spent = time.perf_counter(), _children_seconds()
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / script), *options], cwd=folder, stdout=output, stderr=output
+        )
+        peak = peak_memory(process)
+        taken = time.perf_counter() - began, _children_seconds() - spent
+        output.seek(0)
+        text = output.read()
+    if process.returncode:
+        raise RuntimeError(f"{script} exited with {process.returncode}: {text[-500:]}")
+    return Ran(text, *taken, peak)
+
+
+def _children_seconds() -> float:
+    """Return the CPU seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def peak_memory(process: subprocess.Popen[bytes]) -> int:

@@ -7,12 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -22,7 +21,6 @@ from datasets.cache import Cache, find_cache
 from datasets.splits import ALL, assert_separated, fold_from_parts, fold_name
 from evaluation.comparison import compare, format_comparison
 from evaluation.databases import evaluate_databases
-from evaluation.figures import learning_curves_figure
 from evaluation.report import evaluate_predictions, format_table
 from learning.checkpoint import (
     BEST,
@@ -38,6 +36,9 @@ from learning.loop import predict
 from learning.runs import differing_settings, find_checkpoints
 from systems import registry
 from systems.base.task import Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LOCAL = ("cache", "cache_dir", "checkpoint_dir", "log_dir")
 """Settings that say where files lie on one machine, and so do not belong into results."""
@@ -115,6 +116,8 @@ class EvaluationRun:
         kept = {fold_name(content["fold"]): _kept_epoch(content) for content in self.checkpoints}
         if self.settings.compact or not any(map(len, self.histories.values())):
             return {}
+        from evaluation.figures import learning_curves_figure  # half a second, and --compact draws nothing
+
         figure = learning_curves_figure(self.histories, kept, watermark=self.watermark)
         return {"learning_curves": figure}
 

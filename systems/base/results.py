@@ -6,17 +6,18 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from common.files import replacing, write_json, write_table, write_text
 from evaluation.databases import database_files
-from evaluation.figures import RESOLUTION
 from evaluation.page import html_page
 from evaluation.report import json_safe, markdown_table, result_files
 from evaluation.tables import Caption, markdown_of, text_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _WIDTH = 100
 """Columns of a terminal."""
@@ -60,7 +61,7 @@ def write_results(
     list of pathlib.Path
         The files written.
     """
-    content = {name: _png(item) if isinstance(item, Figure) else item for name, item in files.items()}
+    content = {name: item if isinstance(item, pd.DataFrame) else _png(item) for name, item in files.items()}
     for name, item in content.items():
         if isinstance(item, pd.DataFrame):
             write_table(folder / name, item, digits)
@@ -148,6 +149,8 @@ def _title(name: str, captions: Mapping[str, Caption] | None) -> str:
 
 
 def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, and --compact draws nothing
+
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=RESOLUTION, facecolor="white")
+    FigureCanvasAgg(figure).print_png(buffer)  # savefig would draw twice
     return buffer.getvalue()

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from scipy import stats
 
 from common.errors import UserError
@@ -24,6 +23,7 @@ from evaluation.databases import database_captions, database_prevalence, databas
 from evaluation.report import persons_sentence
 from evaluation.scores import aggregate, one_label_a_person
 from evaluation.statistics import (
+    ELEMENTS_AT_ONCE,
     SESSIONS_NEEDED,
     STATISTICS,
     Array,
@@ -40,6 +40,9 @@ from systems.base.results import LEARNING_CURVES, print_tables, write_binary_res
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.linear.fit import out_of_fold_log_odds
 from systems.ecg_pcg.settings import EcgPcgEvaluationSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NORMAL = "Normal"
 _INNOCENT = ("Normal", "Benign")
@@ -264,6 +267,7 @@ def permutation_test(recordings: pd.DataFrame, *, permutations: int, seed: int =
         permutation_type="pairings",
         vectorized=True,
         n_resamples=permutations,
+        batch=max(1, ELEMENTS_AT_ONCE // len(ranks)),
         alternative="greater",
         rng=seed,
     )
@@ -382,16 +386,14 @@ def within_sessions(units: pd.DataFrame, weights: Array) -> Array:
     ndarray, shape (draws,)
         nan where no session has both classes.
     """
-    codes, names = pd.factorize(units["session"])
     labels, scores = units["label"].to_numpy(), units["probability"].to_numpy(dtype=float)
-    right, pairs, first = (np.zeros(len(names)) for _ in range(3))
-    for code in range(len(names)):
-        rows = codes == code
-        first[code] = np.argmax(rows)
-        one, other = scores[rows & (labels == 1)], scores[rows & (labels == 0)]
-        pairs[code] = len(one) * len(other)
-        right[code] = ((one[:, None] > other).sum() + (one[:, None] == other).sum() / 2) if pairs[code] else 0
-    times = np.atleast_2d(weights)[:, first.astype(int)]
+    sessions = units.groupby("session", sort=False).indices.values()
+    right, pairs = np.zeros(len(sessions)), np.zeros(len(sessions))
+    for number, rows in enumerate(sessions):
+        one, other = (scores[rows[labels[rows] == label]] for label in (1, 0))
+        pairs[number] = len(one) * len(other)
+        right[number] = (one[:, None] > other).sum() + (one[:, None] == other).sum() / 2
+    times = np.atleast_2d(weights)[:, [rows[0] for rows in sessions]]
     return divided(times @ right, times @ pairs)
 
 

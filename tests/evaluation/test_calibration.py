@@ -13,6 +13,7 @@ from evaluation.calibration import (
     log_odds,
     weighted_calibration_line,
 )
+from evaluation.statistics import cluster_bootstrap
 
 
 def drawn(slope: float = 1.0, intercept: float = 0.0, count: int = 400, seed: int = 0) -> pd.DataFrame:
@@ -95,3 +96,14 @@ def test_the_table_has_clustered_intervals_that_hold_the_truth():
     error = expected_calibration_error(cohorts[0]["label"], cohorts[0]["probability"])
     assert tables[0].loc["expected calibration error", "value"] == pytest.approx(error)
     assert tables[0].equals(calibration_table(cohorts[0], draws=150).set_index("score")), "same seed"
+
+
+def test_the_intercept_has_the_interval_that_it_has_alone():
+    units = drawn(0.7, 0.3, count=80)
+    row = calibration_table(units, draws=50).set_index("score").loc["intercept"]
+
+    def intercept(rows: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        return weighted_calibration_line(rows["label"], rows["probability"], weights)[:, 0]
+
+    alone = cluster_bootstrap(units, intercept, draws=50)
+    assert (row["value"], row["low"], row["high"]) == (alone.estimate, alone.low, alone.high)

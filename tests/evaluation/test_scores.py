@@ -120,6 +120,7 @@ def test_a_recording_is_the_mean_of_its_beats_and_a_person_the_mean_of_recording
     assert persons["probability"].tolist() == pytest.approx([0.6, 0.5])
     assert persons[["beats", "recordings"]].to_numpy().tolist() == [[3, 2], [1, 1]]
     assert persons["site"].tolist() == ["Ao, LV", "LV"]
+    assert aggregate(beats.assign(site=[None, "LV", None, None]))["site"].tolist() == ["LV", "", ""]
 
 
 def test_the_number_of_beats_does_not_count():
@@ -158,7 +159,7 @@ def test_fold_scores_are_means_over_folds_and_a_pool():
     predictions = table(
         fold=[0, 0, 1, 1, 2, 2], label=[0, 1, 0, 1, 1, 1], probability=[0.1, 0.9, 0.6, 0.7, 0.9, 0.9]
     )
-    scores = fold_scores(predictions)
+    scores = fold_scores(predictions, dict(list(predictions.groupby("fold"))))
     assert [fold["accuracy"] for fold in scores["per_fold"]] == [1, 0.5, 1]
     assert scores["mean"]["accuracy"] == pytest.approx(5 / 6)
     assert scores["standard_deviation"]["accuracy"] == pytest.approx(np.std([1, 0.5, 1], ddof=1))
@@ -169,8 +170,8 @@ def test_fold_scores_are_means_over_folds_and_a_pool():
 
 def test_fold_scores_take_the_thresholds_of_the_column_or_one_for_all():
     predictions = table(label=[0, 1], probability=[0.6, 0.7], threshold=0.65)
-    assert fold_scores(predictions)["pooled"]["accuracy"] == 1
-    assert fold_scores(predictions, threshold=0.5)["pooled"]["accuracy"] == 0.5
+    assert fold_scores(predictions, {0: predictions})["pooled"]["accuracy"] == 1
+    assert fold_scores(predictions, {0: predictions}, 0.5)["pooled"]["accuracy"] == 0.5
 
 
 def test_a_table_that_is_none_of_predictions_is_refused():

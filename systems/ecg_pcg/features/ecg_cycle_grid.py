@@ -16,8 +16,8 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import scipy  # whose parts are read from disk at their first use
 from numpy.typing import NDArray
-from scipy import signal as scipy_signal
 from tqdm import tqdm
 
 from common.files import replacing
@@ -73,7 +73,7 @@ def ecg_cycle_grid(ecg: Floats, sampling_rate: float) -> NDArray[np.float64]:
 def _power(signal: Floats) -> NDArray[np.float64]:
     """Return the power of each band around every eighth sample, shape (frames, bands)."""
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(signal, FRAME // 2), FRAME)[::HOP]
-    spectrum = np.fft.rfft(frames * scipy_signal.get_window("hann", FRAME), axis=1)[:, :BANDS]
+    spectrum = np.fft.rfft(frames * scipy.signal.get_window("hann", FRAME), axis=1)[:, :BANDS]
     return spectrum.real**2 + spectrum.imag**2
 
 

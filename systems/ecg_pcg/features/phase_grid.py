@@ -125,13 +125,14 @@ def _compute(cache: Cache, recordings: pd.DataFrame, jobs: int, progress: bool) 
         for row in recordings.to_dict("records")
     )
     bar = tqdm(made, total=len(recordings), desc="Phase grid", unit="recording", disable=not progress)
-    pcg, ecg = (np.stack(rows).astype(np.float32) for rows in zip(*bar, strict=True))
+    pcg, ecg = (np.stack(rows) for rows in zip(*bar, strict=True))
     has_pcg, has_ecg = (np.asarray(np.isfinite(values).all(axis=1)) for values in (pcg, ecg))
     return PhaseGrid(recordings["recording"].to_numpy(str), pcg, ecg, has_pcg, has_ecg)
 
 
 def _features(
     pcg: Floats, pcg_rate: float, ecg: Floats, ecg_rate: float, states: HeartStates
-) -> tuple[Floats, Floats]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the two rows of one recording."""
-    return pcg_grid(pcg, pcg_rate, states), ecg_band_powers(ecg, ecg_rate)
+    rows = pcg_grid(pcg, pcg_rate, states), ecg_band_powers(ecg, ecg_rate)
+    return rows[0].astype(np.float32), rows[1].astype(np.float32)

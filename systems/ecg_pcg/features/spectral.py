@@ -13,9 +13,8 @@ ECG      band-pass 0.7-90 Hz, unit variance; Welch, 2 s; log10 of the mean power
 from __future__ import annotations
 
 import numpy as np
+import scipy  # whose parts are read from disk at their first use
 from numpy.typing import NDArray
-from scipy import fft
-from scipy import signal as scipy_signal
 
 from datasets.beats import HeartStates, complete_cycles
 from datasets.signals import Floats, bandpass, fill_gaps, resample
@@ -95,7 +94,7 @@ def ecg_band_powers(ecg: Floats, sampling_rate: float) -> NDArray[np.float64]:
     if ready is None:
         return np.full(ECG_BANDS, np.nan)
     length = min(len(ready), round(_WELCH_SECONDS * RATE))
-    frequency, density = scipy_signal.welch(ready, RATE, nperseg=length)
+    frequency, density = scipy.signal.welch(ready, RATE, nperseg=length)
     first = np.searchsorted(frequency, ECG_EDGES)
     totals = np.add.reduceat(density[: first[-1]], first[:-1])
     return np.log10(np.maximum(totals / np.diff(first), QUIET))
@@ -155,10 +154,10 @@ def _band_powers(signal: Floats) -> NDArray[np.float32]:
     """
     padded = np.pad(signal.astype(np.float32), FRAME // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP]
-    taper = scipy_signal.get_window("hann", FRAME).astype(np.float32)
+    taper = scipy.signal.get_window("hann", FRAME).astype(np.float32)
     power = np.empty((len(frames), BANDS), dtype=np.float32)
     for start in range(0, len(frames), _CHUNK):
-        spectrum = fft.rfft(frames[start : start + _CHUNK] * taper, axis=1)[:, : BAND_EDGES[-1]]
+        spectrum = scipy.fft.rfft(frames[start : start + _CHUNK] * taper, axis=1)[:, : BAND_EDGES[-1]]
         density = spectrum.real**2 + spectrum.imag**2
         power[start : start + _CHUNK] = np.add.reduceat(density, BAND_EDGES[:-1], axis=1)
     power /= np.diff(BAND_EDGES).astype(np.float32)
