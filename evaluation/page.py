@@ -114,7 +114,8 @@ def _each_captions(metrics: Mapping[str, Any]) -> dict[str, Caption]:
         "persons": "One row a person: the probability is the mean over the recordings.",
         "predictions": "What the model gave for each sample.",
     }
-    return {name: Caption(texts[name], heads=heads) for name in texts}
+    labels = " Label 0 is normal, 1 abnormal." if "threshold" in metrics else ""
+    return {name: Caption(texts[name] + labels, heads=heads) for name in texts}
 
 
 def _caption(stem: str, captions: Mapping[str, Caption]) -> Caption:

@@ -233,7 +233,8 @@ def _check_same(path: Path, before: dict[str, Any], now: dict[str, Any], default
     if before.get("task") != now["task"]:
         differing.append(f"task: {before.get('task')} then, {now['task']} now")
     if before.get("cache") != now.get("cache"):
-        differing.append("the prepared data")
+        caches = [str(run.get("cache"))[:8] for run in (before, now)]
+        differing.append("prepared data: the cache named ...-{} then, ...-{} now".format(*caches))
     if differing:
         epochs = _EPOCHS if any(text.startswith("optimization.epochs:") for text in differing) else ""
         raise UserError(

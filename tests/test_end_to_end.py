@@ -386,7 +386,7 @@ def test_what_is_not_as_it_was_in_training_is_said(workspace, session_run, tmp_p
 def test_a_cache_of_other_settings_is_another_cache(workspace, session_run, session_metrics, tmp_path):
     """The run cannot be continued on it; evaluated on it, what any fold learned from is left out."""
     other = workspace.prepare("--beat-points", "500", "--cache-dir", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match=r"other settings \(the prepared data\)"):
+    with pytest.raises(UserError, match=r"other settings \(prepared data: "):
         workspace.train("--folds", "2", "--run-name", "sessions", "--cache", str(other))
     with pytest.raises(UserError, match=r"No cache in .* is the one this run was trained from"):
         workspace.evaluate(session_run, "--cache-dir", str(tmp_path / "cache"))

@@ -148,7 +148,10 @@ def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path)
 
 def test_other_data_are_refused(tmp_path):
     trained(tmp_path, "fold_0")
-    with pytest.raises(UserError, match=r"other settings \(the prepared data\)"):
+    said = r"prepared data: the cache named \.\.\.-abc then, \.\.\.-def now"
+    with pytest.raises(UserError, match=said):
+        UserError, match=r"other settings \(prepared data: the cache named \.\.\.-abc then, \.\.\.-def now\)"
+    ):
         run(tmp_path, "fold_1", identity="def")
 
 

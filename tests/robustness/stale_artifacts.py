@@ -26,7 +26,7 @@ from tests.robustness.faults import (
 from tests.robustness.forks import Fault
 
 OTHERS_CACHE = {
-    TRAINING: r"other settings \(the prepared data\).*another name with --run-name",
+    TRAINING: r"other settings \(prepared data: .*another name with --run-name",
     EVALUATION: "is the one this run was trained from.*load_data.py",
 }
 OTHER_FORMAT = "has format 99, and this version reads 2.*train again"

@@ -174,7 +174,7 @@ def test_a_cache_of_other_settings_is_refused(bench, trained):
     """Preparing otherwise moves the note of the latest cache; going on with the run is then refused."""
     arguments = [*trained.arguments(PREPARATION), "--bandpass"]
     assert bench.forker.run("load_data", arguments, Fault()).code == 0
-    with pytest.raises(UserError, match=r"other settings \(the prepared data\)"):
+    with pytest.raises(UserError, match=r"other settings \(prepared data: "):
         training.main(trained.arguments(TRAINING))
     evaluate.main(trained.arguments(EVALUATION))
     bench.assert_undisturbed(bench.stages[EVALUATION], trained)
