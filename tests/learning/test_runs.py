@@ -150,8 +150,6 @@ def test_other_data_are_refused(tmp_path):
     trained(tmp_path, "fold_0")
     said = r"prepared data: the cache named \.\.\.-abc then, \.\.\.-def now"
     with pytest.raises(UserError, match=said):
-        UserError, match=r"other settings \(prepared data: the cache named \.\.\.-abc then, \.\.\.-def now\)"
-    ):
         run(tmp_path, "fold_1", identity="def")
 
 
