@@ -191,7 +191,7 @@ def test_options_reach_the_preparation(root):
         (["--simulate", "--patients", "0"], "--simulation.patients must be 1 or more, and is 0"),
         (["--simulate", "--size", "4"], "too small"),
         (["--simulate", "--check"], "leave --simulate away"),
-        (["--raw-dir", "nowhere"], r"No patients found.* in: nowhere\. Name the folder"),
+        (["--raw-dir", "nowhere"], r"No patients found.* in: nowhere \(does not exist\)\. Name the folder"),
         ([], r"in: data/raw/pairs, data/raw/ptb-xl \(\$PTBXL_DIR is not set\).*ecg-mae --simulate"),
     ],
 )

@@ -319,7 +319,7 @@ def test_a_fusion_without_weights_tells_none(own, made):
         assert row["shares"] is None
 
 
-@pytest.mark.parametrize("columns", [40, 60, 100])
+@pytest.mark.parametrize("columns", [44, 60, 100])
 def test_words_fit_the_terminal(own, made, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     run = made(2)
