@@ -16,6 +16,7 @@ from common.files import write_table, write_text
 from config import EvaluationSettings
 from evaluation.comparison import compare_with
 from evaluation.figures import save_figure
+from evaluation.tables import interval_text
 from models import FITTED_MODELS
 
 PROTOCOLS = ("paper", "beat", "recording", "session")
@@ -67,7 +68,7 @@ def over_seeds(parts: pd.DataFrame) -> pd.DataFrame:
     """Return one row a model and protocol: means over seeds, interval bounds too, and how many seeds."""
     grouped = parts.groupby(["model", "protocol"], sort=False)
     table = grouped[[*COLUMNS[3:]]].mean().assign(seeds=grouped.size()).reset_index()
-    return table[COLUMNS].round(4)
+    return table[COLUMNS]
 
 
 def markdown(table: pd.DataFrame, models: Sequence[str]) -> str:
@@ -90,7 +91,7 @@ def cell(rows: pd.DataFrame, model: str, protocol: str) -> str:
         return "-"
     row = rows.iloc[0]
     seeds = f", {int(row['seeds'])} seeds" if row["seeds"] > 1 else ""
-    return f"{row['auroc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]{seeds}"
+    return f"{row['auroc']:.3f} {interval_text(row['low'], row['high'], 'too few sessions')}{seeds}"
 
 
 def story_figure(table: pd.DataFrame, models: Sequence[str]) -> Figure:
