@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from evaluation.report import (
     PROTOCOLS,
@@ -137,8 +138,13 @@ def test_json_is_strict_even_with_undefined_scores(tmp_path):
 
 
 def test_paper_is_watermarked_in_every_output(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("systems.base.results._png", lambda figure: drawn.append(figure) or b"")
+    drawn: list[Figure] = []
+
+    def draw(figure: Figure) -> bytes:
+        drawn.append(figure)
+        return b""
+
+    monkeypatch.setattr("systems.base.results._png", draw)
     predictions = simulated("beat")
     metrics = evaluate_predictions(predictions, protocol="paper", draws=20, watermark="simulated data")
     write_binary_results(tmp_path, predictions, metrics, {"more": pd.DataFrame({"score": [0.5]})})
