@@ -25,6 +25,24 @@ _POOLINGS = ("mean", "class")
 """How tokens become one vector: mean of the usable patch tokens, or the class token."""
 
 
+_PLAIN_TOKENS = 512
+"""Tokens up to which a training step in bfloat16 on a CPU takes plain products (docs/speed.md)."""
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Return attention, (B, heads, N, C / heads): torch's kernel, or the same to rounding by plain products.
+
+    The backward pass of torch's kernel takes two to three times as long in bfloat16 on a CPU.
+    """
+    slow = query.requires_grad and query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if not slow or query.shape[-2] > _PLAIN_TOKENS:
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    scores = query / query.shape[-1] ** 0.5 @ key.transpose(-2, -1)
+    if mask is not None:
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, float("-inf"))
+    return functional.dropout(scores.softmax(dim=-1), dropout) @ value
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention in which some tokens may be closed to all.
 
@@ -48,13 +66,9 @@ class SelfAttention(nn.Module):
     def forward(self, tokens: Tensor, attendable: Tensor | None = None) -> Tensor:
         """Map (B, N, C) to (B, N, C); nothing is read from tokens where ``attendable`` (B, N) is False."""
         query, key, value = self._split(tokens)
-        mixed = functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=None if attendable is None else attendable[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        mask = None if attendable is None else attendable[:, None, None, :]
+        dropout = self.dropout if self.training else 0.0
+        mixed = _attend(query, key, value, mask, dropout)
         return self.merge(mixed.transpose(1, 2).flatten(2))
 
     def forward_with_maps(self, tokens: Tensor, attendable: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,22 @@ def test_maps_are_the_attention_that_is_used():
     assert (maps[1, :, :, 3:] == 0).all()
 
 
+def test_learning_in_bfloat16_attends_as_the_kernel_does():
+    torch.manual_seed(0)
+    attention, given = SelfAttention(8, 2), tokens()
+    attendable = torch.tensor([[True] * 6, [True] * 3 + [False] * 3, [True] + [False] * 5])
+    attention(given, attendable).square().sum().backward()
+    exact = attention.project.weight.grad.clone()
+    attention.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        learning = attention(given, attendable)
+        with torch.no_grad():
+            kernel = attention(given, attendable)
+    learning.float().square().sum().backward()
+    assert torch.allclose(learning, kernel, atol=0.02)
+    assert torch.allclose(attention.project.weight.grad, exact, atol=0.03 * exact.abs().max())
+
+
 def test_attention_starts_at_tokens_that_are_alike():
     """Glorot's own start spreads attention over all; here a token finds its copy among 19 others at once."""
     torch.manual_seed(0)
