@@ -59,10 +59,11 @@ class Caption:
 
 @dataclass(frozen=True)
 class ShownTable:
-    """The headings and cells of a table, and the sentences that stand below it."""
+    """The headings and cells of a table, which columns hold words, and the sentences that stand below it."""
 
     heads: list[str]
     rows: list[list[str]]
+    words: list[bool]
     notes: list[str]
 
 
@@ -79,20 +80,22 @@ def shown_table(table: pd.DataFrame, heads: Mapping[str, str] | None = None) -> 
     """
     names = _HEADS | dict(heads or {})
     columns: list[list[str]] = []
-    shown_heads = []
+    shown_heads, words = [], []
     reasons = table[REASON].fillna("").astype(str).tolist() if REASON in table else [""] * len(table)
     for name in _ordered(table):
         if name.endswith("low") and f"{name[:-3]}high" in table:
             ends = zip(table[name], table[f"{name[:-3]}high"], reasons, strict=True)
             columns.append([interval_text(low, high, reason) for low, high, reason in ends])
             shown_heads.append(_INTERVAL)
+            words.append(False)
             continue
         cells = zip(_counts_as_whole(table[name]), reasons, strict=True)
         columns.append([p_text(*cell) if name in _P else number_text(cell[0]) for cell in cells])
         shown_heads.append(names.get(name, name.replace("_", " ")))
+        words.append(any(isinstance(value, str) for value in table[name]))
     rows = [list(row) for row in zip(*columns, strict=True)]
     notes = [f"Not estimable: {reason}." for reason in dict.fromkeys(filter(None, reasons))]
-    return ShownTable(shown_heads, rows, notes)
+    return ShownTable(shown_heads, rows, words, notes)
 
 
 def _ordered(table: pd.DataFrame) -> list[str]:
@@ -121,8 +124,8 @@ def text_table(table: pd.DataFrame, caption: Caption | None = None) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(shown.heads))]
     body = [
         "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(line, widths, [True, *shown.words[1:]], strict=True)
         ).rstrip()
         for line in lines
     ]

@@ -58,9 +58,19 @@ def test_ends_are_one_cell_and_reasons_stand_below_once():
     assert shown.rows[1] == ["few", "1", "0.900", "not estimable", "not estimable"]
     assert shown.notes == ["Not estimable: one session."]
     assert text_table(table).endswith("Not estimable: one session.")
+    assert shown.words == [True, False, False, False, False]
     text = markdown_of(table, Caption("What it is.", heads={"value": "AUROC"}))
     assert text.startswith("What it is.\n\n| group |")
     assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {6}
+
+
+def test_words_stand_at_the_left_and_numbers_at_the_right():
+    table = pd.DataFrame({"n": [7, 12], "found by": ["CMR", "both axes"], "r": [0.5, 1234.5]})
+    assert text_table(table).splitlines() == [
+        "n   found by        r",
+        "7   CMR         0.500",
+        "12  both axes  1234.5",
+    ]
 
 
 def test_counts_beside_what_is_not_known_are_whole_numbers():
