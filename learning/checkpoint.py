@@ -136,24 +136,30 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+_NO_CODE = (":(top,exclude)results", ":(top,exclude)docs", ":(top,exclude)*.md")
+_CHANGED = ("status", "--porcelain", "--untracked-files=no", "--", ":(top)", *_NO_CODE)
+
+
 @functools.cache
 def provenance() -> dict[str, str]:
     """Return versions of Python and the libraries, and the commit of the code in a git checkout."""
     found = {"python": platform.python_version()}
     found |= {name: version(name) for name in ("torch", "numpy", "scipy", "scikit-learn")}
+    return found | {"commit": commit_of(Path(__file__).parent)}
+
+
+def commit_of(folder: Path) -> str:
+    """Return the commit of a checkout, ``-dirty`` where more than results and text has changed since."""
     try:
-        here = Path(__file__).parent
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
+        name, changed = (
+            subprocess.run(
+                ["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+            for words in (("describe", "--always", "--abbrev=12"), _CHANGED)
+        )
     except (OSError, subprocess.SubprocessError):
-        commit = "unknown"
-    return found | {"commit": commit}
+        return "unknown"
+    return f"{name}-dirty" if changed else name
 
 
 def changed_since(before: dict[str, str]) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from learning.checkpoint import (
     CheckpointError,
     changed_data,
     changed_since,
+    commit_of,
     file_digest,
     load_checkpoint,
     provenance,
@@ -191,3 +193,25 @@ def test_data_that_have_changed_since_are_said(changed, lines):
 
 def test_what_an_older_run_did_not_write_down_is_not_compared():
     assert changed_data({"source": "cohort", "settings": {"onsets": "ecg"}}, DATA) == []
+
+
+def test_a_commit_is_that_of_the_code_and_written_results_do_not_change_it(tmp_path):
+    def git(*words):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "results").mkdir()
+    code, table = tmp_path / "models/network.py", tmp_path / "results/table.csv"
+    code.write_text("WIDTH = 1\n")
+    table.write_text("auroc\n")
+    assert commit_of(tmp_path) == "unknown"
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    commit = commit_of(tmp_path / "models")
+    assert len(commit) == 12
+    table.unlink()
+    assert commit_of(tmp_path / "models") == commit
+    code.write_text("WIDTH = 2\n")
+    assert commit_of(tmp_path / "models") == f"{commit}-dirty"
