@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MEAN, MEDIAN = "mean", "median"
 _ASSUMED = 0.5
-"""Share of abnormal that the probabilities assume: classes weigh the same in training."""
+"""Share of abnormal that probabilities assume where classes weigh the same in training."""
 _UNITS = {"recordings": "recording", "persons": "person"}
 _AT_THRESHOLD = ("sensitivity", "specificity", "macc", "brier")
 _CALIBRATION = {"slope": "slope", "intercept": "intercept"}
@@ -39,6 +39,7 @@ def evaluate_databases(
     seed: int = 0,
     watermark: str = "",
     scope: str = "",
+    assumed: float = _ASSUMED,
 ) -> dict[str, Any]:
     """Score predictions of several databases, each by itself.
 
@@ -50,6 +51,8 @@ def evaluate_databases(
         As there.
     draws, seed : int
         Of the bootstrap: whole sessions are drawn within each database. The databases are fixed.
+    assumed : float
+        Share of abnormal that the probabilities assume, from which they are brought to that of each database.
 
     Returns
     -------
@@ -79,12 +82,12 @@ def evaluate_databases(
             continue
         units = aggregate(predictions, by)
         limits = 0.5 if threshold == "half" else units["threshold"]
-        metrics["by_database"][name] = _evaluate_units(units.assign(threshold=limits), draws, seed)
+        metrics["by_database"][name] = _evaluate_units(units.assign(threshold=limits), draws, seed, assumed)
     metrics["notes"] += _one_sided(metrics["by_database"]["recordings"]["databases"])
     return json_safe(metrics)
 
 
-def _evaluate_units(units: pd.DataFrame, draws: int, seed: int) -> dict[str, Any]:
+def _evaluate_units(units: pd.DataFrame, draws: int, seed: int, assumed: float) -> dict[str, Any]:
     """Return the scores of each database, their mean and median, and the worst."""
     groups = {str(name): rows for name, rows in units.groupby("database")}
     intervals, mean = grouped_cluster_bootstrap(groups, draws=draws, seed=seed)
@@ -92,7 +95,7 @@ def _evaluate_units(units: pd.DataFrame, draws: int, seed: int) -> dict[str, Any
     for name, rows in groups.items():
         scores = binary_scores(rows["label"], rows["probability"], rows["threshold"])
         ends = {"auroc_low": intervals[name].low, "auroc_high": intervals[name].high}
-        calibration = calibration_table(_at_own_prevalence(rows), draws=draws, seed=seed)
+        calibration = calibration_table(_at_own_prevalence(rows, assumed), draws=draws, seed=seed)
         found[name] = {
             **scores,
             **ends,
@@ -126,16 +129,16 @@ def _evaluate_units(units: pd.DataFrame, draws: int, seed: int) -> dict[str, Any
     }
 
 
-def _at_own_prevalence(units: pd.DataFrame) -> pd.DataFrame:
-    """Return units with their probabilities brought from one half to the share of abnormal among them.
+def _at_own_prevalence(units: pd.DataFrame, assumed: float) -> pd.DataFrame:
+    """Return units with their probabilities brought from an assumed share of abnormal to that among them.
 
-    Models of beats and recordings learn with both classes weighing the same. What is asked here is whether
-    their probabilities hold, not whether every hospital has as many abnormal hearts as normal ones.
+    Models of beats and recordings learn with both classes weighing the same, unless told otherwise. What is
+    asked here is whether their probabilities hold, not whether every hospital has as many abnormal hearts.
     """
     share = units["label"].mean()
     if share in (0, 1):
         return units
-    return units.assign(probability=shift_prior(units["probability"], _ASSUMED, share))
+    return units.assign(probability=shift_prior(units["probability"], assumed, share))
 
 
 def _worst(auroc: pd.Series) -> dict[str, Any]:
@@ -221,8 +224,9 @@ def database_captions(metrics: Mapping[str, Any]) -> dict[str, Caption]:
     calibration = (
         "Slope: 1 is right, below 1 the probabilities are too extreme. Intercept: 0 is right, above 0 they "
         "are too low. ECE, the expected calibration error: mean distance between probability and share of "
-        "abnormal, 0 at best. Probabilities are first brought from one half, which they assume, to the share "
-        "of abnormal of each database. The last row is the median over the databases."
+        "abnormal, 0 at best. Probabilities are first brought from the share of abnormal that they "
+        "assume, one half where classes weigh the same in training, to that of each database. The last row "
+        "is the median over the databases."
     )
     figure = "AUROC per recording of each database, and their mean, with 95 % intervals over sessions."
     return {

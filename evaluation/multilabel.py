@@ -204,7 +204,8 @@ def _macro_intervals(
     known = [np.flatnonzero(~np.isnan(column)) for column in truth.T]
     parts = [_known(truth[:, k], predicted[:, k], group) for k in range(truth.shape[1])]
     # Draws without both labels of the rarest class are of no use to the mean, so they need not be scored.
-    rarest = min(range(len(parts)), key=lambda k: parts[k]["label"].value_counts().min())
+    # The rarest is that with a label of the fewest patients, who may be too few for an interval.
+    rarest = min(range(len(parts)), key=lambda k: parts[k].groupby("label")["group"].nunique().min())
     units = pd.DataFrame({"label": truth[:, rarest], "group": group})
 
     def interval(score: Statistic) -> dict[str, Any]:

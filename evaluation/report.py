@@ -27,7 +27,7 @@ PROTOCOLS = {
     "database": "one database is left out: nothing of its hospital and devices was in train or validation",
     "patient": "patients are kept apart: nobody of the test part was in train or validation",
     "official": "the one split that the source assigns: nobody of the test part was in train or validation",
-    "external": "another set of recordings, none of which the model was trained on",
+    "external": "another set of recordings: none of them, and no other of their sessions, was trained on",
 }
 _WITH_INTERVAL = ("macc",)
 """Scores at a threshold that have an interval; AUROC, which needs none, has one too."""

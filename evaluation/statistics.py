@@ -255,6 +255,8 @@ def _reasoned(interval: Interval, values: Array, few: str, draws: int, noun: str
         return replace(interval, reason=few if draws else "")
     if not len(values):
         return replace(interval, reason=f"hardly any draw of {noun}s defines the score")
+    if not np.isfinite(interval.estimate):
+        return interval.without_ends(f"the score is defined for some draws of {noun}s only")
     if interval.high - interval.low < _ROUNDING:
         return interval.without_ends(f"every draw of {noun}s gives {interval.estimate:.3f}")
     return interval

@@ -1,6 +1,7 @@
 """Cines drawn from ECGs through the three scripts, on simulated patients: trained, drawn and measured."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,21 @@ def test_whoever_is_evaluated_was_seen_by_no_stage(workspace, run, metrics):
     learned |= {name for parent in content["parents"] for name in parent["session"]}
     assert {parent["kind"] for parent in content["parents"]} == {"ecg", "autoencoder", "cmr"}
     assert evaluated and not evaluated & learned
+
+
+def test_another_cache_of_the_same_patients_is_evaluated_on_those_not_learned_from(
+    workspace, parents, tmp_path
+):
+    frames = Path(parents[-1])
+    (cache,) = (path.parent for path in (workspace.root / "cache").glob("*/manifest.json"))
+    copy = shutil.copytree(cache, tmp_path / "copy")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"identity": "0" * 64}))
+    metrics = workspace.evaluate(frames, "--cache", str(copy), "--patients", "40", "--compact")
+    assert metrics["protocol"] == "external"
+    results = workspace.root / "results" / "frames-on-copy" / "predictions.csv"
+    learned = load_checkpoint(frames / "fold_0" / "best.pt")["trained_on"]["session"]
+    assert not set(pd.read_csv(results)["session"]) & set(learned)
 
 
 def test_resuming_is_exact(workspace, parents, run):

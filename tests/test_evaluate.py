@@ -50,6 +50,34 @@ def test_a_star_takes_all_seeds_and_scores_them_by_their_mean(tmp_path, capsys):
     assert "seeds 3 and 2 (mean of their AUROCs)" in capsys.readouterr().out
 
 
+def test_a_star_takes_no_other_evaluation_of_a_run_for_a_seed_of_it(tmp_path):
+    whole = results(tmp_path / "runs", "a-seed1", 0.5, 1)
+    hidden = results(tmp_path / "runs", "a-seed1-without-ecg", 9.0, 2)
+    for name in ("a-seed1", "a-seed1-without-ecg"):
+        write_json(tmp_path / "runs" / name / "metrics.json", {"run": {"run": "a-seed1", "task": "ecg-pcg"}})
+    _, row = compare(tmp_path, "a-seed*", "a-seed*-without-ecg")
+    assert (row["seeds_first"], row["seeds_second"]) == (1, 1)
+    assert (row["first"], row["second"]) == pytest.approx((whole, hidden), abs=1e-5)
+
+
+def test_runs_on_other_labels_are_refused_with_a_sentence(tmp_path):
+    results(tmp_path / "runs", "one", 1.0, 0)
+    results(tmp_path / "runs", "two", 1.0, 0)
+    changed = tmp_path / "runs" / "two" / "recordings.csv"
+    table = pd.read_csv(changed)
+    table.assign(label=1 - table["label"]).to_csv(changed, index=False)
+    with pytest.raises(UserError, match=r"cannot be compared.*another label"):
+        compare(tmp_path, "one", "two")
+
+
+def test_recordings_of_no_database_are_compared_beside_the_others(tmp_path):
+    results(tmp_path / "runs", "one", 1.0, 0)
+    path = tmp_path / "runs" / "one" / "recordings.csv"
+    pd.read_csv(path).assign(database=["north"] * 20 + [""] * 20).to_csv(path, index=False)
+    _, row = compare(tmp_path, "one", "one")
+    assert row["row"] == "mean of 2 databases"
+
+
 def test_one_run_with_itself_has_no_difference(tmp_path):
     results(tmp_path / "runs", "one", 1.0, 0)
     _, row = compare(tmp_path, "one", "one")

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from common.command_line import counted
 from common.errors import UserError
 from common.files import write_table
 from config import EvaluationSettings
@@ -35,6 +37,7 @@ from learning.devices import choose_device, rows_at_once
 from learning.loop import predict
 from learning.runs import differing_settings, find_checkpoints
 from systems import registry
+from systems.base.predictor import BALANCED_PREVALENCE, assumed_prevalence
 from systems.base.task import Task
 
 if TYPE_CHECKING:
@@ -102,6 +105,11 @@ class EvaluationRun:
         """Warning that belongs on every output; empty if there is none."""
         return "simulated data" if self.cache.simulated else ""
 
+    @property
+    def assumed_prevalence(self) -> float | None:
+        """Share of abnormal that the probabilities assume; None if the checkpoints do not state it."""
+        return assumed_prevalence(self.checkpoints, balanced=self.task.balanced)
+
     def scope(self, recordings: int) -> str:
         """Return how much of the run and of the cache is evaluated, in words."""
         total = self.samples.table["recording"].nunique()
@@ -133,7 +141,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     first = next(iter(checkpoints.values()))
     cache = find_cache(settings.cache, settings.cache_dir, first["cache"]["identity"])
     external = cache.identity != first["cache"]["identity"]
-    _check_checkpoints(checkpoints, external)
+    _check_checkpoints(checkpoints, external, settings.threshold)
     folder = _results_folder(first["run"], cache, external, settings)
     print(
         f"Run {first['run']}: {folds_said(list(checkpoints.values()))}, "
@@ -142,6 +150,8 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     if settings.dry_run:
         print(f"Would evaluate {', '.join(str(path) for path in paths)} and write to {folder}.")
         return {}
+    contents = list(checkpoints.values())
+    changes = _changes(contents, cache) + (_namesakes(contents, cache) if external else [])
     metadata = {
         "run": first["run"],
         "task": first["task"],
@@ -149,10 +159,10 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
         "provenance": first["provenance"],
         "settings": {key: value for key, value in first["settings"].items() if key not in _LOCAL},
         "checkpoints": {f"{path.parent.name}/{path.name}": file_digest(path) for path in checkpoints},
-        "changed": _changes(list(checkpoints.values()), cache),
+        "changed": changes,
         "evaluated_on": {"title": cache.title, "folder": cache.path.name},
     }
-    for line in metadata["changed"]:
+    for line in changes:
         print(line)
     histories = {} if settings.compact else _histories(checkpoints)
     run = EvaluationRun(list(checkpoints.values()), cache, settings, external, folder, metadata, histories)
@@ -187,10 +197,16 @@ def _kept_epoch(content: Checkpoint) -> int:
 
 
 def _changes(checkpoints: list[Checkpoint], cache: Cache) -> list[str]:
-    """Return a line for each way in which folds differ from one another, or code and data from what was."""
+    """Return a line for each unfinished fold, and each way in which folds, code or data differ."""
     now, first = cache.describe(), checkpoints[0]
     lines = []
     for content in checkpoints:
+        if not content["progress"]["finished"] and "threshold" not in content:
+            epochs = content["settings"]["optimization"]["epochs"]
+            lines.append(
+                f"Note: the weights of fold {content['fold']} are of epoch {_kept_epoch(content)} of at most "
+                f"{epochs}: the fold is not finished, and training.py --resume goes on."
+            )
         lines += [*changed_since(content["provenance"]), *changed_data(content["cache"], now)]
         lines += [
             f"Note: fold {content['fold']} was trained with {name} {own}, fold {first['fold']} with {other}."
@@ -199,8 +215,8 @@ def _changes(checkpoints: list[Checkpoint], cache: Cache) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool) -> None:
-    """Refuse checkpoints that are not of one run, or that have no test part."""
+def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool, threshold: str) -> None:
+    """Refuse checkpoints that are not of one run, or that have no test part or no threshold asked for."""
     first = next(iter(checkpoints.values()))
     for path, content in checkpoints.items():
         if content["fold"] == ALL and not external:
@@ -210,6 +226,11 @@ def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool) -> N
             )
         if content["run"] != first["run"] or content["protocol"] != first["protocol"]:
             raise UserError(f"{path} belongs to run {content['run']}, the others to {first['run']}.")
+        if threshold == "validation" and "threshold" not in content:
+            raise UserError(
+                f"{path} has no threshold of a validation part, as only {BEST} of a finished fold has: "
+                "finish the fold with --resume, or leave --threshold and --which away."
+            )
 
 
 def _results_folder(run: str, cache: Cache, external: bool, settings: EvaluationSettings) -> Path:
@@ -232,15 +253,18 @@ def score_run(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Any]:
 
     Those with a column ``database`` are scored one database at a time, and have no pooled score.
     """
-    scored = evaluate_databases if "database" in predictions else evaluate_predictions
-    metrics = scored(
-        predictions,
-        protocol=run.protocol,
-        threshold=run.settings.threshold,
-        draws=run.settings.bootstrap_draws,
-        watermark=run.watermark,
-        scope=run.scope(predictions["recording"].nunique()),
-    )
+    about: dict[str, Any] = {
+        "protocol": run.protocol,
+        "threshold": run.settings.threshold,
+        "draws": run.settings.bootstrap_draws,
+        "watermark": run.watermark,
+        "scope": run.scope(predictions["recording"].nunique()),
+    }
+    if "database" in predictions:
+        assumed = run.assumed_prevalence or BALANCED_PREVALENCE
+        metrics = evaluate_databases(predictions, **about, assumed=assumed)
+    else:
+        metrics = evaluate_predictions(predictions, **about)
     print(f"\n{format_table(metrics)}\n")
     return metrics | {"run": run.metadata}
 
@@ -258,24 +282,63 @@ def predict_folds(run: EvaluationRun) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _predict_external(run: EvaluationRun) -> pd.DataFrame:
-    """Return predictions on recordings of another cache: the mean over the models of all folds.
+def _known_sessions(checkpoints: Sequence[Checkpoint], cache: Cache) -> set[str]:
+    """Return the sessions of a cache of which a recording was trained on, known by its content."""
+    content = {digest for checkpoint in checkpoints for digest in checkpoint["trained_on"]["content"]}
+    recordings = cache.table("recordings")
+    return set(recordings.loc[recordings["sha256"].isin(content), "session"])
 
-    Where these are of several databases, the column ``database`` tells them apart.
+
+def _namesakes(checkpoints: Sequence[Checkpoint], cache: Cache) -> list[str]:
+    """Return a line where sessions of another cache, of the same source, are named as some trained on."""
+    if cache.manifest["source"] != checkpoints[0]["cache"]["source"]:
+        return []
+    learned = {str(name) for checkpoint in checkpoints for name in checkpoint["trained_on"]["session"]}
+    found = learned & set(cache.table("recordings")["session"]) - _known_sessions(checkpoints, cache)
+    if not found:
+        return []
+    return [
+        f"Note: {counted(len(found), 'session')} of this cache, {min(found)} among them, have the name of "
+        "one that was trained on: if these are the same people, this is no test on others."
+    ]
+
+
+def unseen_rows(run: EvaluationRun) -> NDArray[np.int64]:
+    """Return the samples of another cache that are left for an external test.
+
+    What the models were trained on is left out, and with it all else of the same session: other recordings
+    of these people.
 
     Raises
     ------
     UserError
-        If every recording was used in training; those that were are left out.
+        If none is left.
     """
-    content = {digest for checkpoint in run.checkpoints for digest in checkpoint["trained_on"]["content"]}
-    recordings = run.cache.table("recordings")
-    known = recordings.loc[recordings["sha256"].isin(content), "recording"]
-    rows = np.flatnonzero(~run.samples.table["recording"].isin(known))
+    known = _known_sessions(run.checkpoints, run.cache)
+    rows = np.flatnonzero(~run.samples.table["session"].isin(known))
     if not len(rows):
         raise UserError(
-            f"Every recording of {run.cache.path} was trained on: none is left for an external test."
+            f"Every recording of {run.cache.path} was trained on: none is left for an external test, to "
+            "which no other of the same session belongs."
         )
+    return rows
+
+
+def one_model(run: EvaluationRun, why: str) -> None:
+    """Refuse to evaluate several models on another cache whose predictions have no mean, and say why."""
+    if run.external and len(run.checkpoints) > 1:
+        raise UserError(
+            f"{why}: on another cache this run is evaluated one fold at a time. Name a checkpoint, as in "
+            "--checkpoint checkpoints/<run>/fold_0/best.pt."
+        )
+
+
+def _predict_external(run: EvaluationRun) -> pd.DataFrame:
+    """Return predictions on recordings of another cache: the mean over the models of all folds.
+
+    Where these are of several databases, the column ``database`` tells them apart.
+    """
+    rows = unseen_rows(run)
     probability = torch.stack([_predict(run, checkpoint, rows) for checkpoint in run.checkpoints]).mean(dim=0)
     threshold = float(np.mean([checkpoint.get("threshold", 0.5) for checkpoint in run.checkpoints]))
     table = run.task.predictions(run.samples, rows, probability).assign(fold=0, threshold=threshold)
@@ -324,7 +387,10 @@ def compare_results(first: Path, second: Path, settings: EvaluationSettings) -> 
         table, text = modules[0].compare(*tables, (first.name, second.name), settings.bootstrap_draws)
     else:
         one, two = (pd.concat(_read_seeds(path, "recordings.csv")) for path in (first, second))
-        table = compare(one, two, draws=settings.bootstrap_draws)
+        try:
+            table = compare(one, two, draws=settings.bootstrap_draws)
+        except ValueError as error:
+            raise UserError(f"{first} and {second} cannot be compared. {error}") from None
         text = format_comparison(table, first.name, second.name)
     print(text)
     name = "--".join(path.name.replace("*", "all") for path in (first, second))
@@ -334,17 +400,30 @@ def compare_results(first: Path, second: Path, settings: EvaluationSettings) -> 
 
 
 def _folders(path: Path) -> list[Path]:
-    """Return the folders of results that a path, perhaps with ``*``, names: a seed each."""
-    return (sorted(path.parent.glob(path.name)) if "*" in path.name else [path]) or [path]
+    """Return the folders of results that a path, perhaps with ``*``, names: a seed each.
+
+    What else a run was evaluated for (without a modality, on another cache) is no seed of it: such folders
+    are taken where the path ends as they do.
+    """
+    found = sorted(path.parent.glob(path.name)) if "*" in path.name else []
+    return [folder for folder in found if path.name.endswith(_particular(folder))] or [path]
+
+
+def _particular(folder: Path) -> str:
+    """Return the end of a folder's name that `_results_folder` adds to that of the run."""
+    run = str(_run_of_results(folder).get("run", ""))
+    return folder.name.removeprefix(run) if run and folder.name.startswith(f"{run}-") else ""
+
+
+def _run_of_results(folder: Path) -> dict[str, Any]:
+    """Return what results say of their run; nothing where they do not."""
+    file = folder / "metrics.json"
+    return dict(json.loads(file.read_text(encoding="utf-8")).get("run", {})) if file.is_file() else {}
 
 
 def _task_of_results(path: Path) -> str:
     """Return the task whose results a path names; empty where they do not say it."""
-    file = _folders(path)[0] / "metrics.json"
-    if not file.is_file():
-        return ""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return str(content.get("run", {}).get("task", ""))
+    return str(_run_of_results(_folders(path)[0]).get("task", ""))
 
 
 def _read_seeds(path: Path, name: str) -> list[pd.DataFrame]:
@@ -360,5 +439,6 @@ def _read_seeds(path: Path, name: str) -> list[pd.DataFrame]:
         if not file.is_file():
             raise UserError(f"There is no {file}: evaluate that run first, with evaluate.py --checkpoint.")
         text = dict.fromkeys(("recording", "session", "person", "database"), str)
-        tables.append(pd.read_csv(file, dtype=text).assign(seed=len(tables)))
+        table = pd.read_csv(file, dtype=text).fillna({"database": ""})
+        tables.append(table.assign(seed=len(tables)))
     return tables

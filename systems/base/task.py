@@ -56,6 +56,11 @@ class Task(Learner):
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = self.settings_class() if settings is None else settings
 
+    @property
+    def balanced(self) -> bool:
+        """Whether both classes weigh the same in what is minimized."""
+        return bool(self.settings.optimization.class_weights)
+
     @classmethod
     def create(cls, settings: Any) -> Task:
         """Return the task for the settings of a run; a system chooses a subclass here by its model."""

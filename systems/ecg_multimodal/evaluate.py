@@ -171,10 +171,7 @@ def _evaluate_subsets(
     values = _subset_log_odds(run, predictions, modalities)
     samples = run.cache.table("samples").set_index("recording").loc[predictions["recording"]]
     present = {name: samples[f"has_{name}"].to_numpy(bool) for name in modalities}
-    prevalence = BALANCED_PREVALENCE
-    if not settings["optimization"]["class_weights"]:
-        prevalence = float(np.mean([content["label_share"] for content in run.checkpoints]))
-    empty = float(log_odds(prevalence))
+    empty = float(log_odds(run.assumed_prevalence or BALANCED_PREVALENCE))
     about = (predictions["label"], values, predictions["session"], empty, present)
     contributions = shapley_values(values, empty, present)
     tables = {

@@ -35,7 +35,6 @@ from evaluation.statistics import (
 )
 from evaluation.tables import Caption
 from systems.base.evaluation_run import EvaluationRun, predict_run, score_run
-from systems.base.predictor import BALANCED_PREVALENCE
 from systems.base.results import LEARNING_CURVES, print_tables, write_binary_results
 from systems.ecg_pcg.features.phase_grid import phase_grid
 from systems.ecg_pcg.linear.fit import out_of_fold_log_odds
@@ -64,15 +63,22 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         from systems.ecg_pcg.robustness import evaluate as robustness  # imported only where it is needed
 
         robustness.evaluate(run)
+    assumed = run.assumed_prevalence
+    if settings.prevalence is not None and assumed is None:
+        raise UserError("These checkpoints do not state the prevalence they assume: omit --prevalence.")
     predictions = predict_run(run)
     metrics = score_run(run, predictions)
     recordings = aggregate(predictions, "recording")
+    if settings.threshold == "half":
+        recordings = recordings.assign(threshold=0.5)
     captions = _captions(metrics, settings.prevalence)
     if "by_database" in metrics:
-        tables = _database_tables(recordings, metrics, settings)
+        tables = _database_tables(recordings, metrics, settings, assumed)
         captions |= database_captions(metrics)
     else:
-        tables = _recording_tables(recordings, run.cache, settings.bootstrap_draws, settings.prevalence)
+        tables = _recording_tables(
+            recordings, run.cache, settings.bootstrap_draws, settings.prevalence, assumed
+        )
     print_tables(tables, captions=captions)
     stress, figures = _stress_results(run)
     tables |= stress
@@ -89,15 +95,16 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
 
 
 def _database_tables(
-    recordings: pd.DataFrame, metrics: dict[str, Any], settings: EcgPcgEvaluationSettings
+    recordings: pd.DataFrame,
+    metrics: dict[str, Any],
+    settings: EcgPcgEvaluationSettings,
+    assumed: float | None,
 ) -> dict[str, pd.DataFrame]:
     """Return the tables of a run on several databases, by name: none of them over all databases together."""
     tables = database_tables(metrics)
-    if settings.prevalence is not None and settings.bootstrap_draws:
+    if settings.prevalence is not None and assumed is not None and settings.bootstrap_draws:
         draws = settings.bootstrap_draws
-        tables["prevalence"] = database_prevalence(
-            recordings, settings.prevalence, BALANCED_PREVALENCE, draws
-        )
+        tables["prevalence"] = database_prevalence(recordings, settings.prevalence, assumed, draws)
     return tables
 
 
@@ -156,7 +163,11 @@ def _captions(metrics: dict[str, Any], prevalence: float | None) -> dict[str, Ca
 
 
 def _recording_tables(
-    recordings: pd.DataFrame, cache: Cache, draws: int, prevalence: float | None = None
+    recordings: pd.DataFrame,
+    cache: Cache,
+    draws: int,
+    prevalence: float | None = None,
+    assumed: float | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Return further tables of a run, by name; none without draws, or where there is but one class.
 
@@ -168,8 +179,8 @@ def _recording_tables(
         Gives the recording-condition probe.
     draws : int
         Of the bootstrap, and permutations of the labels.
-    prevalence : float, optional
-        At which scores are reported as well.
+    prevalence, assumed : float, optional
+        At which scores are reported as well, and which the probabilities assume.
     """
     if not draws or recordings["label"].nunique() < 2:
         return {}
@@ -183,9 +194,7 @@ def _recording_tables(
         chance |= {"p_value": np.nan if reason else chance["p_value"], "reason": reason}
         tables["labels_permuted_among_persons"] = pd.DataFrame([chance])
     if prevalence is not None:
-        tables["prevalence"] = prevalence_table(
-            recordings, prevalence, source=BALANCED_PREVALENCE, draws=draws
-        )
+        tables["prevalence"] = prevalence_table(recordings, prevalence, source=assumed, draws=draws)
     return tables
 
 

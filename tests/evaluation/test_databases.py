@@ -125,6 +125,19 @@ def test_calibration_is_given_for_each_database_and_as_median():
     assert found["median"]["intercept"] == pytest.approx(-2, abs=0.35)
 
 
+def test_probabilities_are_brought_from_the_share_they_assume():
+    """Odds at one tenth are a ninth of those at a half, which the intercept makes good."""
+    rows = simulated(size=400, shift=2.0)
+    half, tenth = (
+        evaluated(rows, draws=0, assumed=share)["by_database"]["recordings"]["databases"]["a"]["calibration"]
+        for share in (0.5, 0.1)
+    )
+    slope = half["slope"]["value"]
+    assert tenth["slope"]["value"] == pytest.approx(slope, abs=1e-6)
+    expected = half["intercept"]["value"] + slope * np.log(1 / 9)
+    assert tenth["intercept"]["value"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_database_of_one_label_has_no_auroc_and_no_part_in_the_mean():
     metrics = evaluated(table(BY_HAND | {"d": ([1, 1, 1], [0.1, 0.2, 0.9])}))
     found = metrics["by_database"]["recordings"]

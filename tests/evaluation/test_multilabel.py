@@ -169,3 +169,19 @@ def test_the_table_has_a_row_a_class_and_one_of_means():
     assert len(rows) == 3
     assert "n/a" in rows[1]
     assert "nan" not in text
+
+
+def test_the_mean_has_no_interval_where_a_class_has_none():
+    """A has more positive samples than B, but of three patients."""
+    patient = np.arange(60)
+    patient[:20] %= 3
+    labels = np.stack([np.arange(60) < 20, np.arange(60) >= 50], axis=1)
+    probability = np.random.default_rng(0).random((60, 2))
+    found = multilabel_scores(labels, probability, patient, ["A", "B"], draws=50)
+    reason = "all samples with A come from 3 patients, 5 are needed"
+    assert found["classes"]["A"]["intervals"]["auroc"]["reason"] == reason
+    assert found["classes"]["B"]["intervals"]["auroc"]["low"] is not None
+    assert (found["macro"]["intervals"]["auroc"]["low"], found["macro"]["intervals"]["auroc"]["reason"]) == (
+        None,
+        reason,
+    )

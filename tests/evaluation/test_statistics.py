@@ -275,3 +275,14 @@ def test_kappa_ppv_and_npv_of_an_example_worked_by_hand():
     assert found == pytest.approx({"kappa": 0.4, "ppv": 0.8, "npv": 0.6})
     weights = np.array([[2.0] * 20 + [0.0] * 30])
     assert np.isnan(STATISTICS["npv"](units, weights)[0])
+
+
+def test_a_score_that_is_not_defined_has_no_interval():
+    units = pd.DataFrame({"session": np.arange(20), "label": np.arange(20) % 2})
+
+    def of_some_draws(_: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        return np.where((weights == 1).all(axis=1), np.nan, weights[:, 0])
+
+    found = cluster_bootstrap(units, of_some_draws, draws=50)
+    assert np.isnan([found.estimate, found.low, found.high]).all()
+    assert found.reason == "the score is defined for some draws of sessions only"

@@ -12,7 +12,7 @@ import torch
 from datasets.splits import fold_from_parts
 from evaluation.tables import Caption
 from models.ecg_cmr.cine_autoencoder import CineAutoencoder
-from systems.base.evaluation_run import EvaluationRun
+from systems.base.evaluation_run import EvaluationRun, one_model, unseen_rows
 from systems.base.task import CARRIED
 from systems.ecg_cmr.cine.measures import MEASURED, measure_cines
 from systems.ecg_cmr.evaluate import write_stage
@@ -33,12 +33,13 @@ _CAPTIONS = {
 
 def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Evaluate a run, write its results, and return its metrics and the files written."""
+    one_model(run, "Decoded cines are no probabilities, of which a mean could be taken")
     frames, through, parts = [], [], []
     for content in run.checkpoints:
         samples, network = run.samples, run.model(content).eval()
         assert isinstance(network, CineAutoencoder)
         fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
-        rows = (np.arange(len(samples)) if run.external else fold.test)[: run.settings.max_patients]
+        rows = (unseen_rows(run) if run.external else fold.test)[: run.settings.max_patients]
         frames.append(cines_of(samples, rows))
         for part in torch.from_numpy(frames[-1]).to(samples.cmr.device).split(_AT_ONCE):
             through.append(network.decode(network.encode(part)).cpu().numpy())

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from evaluation.statistics import Array, cluster_bootstrap
 from evaluation.tables import Caption
-from systems.base.evaluation_run import EvaluationRun, predict_run
+from systems.base.evaluation_run import EvaluationRun, one_model, predict_run
 from systems.ecg_cmr.contrast.task import true_ranks
 from systems.ecg_cmr.evaluate import write_stage
 from systems.ecg_cmr.figures import retrieval_figure
@@ -28,6 +28,7 @@ _CAPTIONS = {
 
 def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Evaluate a run, write its results, and return its metrics and the files written."""
+    one_model(run, "Each fold has embeddings of its own space")
     predictions, draws = predict_run(run), run.settings.bootstrap_draws
     tables = []
     axis = run.checkpoints[0]["settings"].get("axis", "short")

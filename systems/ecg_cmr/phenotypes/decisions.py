@@ -212,7 +212,8 @@ def classes_table(
         for key, score in scores.items():
             interval = cluster_bootstrap(units, score, "session", draws=draws, seed=seed, noun="patient")
             rows.append(_row(name, *key) | _bootstrapped(interval, len(units)))
-    table = pd.DataFrame(rows)
+    columns = ["target", "class", "score", "value", "low", "high", "interval", "n", "reason"]
+    table = pd.DataFrame(rows, columns=columns)  # of no rows too, where no class of anybody is known
     order = {"all": -1} | {label: number for each in labels.values() for number, label in enumerate(each)}
     places = table["class"].map(order)
     return table.assign(place=places).sort_values(["target", "place"], kind="stable").drop(columns="place")

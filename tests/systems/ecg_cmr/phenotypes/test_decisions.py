@@ -171,3 +171,9 @@ def test_the_counts_are_drawn():
     figure = class_figures(class_predictions(), LABELS)["confusion_class_kind"]
     counts = [int(text.get_text().split("\n")[0]) for text in figure.axes[0].texts]
     assert sum(counts) == 89
+
+
+def test_classes_that_are_known_of_nobody_have_a_table_without_rows():
+    table = pd.DataFrame({"session": ["p"], "true_class_x": [""], "class_x=a": [0.4], "class_x=b": [0.6]})
+    found = classes_table(table, {"class_x": ("a", "b")}, draws=0)
+    assert found.empty and list(found)[:3] == ["target", "class", "score"]

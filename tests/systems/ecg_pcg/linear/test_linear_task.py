@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import wfdb
 
 import evaluate
@@ -83,7 +84,7 @@ def test_protocols_that_split_beats_are_refused(simulated_cache, tmp_path, proto
 
 
 def test_an_external_cache_is_evaluated_by_all_folds_and_what_was_trained_on_is_left_out(
-    run, simulated_cache, tmp_path
+    run, simulated_cache, tmp_path, capsys
 ):
     folder, checkpoints = run
     copy = tmp_path / "other"
@@ -95,12 +96,42 @@ def test_an_external_cache_is_evaluated_by_all_folds_and_what_was_trained_on_is_
     with pytest.raises(UserError, match=r"Every recording .* was trained on"):
         evaluate_run(copy, folder, checkpoints)
     recordings = pd.read_csv(copy / "recordings.csv", dtype={"recording": str})
-    new = recordings["recording"].iloc[:6]
-    recordings.loc[recordings["recording"].isin(new), "sha256"] = "unseen"
+    first, second, third = recordings["session"].drop_duplicates()[:3]
+    new = recordings["session"].isin([first, second])
+    also_new = recordings.index == recordings.index[recordings["session"] == third][0]
+    recordings.loc[new | also_new, "sha256"] = "unseen"
     recordings.to_csv(copy / "recordings.csv", index=False)
+    capsys.readouterr()
     metrics = evaluate_run(copy, folder, checkpoints)
     assert metrics["protocol"] == "external"
-    assert metrics["counts"]["recordings"] == 6
+    assert metrics["counts"]["recordings"] == new.sum(), "one of a session that was trained on is none"
+    said = f"Note: 2 sessions of this cache, {min(first, second)} among them, have the name of one that was"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("threshold", ["half", "validation"])
+def test_at_the_prevalence_that_is_assumed_the_scores_are_those_of_the_table(
+    run, simulated_cache, tmp_path, threshold
+):
+    _, checkpoints = run
+    content = load_checkpoint(checkpoints / "fold_0" / "best.pt")
+    torch.save(content | {"threshold": 0.9}, tmp_path / "strict.pt")
+    options = ("--threshold", threshold, "--prevalence", "0.5", "--compact")
+    metrics = evaluate_run(simulated_cache.path, tmp_path, tmp_path / "strict.pt", *options)
+    found = pd.read_csv(tmp_path / "results" / checkpoints.name / "prevalence.csv").set_index("score")[
+        "value"
+    ]
+    at = {"half": "at_half", "validation": "at_validation_threshold"}[threshold]
+    expected = metrics["recordings"][at]["pooled"]
+    for score in ("sensitivity", "specificity"):
+        assert found[score] == pytest.approx(expected[score], abs=1e-4)
+
+
+def test_a_threshold_that_a_checkpoint_does_not_have_is_refused(run, simulated_cache, tmp_path):
+    _, checkpoints = run
+    options = ("--threshold", "validation", "--which", "last")
+    with pytest.raises(UserError, match=r"last\.pt has no threshold of a validation part"):
+        evaluate_run(simulated_cache.path, tmp_path, checkpoints, *options)
 
 
 def test_two_runs_are_compared_and_one_with_itself_does_not_differ(run, simulated_cache, capsys):
