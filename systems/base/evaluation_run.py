@@ -122,8 +122,8 @@ class EvaluationRun:
         return {"learning_curves": figure}
 
     def model(self, checkpoint: Checkpoint) -> nn.Module:
-        """Return the model of one of the checkpoints with its weights."""
-        return self.task.load_model(checkpoint, self.device)
+        """Return the model of one of the checkpoints with its weights, in evaluation."""
+        return self.task.load_model(checkpoint, self.device).eval()
 
 
 def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
@@ -262,11 +262,22 @@ def _predict_external(run: EvaluationRun) -> pd.DataFrame:
     """Return predictions on recordings of another cache: the mean over the models of all folds.
 
     Where these are of several databases, the column ``database`` tells them apart.
+    """
+    rows = untrained_rows(run)
+    probability = torch.stack([_predict(run, checkpoint, rows) for checkpoint in run.checkpoints]).mean(dim=0)
+    threshold = float(np.mean([checkpoint.get("threshold", 0.5) for checkpoint in run.checkpoints]))
+    table = run.task.predictions(run.samples, rows, probability).assign(fold=0, threshold=threshold)
+    databases = run.samples.table.get("database", pd.Series("", run.samples.table.index)).to_numpy()[rows]
+    return table.assign(database=databases) if len(np.unique(databases)) > 1 else table
+
+
+def untrained_rows(run: EvaluationRun) -> np.ndarray:
+    """Return the rows of another cache whose recordings none of the models was trained on.
 
     Raises
     ------
     UserError
-        If every recording was used in training; those that were are left out.
+        If every recording was used in training.
     """
     content = {digest for checkpoint in run.checkpoints for digest in checkpoint["trained_on"]["content"]}
     recordings = run.cache.table("recordings")
@@ -276,11 +287,7 @@ def _predict_external(run: EvaluationRun) -> pd.DataFrame:
         raise UserError(
             f"Every recording of {run.cache.path} was trained on: none is left for an external test."
         )
-    probability = torch.stack([_predict(run, checkpoint, rows) for checkpoint in run.checkpoints]).mean(dim=0)
-    threshold = float(np.mean([checkpoint.get("threshold", 0.5) for checkpoint in run.checkpoints]))
-    table = run.task.predictions(run.samples, rows, probability).assign(fold=0, threshold=threshold)
-    databases = run.samples.table.get("database", pd.Series("", run.samples.table.index)).to_numpy()[rows]
-    return table.assign(database=databases) if len(np.unique(databases)) > 1 else table
+    return rows
 
 
 def _predict(run: EvaluationRun, checkpoint: Checkpoint, rows: np.ndarray) -> Tensor:

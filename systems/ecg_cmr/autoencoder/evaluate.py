@@ -12,7 +12,7 @@ import torch
 from datasets.splits import fold_from_parts
 from evaluation.tables import Caption
 from models.ecg_cmr.cine_autoencoder import CineAutoencoder
-from systems.base.evaluation_run import EvaluationRun
+from systems.base.evaluation_run import EvaluationRun, untrained_rows
 from systems.base.task import CARRIED
 from systems.ecg_cmr.cine.measures import MEASURED, measure_cines
 from systems.ecg_cmr.evaluate import write_stage
@@ -35,10 +35,10 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     """Evaluate a run, write its results, and return its metrics and the files written."""
     frames, through, parts = [], [], []
     for content in run.checkpoints:
-        samples, network = run.samples, run.model(content).eval()
+        samples, network = run.samples, run.model(content)
         assert isinstance(network, CineAutoencoder)
         fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
-        rows = (np.arange(len(samples)) if run.external else fold.test)[: run.settings.max_patients]
+        rows = (untrained_rows(run) if run.external else fold.test)[: run.settings.max_patients]
         frames.append(cines_of(samples, rows))
         for part in torch.from_numpy(frames[-1]).to(samples.cmr.device).split(_AT_ONCE):
             through.append(network.decode(network.encode(part)).cpu().numpy())
