@@ -169,6 +169,13 @@ def test_one_view_alone(workspace):
     assert (folder / "signal-alone" / "figures" / "patient_least_sure.png").exists()
 
 
+def test_a_run_that_needs_all_views_is_not_explained_by_subsets_of_them(workspace):
+    run = workspace.train("all-views", "--modality-dropout", "0", *ONE_FOLD)
+    _, folder = workspace.evaluate(run)
+    assert (folder / run.name / "figures" / "roc_recordings.png").exists()
+    assert not list((folder / run.name / "figures").glob("patient_*.png"))
+
+
 ONE_FOLD = ["--epochs", "1", "--folds", "0"]
 
 
@@ -231,6 +238,15 @@ def test_a_branch_that_was_trained_on_test_patients_is_refused(workspace, branch
         workspace.train("leak", "--init-signal", str(branch / "fold_1" / "best.pt"), *ONE_FOLD)
     with pytest.raises(UserError, match=r"trained on \d+ patients of this run's test part"):
         workspace.train("other-seed", "--init-signal", str(branch), "--seed", "7", *ONE_FOLD)
+
+
+def test_a_branch_of_signals_that_were_filtered_otherwise_is_refused(workspace, branch, tmp_path):
+    places = ["--raw-dir", str(workspace.root / "raw"), "--cache-dir", str(tmp_path)]
+    views = ["--image-width", "340", "--signal-rate", "50", "--jobs", "1", "--high-pass", "0.5"]
+    filtered = load_data.main([TASK, *places, *views])
+    options = ["--cache", str(filtered), "--init-signal", str(branch), *ONE_FOLD]
+    with pytest.raises(UserError, match=r"trained with high_pass 0\.0, and this run has 0\.5"):
+        workspace.train("filtered", *options)
 
 
 @pytest.mark.parametrize(
