@@ -12,8 +12,8 @@ from systems.ecg_multimodal.settings import SignalAugmentationSettings
 def vary_signals(signals: Tensor, settings: SignalAugmentationSettings) -> Tensor:
     """Return signals (B, leads, T) with another gain, shifted in time, and with noise, as the settings say.
 
-    All leads of a patient have one gain, one shift and one level of noise, but noise of their own; a lead that
-    holds nothing has none. Where a shift leaves nothing, the first or last value goes on, as in preparation.
+    All leads of a patient have one gain, one shift and one level of noise, but noise of their own; a lead
+    without signal gets none. Where a shift leaves nothing, the first or last value goes on, as in preparation.
     """
     count, leads, points = signals.shape
     device = signals.device

@@ -57,7 +57,7 @@ def check_starts(model: MultimodalModelSettings) -> None:
 
 
 def frozen_parts(model: MultimodalModelSettings) -> tuple[str, ...]:
-    """Return the branches that stay as they start; with ImageNet weights without the projection after them."""
+    """Return the branches that stay as they start; of ImageNet weights only the network that they are of."""
     return tuple(
         "image.network" if name == "image" and model.image_weights is not None else name
         for name in model.freeze

@@ -188,8 +188,8 @@ class Predictor(base.Predictor):
         unit = self.inputs.get("ecg_unit", MILLIVOLTS)
         if unit != MILLIVOLTS:
             raise UserError(
-                f"Run {run} learned from ECGs in {unit}, and nothing brings one in millivolts to that: evaluate "
-                "it on ECGs as those that it learned from, with evaluate.py."
+                f"Run {run} learned from ECGs in {unit}, and nothing brings one in millivolts to that. "
+                "evaluate.py takes such a run."
             )
         if settings.ecg is not None and settings.recordings:
             raise UserError("--ecg has no meaning beside other recordings: leave it away.")
@@ -202,8 +202,8 @@ class Predictor(base.Predictor):
         foreign = [option for option in self.named if option[2:] not in ("covariates", *self.covariates)]
         if foreign:
             raise UserError(
-                f"Run {run} was trained without {foreign[0][2:]}: leave {foreign[0]} away. Its inputs beside the "
-                f"ECG are {', '.join(self.covariates)}."
+                f"Run {run} was trained without {foreign[0][2:]}: leave {foreign[0]} away. Beside the ECG it "
+                f"takes {', '.join(self.covariates)}."
             )
 
     def about(self) -> Metadata:

@@ -350,7 +350,10 @@ def test_an_encoder_of_the_other_kind_or_another_size_is_refused():
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [({"ecg_rate": 500.0}, r"in 500\.0 Hz, and this run has 50\.0 Hz"), ({"ecg_unit": "z-score"}, "in z-score")],
+    [
+        ({"ecg_rate": 500.0}, r"in 500\.0 Hz, and this run has 50\.0 Hz"),
+        ({"ecg_unit": "z-score"}, "in z-score"),
+    ],
 )
 def test_an_encoder_of_ecgs_of_another_rate_or_unit_is_refused(changed, message):
     inputs = {"ecg_rate": 50.0}
