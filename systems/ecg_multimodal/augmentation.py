@@ -13,7 +13,7 @@ def vary_signals(signals: Tensor, settings: SignalAugmentationSettings) -> Tenso
     """Return signals (B, leads, T) with another gain, shifted in time, and with noise, as the settings say.
 
     All leads of a patient have one gain, one shift and one level of noise, but noise of their own; a lead
-    without signal gets none. Where a shift leaves nothing, the first or last value goes on, as in preparation.
+    without signal has none. Where a shift leaves nothing, the first or last value goes on, as in preparing.
     """
     count, leads, points = signals.shape
     device = signals.device
