@@ -164,6 +164,13 @@ class Pairs(Samples):
         if unit != self.ecg_unit:
             raise UserError(f"The network was trained with ECGs in {unit}, and these are in {self.ecg_unit}.")
         labels = inputs.get(CLASSES, {})
+        for name, learned in labels.items():
+            unknown = [label for label in self.labels.get(name, ()) if label not in learned]
+            if unknown:
+                print(
+                    f"Warning: of {name} the network learned {', '.join(learned)}, and these data have "
+                    f"{', '.join(unknown)} too: there the class counts as not known, and is not scored."
+                )
         return self.arranged({group: inputs[group] for group in _TARGETS} | {CLASSES: labels}, labels)
 
 

@@ -171,3 +171,9 @@ def test_the_counts_are_drawn():
     figure = class_figures(class_predictions(), LABELS)["confusion_class_kind"]
     counts = [int(text.get_text().split("\n")[0]) for text in figure.axes[0].texts]
     assert sum(counts) == 89
+
+
+def test_classes_that_are_known_of_nobody_are_said_and_not_scored():
+    table = class_predictions().assign(true_class_kind="")
+    found = classes_table(table, LABELS, draws=10)
+    assert found["value"].isna().all() and found["reason"].tolist() == ["it is not known of anybody"]
