@@ -207,7 +207,7 @@ def test_a_fusion_starts_from_a_branch_of_the_same_fold_and_keeps_it(workspace, 
     assert not torch.equal(weights_of(learning)["model"][name], weights_of(branch)["model"][name])
 
 
-def test_any_column_of_the_labels_is_learned_evaluated_and_predicted(workspace, tmp_path):
+def test_any_column_of_the_labels_is_learned_evaluated_and_predicted(workspace, tmp_path, capsys):
     raw = tmp_path / "raw"
     shutil.copytree(workspace.root / "raw", raw)
     (file,) = raw.glob("labels.*")
@@ -228,6 +228,7 @@ def test_any_column_of_the_labels_is_learned_evaluated_and_predicted(workspace, 
     shares = confusion.to_numpy().diagonal().sum() / confusion.to_numpy().sum()
     assert metrics["accuracy"] == pytest.approx(shares)
     rows = predict.main([str(raw), "--checkpoint", str(run), "--threads", "1"])
+    assert "hold where all classes are equally frequent" in " ".join(capsys.readouterr().out.split())
     assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4) for row in rows)
     log = pd.read_csv(other.root / "runs" / "rhythm" / "fold_0" / "log.csv")
     assert {"train/gate_image", "val/gate_signal", "train/branch_image", "train/damped_clinical"} <= set(log)
