@@ -448,3 +448,13 @@ SYNONYMS = {
     "heart_rate": ("heart_rate", "hr", "pulse"),
 }
 """Names of columns, in lower case and joined by ``_``, that mean the same. Others keep their own name."""
+_OTHERS = {"in", "inch", "inches", "ft", "feet", "m", "lb", "lbs", "pounds", "st", "stone", "months", "kpa"}
+"""Units, in lower case, that are none of `PLAUSIBLE`."""
+OTHER_UNITS = {"units": "stated"}
+"""Choice of a table with a column in such a unit, which was once read as in the usual one."""
+
+
+def in_other_unit(name: str, column: str) -> bool:
+    """Tell whether a column of a usual value states another unit than the usual one: ``weight (lb)``."""
+    units = re.findall(r"[(\[](.*?)[)\]]", column)
+    return name in PLAUSIBLE and name != "sex" and any(unit.strip().casefold() in _OTHERS for unit in units)

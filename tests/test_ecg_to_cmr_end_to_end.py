@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import nibabel
 import numpy as np
@@ -166,6 +167,17 @@ def test_the_autoencoder_is_evaluated_by_what_is_measured_through_it(workspace, 
     assert np.isfinite(metrics["images"][0]["ssim"])
 
 
+def test_nobody_whom_the_autoencoder_was_trained_on_is_in_its_external_test(workspace, parents):
+    words = ["ecg-to-cmr", "--simulate", "--patients", "40", "--jobs", "1", *VIEWS, "--long-axis"]
+    other = load_data.main([*words, "--cache-dir", str(workspace.root / "same patients")])
+    frames = Path(parents[5])
+    workspace.evaluate(frames, "--cache", str(other), "--compact")
+    folder = workspace.root / "results" / f"{frames.name}-on-{other.name}"
+    evaluated = set(pd.read_csv(folder / "predictions.csv")["recording"])
+    learned = load_checkpoint(frames / "fold_0" / "best.pt")["trained_on"]["recording"]
+    assert evaluated and not evaluated & set(learned)
+
+
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
     return write_pairs(tmp_path_factory.mktemp("raw") / "pairs", patients=3, kind="npy", long_axis=False)
@@ -241,6 +253,33 @@ def test_what_was_made_otherwise_or_lacks_a_file_is_made_anew(run, raw, tmp_path
     assert not kept()
     np.save(own, 1.1 * np.load(ecg))
     assert not kept() and kept()
+
+
+def test_a_call_that_stopped_while_it_wrote_leaves_nothing_to_be_kept(run, raw, tmp_path, monkeypatch):
+    ecg, out = sorted((raw / "ecg").glob("*.npy"))[0], tmp_path / "out"
+    (first,) = generate(run, out, ecg)
+    image = Path(first["files"][0])
+    own = image.read_bytes()
+    monkeypatch.setattr("systems.ecg_cmr.generation.predict.write_gif", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        generate(run, out, ecg, "--seed", "1")
+    assert image.read_bytes() != own
+    monkeypatch.undo()
+    (again,) = generate(run, out, ecg, "--resume")
+    assert not again["kept"] and image.read_bytes() == own
+
+
+def test_a_lead_of_which_much_is_missing_counts_as_absent_as_in_training(run, raw, tmp_path):
+    ecg = np.load(sorted((raw / "ecg").glob("*.npy"))[0])
+    ecg[7, 1000:3000] = np.nan
+    np.save(tmp_path / "gap.npy", ecg)
+    (found,) = generate(run, tmp_path / "out", tmp_path / "gap.npy")
+    assert "V2" not in found["leads_used"] and len(found["leads_used"]) == 11
+    assert any("lacks V2" in warning["text"] for warning in found["warnings"])
+    ecg[:, 1000:3000] = np.nan
+    np.save(tmp_path / "gaps.npy", ecg)
+    with pytest.raises(UserError, match="of each of its leads is missing"):
+        generate(run, tmp_path / "out", tmp_path / "gaps.npy")
 
 
 def test_an_ecg_that_cannot_be_used_does_not_stop_the_others(run, raw, tmp_path, capsys):

@@ -169,6 +169,13 @@ def test_one_view_alone(workspace):
     assert (folder / "signal-alone" / "figures" / "patient_least_sure.png").exists()
 
 
+def test_a_run_that_needs_all_views_is_not_explained_by_subsets_of_them(workspace):
+    run = workspace.train("all-views", "--modality-dropout", "0", *ONE_FOLD)
+    _, folder = workspace.evaluate(run)
+    assert (folder / run.name / "figures" / "roc_recordings.png").exists()
+    assert not list((folder / run.name / "figures").glob("patient_*.png"))
+
+
 ONE_FOLD = ["--epochs", "1", "--folds", "0"]
 
 
@@ -200,7 +207,7 @@ def test_a_fusion_starts_from_a_branch_of_the_same_fold_and_keeps_it(workspace, 
     assert not torch.equal(weights_of(learning)["model"][name], weights_of(branch)["model"][name])
 
 
-def test_any_column_of_the_labels_is_learned_evaluated_and_predicted(workspace, tmp_path):
+def test_any_column_of_the_labels_is_learned_evaluated_and_predicted(workspace, tmp_path, capsys):
     raw = tmp_path / "raw"
     shutil.copytree(workspace.root / "raw", raw)
     (file,) = raw.glob("labels.*")
@@ -221,6 +228,7 @@ def test_any_column_of_the_labels_is_learned_evaluated_and_predicted(workspace, 
     shares = confusion.to_numpy().diagonal().sum() / confusion.to_numpy().sum()
     assert metrics["accuracy"] == pytest.approx(shares)
     rows = predict.main([str(raw), "--checkpoint", str(run), "--threads", "1"])
+    assert "hold where all classes are equally frequent" in " ".join(capsys.readouterr().out.split())
     assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4) for row in rows)
     log = pd.read_csv(other.root / "runs" / "rhythm" / "fold_0" / "log.csv")
     assert {"train/gate_image", "val/gate_signal", "train/branch_image", "train/damped_clinical"} <= set(log)
@@ -231,6 +239,15 @@ def test_a_branch_that_was_trained_on_test_patients_is_refused(workspace, branch
         workspace.train("leak", "--init-signal", str(branch / "fold_1" / "best.pt"), *ONE_FOLD)
     with pytest.raises(UserError, match=r"trained on \d+ patients of this run's test part"):
         workspace.train("other-seed", "--init-signal", str(branch), "--seed", "7", *ONE_FOLD)
+
+
+def test_a_branch_of_signals_that_were_filtered_otherwise_is_refused(workspace, branch, tmp_path):
+    places = ["--raw-dir", str(workspace.root / "raw"), "--cache-dir", str(tmp_path)]
+    views = ["--image-width", "340", "--signal-rate", "50", "--jobs", "1", "--high-pass", "0.5"]
+    filtered = load_data.main([TASK, *places, *views])
+    options = ["--cache", str(filtered), "--init-signal", str(branch), *ONE_FOLD]
+    with pytest.raises(UserError, match=r"trained with high_pass 0\.0, and this run has 0\.5"):
+        workspace.train("filtered", *options)
 
 
 @pytest.mark.parametrize(

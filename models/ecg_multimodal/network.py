@@ -92,7 +92,8 @@ class MultimodalNetwork(nn.Module):
     exclusive : bool
         Whether the classes exclude each other (softmax); else each is its own yes or no (sigmoid).
     frozen : sequence of str
-        Modalities whose branches keep their weights and statistics; their own heads are trained.
+        Modalities whose branches keep their weights and statistics, or parts of branches, such as
+        ``image.network``; the branches' own heads are trained.
     probe_branches : bool
         The branches' own heads read detached features. Their loss then trains the heads alone, so that they
         measure a branch without changing it. Not for late fusion, which is those heads.
@@ -127,7 +128,7 @@ class MultimodalNetwork(nn.Module):
     ) -> None:
         super().__init__()
         _check_arguments(classes, modalities, fusion, width, dropout, probe_branches)
-        if not set(frozen) <= set(modalities):
+        if not {name.partition(".")[0] for name in frozen} <= set(modalities):
             raise ValueError(f"frozen must be among {', '.join(modalities)}, and is {', '.join(frozen)}.")
         self.modalities = tuple(name for name in MODALITIES if name in modalities)
         self.classes, self.exclusive, self.probe_branches = classes, exclusive, probe_branches
@@ -151,14 +152,14 @@ class MultimodalNetwork(nn.Module):
             )
         self.frozen = tuple(frozen)
         for name in self.frozen:
-            self.branches[name].requires_grad_(False)
+            self.branches.get_submodule(name).requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> MultimodalNetwork:
         """Set training or evaluation; frozen branches stay in evaluation."""
         super().train(mode)
         for name in self.frozen:
-            self.branches[name].eval()
+            self.branches.get_submodule(name).eval()
         return self
 
     def fit(self, signal: Tensor | None = None, clinical: Tensor | None = None) -> None:

@@ -130,8 +130,8 @@ class EvaluationRun:
         return {"learning_curves": figure}
 
     def model(self, checkpoint: Checkpoint) -> nn.Module:
-        """Return the model of one of the checkpoints with its weights."""
-        return self.task.load_model(checkpoint, self.device)
+        """Return the model of one of the checkpoints with its weights, in evaluation."""
+        return self.task.load_model(checkpoint, self.device).eval()
 
 
 def evaluate(settings: EvaluationSettings) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from datasets.cache import Cache
 from learning.loop import Samples
 from systems.ecg_cmr.indicators import KNOWN
 from systems.ecg_cmr.settings import COVARIATES, KNOWN_TARGETS, NO_COLUMN
+from systems.ecg_cmr.sources.pairs import MILLIVOLTS
 
 _TARGETS = ("indicators", "diseases", "covariates")
 CLASSES, _OTHERS = "classes", "others"
-_MILLIVOLTS = "mV"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Pairs(Samples):
     ecg_rate: float
     labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     long_axis: Tensor | None = None
-    ecg_unit: str = _MILLIVOLTS
+    ecg_unit: str = MILLIVOLTS
 
     @functools.cached_property
     def patient(self) -> Tensor:
@@ -106,7 +106,7 @@ class Pairs(Samples):
             "size": self.cmr.shape[2],
             **{name: list(self.names[name]) for name in _TARGETS},
             **({CLASSES: labels} if labels else {}),
-            **({"ecg_unit": self.ecg_unit} if self.ecg_unit != _MILLIVOLTS else {}),
+            **({"ecg_unit": self.ecg_unit} if self.ecg_unit != MILLIVOLTS else {}),
         }
 
     def columns(self) -> dict[str, Tensor]:
@@ -160,10 +160,17 @@ class Pairs(Samples):
                     f"The network was trained with {inputs[name]} {name}, and these data have {found[name]}: "
                     "prepare them with the same options of load_data.py."
                 )
-        unit = inputs.get("ecg_unit", _MILLIVOLTS)
+        unit = inputs.get("ecg_unit", MILLIVOLTS)
         if unit != self.ecg_unit:
             raise UserError(f"The network was trained with ECGs in {unit}, and these are in {self.ecg_unit}.")
         labels = inputs.get(CLASSES, {})
+        for name, learned in labels.items():
+            unknown = [label for label in self.labels.get(name, ()) if label not in learned]
+            if unknown:
+                print(
+                    f"Warning: of {name} the network learned {', '.join(learned)}, and these data have "
+                    f"{', '.join(unknown)} too: there the class counts as not known, and is not scored."
+                )
         return self.arranged({group: inputs[group] for group in _TARGETS} | {CLASSES: labels}, labels)
 
 
@@ -250,7 +257,7 @@ def read_pairs(
         names=names,
         ecg_rate=float(cache.manifest["settings"]["ecg_rate"]),
         labels=labels,
-        ecg_unit=cache.manifest.get("ecg_unit", _MILLIVOLTS),
+        ecg_unit=cache.manifest.get("ecg_unit", MILLIVOLTS),
     )
     usable = torch.stack([everyone.has[name] for name in needs]).all(dim=0).cpu().numpy()
     if not usable.any():

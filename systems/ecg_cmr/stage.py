@@ -23,6 +23,7 @@ from systems.base.task import CARRIED, Task
 from systems.ecg_cmr.augmentation import shift_in_time, vary_cine
 from systems.ecg_cmr.samples import Pairs, read_pairs
 from systems.ecg_cmr.settings import StageSettings
+from systems.ecg_cmr.sources.pairs import MILLIVOLTS
 
 _MODALITIES = {"ecg": "ECG", "cmr": "CMR", "long_axis": "long axis"}
 
@@ -82,8 +83,11 @@ class Stage(Task):
                 option = f"--init-{modality.replace('_', '-')}"
                 raise UserError(f"This run reads no {_MODALITIES[modality]}: leave {option} away.")
             parent = find_parent(path)
-            refuse_known(load_checkpoint(parent), parent, run)
-            take_encoder(encoder, load_checkpoint(parent), self.read_as(modality), parent)
+            content = load_checkpoint(parent)
+            refuse_known(content, parent, run)
+            if modality == "ecg":
+                refuse_other_ecgs(content, parent, run)
+            take_encoder(encoder, content, self.read_as(modality), parent)
 
     def read_as(self, modality: str) -> str:
         """Return what is read where the model has ``cmr``: the long axis, with --axis long."""
@@ -152,6 +156,23 @@ def encoders_in(content: Mapping[str, Any]) -> dict[str, str]:
         return {"ecg": "ecg_encoder.", cine: "cmr_encoder."} | both
     reads = {"ecg-mae": "ecg", "cmr-mae": cine, "ecg-phenotypes": settings.get("reads", "ecg")}
     return {reads[task]: "encoder."} if task in reads else {}
+
+
+def refuse_other_ecgs(parent: Mapping[str, Any], path: Path, run: FoldContext) -> None:
+    """Refuse a parent to whose encoder the ECGs of this run would mean something else.
+
+    Raises
+    ------
+    UserError
+        If rate or unit differ.
+    """
+    before, now = parent["inputs"], run.metadata["inputs"]
+    for name, usual, unit in (("ecg_rate", 0.0, " Hz"), ("ecg_unit", MILLIVOLTS, "")):
+        if before.get(name, usual) != now.get(name, usual):
+            raise UserError(
+                f"{path} learned from ECGs in {before.get(name, usual)}{unit}, and this run has "
+                f"{now.get(name, usual)}{unit}: use data prepared alike."
+            )
 
 
 def take_encoder(encoder: TokenEncoder, content: Mapping[str, Any], modality: str, path: Path) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.ecg_multimodal.signal_branch import is_flat
 from systems.ecg_multimodal.settings import SignalAugmentationSettings
 
 
 def vary_signals(signals: Tensor, settings: SignalAugmentationSettings) -> Tensor:
     """Return signals (B, leads, T) with another gain, shifted in time, and with noise, as the settings say.
 
-    All leads of a patient have one gain, one shift and one level of noise, but noise of their own. Where a
-    shift leaves nothing, the first or last value goes on, as in preparation.
+    All leads of a patient have one gain, one shift and one level of noise, but noise of their own; a lead
+    without signal has none. Where a shift leaves nothing, the first or last value goes on, as in preparing.
     """
     count, leads, points = signals.shape
     device = signals.device
@@ -25,5 +26,6 @@ def vary_signals(signals: Tensor, settings: SignalAugmentationSettings) -> Tenso
         signals = signals.gather(2, place[:, None].expand(count, leads, points))
     if settings.signal_noise:
         level = settings.signal_noise * torch.rand(count, 1, 1, device=device)
-        signals = signals + level * torch.randn(signals.shape, device=device)
+        noise = level * torch.randn(signals.shape, device=device)
+        signals = signals + noise.masked_fill(is_flat(signals)[..., None], 0)
     return signals

@@ -6,16 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.command_line import from_plain
 from common.errors import UserError
 from learning.checkpoint import BEST, Checkpoint, load_checkpoint
 from learning.loop import FoldContext
 from models.ecg_multimodal.network import MultimodalNetwork
 from systems.base.parents import find_parent, refuse_known
-from systems.ecg_multimodal.settings import MultimodalModelSettings, MultimodalTrainingSettings
+from systems.ecg_multimodal.settings import (
+    ModalitySettings,
+    MultimodalModelSettings,
+    MultimodalTrainingSettings,
+)
 
 _SAME_INPUTS = {"image": ("image_size",), "signal": ("leads",), "clinical": ("clinical",)}
 """Of each modality, the inputs of a checkpoint that must be those of the run that starts from it."""
-_SAME_PREPARATION = {"image": ("sheet",), "signal": ("signal_rate",), "clinical": ()}
+_SAME_PREPARATION = {
+    "image": ("sheet",),
+    "signal": ("signal_rate", "high_pass", "low_pass", "baseline"),
+    "clinical": (),
+}
 """Of each modality, the settings of the cache that must be the same."""
 
 
@@ -45,6 +54,14 @@ def check_starts(model: MultimodalModelSettings) -> None:
             raise UserError("Give --image-weights or --init-image: the branch starts from one of them.")
         if frozen and not (init or weights):
             raise UserError(f"--freeze {name} would keep a random branch: give --init-{name} as well.")
+
+
+def frozen_parts(model: MultimodalModelSettings) -> tuple[str, ...]:
+    """Return the branches that stay as they start; of ImageNet weights only the network that they are of."""
+    return tuple(
+        "image.network" if name == "image" and model.image_weights is not None else name
+        for name in model.freeze
+    )
 
 
 def starts_from_imagenet(model: MultimodalModelSettings) -> bool:
@@ -93,10 +110,8 @@ def start_branches(
 def _refuse_other_data(name: str, parent: Checkpoint, file: Path, own: Mapping[str, Any]) -> None:
     """Refuse a parent whose inputs have another meaning than those of this run."""
     compared = [(key, parent.get("inputs", {}).get(key), own["inputs"][key]) for key in _SAME_INPUTS[name]]
-    compared += [
-        (key, parent["cache"]["settings"].get(key), own["cache"]["settings"].get(key))
-        for key in _SAME_PREPARATION[name]
-    ]
+    prepared = [from_plain(ModalitySettings, content["cache"]["settings"]) for content in (parent, own)]
+    compared += [(key, *(getattr(each, key) for each in prepared)) for key in _SAME_PREPARATION[name]]
     for key, before, now in compared:
         if before != now:
             raise UserError(

@@ -30,8 +30,9 @@ from evaluation.report import PROTOCOLS, identity_sentence
 from evaluation.scores import aggregate
 from evaluation.statistics import Array, cluster_bootstrap
 from evaluation.tables import Caption, markdown_of
+from learning.checkpoint import Checkpoint
 from systems.base.evaluation_run import EvaluationRun, predict_run, score_run
-from systems.base.predictor import BALANCED_PREVALENCE
+from systems.base.predictor import BALANCED_PREVALENCE, assumed_prevalence
 from systems.base.results import LEARNING_CURVES, print_tables, write_binary_results, write_results
 from systems.ecg_multimodal.explain import explain_patient
 from systems.ecg_multimodal.figures import contributions_figure, subsets_figure
@@ -109,6 +110,7 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     if settings["target"] != "normal":
         return _evaluate_classes(run, predictions)
     metrics = score_run(run, predictions)
+    takes_any = settings["model"]["modality_dropout"] > 0
     tables: dict[str, pd.DataFrame] = {}
     figures: dict[str, Figure] = {}
     if draws and predictions["label"].nunique() == 2:
@@ -116,11 +118,10 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
         tables["calibration"] = calibration_table(recordings, noun="patient", draws=draws)
         if not run.external:
             tables["shortcuts"] = _shortcuts_table(run, predictions)
-        takes_any = settings["model"]["modality_dropout"] > 0
         if len(settings["model"]["views"]) > 1 and takes_any and run.settings.without == "nothing":
             more_tables, figures = _evaluate_subsets(run, predictions, tables.get("shortcuts"))
             tables |= more_tables
-    if not compact:
+    if not compact and (takes_any or len(settings["model"]["views"]) == 1):
         figures |= _patient_figures(run, predictions)
     figures |= run.learning_curves()
     print_tables(tables, captions=_CAPTIONS)
@@ -171,7 +172,7 @@ def _evaluate_subsets(
     values = _subset_log_odds(run, predictions, modalities)
     samples = run.cache.table("samples").set_index("recording").loc[predictions["recording"]]
     present = {name: samples[f"has_{name}"].to_numpy(bool) for name in modalities}
-    empty = float(log_odds(run.assumed_prevalence or BALANCED_PREVALENCE))
+    empty = _start(run, run.checkpoints)
     about = (predictions["label"], values, predictions["session"], empty, present)
     contributions = shapley_values(values, empty, present)
     tables = {
@@ -209,6 +210,12 @@ def _subset_log_odds(
     return values
 
 
+def _start(run: EvaluationRun, checkpoints: Sequence[Checkpoint]) -> float:
+    """Return the log-odds of abnormal of a patient of whom nothing is known."""
+    prevalence = assumed_prevalence(checkpoints, balanced=run.task.balanced)
+    return float(log_odds(BALANCED_PREVALENCE if prevalence is None else prevalence))
+
+
 def _patient_figures(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Figure]:
     """Return figures of the patients with the highest, the lowest, and the least certain probability."""
     samples = run.samples
@@ -223,7 +230,7 @@ def _patient_figures(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str,
             as_network(run.model(content)),
             samples,
             row[chosen["recording"]],
-            sampling_rate=float(run.cache.manifest["settings"].get("signal_rate", 100.0)),
+            empty=_start(run, [content]),
             watermark=run.watermark,
         )
     return figures

@@ -35,7 +35,6 @@ def explain_patient(
     row: int,
     *,
     empty: float = 0.0,
-    sampling_rate: float = 100.0,
     watermark: str = "",
 ) -> Figure:
     """Draw one patient: Grad-CAM on the image, integrated gradients on the signal, contributions.
@@ -48,8 +47,6 @@ def explain_patient(
     row : int
     empty : float
         Log-odds without any modality.
-    sampling_rate : float
-        Of the signal, hertz.
     watermark : str
         Warning on the figure.
     """
@@ -68,7 +65,7 @@ def explain_patient(
         image_map=None if image is None else image_map(network, modalities),
         signal=None if signal is None else signal[0].cpu().numpy(),
         signal_map=None if signal is None else signal_map(network, modalities),
-        sampling_rate=sampling_rate,
+        sampling_rate=patients.signal_rate,
         leads=("II",) if signal is None else _lead_names(signal.shape[1]),
         title=f"Recording {metadata['recording']}, in truth {truth}",
         watermark=watermark,

@@ -252,7 +252,8 @@ class Predictor(base.Predictor):
             self.column = " ".join(f"{name:>5}" for name in self.classes)
         self.check_prevalence(settings.prevalence)
         self.modalities: tuple[str, ...] = self.models[0].modalities
-        self.notes: list[str] = []
+        balanced_classes = self.inputs.get("exclusive", False) and self.trained.optimization.class_weights
+        self.notes = ["The probabilities hold where all classes are equally frequent."] * balanced_classes
 
     def model_name(self) -> str:
         """Return the modalities and how they are fused."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from datasets.cache import Cache
-from datasets.patients import MODALITIES, SUPERCLASSES, TARGET, THREE_CLASSES, UNLABELLED
+from datasets.patients import MODALITIES, SUPERCLASSES, SYNONYMS, TARGET, THREE_CLASSES, UNLABELLED
 from learning.loop import Samples
 
 
@@ -42,6 +42,8 @@ class Patients(Samples):
         Whether a recording is of one class alone.
     weight : torch.Tensor, shape (N,)
         Weight in the loss.
+    signal_rate : float
+        Hertz.
     """
 
     views: Mapping[str, Tensor]
@@ -51,6 +53,7 @@ class Patients(Samples):
     weight: Tensor
     classes: tuple[str, ...] = ()
     exclusive: bool = False
+    signal_rate: float = 100.0
 
     def batch(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the recordings of these rows: modalities, ``has_<modality>``, label and weight."""
@@ -157,6 +160,10 @@ def read_patients(cache: Cache, target: str, views: Sequence[str], device: torch
     if found.exclusive:  # folds are then mixed by class
         table = table.assign(label=np.where(found.known, found.values.argmax(axis=1), UNLABELLED))
     clinical = cache.table("clinical", missing=("",)).drop(columns="recording")
+    told = [name for name in clinical if name in _names_of(target)]
+    if told:
+        print(f"Warning: {told[0]} is the target and a clinical value too: as the latter it is not read.")
+        clinical = clinical.drop(columns=told)
     everyone = Patients(
         table=table,
         views={
@@ -170,8 +177,20 @@ def read_patients(cache: Cache, target: str, views: Sequence[str], device: torch
         weight=torch.ones(len(table), device=device),
         classes=found.classes,
         exclusive=found.exclusive,
+        signal_rate=float(cache.manifest["settings"]["signal_rate"]),
     )
     return _with_some_modality(everyone.taken(np.flatnonzero(found.known)), views)
+
+
+def _folded(target: str) -> str:
+    """Return a target as columns of the index name it."""
+    return re.sub(r"\W+", "_", target.casefold()).strip("_")
+
+
+def _names_of(target: str) -> set[str]:
+    """Return the names that a clinical value has which is the target itself."""
+    name = _folded(target)
+    return {name} | {usual for usual, synonyms in SYNONYMS.items() if name in synonyms}
 
 
 class _Labels(NamedTuple):
@@ -195,7 +214,7 @@ def _labels(cache: Cache, table: pd.DataFrame, target: str) -> _Labels:
             )
         values = table[list(SUPERCLASSES)].to_numpy(np.int64)
         return _Labels(values, values.sum(axis=1) > 0, SUPERCLASSES)
-    column = TARGET + re.sub(r"\W+", "_", target.casefold()).strip("_")
+    column = TARGET + _folded(target)
     if column not in table:
         there = [name.removeprefix(TARGET) for name in table if name.startswith(TARGET)]
         raise UserError(

@@ -23,6 +23,7 @@ from common.errors import UserError
 from datasets.cache import Cache
 from datasets.patients import SUPERCLASSES
 from datasets.splits import Fold
+from evaluation.calibration import log_odds
 from evaluation.figures import confusion_figure, roc_figure
 from evaluation.scores import macro_auroc
 from learning.distributed import Processes
@@ -33,6 +34,7 @@ from systems.base.task import BINARY_CARRIED, BinaryTask
 from systems.ecg_multimodal.augmentation import vary_signals
 from systems.ecg_multimodal.branch_starts import (
     check_starts,
+    frozen_parts,
     parent_files,
     start_branches,
     starts,
@@ -104,7 +106,7 @@ class EcgMultimodal(BinaryTask):
                 dropout=model.dropout,
                 image_size=tuple(inputs["image_size"]),
                 imagenet=inputs.get("imagenet", False),  # which earlier checkpoints do not have
-                frozen=model.freeze,
+                frozen=frozen_parts(model),
             )
         except ValueError as error:
             raise UserError(str(error)) from None
@@ -241,7 +243,10 @@ class EcgMultimodal(BinaryTask):
         }
         if settings.model.modality_dropout or len(settings.model.views) == 1:
             median = int(rows[int(torch.argsort(probability)[len(rows) // 2])])
-            figures["test/patient"] = explain_patient(as_network(model), samples, median)
+            learned = np.setdiff1d(np.arange(len(samples)), rows.numpy())
+            share = float(samples.table["label"].iloc[learned].mean())
+            empty = 0.0 if settings.optimization.class_weights else float(log_odds(share))
+            figures["test/patient"] = explain_patient(as_network(model), samples, median, empty=empty)
         return figures
 
 

@@ -261,6 +261,22 @@ def test_a_view_that_nobody_has_is_named_once(make_patients, view):
     assert len(index.clinical.columns) == (1 if view == "clinical.csv" else 8)
 
 
+def test_a_column_that_states_another_unit_is_another_value(make_patients):
+    root = make_patients()
+    rows = rows_of(root / "clinical.csv")
+    before = index_patient_folders(root)
+    place = [name.casefold() for name in rows[0]].index("weight")
+    rows[0][place] = "Weight (lb)"
+    save(root / "clinical.csv", rows)
+    index = index_patient_folders(root)
+    assert "weight" not in index.clinical and "weight_lb" in index.clinical
+    assert index.clinical["weight_lb"].tolist() == before.clinical["weight"].tolist()
+    assert index.choices == before.choices | {"units": "stated"}
+    rows[0][place] = "Weight (kg)"
+    save(root / "clinical.csv", rows)
+    assert index_patient_folders(root).clinical.equals(before.clinical)
+
+
 def test_what_gives_the_label_away_is_no_clinical_value(make_patients):
     root = make_patients()
     rows = rows_of(root / "clinical.csv")

@@ -36,7 +36,7 @@ def evaluate(run: EvaluationRun) -> tuple[dict[str, Any], list[Path]]:
     one_model(run, "Decoded cines are no probabilities, of which a mean could be taken")
     frames, through, parts = [], [], []
     for content in run.checkpoints:
-        samples, network = run.samples, run.model(content).eval()
+        samples, network = run.samples, run.model(content)
         assert isinstance(network, CineAutoencoder)
         fold = fold_from_parts(content["fold"], content["parts"].numpy(), content["protocol"])
         rows = (unseen_rows(run) if run.external else fold.test)[: run.settings.max_patients]

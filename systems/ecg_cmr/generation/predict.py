@@ -19,7 +19,8 @@ import torch
 from common.errors import UserError
 from common.files import write_json
 from datasets.ecg import LEADS, Ecg, flat_leads, prepare_signal
-from datasets.lead_checks import check_ecg
+from datasets.lead_checks import LARGEST_GAP, check_ecg, without_gaps
+from datasets.sources import DataError
 from learning.checkpoint import Checkpoint, file_digest
 from systems.base import predictor as base
 from systems.base.predictor import Metadata, RecordingPath
@@ -85,6 +86,7 @@ class GeneratedCines(base.Prediction):
         """Write ``<name>_generated``: ``.nii.gz``, ``.gif`` (the first), ``.png`` (a row each), ``.json``."""
         image, gif, strip, table = files = files_of(path)
         pixels = self.cines / 255
+        table.unlink(missing_ok=True)  # what an earlier call wrote of itself is not that of these cines
         write_nifti(image, pixels[0], self.pixel_spacing, display_affine(self.pixel_spacing))
         write_gif(gif, pixels[0])
         write_strip(strip, pixels)
@@ -130,7 +132,14 @@ class Predictor(base.Predictor):
 
     def predict(self, path: RecordingPath) -> GeneratedCines:
         """Generate cines from an ECG and measure them."""
-        return self._generate(path, open_ecg(path.path, self.settings.ecg_rate or 0.0))
+        return self._generate(path, self._read(path))
+
+    def _read(self, path: RecordingPath) -> Ecg:
+        """Read an ECG as for training: a lead of which much is missing counts as absent."""
+        ecg, _ = without_gaps(open_ecg(path.path, self.settings.ecg_rate or 0.0))
+        if flat_leads(ecg.samples).all():
+            raise DataError(f"More than {LARGEST_GAP:.0%} of each of its leads is missing (NaN).")
+        return ecg
 
     def row(self, path: RecordingPath) -> Metadata:
         """Generate cines and write them, or keep those there are; return metadata, or why there are none."""
@@ -145,7 +154,7 @@ class Predictor(base.Predictor):
             return None
         try:
             known = json.loads(files[-1].read_text(encoding="utf-8"))
-            origin = self._origin(path, open_ecg(path.path, self.settings.ecg_rate or 0.0))
+            origin = self._origin(path, self._read(path))
         except (UserError, OSError, ValueError):
             return None
         if not isinstance(known, dict) or any(known.get(name) != value for name, value in origin.items()):

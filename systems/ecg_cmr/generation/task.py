@@ -36,7 +36,7 @@ from systems.ecg_cmr.contrast.task import shuffled_pairs
 from systems.ecg_cmr.figures import cines_figure
 from systems.ecg_cmr.samples import Pairs
 from systems.ecg_cmr.settings import EcgToCmrSettings
-from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, take_encoder
+from systems.ecg_cmr.stage import Stage, cmr_encoder, ecg_encoder, refuse_other_ecgs, take_encoder
 
 _AT_ONCE = 64
 """Patients that are encoded together."""
@@ -134,6 +134,8 @@ class EcgToCmr(Stage):
             else:
                 encoder = network.encoder if part == "ecg" else network.feature_encoder
                 assert isinstance(encoder, TokenEncoder)
+                if part == "ecg":
+                    refuse_other_ecgs(content, file, run)
                 take_encoder(encoder, content, self.read_as(part), file)
         network.eval()
         rows = run.train[torch.linspace(0, len(run.train) - 1, min(_FITTED_ON, len(run.train))).long()]

@@ -40,6 +40,7 @@ _PANEL = 2.9
 _NO_THRESHOLD = (
     "the run has no threshold of its validation part; train it again, with one, or use --threshold half"
 )
+_UNKNOWN = "it is not known of anybody"
 
 Units = Mapping[str, pd.DataFrame]
 """By disease the recordings of which it is known: label, probability, threshold, session, fold."""
@@ -118,7 +119,7 @@ def decisions_table(units: Units, *, draws: int, seed: int = 0) -> pd.DataFrame:
         for score in (*shares, *_OVERALL):
             row: dict[str, Any] = {"disease": name, "threshold": table["threshold"].mean(), "score": score}
             if table.empty or table["threshold"].isna().any():
-                reason = _NO_THRESHOLD if len(table) else "it is not known of anybody"
+                reason = _NO_THRESHOLD if len(table) else _UNKNOWN
                 row |= {"value": np.nan, "low": np.nan, "high": np.nan, "interval": "", "n": 0}
                 rows.append(row | {"threshold": np.nan, "reason": reason})
             elif score in shares:
@@ -197,6 +198,8 @@ def classes_table(
     for name, classes in labels.items():
         units = class_units(predictions, name, classes)
         if units.empty:
+            nothing = dict.fromkeys(("value", "low", "high"), np.nan) | {"interval": "", "n": 0}
+            rows.append(_row(name, "all", "accuracy") | nothing | {"reason": _UNKNOWN})
             continue
         true, found = units["truth"].to_numpy(), units["predicted"].to_numpy()
         everyone = np.ones(len(units), dtype=bool)
@@ -212,8 +215,7 @@ def classes_table(
         for key, score in scores.items():
             interval = cluster_bootstrap(units, score, "session", draws=draws, seed=seed, noun="patient")
             rows.append(_row(name, *key) | _bootstrapped(interval, len(units)))
-    columns = ["target", "class", "score", "value", "low", "high", "interval", "n", "reason"]
-    table = pd.DataFrame(rows, columns=columns)  # of no rows too, where no class of anybody is known
+    table = pd.DataFrame(rows)
     order = {"all": -1} | {label: number for each in labels.values() for number, label in enumerate(each)}
     places = table["class"].map(order)
     return table.assign(place=places).sort_values(["target", "place"], kind="stable").drop(columns="place")

@@ -36,6 +36,7 @@ from systems.ecg_cmr.phenotypes.task import IS
 from systems.ecg_cmr.samples import CLASSES
 from systems.ecg_cmr.settings import COVARIATES, PhenotypePredictionSettings, PhenotypeSettings
 from systems.ecg_cmr.sources.pair_modalities import ecg_digest
+from systems.ecg_cmr.sources.pairs import MILLIVOLTS
 from systems.ecg_cmr.sources.user_ecg import examine_leads, find_ecgs, open_ecg, require_whole
 from systems.ecg_cmr.sources.user_person import read_others, read_people
 
@@ -184,6 +185,12 @@ class Predictor(base.Predictor):
                 "ecg-phenotypes that reads the ECG. Cines are prepared by load_data.py and evaluated by "
                 "evaluate.py."
             )
+        unit = self.inputs.get("ecg_unit", MILLIVOLTS)
+        if unit != MILLIVOLTS:
+            raise UserError(
+                f"Run {run} learned from ECGs in {unit}, and nothing brings one in millivolts to that. "
+                "evaluate.py takes such a run."
+            )
         if settings.ecg is not None and settings.recordings:
             raise UserError("--ecg has no meaning beside other recordings: leave it away.")
         if settings.explain:
@@ -191,6 +198,12 @@ class Predictor(base.Predictor):
         if self.named and not self.covariates:
             raise UserError(
                 f"Run {run} was trained without age, sex, height and weight: leave {self.named[0]} away."
+            )
+        foreign = [option for option in self.named if option[2:] not in ("covariates", *self.covariates)]
+        if foreign:
+            raise UserError(
+                f"Run {run} was trained without {foreign[0][2:]}: leave {foreign[0]} away. Beside the ECG it "
+                f"takes {', '.join(self.covariates)}."
             )
 
     def about(self) -> Metadata:

@@ -35,10 +35,12 @@ from datasets.channel_files import CHANNEL_FILES
 from datasets.identity import MISSING
 from datasets.patients import (
     KEPT_TOGETHER,
+    OTHER_UNITS,
     SUPERCLASSES,
     SYNONYMS,
     PatientIndex,
     PatientTable,
+    in_other_unit,
     index_tables,
     persons,
     plausible_values,
@@ -69,6 +71,7 @@ _NUMBERS = {
 }
 """Columns that say how a file is read, and what an empty cell stands for."""
 _TEXTS = ("diagnosis",)
+_USUAL = {synonym: name for name in COVARIATES for synonym in SYNONYMS[name]}
 _IGNORED = ("label", "comment", "remarks", "notes", "row")
 _NAMES = {"ecg": "ECG", "cmr": "cine", "long_axis": "long axis"}
 
@@ -177,7 +180,9 @@ def index_pairs(root: Path) -> PairIndex:
         problems,
         {"pairs": "person"},
         [table.name],
-        (REREAD if together or table.reread else {}) | (_ROLES if classes or _renamed(columns) else {}),
+        (REREAD if together or table.reread else {})
+        | (_ROLES if classes or _renamed(columns) else {})
+        | (OTHER_UNITS if _in_other_units(columns.values()) else {}),
         targets,
         simulated=simulation is not None,
         indicators=kinds[0],
@@ -211,13 +216,9 @@ def _plain(column: str) -> str:
 
 def _roles(table: PatientTable, problems: list[Problem]) -> dict[str, str]:
     """Return by role or own name the column of the file; name those that come twice."""
-    usual = {synonym: name for name in COVARIATES for synonym in SYNONYMS[name]}
-    known = {*_FILES, *_NUMBERS, *_TEXTS, *_IGNORED}
     columns: dict[str, str] = {}
     for column in filter(str.strip, table.columns):
-        plain = _plain(column)
-        own = plain if plain in known or plain.startswith((DISEASE, CLASS)) else _indicator(column, plain)
-        name = usual.get(plain, own)
+        name = role_of(column)
         if name in columns:
             what = f"The column {column!r} repeats {columns[name]!r}; it is not used."
             problems.append(Problem(table.name, what, "Remove one of the two.", left_out=False))
@@ -229,10 +230,20 @@ def _roles(table: PatientTable, problems: list[Problem]) -> dict[str, str]:
     return columns
 
 
-def _indicator(column: str, plain: str) -> str:
-    """Return the name of the indicator that a column holds in its unit; of any other column its own name."""
+def role_of(column: str) -> str:
+    """Return the role, covariate or indicator that a column is by its name and unit, or else its name."""
+    plain = _plain(column)
+    if plain in {*_FILES, *_NUMBERS, *_TEXTS, *_IGNORED} or plain.startswith((DISEASE, CLASS)):
+        return plain
+    if plain in _USUAL:
+        return column if in_other_unit(_USUAL[plain], column) else _USUAL[plain]
     name, unit = known_name(plain), re.search(r"[(\[](.*?)[)\]]", column)
     return name if name and same_unit(unit[1] if unit else "", name) else column
+
+
+def _in_other_units(columns: Iterable[str]) -> bool:
+    """Tell whether a column of a covariate states another unit than the usual one."""
+    return any(in_other_unit(_USUAL.get(_plain(column), ""), column) for column in columns)
 
 
 def _renamed(columns: dict[str, str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 from datasets.identity import alike, identity
 from datasets.patients import (
     PLAUSIBLE,
-    SYNONYMS,
     PatientTable,
     clinical_number,
     plausible_values,
@@ -20,8 +18,8 @@ from datasets.patients import (
 from datasets.signal_quality import SignalWarning
 from datasets.sources import DataError, Problem
 from systems.base.predictor import RecordingPath
-from systems.ecg_cmr.indicators import known_name
 from systems.ecg_cmr.settings import COVARIATES
+from systems.ecg_cmr.sources.pairs import role_of
 from systems.ecg_cmr.sources.user_ecg import name_of
 
 _SEX = {"male": 0.0, "female": 1.0}
@@ -145,17 +143,10 @@ def read_people(
 
 def _columns(names: list[str], covariates: Sequence[str]) -> dict[str, str]:
     """Return by covariate the first column that holds it."""
-    usual = {
-        synonym: name
-        for name in COVARIATES
-        if name in covariates or not covariates
-        for synonym in SYNONYMS[name]
-    }
     columns: dict[str, str] = {}
     for column in names:
-        plain = re.sub(r"[\s-]+", "_", re.sub(r"[(\[].*?[)\]]", "", column).strip()).casefold()
-        name = usual.get(plain, column if column in covariates else known_name(plain))
-        if name and (name in covariates or name in usual.values()):
+        name = role_of(column)
+        if name in (covariates or COVARIATES):
             columns.setdefault(name, column)
     return columns
 

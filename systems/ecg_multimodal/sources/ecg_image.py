@@ -356,6 +356,8 @@ def read_ecg_image(
     share, across = inside.mean() / 255, (inside.max(axis=0) > _CLEAR).mean()
     if share > _LARGEST_INK:
         raise DataError(f"{share:.0%} of the picture {path.name} is ink, too much for a trace: replace it.")
+    if _is_wide(lightest) and ink.shape[1] < _WIDEST_PAGE * ink.shape[0]:
+        done.append("It is as wide as a strip of one lead, where a page of twelve leads is expected.")
     if across < _SMALLEST_WIDTH:
         done.append(f"Only {across:.0%} of its width holds clear ink: does it show an ECG?")
     if notes is not None:
@@ -399,12 +401,17 @@ def _ink(lightest: Image.Image, height: int, width: int | None) -> tuple[Picture
     return box, box[top : top + size[1], left : left + size[0]]
 
 
+def _is_wide(image: Image.Image) -> bool:
+    """Tell whether a picture has the shape of a strip."""
+    return image.width >= _WIDEST_PAGE * image.height
+
+
 def _rows_of_traces(lightest: Image.Image) -> int:
     """Return how many rows of traces lie above each other in a picture: the usual number over its columns.
 
     A wide picture has room for one row. More rows than a page can have are a grid that stayed.
     """
-    if lightest.width >= _WIDEST_PAGE * lightest.height:
+    if _is_wide(lightest):
         return 1
     clear = _ink(lightest, _PAGE_HEIGHT, 2 * _WIDEST_PAGE * _PAGE_HEIGHT)[1] > _CLEAR
     joined = ndimage.binary_closing(clear, np.ones((_JOINED, 1)))

@@ -22,6 +22,7 @@ from pathlib import Path, PurePath
 from datasets.identity import MISSING, identity
 from datasets.patients import (
     KEPT_TOGETHER,
+    OTHER_UNITS,
     PATIENT_COLUMNS,
     SYNONYMS,
     TARGET,
@@ -30,6 +31,7 @@ from datasets.patients import (
     PatientIndex,
     PatientTable,
     by_patient,
+    in_other_unit,
     index_tables,
     persons,
     plausible_values,
@@ -50,6 +52,7 @@ _BORDERLINE = "borderline"
 _LABEL_COLUMNS = ("label", "labels", "class", "result", "target", "ecg_label")
 _GIVEAWAYS = (*_LABEL_COLUMNS, "diagnosis", "row")
 """Columns that are never taken for clinical values: they tell the label, or nothing."""
+_USUAL = {synonym: name for name, synonyms in SYNONYMS.items() for synonym in synonyms}
 _NO_IMAGE = " It has no image."
 _MOST_CLASSES = 20
 """Different cells of a column of the table of labels above which it names no classes."""
@@ -142,7 +145,8 @@ def index_patient_folders(
         files,
         {"signal_rate": f"{signal_rate:g}"}
         | ({"unlabelled": "keep"} if keep_unlabelled else {})
-        | (REREAD if together or clinical.reread or signals.reread else {}),
+        | (REREAD if together or clinical.reread or signals.reread else {})
+        | (OTHER_UNITS if _in_other_units(clinical) else {}),
         clinical_table,
         ("II",),
         signal_rate,
@@ -274,12 +278,18 @@ def _clinical(table: PatientTable, problems: list[Problem]) -> tuple[dict[str, d
     return values, list(columns)
 
 
+def _in_other_units(table: PatientTable) -> bool:
+    """Tell whether a column of a usual value states another unit than the usual one."""
+    return any(in_other_unit(_USUAL.get(_folded(column), ""), column) for column in table.columns)
+
+
 def _value_columns(table: PatientTable, problems: list[Problem]) -> dict[str, str]:
     """Return the column of each value, by its usual name or else its own; name columns that are not used."""
-    usual = {synonym: name for name, synonyms in SYNONYMS.items() for synonym in synonyms}
     columns: dict[str, str] = {}
     for column in filter(_folded, table.columns):
-        name = usual.get(_folded(column), _folded(column))
+        name = _USUAL.get(_folded(column), _folded(column))
+        if in_other_unit(name, column):
+            name = re.sub(r"\W+", "_", column.casefold()).strip("_")
         if name in _GIVEAWAYS:
             what = "tells the label"
         elif name in columns:

@@ -106,12 +106,15 @@ def test_usual_covariates_that_the_data_lack_are_left_away():
     assert choose_columns(everything(), *USUAL).names["covariates"] == ("age", "sex")
 
 
-def test_classes_of_another_table_are_matched_by_their_text():
+def test_classes_of_another_table_are_matched_by_their_text(capsys):
     samples = choose_columns(everything(), *USUAL)
     inputs = samples.describe_inputs() | {"classes": {"class_subtype": ["hypertrophic", "dilated"]}}
     found = everything().with_inputs(inputs).targets["classes"][:, 0]
     assert found[[0, 1, 4, 5]].tolist() == [1.0, 0.0, 0.0, 1.0]
     assert found[[2, 3]].isnan().all(), "a class that the model does not know is not known"
+    assert "these data have none of these too" in capsys.readouterr().out
+    everything().with_inputs(samples.describe_inputs())
+    assert not capsys.readouterr().out
 
 
 def test_an_external_cache_without_a_covariate_counts_it_as_missing():

@@ -30,7 +30,13 @@ from systems.ecg_cmr.settings import (
     MaskingSettings,
     PhenotypeSettings,
 )
-from systems.ecg_cmr.stage import ecg_encoder, encoders_in, patch_length, take_encoder
+from systems.ecg_cmr.stage import (
+    ecg_encoder,
+    encoders_in,
+    patch_length,
+    refuse_other_ecgs,
+    take_encoder,
+)
 
 CPU = torch.device("cpu")
 COUNT, LEADS, POINTS, FRAMES, SIZE = 12, 12, 200, 4, 16
@@ -340,6 +346,21 @@ def test_an_encoder_of_the_other_kind_or_another_size_is_refused():
     _, before = new("ecg-mae", samples, wider)
     with pytest.raises(UserError, match=r"has another size: give the same --encoder-size"):
         take_encoder(task.encoder_of(model, "ecg"), checkpoint_of("ecg-mae", before), "ecg", Path("there"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"ecg_rate": 500.0}, r"in 500\.0 Hz, and this run has 50\.0 Hz"),
+        ({"ecg_unit": "z-score"}, "in z-score"),
+    ],
+)
+def test_an_encoder_of_ecgs_of_another_rate_or_unit_is_refused(changed, message):
+    inputs = {"ecg_rate": 50.0}
+    run: Any = SimpleNamespace(metadata={"inputs": inputs})
+    refuse_other_ecgs({"inputs": inputs}, Path("there"), run)
+    with pytest.raises(UserError, match=message):
+        refuse_other_ecgs({"inputs": inputs | changed}, Path("there"), run)
 
 
 def test_an_encoder_goes_where_its_axis_is_read():

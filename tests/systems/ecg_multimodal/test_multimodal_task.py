@@ -1,8 +1,10 @@
 """The task of patients with three views: samples, who is left out, losses, balance, hidden views, tables."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,8 @@ from common.errors import UserError
 from datasets.patients import SUPERCLASSES
 from datasets.splits import Fold
 from learning.distributed import Processes
+from systems.ecg_multimodal import explain
+from systems.ecg_multimodal import task as task_module
 from systems.ecg_multimodal.samples import Patients, read_patients
 from systems.ecg_multimodal.settings import (
     MultimodalModelSettings,
@@ -36,6 +40,7 @@ class FakeCache:
     path = "somewhere"
 
     def __init__(self, **changed) -> None:
+        self.manifest = {"settings": {"signal_rate": 50.0}}
         generator = np.random.default_rng(0)
         columns: dict[str, Any] = {
             "sample": range(COUNT),
@@ -443,3 +448,37 @@ def test_a_run_is_named_after_what_matters():
 def test_a_network_that_cannot_be_is_refused_in_one_sentence():
     with pytest.raises(UserError, match="width must be a multiple of 8"):
         task_of(width=12).build({"leads": 2, "image_size": [64, 160], "clinical": []})
+
+
+def test_what_is_frozen_of_imagenet_weights_is_what_the_file_holds():
+    task = task_of(image_weights=Path("w.pth"), freeze=("image",))
+    network = as_network(task.build(task.inputs(samples_of())))
+    branch = network.branches["image"].train()
+    network.train()
+    assert not any(weight.requires_grad for weight in branch.get_submodule("network").parameters())
+    assert all(weight.requires_grad for weight in branch.get_submodule("project").parameters())
+    assert not branch.get_submodule("network").training and branch.get_submodule("project").training
+
+
+def test_a_clinical_value_that_is_the_target_is_not_read(capsys):
+    cache = FakeCache(target_gender=["m", "f"] * 4)
+    samples = samples_of(cache, target="Gender")
+    assert samples.clinical_names == ("age", "height") and samples.classes == ("f", "m")
+    assert np.array_equal(samples.views["clinical"].numpy(), cache.clinical[["age", "height"]].astype("f4"))
+    assert "sex is the target and a clinical value too" in capsys.readouterr().out
+    assert samples_of(cache).clinical_names == NAMES
+
+
+@pytest.mark.parametrize(("balanced", "start"), [(True, 0.0), (False, np.log(0.25 / 0.75))])
+def test_a_patient_is_explained_from_what_is_known_of_nobody_and_in_seconds(balanced, start, monkeypatch):
+    """Of the four patients that are learned from here, one is abnormal."""
+    seen = Mock(wraps=task_module.explain_patient)
+    monkeypatch.setattr(task_module, "explain_patient", seen)
+    drawn = Mock(wraps=explain.patient_figure)
+    monkeypatch.setattr(explain, "patient_figure", drawn)
+    optimization = dataclasses.replace(SETTINGS.optimization, class_weights=balanced)
+    task = EcgMultimodal(dataclasses.replace(SETTINGS, optimization=optimization))
+    samples = samples_of(FakeCache(label=[0, 0, 0, 1, 0, 1, 0, 1]), task)
+    task.figures(network_of(task, samples).eval(), samples, torch.arange(4, 8), torch.rand(4))
+    assert seen.call_args.kwargs["empty"] == pytest.approx(start)
+    assert drawn.call_args.kwargs["sampling_rate"] == 50

@@ -44,3 +44,11 @@ def test_noise_differs_between_leads_and_has_at_most_its_deviation():
     deviations = noise.std(dim=2)
     assert deviations.max() < 0.65 and deviations.min() < 0.1
     assert not torch.equal(noise[:, 0], noise[:, 1])
+
+
+def test_a_lead_that_holds_nothing_gets_no_noise():
+    signals = SIGNALS.clone()
+    signals[:8, 1] = 0.3
+    found = vary_signals(signals, SignalAugmentationSettings(signal_noise=0.5))
+    assert torch.equal(found[:8, 1], signals[:8, 1])
+    assert (found != signals).any(dim=2).sum() == 2 * 64 - 8

@@ -173,7 +173,7 @@ def test_the_counts_are_drawn():
     assert sum(counts) == 89
 
 
-def test_classes_that_are_known_of_nobody_have_a_table_without_rows():
-    table = pd.DataFrame({"session": ["p"], "true_class_x": [""], "class_x=a": [0.4], "class_x=b": [0.6]})
-    found = classes_table(table, {"class_x": ("a", "b")}, draws=0)
-    assert found.empty and list(found)[:3] == ["target", "class", "score"]
+def test_classes_that_are_known_of_nobody_are_said_and_not_scored():
+    table = class_predictions().assign(true_class_kind="")
+    found = classes_table(table, LABELS, draws=10)
+    assert found["value"].isna().all() and found["reason"].tolist() == ["it is not known of anybody"]

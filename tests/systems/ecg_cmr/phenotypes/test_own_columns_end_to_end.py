@@ -1,6 +1,7 @@
 """Columns of one's own through the scripts: covariates, classes, segments, balance, and one ECG."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ import load_data
 import predict
 import training
 from common.errors import UserError
+from config import EvaluationSettings
 from learning.checkpoint import load_checkpoint
+from systems.base.evaluation_run import EvaluationRun
 from systems.ecg_cmr.sources.simulated import write_pairs
 
 SMALL = ["--frames", "2", "--size", "16", "--pixel-spacing", "8", "--seconds", "2", "--ecg-rate", "100"]
@@ -122,3 +125,14 @@ def test_one_ecg_gets_the_same_and_is_told_what_is_missing(workspace, run, resul
     (alone,) = predict.main([str(word) for word in arguments])
     said = " ".join(warning["text"] for warning in alone["warnings"])
     assert "learned with age, bmi, smoking, which are not given" in said
+
+
+def test_what_the_run_does_not_take_of_a_person_is_refused(workspace, run):
+    ecg = workspace.raw / "ecg" / workspace.table.index[0]
+    with pytest.raises(UserError, match="trained without sex: leave --sex away"):
+        predict.main(["--ecg", str(ecg), "--checkpoint", str(run), "--sex", "male", "--threads", "1"])
+
+
+def test_what_is_evaluated_is_explained_without_dropout(workspace, run):
+    content = load_checkpoint(run / "fold_0" / "best.pt")
+    assert not EvaluationRun([content], Mock(), EvaluationSettings(device="cpu")).model(content).training

@@ -329,6 +329,13 @@ def test_a_run_that_reads_cines_is_refused(workspace, patient):
     assert "reads cines" in reason(cine, "--ecg", workspace.ecg(patient))
 
 
+def test_a_run_on_z_scores_is_given_no_millivolts(workspace, run, patient, tmp_path):
+    content = load_checkpoint(run / "fold_0" / "best.pt")
+    content["inputs"]["ecg_unit"] = "z-score"
+    save_checkpoint(tmp_path / "z.pt", content)
+    assert "learned from ECGs in z-score" in reason(tmp_path / "z.pt", "--ecg", workspace.ecg(patient))
+
+
 def test_a_run_without_covariates_is_reported_none(workspace, patient):
     plain = workspace.train("plain", "--no-covariates")
     answers = workspace.evaluated(plain)

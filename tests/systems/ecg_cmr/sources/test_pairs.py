@@ -126,6 +126,14 @@ def test_columns_of_covariates_have_many_names_and_others_keep_theirs(root):
     assert index.targets["sex"].tolist() == [float(row["sex"]) for row in rows]
 
 
+def test_a_covariate_in_another_unit_is_another_column(root):
+    before, rows = index_pairs(root).choices, table_of(root)
+    save(root, [{key.replace("height", "height (in)"): value for key, value in row.items()} for row in rows])
+    index = index_pairs(root)
+    assert index.covariates == ("age", "sex", "weight") and index.others == ("height (in)",)
+    assert index.choices == before | {"units": "stated"}
+
+
 def test_without_the_mark_of_a_simulation_patients_are_real(root):
     (root / "simulation.json").unlink()
     index = index_pairs(root)

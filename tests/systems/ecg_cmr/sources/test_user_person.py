@@ -80,3 +80,9 @@ def test_an_input_that_cannot_be_used_is_refused(word, sentence):
 def test_an_impossible_value_of_another_input_is_refused_too():
     with pytest.raises(DataError, match="--bmi 300 is not possible"):
         read_people({"bmi": 300.0}, None, ["bmi"])
+
+
+def test_a_column_in_another_unit_is_not_taken_for_the_input(tmp_path):
+    (tmp_path / "t.csv").write_text("patient,age (years),weight (lb),lv_edv (L)\n7,61,150,0.12\n", "utf-8")
+    found = read_people({}, tmp_path / "t.csv", ["age", "weight", "lv_edv"])
+    assert of(found, "7")[0] == {"age": 61}

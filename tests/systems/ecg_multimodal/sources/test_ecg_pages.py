@@ -89,3 +89,17 @@ def test_a_page_is_no_image_of_a_patient_but_for_sheets(make_patients):
     (problem,) = found.problems
     assert "page with about 4 rows" in problem.what and problem.what.endswith("It is used without image.")
     assert as_sheet.image is not None
+
+
+def test_a_strip_is_doubted_where_a_page_is_expected(records, tmp_path):
+    def said(picture: np.ndarray, height: int) -> str:
+        notes: list[str] = []
+        write_picture(tmp_path / "x.png", picture)
+        read_ecg_image(tmp_path / "x.png", height, 640, notes)
+        return " ".join(notes)
+
+    strip = strips(records[0])
+    for name in ("strip", "scanned"):
+        assert "as wide as a strip" in said(strip[name], 256) and not said(strip[name], 64)
+    for picture in pages(records[0]).values():
+        assert "as wide as a strip" not in said(picture, 256)
