@@ -133,7 +133,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     first = next(iter(checkpoints.values()))
     cache = find_cache(settings.cache, settings.cache_dir, first["cache"]["identity"])
     external = cache.identity != first["cache"]["identity"]
-    _check_checkpoints(checkpoints, external)
+    _check_checkpoints(checkpoints, external, settings.threshold)
     folder = _results_folder(first["run"], cache, external, settings)
     print(
         f"Run {first['run']}: {folds_said(list(checkpoints.values()))}, "
@@ -199,8 +199,8 @@ def _changes(checkpoints: list[Checkpoint], cache: Cache) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool) -> None:
-    """Refuse checkpoints that are not of one run, or that have no test part."""
+def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool, threshold: str) -> None:
+    """Refuse checkpoints that are not of one run, or that have no test part or no threshold asked for."""
     first = next(iter(checkpoints.values()))
     for path, content in checkpoints.items():
         if content["fold"] == ALL and not external:
@@ -210,6 +210,11 @@ def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool) -> N
             )
         if content["run"] != first["run"] or content["protocol"] != first["protocol"]:
             raise UserError(f"{path} belongs to run {content['run']}, the others to {first['run']}.")
+        if threshold == "validation" and "threshold" not in content:
+            raise UserError(
+                f"{path} holds no threshold: that of a fold is found when it is finished, for its best.pt. "
+                "Leave --threshold or --which away, or finish the fold with training.py --resume."
+            )
 
 
 def _results_folder(run: str, cache: Cache, external: bool, settings: EvaluationSettings) -> Path:
