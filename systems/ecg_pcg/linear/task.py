@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -91,6 +91,8 @@ class EcgPcgLinear(BinaryTask):
     selects = False
     has_epochs = False
     fit_time = "about a second each"
+    read: ClassVar[tuple[str, ...]] = ("pcg_grid", "ecg_bands", "has_pcg", "has_ecg")
+    """Tensors of a batch that the model takes."""
 
     def samples(self, cache: Cache, device: torch.device) -> Recordings:
         """Return the recordings that have features."""
@@ -126,7 +128,10 @@ class EcgPcgLinear(BinaryTask):
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the loss of a batch, and the probability of abnormal, shape (B,)."""
-        log_odds = model(*(batch[name] for name in ("pcg_grid", "ecg_bands", "has_pcg", "has_ecg")))
+        try:
+            log_odds = model(*(batch[name] for name in self.read))
+        except ValueError as error:  # a recording without a signal that was fitted
+            raise UserError(f"Model {self.settings.model.model} cannot be used: {error}") from error
         target = batch["label"].to(log_odds.dtype)
         losses = functional.binary_cross_entropy_with_logits(log_odds, target, reduction="none")
         return {"loss": (losses * batch["weight"]).mean()}, log_odds.sigmoid()

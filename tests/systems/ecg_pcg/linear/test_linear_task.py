@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import wfdb
 
 import evaluate
@@ -13,6 +14,8 @@ import training
 from common.errors import UserError
 from evaluation.scores import best_threshold
 from learning.checkpoint import load_checkpoint
+from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
+from systems.ecg_pcg.task import EcgPcg
 
 
 def train(cache, folder, *options):
@@ -73,6 +76,24 @@ def test_hiding_the_ecg_leaves_the_answer_of_the_heart_sound(run, simulated_cach
     both, pcg, ecg = (pd.read_csv(path)["probability"].to_numpy() for path in paths)
     odds = [np.log(values / (1 - values)) for values in (both, pcg, ecg)]
     assert odds[0] == pytest.approx(odds[1] + odds[2], abs=1e-4)
+
+
+@pytest.mark.parametrize("model", ["linear", "phase-fusion", "cycle-shape"])
+def test_what_leaves_nothing_to_read_is_refused(simulated_cache, model):
+    """In a sentence: the network's own answer is an error of a program."""
+    task = EcgPcg.create(TrainingSettings(model=ModelSettings(model=model)))
+    samples = task.samples(simulated_cache, torch.device("cpu"))
+    batch = task.without(task.without(samples, "pcg"), "ecg").batch(torch.arange(2))
+    with pytest.raises(UserError, match=f"Model {model} cannot be used: 2 of 2 recordings have no "):
+        task.step(task.build(), batch)
+
+
+def test_a_threshold_that_a_checkpoint_does_not_hold_is_refused(run, simulated_cache):
+    folder, checkpoints = run
+    with pytest.raises(UserError, match=r"last\.pt holds no threshold"):
+        evaluate_run(
+            simulated_cache.path, folder, checkpoints, "--which", "last", "--threshold", "validation"
+        )
 
 
 @pytest.mark.parametrize("protocol", ["paper", "beat"])
