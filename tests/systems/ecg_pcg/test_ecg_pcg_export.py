@@ -70,11 +70,11 @@ def test_an_absent_signal_may_hold_anything_and_a_row_without_any_says_nothing(t
 @pytest.mark.parametrize(
     ("preparation", "ways", "said"),
     [
-        ({}, None, "none: a beat is one cardiac cycle, S1 to S1, brought to 2000 points by a cubic spline, then"),
+        ({}, None, "none: a beat is one cardiac cycle, S1 to S1, brought to 2000 points by a cubic"),
         ({}, {"automatic": 2, "ecg": 1}, "one cardiac cycle, S1 to S1 or R-peak to R-peak, brought"),
         ({"onsets": "ecg"}, None, "one cardiac cycle, R-peak to R-peak, brought"),
         ({"beats_per_sample": 3}, None, "none: a row is 3 successive cardiac cycles, S1 to S1, brought"),
-        ({"cut": "windows", "window_seconds": 2.5}, {"none": 1}, "40 Hz: a row is a window of 2.5 s, brought"),
+        ({"cut": "windows", "window_seconds": 2.5}, {"none": 1}, "40 Hz: a row is a window of 2.5 s"),
     ],
 )
 def test_a_file_says_how_its_input_was_cut(preparation, ways, said):

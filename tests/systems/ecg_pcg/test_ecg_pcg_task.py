@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -252,7 +253,8 @@ def test_focal_loss_has_a_gradient_where_a_sample_is_certain(samples, gamma):
     logits = torch.tensor([[20.0, -20.0], [0.0, 1.0]], requires_grad=True)
     task = EcgPcg(dataclasses.replace(SETTINGS, focal_gamma=gamma))
     batch = samples.batch(torch.arange(2)) | {"label": torch.tensor([0, 1])}
-    loss = task.step(lambda *_: logits, batch)[0]["loss"]
+    model: Any = lambda *_: logits  # noqa: E731
+    loss = task.step(model, batch)[0]["loss"]
     loss.backward()
     right = 1 / (1 + np.exp(-1))
     assert loss.item() == pytest.approx(-np.log(right) * (1 - right) ** gamma / 2, rel=1e-5)

@@ -252,7 +252,7 @@ def test_not_every_signal_can_be_hidden():
 def test_a_zeroed_network_is_not_trained_on_what_lacks_the_other_signal():
     samples = named(beats(16, has_ecg=torch.arange(16) >= 8))
     with pytest.raises(UserError, match="1 recording without ECG, a among them"):
-        EcgPcg(settings(zeroed="pcg")).for_fold(samples, SimpleNamespace(train=np.arange(16)))
+        EcgPcg(settings(zeroed="pcg")).for_fold(samples, final_fold(samples.table))
 
 
 def named(samples: Beats) -> Beats:
