@@ -102,6 +102,7 @@ class EcgPcgLinear(BinaryTask):
                 f"Model {settings.model.model} takes whole recordings, so protocol {settings.protocol}, "
                 "which splits beats, has no meaning for it: choose --protocol recording, session or database."
             )
+        _refuse_options_of_networks(settings)
         grid = phase_grid(cache)
         if grid.lacking():
             print(grid.lacking())
@@ -160,3 +161,23 @@ class EcgPcgLinear(BinaryTask):
     def without(self, samples: Recordings, modality: str) -> Recordings:
         """Return the samples without one signal."""
         return samples.without(modality)
+
+
+def _refuse_options_of_networks(settings: TrainingSettings) -> None:
+    """Refuse what would name or mean another model than the one that is fitted, which has no such option."""
+    model = settings.model
+    given = {
+        "--zeroed": model.zeroed != "none",
+        "--modality-dropout": model.modality_dropout > 0,
+        "--levels": model.levels is not None,
+        "--fusion-levels": model.fusion_levels is not None,
+        "--attention": model.attention is not None,
+        "--focal-gamma": settings.focal_gamma > 0,
+        "--no-class-weights": not settings.optimization.class_weights,
+    }
+    words = [option for option, is_given in given.items() if is_given]
+    if words:
+        raise UserError(
+            f"{model.model} has no {' and no '.join(words)}: leave it away. It takes what signals there are, "
+            "and evaluate.py --without measures it on fewer."
+        )

@@ -96,6 +96,26 @@ def test_a_threshold_that_a_checkpoint_does_not_hold_is_refused(run, simulated_c
         )
 
 
+@pytest.mark.parametrize("model", ["linear", "phase-fusion", "cycle-shape"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--zeroed", "pcg"),
+        ("--modality-dropout", "0.5"),
+        ("--fusion-levels", "2", "4"),
+        ("--levels", "4"),
+        ("--attention", "parallel"),
+        ("--focal-gamma", "2"),
+        ("--no-class-weights",),
+    ],
+)
+def test_options_of_networks_are_refused(simulated_cache, tmp_path, model, options):
+    """Else a run named linear-no-pcg reads the heart sound."""
+    with pytest.raises(UserError, match=f"{model} has no {options[0]}: leave it away"):
+        train(simulated_cache.path, tmp_path, "--model", model, *options)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("protocol", ["paper", "beat"])
 def test_protocols_that_split_beats_are_refused(simulated_cache, tmp_path, protocol):
     with pytest.raises(UserError, match=r"takes whole recordings.*--protocol recording, session or database"):
