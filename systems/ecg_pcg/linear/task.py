@@ -19,19 +19,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.command_line import counted
 from common.errors import UserError
 from datasets.cache import Cache
+from datasets.signal_quality import NAMES
 from datasets.splits import Fold
 from evaluation.scores import best_threshold
 from learning.loop import FoldContext, Progress, Samples, class_weights, save_finished
 from learning.tracking import Tracker
-from models import build_model
+from models import build_model, takes
 from systems.base.task import BinaryTask
 from systems.ecg_pcg.features.phase_grid import phase_grid
+from systems.ecg_pcg.features.spectral import ECG_BAND, PCG_BAND
 from systems.ecg_pcg.linear.fit import fit_linear, out_of_fold_log_odds
 from systems.ecg_pcg.settings import TrainingSettings
 
 _INNER_FOLDS = 5
+HIGHEST = {"ecg": ECG_BAND[1], "pcg": PCG_BAND[1]}
+"""Highest frequency that the features read, hertz."""
 TENSORS = ("pcg_grid", "ecg_bands", "has_pcg", "has_ecg", "label", "weight")
 
 
@@ -106,6 +111,15 @@ class EcgPcgLinear(BinaryTask):
         grid = phase_grid(cache)
         if grid.lacking():
             print(grid.lacking())
+        for modality in takes(settings.model.model).modalities:
+            highest, rate = HIGHEST[modality], cache.table("recordings")[f"{modality}_rate"]
+            slow = int(((rate > 0) & (rate < 2 * highest)).sum())
+            if slow:
+                print(
+                    f"Note: the {NAMES[modality]} of {counted(slow, 'recording')} is sampled below "
+                    f"{2 * highest:g} Hz, and the model reads up to {highest:g} Hz: it takes silence for "
+                    "what is not there, and predict.py leaves such a signal out."
+                )
         usable = grid.has_pcg | grid.has_ecg
         table = cache.table("recordings")[usable].reset_index(drop=True)
         table = table.assign(sample=np.arange(len(table)), start=0.0, end=table["duration"])

@@ -1,6 +1,7 @@
 """The linear model through the scripts: one row a recording, its own fit; audit and comparison."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import evaluate
 import load_data
 import training
 from common.errors import UserError
+from datasets.cache import Cache
 from evaluation.scores import best_threshold
 from learning.checkpoint import load_checkpoint
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
@@ -76,6 +78,25 @@ def test_hiding_the_ecg_leaves_the_answer_of_the_heart_sound(run, simulated_cach
     both, pcg, ecg = (pd.read_csv(path)["probability"].to_numpy() for path in paths)
     odds = [np.log(values / (1 - values)) for values in (both, pcg, ecg)]
     assert odds[0] == pytest.approx(odds[1] + odds[2], abs=1e-4)
+
+
+@pytest.mark.parametrize(("model", "named"), [("linear", 2), ("cycle-shape", 1)])
+def test_signals_sampled_too_slowly_for_the_features_are_named(
+    simulated_cache, tmp_path, capsys, model, named
+):
+    """Else another device is scored on silence above half its rate, where predict.py refuses the sound."""
+    copy = tmp_path / "slow"
+    shutil.copytree(simulated_cache.path, copy)
+    task = EcgPcg.create(TrainingSettings(model=ModelSettings(model=model)))
+    task.samples(Cache(copy), torch.device("cpu"))
+    assert "is sampled below" not in capsys.readouterr().out
+    recordings = pd.read_csv(copy / "recordings.csv", dtype={"recording": str})
+    recordings.loc[:2, ["pcg_rate", "ecg_rate"]] = [1000.0, 128.0]
+    recordings.to_csv(copy / "recordings.csv", index=False)
+    task.samples(Cache(copy), torch.device("cpu"))
+    said = capsys.readouterr().out
+    assert "Note: the heart sound of 3 recordings is sampled below 1900 Hz" in said
+    assert said.count("is sampled below") == named
 
 
 @pytest.mark.parametrize("model", ["linear", "phase-fusion", "cycle-shape"])
