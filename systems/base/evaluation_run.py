@@ -133,7 +133,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     first = next(iter(checkpoints.values()))
     cache = find_cache(settings.cache, settings.cache_dir, first["cache"]["identity"])
     external = cache.identity != first["cache"]["identity"]
-    _check_checkpoints(checkpoints, external, settings.threshold)
+    _check_checkpoints(checkpoints, external)
     folder = _results_folder(first["run"], cache, external, settings)
     print(
         f"Run {first['run']}: {folds_said(list(checkpoints.values()))}, "
@@ -199,8 +199,8 @@ def _changes(checkpoints: list[Checkpoint], cache: Cache) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool, threshold: str) -> None:
-    """Refuse checkpoints that are not of one run, or that have no test part or no threshold asked for."""
+def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool) -> None:
+    """Refuse checkpoints that are not of one run, or that have no test part."""
     first = next(iter(checkpoints.values()))
     for path, content in checkpoints.items():
         if content["fold"] == ALL and not external:
@@ -210,11 +210,6 @@ def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool, thre
             )
         if content["run"] != first["run"] or content["protocol"] != first["protocol"]:
             raise UserError(f"{path} belongs to run {content['run']}, the others to {first['run']}.")
-        if threshold == "validation" and "threshold" not in content:
-            raise UserError(
-                f"{path} holds no threshold: that of a fold is found when it is finished, for its best.pt. "
-                "Leave --threshold or --which away, or finish the fold with training.py --resume."
-            )
 
 
 def _results_folder(run: str, cache: Cache, external: bool, settings: EvaluationSettings) -> Path:
@@ -237,6 +232,13 @@ def score_run(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Any]:
 
     Those with a column ``database`` are scored one database at a time, and have no pooled score.
     """
+    lacking = [fold_name(content["fold"]) for content in run.checkpoints if "threshold" not in content]
+    if lacking and run.settings.threshold == "validation":
+        raise UserError(
+            f"{run.settings.which}.pt of {lacking[0]} holds no threshold: that of a fold is found when it is "
+            "finished, for its best.pt. Leave --threshold or --which away, or finish the fold with "
+            "training.py --resume."
+        )
     scored = evaluate_databases if "database" in predictions else evaluate_predictions
     metrics = scored(
         predictions,

@@ -111,7 +111,7 @@ def test_what_leaves_nothing_to_read_is_refused(simulated_cache, model):
 
 def test_a_threshold_that_a_checkpoint_does_not_hold_is_refused(run, simulated_cache):
     folder, checkpoints = run
-    with pytest.raises(UserError, match=r"last\.pt holds no threshold"):
+    with pytest.raises(UserError, match=r"last\.pt of fold_0 holds no threshold"):
         evaluate_run(
             simulated_cache.path, folder, checkpoints, "--which", "last", "--threshold", "validation"
         )
