@@ -221,9 +221,10 @@ def fit(run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = 
         progress.threads = threads.chosen
         scores |= run.processes.share(_validate(run, unwrap(wrapped)))
         better = _early_stopping(run, progress, scores)
+        rate = optimizer.param_groups[0]["lr"]
         schedule.after_epoch(scores.get("val/loss", scores["train/loss"]))
         if run.processes.leads:
-            tracker.epoch_scalars(scores | {"learning_rate": optimizer.param_groups[0]["lr"]}, progress.epoch)
+            tracker.epoch_scalars(scores | {"learning_rate": rate}, progress.epoch)
             for tag, figure in run.learner.epoch_figures(unwrap(wrapped), run, progress.epoch).items():
                 tracker.figure(tag, figure, progress.epoch)
             if run.histograms:

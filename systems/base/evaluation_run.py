@@ -141,7 +141,7 @@ def evaluate(settings: EvaluationSettings) -> dict[str, Any]:
     first = next(iter(checkpoints.values()))
     cache = find_cache(settings.cache, settings.cache_dir, first["cache"]["identity"])
     external = cache.identity != first["cache"]["identity"]
-    _check_checkpoints(checkpoints, external, settings.threshold)
+    _check_checkpoints(checkpoints, external)
     folder = _results_folder(first["run"], cache, external, settings)
     print(
         f"Run {first['run']}: {folds_said(list(checkpoints.values()))}, "
@@ -215,8 +215,8 @@ def _changes(checkpoints: list[Checkpoint], cache: Cache) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool, threshold: str) -> None:
-    """Refuse checkpoints that are not of one run, or that have no test part or no threshold asked for."""
+def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool) -> None:
+    """Refuse checkpoints that are not of one run, or that have no test part."""
     first = next(iter(checkpoints.values()))
     for path, content in checkpoints.items():
         if content["fold"] == ALL and not external:
@@ -226,11 +226,6 @@ def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool, thre
             )
         if content["run"] != first["run"] or content["protocol"] != first["protocol"]:
             raise UserError(f"{path} belongs to run {content['run']}, the others to {first['run']}.")
-        if threshold == "validation" and "threshold" not in content:
-            raise UserError(
-                f"{path} has no threshold of a validation part, as only {BEST} of a finished fold has: "
-                "finish the fold with --resume, or leave --threshold and --which away."
-            )
 
 
 def _results_folder(run: str, cache: Cache, external: bool, settings: EvaluationSettings) -> Path:
@@ -253,6 +248,12 @@ def score_run(run: EvaluationRun, predictions: pd.DataFrame) -> dict[str, Any]:
 
     Those with a column ``database`` are scored one database at a time, and have no pooled score.
     """
+    lacking = [fold_name(content["fold"]) for content in run.checkpoints if "threshold" not in content]
+    if lacking and run.settings.threshold == "validation":
+        raise UserError(
+            f"{run.settings.which}.pt of {lacking[0]} holds no threshold of a validation part, as {BEST} of "
+            "a finished fold does: finish the fold with --resume, or leave --threshold and --which away."
+        )
     about: dict[str, Any] = {
         "protocol": run.protocol,
         "threshold": run.settings.threshold,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.command_line import to_plain
+from common.command_line import from_plain, to_plain
 from common.errors import UserError
 from datasets.splits import ALL
 from learning.checkpoint import Checkpoint, provenance
@@ -18,7 +19,8 @@ from systems import registry
 from systems.base.exporting import Exportable
 from systems.base.predictor import DISCLAIMER
 from systems.ecg_pcg.predict import assumed_prevalence_of
-from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
+from systems.ecg_pcg.settings import ModelSettings, PreparationSettings, TrainingSettings
+from systems.ecg_pcg.sources.beats_of_recording import BY_ANNOTATION, BY_R_PEAKS
 from systems.ecg_pcg.task import signals_of
 
 OUTPUTS = ("logits", "probability")
@@ -133,10 +135,10 @@ def describe(checkpoint: Checkpoint, trained: TrainingSettings, names: tuple[str
         "probability": "float32 (batch,), of abnormal: softmax of the logits; not calibrated",
         "classes": "normal, abnormal",
         "points": points,
-        "sampling_rate": _rate_text(points, cache["settings"]["beat_points"]),
-        "scaling": "both signals z-scored over the whole recording before beats are cut",
+        "sampling_rate": _rate_text(points, cache),
+        "scaling": _scaling_text(from_plain(PreparationSettings, cache["settings"])),
         "preparation": cache["settings"],
-        "recording": "the probability of a recording is the mean over its beats",
+        "recording": "the probability of a recording is the mean over its rows",
         "threshold": checkpoint.get("threshold", 0.5),
         "threshold_from": _threshold_text(checkpoint),
         "assumed_prevalence": "unknown" if prevalence is None else prevalence,
@@ -157,9 +159,23 @@ def _input_text(name: str, points: int) -> str:
     )
 
 
-def _rate_text(points: int, cached: int) -> str:
-    text = f"none: a beat is one cardiac cycle, S1 to S1, brought to {cached} points by a cubic spline"
-    return text if points == cached else f"{text}, then to {points} without aliases"
+def _rate_text(points: int, cache: Mapping[str, Any]) -> str:
+    settings = from_plain(PreparationSettings, cache["settings"])
+    cached, count = settings.beat_points, settings.beats_per_sample
+    how = f"brought to {cached} points by a cubic spline"
+    how += "" if points == cached else f", then to {points} without aliases"
+    if settings.cut == "windows":
+        seconds = settings.window_seconds
+        return f"{points / seconds:g} Hz: a row is a window of {seconds:g} s, {how}"
+    ways = cache.get("beat_source") or {BY_R_PEAKS if settings.onsets == "ecg" else BY_ANNOTATION: 1}
+    cuts = ["S1 to S1"] * bool({*ways} - {BY_R_PEAKS}) + ["R-peak to R-peak"] * (BY_R_PEAKS in ways)
+    row = "a beat is one cardiac cycle" if count == 1 else f"a row is {count} successive cardiac cycles"
+    return f"none: {row}, {' or '.join(cuts)}, {how}"
+
+
+def _scaling_text(settings: PreparationSettings) -> str:
+    filtered = "band-passed, then " if settings.bandpass else ""
+    return f"both signals {filtered}z-scored over the whole recording before beats are cut"
 
 
 def _threshold_text(checkpoint: Checkpoint) -> str:

@@ -27,7 +27,7 @@ from datasets.signals import fill_gaps, shorten_beats
 from datasets.sources import DataError
 from systems.ecg_pcg.features import spectral
 from systems.ecg_pcg.features.ecg_cycle_grid import SHAPE, ecg_cycle_grid
-from systems.ecg_pcg.linear.task import Recordings
+from systems.ecg_pcg.linear.task import HIGHEST, Recordings
 from systems.ecg_pcg.phase_fusion.task import GridRecordings
 from systems.ecg_pcg.robustness.corruptions import prepare_beats
 from systems.ecg_pcg.segmentation.automatic import certainty, repeats, segmentation_warnings
@@ -46,8 +46,6 @@ Segment = Callable[[Recording], Segmentation]
 ANNOTATION, R_PEAKS, AUTOMATIC = "annotation", "R-peaks of the ECG", "automatic segmentation"
 _AT_S1, _AT_R_PEAKS = (ANNOTATION, AUTOMATIC, R_PEAKS), (ANNOTATION, R_PEAKS, AUTOMATIC)
 """Ways to find beats in the order in which they are tried, by where the beats of the training began."""
-_HIGHEST = {"ecg": spectral.ECG_BAND[1], "pcg": spectral.PCG_BAND[1]}
-"""Highest frequency that the features of the linear model read, hertz."""
 _UNLIKE = {"ecg": 3.0, "pcg": 2.5}
 """Root mean square of standardized features from which a recording is unlike those of the training. On
 training-a, out of fold, one recording in a hundred has 2.4 (ECG) or 2.1 (heart sound) or more in the linear
@@ -297,7 +295,7 @@ def _is_read(
     if not all(model.reads(modality) for model in models):
         warnings.append(SignalWarning("unread", modality, f"The model does not read the {NAMES[modality]}."))
         return False
-    highest = _HIGHEST[modality]
+    highest = HIGHEST[modality]
     if sampling_rate < 2 * highest:
         text = (
             f"The {NAMES[modality]} is left out: it is sampled at {sampling_rate:g} Hz, and the model reads "

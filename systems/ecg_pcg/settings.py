@@ -33,7 +33,8 @@ class PreparationSettings:
     predict.py finds in every heart sound (automatic), or R-peaks of the ECG (ecg). Where nothing is annotated
     heart states are found automatically, and without a heart sound R-peaks."""
     cut: Literal["beats", "windows"] = "beats"
-    """What a sample is: beats, or windows of a fixed length that slide over the whole recording."""
+    """What a sample is: beats, or windows of a fixed length that slide over the whole recording. Windows that
+    overlap share signal: train and test do as well under protocols paper and beat, which split samples."""
     beats_per_sample: Count = 1
     """Beats in a row that make one sample; no beat is in two."""
     window_seconds: Positive = 3.0

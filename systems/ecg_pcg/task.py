@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.command_line import counted
 from common.errors import UserError
 from datasets.cache import Cache
+from datasets.signal_quality import NAMES
 from datasets.signals import shorten_beats
 from datasets.splits import Fold
 from learning.devices import choose_precision
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BATCH = ("ecg", "pcg", "label", "weight", "has_ecg", "has_pcg")
+_LEAST_WRONG = 1e-12
+"""Least probability of the other class in focal loss: a root has no gradient at zero."""
 _SHORTEST_BFLOAT16 = 250
 """Points of a beat from which bfloat16 gradients on a CPU were found right (torch 2.13)."""
 
@@ -115,7 +119,6 @@ class EcgPcg(BinaryTask):
     def samples(self, cache: Cache, device: torch.device) -> Beats:
         """Return the beats of a cache at the number of points that the model takes."""
         settings = self.settings
-        _check_precision(settings, device)
         table = cache.table("samples")
         signals = {
             modality: torch.tensor(shorten_beats(cache.beats(modality), settings.model.points))
@@ -142,8 +145,26 @@ class EcgPcg(BinaryTask):
 
     def for_fold(self, samples: Beats, fold: Fold) -> Beats:
         """Return the samples with what is fitted on the fold's training part: the class weights."""
+        _check_precision(self.settings, samples.label.device)
         _check_signals(samples, fold.train, self.settings.model)
+        _check_left(samples, self.settings.model)
         return samples.weighted(fold.train) if self.settings.optimization.class_weights else samples
+
+    def with_inputs(self, samples: Beats, inputs: Mapping[str, Any]) -> Beats:
+        """Return the samples of a cache to evaluate on, refusing those that lack what the network needs."""
+        model = self.settings.model
+        for modality in () if needs_tokens(model) else signals_of(model).modalities:
+            has = getattr(samples, f"has_{modality}").cpu().numpy()
+            if not has.any():
+                raise UserError(
+                    f"No recording of this cache has the {NAMES[modality]}, which {model.model} needs: "
+                    "evaluate a run of a model that can do without, such as one with --modality-dropout."
+                )
+            if not has.all():
+                lacking = counted(samples.table["recording"][~has].nunique(), "recording")
+                print(f"Note: no {NAMES[modality]} in {lacking}: {model.model} reads zeros in its place.")
+        _check_left(samples, model)
+        return samples
 
     def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the network of the settings, with absence tokens where a signal may be missing."""
@@ -175,7 +196,8 @@ class EcgPcg(BinaryTask):
         logits = model(*inputs(model, batch)).float()
         losses = functional.cross_entropy(logits, batch["label"], reduction="none")
         if self.settings.focal_gamma:
-            losses = losses * (1 - torch.exp(-losses)) ** self.settings.focal_gamma
+            wrong = (1 - torch.exp(-losses)).clamp(min=_LEAST_WRONG)
+            losses = losses * wrong**self.settings.focal_gamma
         return {"loss": (losses * batch["weight"]).mean()}, logits.softmax(dim=1)[:, 1]
 
     def without(self, samples: Beats, modality: str) -> Beats:
@@ -186,7 +208,9 @@ class EcgPcg(BinaryTask):
                 f"{name} was trained with {' and '.join(takes.modalities)}, and cannot do without: train it "
                 "with --modality-dropout 0.5."
             )
-        return samples.without(modality)
+        left = samples.without(modality)
+        _check_left(left, self.settings.model)
+        return left
 
     def figures(
         self, model: nn.Module, samples: Beats, rows: Tensor, probability: Tensor
@@ -281,6 +305,21 @@ def _check_signals(samples: Beats, rows: np.ndarray, model: ModelSettings) -> No
         raise UserError(
             f"No training sample has the {modality.upper()}, which {model.model} reads: choose "
             f"--model {other}-network, or a positive --modality-dropout, or prepare other recordings."
+        )
+
+
+def _check_left(samples: Beats, model: ModelSettings) -> None:
+    """Refuse samples that have none of the signals that a network with absence tokens reads."""
+    if not needs_tokens(model):
+        return
+    read = signals_of(model).modalities
+    lacking = ~torch.stack([getattr(samples, f"has_{modality}") for modality in read]).any(dim=0)
+    if bool(lacking.any()):
+        names = samples.table["recording"][lacking.cpu().numpy()].unique()
+        raise UserError(
+            f"{counted(len(names), 'recording')} without {' and '.join(NAMES[name] for name in read)}, "
+            f"{names[0]} among them, would leave {model.model} nothing to read: hide less, or prepare a "
+            "cache without them."
         )
 
 

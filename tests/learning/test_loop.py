@@ -237,19 +237,22 @@ def test_without_validation_all_epochs_are_trained_and_the_last_is_kept(tmp_path
 
 
 def test_plateau_divides_the_learning_rate_by_ten(tmp_path):
-    """Best at epoch 2, patience 2, as Keras counts: the rate falls after epochs 3 and 4, 5 and 6 ..."""
+    """Best at epoch 2, patience 2, as Keras counts: the rate falls after epochs 3 and 4, 5 and 6 ...
+
+    The curve has the rate with which an epoch was trained, not that of the next one.
+    """
     learner = ToyLearner([1.0, 0.9, 0.95, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9])
     run = toy_run(tmp_path, learner, schedule="plateau", plateau_patience=2, epochs=9, learning_rate=0.1)
     _, _, recorder = train(run)
     rates = [scores["learning_rate"] for scores in recorder.epochs]
-    assert rates == pytest.approx([0.1] * 3 + [0.01] * 2 + [0.001] * 2 + [0.0001] * 2)
+    assert rates == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2 + [0.0001])
 
 
 def test_plateau_stops_at_its_floor(tmp_path):
     settings = {"schedule": "plateau", "plateau_patience": 1, "learning_rate": 0.1, "plateau_floor": 3e-3}
     _, _, recorder = train(toy_run(tmp_path, ToyLearner([1.0] * 5), epochs=5, **settings))
     rates = [scores["learning_rate"] for scores in recorder.epochs]
-    assert rates == pytest.approx([0.1, 0.01, 3e-3, 3e-3, 3e-3])
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 3e-3, 3e-3])
 
 
 def test_one_cycle_rises_to_its_peak_and_ends_near_zero(tmp_path):

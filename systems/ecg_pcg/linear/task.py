@@ -12,26 +12,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.command_line import counted
 from common.errors import UserError
 from datasets.cache import Cache
+from datasets.signal_quality import NAMES
 from datasets.splits import Fold
 from evaluation.scores import best_threshold
 from learning.loop import FoldContext, Progress, Samples, class_weights, save_finished
 from learning.tracking import Tracker
-from models import build_model
+from models import build_model, takes
 from systems.base.task import BinaryTask
 from systems.ecg_pcg.features.phase_grid import phase_grid
+from systems.ecg_pcg.features.spectral import ECG_BAND, PCG_BAND
 from systems.ecg_pcg.linear.fit import fit_linear, out_of_fold_log_odds
 from systems.ecg_pcg.settings import TrainingSettings
 
 _INNER_FOLDS = 5
+HIGHEST = {"ecg": ECG_BAND[1], "pcg": PCG_BAND[1]}
+"""Highest frequency that the features read, hertz."""
 TENSORS = ("pcg_grid", "ecg_bands", "has_pcg", "has_ecg", "label", "weight")
 
 
@@ -91,6 +96,8 @@ class EcgPcgLinear(BinaryTask):
     selects = False
     has_epochs = False
     fit_time = "about a second each"
+    read: ClassVar[tuple[str, ...]] = ("pcg_grid", "ecg_bands", "has_pcg", "has_ecg")
+    """Tensors of a batch that the model takes."""
 
     @property
     def balanced(self) -> bool:
@@ -105,9 +112,19 @@ class EcgPcgLinear(BinaryTask):
                 f"Model {settings.model.model} takes whole recordings, so protocol {settings.protocol}, "
                 "which splits beats, has no meaning for it: choose --protocol recording, session or database."
             )
+        _refuse_options_of_networks(settings)
         grid = phase_grid(cache)
         if grid.lacking():
             print(grid.lacking())
+        for modality in takes(settings.model.model).modalities:
+            highest, rate = HIGHEST[modality], cache.table("recordings")[f"{modality}_rate"]
+            slow = int(((rate > 0) & (rate < 2 * highest)).sum())
+            if slow:
+                print(
+                    f"Note: the {NAMES[modality]} of {counted(slow, 'recording')} is sampled below "
+                    f"{2 * highest:g} Hz, and the model reads up to {highest:g} Hz: it takes silence for "
+                    "what is not there, and predict.py leaves such a signal out."
+                )
         usable = grid.has_pcg | grid.has_ecg
         table = cache.table("recordings")[usable].reset_index(drop=True)
         table = table.assign(sample=np.arange(len(table)), start=0.0, end=table["duration"])
@@ -131,7 +148,10 @@ class EcgPcgLinear(BinaryTask):
 
     def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return the loss of a batch, and the probability of abnormal, shape (B,)."""
-        log_odds = model(*(batch[name] for name in ("pcg_grid", "ecg_bands", "has_pcg", "has_ecg")))
+        try:
+            log_odds = model(*(batch[name] for name in self.read))
+        except ValueError as error:  # a recording without a signal that was fitted
+            raise UserError(f"Model {self.settings.model.model} cannot be used: {error}") from error
         target = batch["label"].to(log_odds.dtype)
         losses = functional.binary_cross_entropy_with_logits(log_odds, target, reduction="none")
         return {"loss": (losses * batch["weight"]).mean()}, log_odds.sigmoid()
@@ -160,3 +180,23 @@ class EcgPcgLinear(BinaryTask):
     def without(self, samples: Recordings, modality: str) -> Recordings:
         """Return the samples without one signal."""
         return samples.without(modality)
+
+
+def _refuse_options_of_networks(settings: TrainingSettings) -> None:
+    """Refuse what would name or mean another model than the one that is fitted, which has no such option."""
+    model = settings.model
+    given = {
+        "--zeroed": model.zeroed != "none",
+        "--modality-dropout": model.modality_dropout > 0,
+        "--levels": model.levels is not None,
+        "--fusion-levels": model.fusion_levels is not None,
+        "--attention": model.attention is not None,
+        "--focal-gamma": settings.focal_gamma > 0,
+        "--no-class-weights": not settings.optimization.class_weights,
+    }
+    words = [option for option, is_given in given.items() if is_given]
+    if words:
+        raise UserError(
+            f"{model.model} has no {' and no '.join(words)}: leave it away. It takes what signals there are, "
+            "and evaluate.py --without measures it on fewer."
+        )

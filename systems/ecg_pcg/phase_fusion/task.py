@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from datasets.cache import Cache
 from evaluation.scores import best_threshold
@@ -71,6 +70,7 @@ class EcgPcgPhaseFusion(EcgPcgLinear):
     """The task's answers for the phase-fusion network."""
 
     fit_time = "under a minute each"
+    read = _INPUTS
 
     def __init__(self, settings: TrainingSettings | None = None) -> None:
         super().__init__(settings)
@@ -89,13 +89,6 @@ class EcgPcgPhaseFusion(EcgPcgLinear):
     def build(self, inputs: Mapping[str, Any] | None = None) -> nn.Module:
         """Return the model, not fitted yet."""
         return build_model("phase-fusion")
-
-    def step(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the loss of a batch, and the probability of abnormal, shape (B,)."""
-        log_odds = model(*(batch[name] for name in _INPUTS))
-        target = batch["label"].to(log_odds.dtype)
-        losses = functional.binary_cross_entropy_with_logits(log_odds, target, reduction="none")
-        return {"loss": (losses * batch["weight"]).mean()}, log_odds.sigmoid()
 
     def fit(self, run: FoldContext, model: nn.Module, tracker: Tracker, *, resume: bool = False) -> Progress:
         """Fit on the training recordings and write the checkpoints; there is nothing to resume."""

@@ -65,3 +65,27 @@ def test_an_absent_signal_may_hold_anything_and_a_row_without_any_says_nothing(t
     assert torch.equal(said[:2], again[:2]) and said.isnan().tolist() == [False, False, True]
     everything = run(inputs | dict.fromkeys(has, torch.ones(3, dtype=torch.bool)))["probability"]
     assert (said[1] - everything[1]).abs() > TOLERANCE, "the mask must matter"
+
+
+@pytest.mark.parametrize(
+    ("preparation", "ways", "said"),
+    [
+        ({}, None, "none: a beat is one cardiac cycle, S1 to S1, brought to 2000 points by a cubic"),
+        ({}, {"automatic": 2, "ecg": 1}, "one cardiac cycle, S1 to S1 or R-peak to R-peak, brought"),
+        ({"onsets": "ecg"}, None, "one cardiac cycle, R-peak to R-peak, brought"),
+        ({"beats_per_sample": 3}, None, "none: a row is 3 successive cardiac cycles, S1 to S1, brought"),
+        ({"cut": "windows", "window_seconds": 2.5}, {"none": 1}, "40 Hz: a row is a window of 2.5 s"),
+    ],
+)
+def test_a_file_says_how_its_input_was_cut(preparation, ways, said):
+    content = checkpoint()
+    content["cache"]["settings"] |= preparation
+    content["cache"] |= {"beat_source": ways} if ways else {}
+    assert said in exportable(content, "").metadata["sampling_rate"]
+
+
+def test_a_file_says_that_its_input_is_filtered():
+    content = checkpoint()
+    assert "band-passed" not in exportable(content, "").metadata["scaling"]
+    content["cache"]["settings"]["bandpass"] = True
+    assert "band-passed, then z-scored" in exportable(content, "").metadata["scaling"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from torch import nn
 
 from common.errors import UserError
 from config import OptimizationSettings
-from datasets.splits import Fold
+from datasets.splits import Fold, final_fold
 from models.pacfnet import FusionLevel
 from systems import registry
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings, defaults
@@ -240,5 +241,21 @@ def test_networks_without_attention_have_no_attention_figure(samples):
 
 def test_bfloat16_is_refused_on_a_cpu_for_beats_too_short_for_it(simulated_cache):
     settings = TrainingSettings(model=ModelSettings(width=8, points=100), precision="bfloat16")
+    task = EcgPcg(settings)
+    samples = task.samples(simulated_cache, torch.device("cpu"))  # evaluation reads them, in float32
     with pytest.raises(UserError, match=r"100 points.*--precision float32"):
-        EcgPcg(settings).samples(simulated_cache, torch.device("cpu"))
+        task.for_fold(samples, final_fold(samples.table))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_loss_has_a_gradient_where_a_sample_is_certain(samples, gamma):
+    """With a loss of exactly zero the root has none, which is no number times zero."""
+    logits = torch.tensor([[20.0, -20.0], [0.0, 1.0]], requires_grad=True)
+    task = EcgPcg(dataclasses.replace(SETTINGS, focal_gamma=gamma))
+    batch = samples.batch(torch.arange(2)) | {"label": torch.tensor([0, 1])}
+    model: Any = lambda *_: logits  # noqa: E731
+    loss = task.step(model, batch)[0]["loss"]
+    loss.backward()
+    right = 1 / (1 + np.exp(-1))
+    assert loss.item() == pytest.approx(-np.log(right) * (1 - right) ** gamma / 2, rel=1e-5)
+    assert logits.grad is not None and logits.grad.isfinite().all() and logits.grad[1].any()

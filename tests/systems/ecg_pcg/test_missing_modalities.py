@@ -215,6 +215,52 @@ def test_training_on_heart_sounds_alone_needs_a_network_that_can(model, refused)
         assert len(answer.for_fold(samples, fold)) == 16
 
 
+@pytest.mark.parametrize(
+    ("model", "refused"),
+    [
+        ({"model": "pcg-network"}, ""),
+        ({"modality_dropout": 0.1}, ""),
+        ({"zeroed": "ecg"}, ""),
+        ({"model": "pacfnet"}, "No recording of this cache has the ECG, which pacfnet needs"),
+        ({"model": "ecg-network"}, "No recording of this cache has the ECG, which ecg-network needs"),
+        ({"zeroed": "pcg"}, "2 recordings without ECG, a among them, would leave pacfnet nothing to read"),
+    ],
+)
+def test_a_cache_of_heart_sounds_is_evaluated_by_networks_that_can(model, refused):
+    """A network that needs the ECG would read zeros, and score them as if it had seen one."""
+    samples, answer = named(beats(16)).without("ecg"), EcgPcg(settings(**model))
+    if refused:
+        with pytest.raises(UserError, match=refused):
+            answer.with_inputs(samples, {})
+    else:
+        assert answer.with_inputs(samples, {}) is samples
+
+
+def test_zeros_that_a_network_reads_are_named(capsys):
+    some = named(beats(16, has_ecg=torch.arange(16) >= 8))
+    EcgPcg(settings()).with_inputs(some, {})
+    assert "no ECG in 1 recording: pacfnet reads zeros in its place" in capsys.readouterr().out
+
+
+def test_not_every_signal_can_be_hidden():
+    answer = EcgPcg(settings(modality_dropout=0.5))
+    alone = answer.without(named(beats(16)), "ecg")
+    with pytest.raises(UserError, match="2 recordings without ECG and heart sound, a among them"):
+        answer.without(alone, "pcg")
+
+
+def test_a_zeroed_network_is_not_trained_on_what_lacks_the_other_signal():
+    samples = named(beats(16, has_ecg=torch.arange(16) >= 8))
+    with pytest.raises(UserError, match="1 recording without ECG, a among them"):
+        EcgPcg(settings(zeroed="pcg")).for_fold(samples, final_fold(samples.table))
+
+
+def named(samples: Beats) -> Beats:
+    """Give half of the beats to one recording, and half to another."""
+    half = len(samples) // 2
+    return dataclasses.replace(samples, table=samples.table.assign(recording=["a"] * half + ["b"] * half))
+
+
 @pytest.mark.parametrize("name", ["pacfnet", "cross-attention"])
 def test_one_trained_network_scores_every_subset(name):
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """The linear model through the scripts: one row a recording, its own fit; audit and comparison."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,11 @@ import evaluate
 import load_data
 import training
 from common.errors import UserError
+from datasets.cache import Cache
 from evaluation.scores import best_threshold
 from learning.checkpoint import load_checkpoint
+from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
+from systems.ecg_pcg.task import EcgPcg
 
 
 def train(cache, folder, *options):
@@ -76,6 +80,63 @@ def test_hiding_the_ecg_leaves_the_answer_of_the_heart_sound(run, simulated_cach
     assert odds[0] == pytest.approx(odds[1] + odds[2], abs=1e-4)
 
 
+@pytest.mark.parametrize(("model", "named"), [("linear", 2), ("cycle-shape", 1)])
+def test_signals_sampled_too_slowly_for_the_features_are_named(
+    simulated_cache, tmp_path, capsys, model, named
+):
+    """Else another device is scored on silence above half its rate, where predict.py refuses the sound."""
+    copy = tmp_path / "slow"
+    shutil.copytree(simulated_cache.path, copy)
+    task = EcgPcg.create(TrainingSettings(model=ModelSettings(model=model)))
+    task.samples(Cache(copy), torch.device("cpu"))
+    assert "is sampled below" not in capsys.readouterr().out
+    recordings = pd.read_csv(copy / "recordings.csv", dtype={"recording": str})
+    recordings.loc[:2, ["pcg_rate", "ecg_rate"]] = [1000.0, 128.0]
+    recordings.to_csv(copy / "recordings.csv", index=False)
+    task.samples(Cache(copy), torch.device("cpu"))
+    said = capsys.readouterr().out
+    assert "Note: the heart sound of 3 recordings is sampled below 1900 Hz" in said
+    assert said.count("is sampled below") == named
+
+
+@pytest.mark.parametrize("model", ["linear", "phase-fusion", "cycle-shape"])
+def test_what_leaves_nothing_to_read_is_refused(simulated_cache, model):
+    """In a sentence: the network's own answer is an error of a program."""
+    task = EcgPcg.create(TrainingSettings(model=ModelSettings(model=model)))
+    samples = task.samples(simulated_cache, torch.device("cpu"))
+    batch = task.without(task.without(samples, "pcg"), "ecg").batch(torch.arange(2))
+    with pytest.raises(UserError, match=f"Model {model} cannot be used: 2 of 2 recordings have no "):
+        task.step(task.build(), batch)
+
+
+def test_a_threshold_that_a_checkpoint_does_not_hold_is_refused(run, simulated_cache):
+    folder, checkpoints = run
+    with pytest.raises(UserError, match=r"last\.pt of fold_0 holds no threshold"):
+        evaluate_run(
+            simulated_cache.path, folder, checkpoints, "--which", "last", "--threshold", "validation"
+        )
+
+
+@pytest.mark.parametrize("model", ["linear", "phase-fusion", "cycle-shape"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--zeroed", "pcg"),
+        ("--modality-dropout", "0.5"),
+        ("--fusion-levels", "2", "4"),
+        ("--levels", "4"),
+        ("--attention", "parallel"),
+        ("--focal-gamma", "2"),
+        ("--no-class-weights",),
+    ],
+)
+def test_options_of_networks_are_refused(simulated_cache, tmp_path, model, options):
+    """Else a run named linear-no-pcg reads the heart sound."""
+    with pytest.raises(UserError, match=f"{model} has no {options[0]}: leave it away"):
+        train(simulated_cache.path, tmp_path, "--model", model, *options)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("protocol", ["paper", "beat"])
 def test_protocols_that_split_beats_are_refused(simulated_cache, tmp_path, protocol):
     with pytest.raises(UserError, match=r"takes whole recordings.*--protocol recording, session or database"):
@@ -125,13 +186,6 @@ def test_at_the_prevalence_that_is_assumed_the_scores_are_those_of_the_table(
     expected = metrics["recordings"][at]["pooled"]
     for score in ("sensitivity", "specificity"):
         assert found[score] == pytest.approx(expected[score], abs=1e-4)
-
-
-def test_a_threshold_that_a_checkpoint_does_not_have_is_refused(run, simulated_cache, tmp_path):
-    _, checkpoints = run
-    options = ("--threshold", "validation", "--which", "last")
-    with pytest.raises(UserError, match=r"last\.pt has no threshold of a validation part"):
-        evaluate_run(simulated_cache.path, tmp_path, checkpoints, *options)
 
 
 def test_two_runs_are_compared_and_one_with_itself_does_not_differ(run, simulated_cache, capsys):
