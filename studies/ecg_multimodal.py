@@ -155,7 +155,7 @@ def scores_table(runs: dict[str, Path]) -> pd.DataFrame:
             found = metrics["macro"]["intervals"]["auroc"]
             count = metrics["counts"]["samples"]
             rows.append((f"{name} (macro)", count, found["estimate"], found["low"], found["high"]))
-    shortcuts = pd.read_csv(runs["all"] / "shortcuts.csv")
+    shortcuts = pd.read_csv(runs["all"] / "shortcuts.csv")[["shortcut", "value", "low", "high"]]
     rows += [
         (f"shortcut: {name}", rows[0][1], *values) for name, *values in shortcuts.itertuples(index=False)
     ]
