@@ -202,3 +202,11 @@ def test_branches_that_a_fusion_starts_from_are_trained_where_they_are_not_there
     assert not ecg_multimodal.branches_to_train(choose_parts(everything, ["all"]), everything, tmp_path)
     leave_scores(tmp_path, "all-branches-first", 0.9)
     assert not ecg_multimodal.branches_to_train(first, everything, tmp_path)
+
+
+def test_the_committed_table_of_the_multimodal_study_is_that_of_its_runs():
+    folder = runner.ROOT / "results" / "ecg-multimodal"
+    runs = {path.parent.name: path.parent for path in sorted(folder.glob("runs/*/metrics.json"))}
+    assert len(runs) >= 13
+    committed = pd.read_csv(folder / "table.csv")
+    pd.testing.assert_frame_equal(ecg_multimodal.scores_table(runs), committed, atol=5e-5)
