@@ -40,6 +40,15 @@ def identity(cell: str) -> str:
     return whole[1] if whole else text
 
 
+def said_none(table: str, column: str, cells: Iterable[str]) -> list[Problem]:
+    """Return a warning if cells of a column of classes say ``none``, which counts as not known."""
+    count = sum(cell.strip().casefold() == "none" for cell in cells)
+    if not count:
+        return []
+    what = f"{count} cells of the column {column!r} say none, which counts as not known."
+    return [Problem(table, what, "Write another word, such as absent, if it is a class.", left_out=False)]
+
+
 def spelled(cells: Iterable[str]) -> dict[str, str]:
     """Return for each cell of a column the name to show: as it is written, `identity` where that differs."""
     spellings: dict[str, set[str]] = defaultdict(set)

@@ -90,6 +90,17 @@ def test_columns_of_the_labels_can_be_learned_and_the_unlabelled_kept(make_patie
     assert kept.choices != usual.choices, "two caches"
 
 
+def test_a_class_called_none_counts_as_not_known_and_is_named(make_patients):
+    root = make_patients()
+    severity = ("none", "mild", "None", "severe", "mild", "severe")
+    rows = [[str(number), "normal", cell] for number, cell in enumerate(severity, 1)]
+    save(root / "labels.csv", [["index", "label", "severity"], *rows])
+    index = index_patient_folders(root)
+    assert index.recordings["target_severity"].tolist() == ["", "mild", "", "severe", "mild", "severe"]
+    (problem,) = [problem for problem in index.problems if "none" in problem.what]
+    assert "2 cells of the column 'severity'" in problem.what and not problem.left_out
+
+
 def test_a_table_of_labels_may_name_other_classes_only(make_patients):
     root = make_patients()
     rows = [[str(number), ("afib", "sr")[number % 2]] for number in range(1, 7)]

@@ -32,7 +32,7 @@ import pandas as pd
 
 from datasets.array_files import ARRAYS
 from datasets.channel_files import CHANNEL_FILES
-from datasets.identity import MISSING
+from datasets.identity import MISSING, said_none
 from datasets.patients import (
     KEPT_TOGETHER,
     OTHER_UNITS,
@@ -257,8 +257,9 @@ def _classes(
     """Return by column the classes in it, sorted; a column of one class, or of very many, is not used."""
     found = {}
     for name in [name for name in columns if name.startswith(CLASS)]:
-        cells = {row[columns[name]] for row in table.rows.values()}
-        labels = tuple(sorted(cell for cell in cells if cell.casefold() not in MISSING))
+        cells = [row[columns[name]] for row in table.rows.values()]
+        labels = tuple(sorted(cell for cell in {*cells} if cell.casefold() not in MISSING))
+        problems += said_none(table.name, columns[name], cells)
         if 2 <= len(labels) <= _MOST_CLASSES:
             found[name] = labels
             continue

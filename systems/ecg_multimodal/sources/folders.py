@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePath
 
-from datasets.identity import MISSING, identity
+from datasets.identity import MISSING, identity, said_none
 from datasets.patients import (
     KEPT_TOGETHER,
     OTHER_UNITS,
@@ -95,7 +95,7 @@ def index_patient_folders(
     if labelled and not labels.name:
         raise DataError(f"{root} has no labels.xlsx or labels.csv, with the columns index and label.")
     known = _labels(labels, keep_unlabelled, problems) if labelled else {}
-    targets = _targets(labels, keep_unlabelled)
+    targets = _targets(labels, keep_unlabelled, problems)
     of_view: dict[str, list[Problem]] = {view: [] for view in ("clinical", "signal", "image")}
     clinical, clinical_files = _table(root, CLINICAL, of_view["clinical"])
     values, columns = _clinical(clinical, of_view["clinical"])
@@ -233,7 +233,9 @@ def _label_cells(table: PatientTable) -> dict[str, str]:
     return _cells(table, column) if column else {}
 
 
-def _targets(table: PatientTable, keep_unlabelled: bool) -> dict[str, dict[str, str]]:
+def _targets(
+    table: PatientTable, keep_unlabelled: bool, problems: list[Problem]
+) -> dict[str, dict[str, str]]:
     """Return by column of the index the classes of patients, from each column that names some classes.
 
     The label is one where it has other words than normal, abnormal and borderline.
@@ -251,6 +253,7 @@ def _targets(table: PatientTable, keep_unlabelled: bool) -> dict[str, dict[str, 
         known = {name: cell for name, cell in of_patient.items() if cell not in MISSING}
         if 2 <= len(set(known.values())) <= _MOST_CLASSES:
             found[TARGET + _folded(column)] = known
+            problems += said_none(table.name, column, of_patient.values())
     return found
 
 

@@ -275,6 +275,16 @@ def test_columns_without_numbers_or_twice_are_not_used(root):
     assert len(index.problems) == 2
 
 
+def test_a_class_called_none_counts_as_not_known_and_is_named(root):
+    severity = ("none", "mild", "severe")
+    rows = [row | {"class_severity": severity[number % 3]} for number, row in enumerate(table_of(root))]
+    save(root, rows)
+    index = index_pairs(root)
+    count = sum(row["class_severity"] == "none" for row in rows)
+    assert f"{count} cells of the column 'class_severity' say none" in reported(index.problems, "pairs.csv")
+    assert np.isnan(index.targets["class_severity"]).sum() == count
+
+
 def test_without_a_table_or_its_columns_nothing_is_indexed(root, tmp_path):
     rows = [{key: value for key, value in row.items() if key not in ("ecg", "cmr")} for row in table_of(root)]
     save(root, rows)
