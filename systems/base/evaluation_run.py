@@ -412,8 +412,8 @@ def _folders(path: Path) -> list[Path]:
 
 def _particular(folder: Path) -> str:
     """Return the end of a folder's name that `_results_folder` adds to that of the run."""
-    run = str(_run_of_results(folder).get("run", ""))
-    return folder.name.removeprefix(run) if run and folder.name.startswith(f"{run}-") else ""
+    added = folder.name.removeprefix(str(_run_of_results(folder).get("run", "")))
+    return added if added.startswith(("-without-", "-on-")) else ""
 
 
 def _run_of_results(folder: Path) -> dict[str, Any]:
