@@ -21,7 +21,12 @@ _CPU_ROWS = 64
 _WIDE = 4_000_000
 """Parameters from which on a network is wide."""
 _BFLOAT16_ERROR = 0.1
-"""Error of a sum of 224 products of standard normal numbers over 15: 0.02 where kernels are right."""
+"""Error of an output of standard deviation one: 0.02 where kernels are right, about 5 where they are not."""
+_TRIED = ((32, 7), (8, 16))
+"""Channels and kernels of the convolutions that are tried.
+
+Of few channels and 8, 16 or 32 points torch 2.13 computes something else on processors with AMX.
+"""
 _BFLOAT16_SLOW = 4.0
 """Times that bfloat16 may take as long as float32: native kernels took half, emulated ones 7 to 22 times as
 long, so that a busy machine does not decide."""
@@ -80,15 +85,22 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 @functools.cache
 def bfloat16_is_sound(device: torch.device) -> bool:
-    """Whether a convolution in bfloat16 agrees with float32 and is not much slower: a check of milliseconds.
+    """Whether convolutions in bfloat16 agree with float32 and are not much slower: a check of milliseconds.
 
     Some releases of torch fall back to slow kernels, or to wrong ones, on processors that they do not know.
     """
-    draw = torch.Generator().manual_seed(0)
-    signals = torch.randn(16, 32, 1, 500, generator=draw).contiguous(memory_format=torch.channels_last)
-    weights = torch.randn(32, 32, 1, 7, generator=draw) / 15
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several wait for one another where the machine is busy
+    sound = all(_convolves(channels, kernel, device) for channels, kernel in _TRIED)
+    torch.set_num_threads(threads)
+    return sound
+
+
+def _convolves(channels: int, kernel: int, device: torch.device) -> bool:
+    """Whether a convolution in bfloat16 agrees with float32 and is not much slower."""
+    draw = torch.Generator().manual_seed(0)
+    signals = torch.randn(16, channels, 1, 500, generator=draw).contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(32, channels, 1, kernel, generator=draw) / (channels * kernel) ** 0.5
     outputs, seconds = [], []
     for precision in (torch.float32, torch.bfloat16):
         given = signals.to(device, precision), weights.to(device, precision)
@@ -99,7 +111,6 @@ def bfloat16_is_sound(device: torch.device) -> bool:
             taken.append(time.perf_counter() - started)
         outputs.append(output.float())
         seconds.append(min(taken))
-    torch.set_num_threads(threads)
     error = float((outputs[1] - outputs[0]).abs().max())
     return error < _BFLOAT16_ERROR and seconds[1] < _BFLOAT16_SLOW * seconds[0]
 
@@ -132,12 +143,17 @@ def precision_note(name: str, device: torch.device) -> str:
             f"Note: this {'CPU' if device.type == 'cpu' else 'GPU'} has no instructions for bfloat16: steps "
             "take several times as long as with --precision float32."
         )
-    if name == "auto" and computes_bfloat16(device) and not bfloat16_is_sound(device):
-        return (
-            f"Note: bfloat16 is slow or wrong on this machine with torch {torch.__version__}, so float32 is "
-            "taken: another release of torch may be several times as fast."
-        )
-    return ""
+    if name == "float32" or not computes_bfloat16(device) or bfloat16_is_sound(device):
+        return ""
+    remedy = (
+        "so float32 is taken: another release of torch, or"
+        if name == "auto"
+        else "and it was asked for: use --precision float32, another release of torch, or"
+    )
+    return (
+        f"Note: bfloat16 is slow or wrong on this machine with torch {torch.__version__}, {remedy}, on a "
+        "processor with AMX, ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment."
+    )
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:

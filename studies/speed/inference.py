@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from config import ExportFormat
-from learning.devices import autocast, computes_bfloat16, rows_at_once
+from learning.devices import autocast, choose_precision, rows_at_once
 from learning.loop import predict
 from models.layers.blocks import MODALITIES
 from studies.speed.machine import speed_row
@@ -106,7 +106,7 @@ def open_forms(
 ) -> dict[str, Callable[[dict[str, Tensor]], Any]]:
     """Return each form of a network that can be had here: beats on the CPU to probabilities on the CPU."""
     forms: dict[str, Callable[[dict[str, Tensor]], Any]] = {PLAIN: eager(network, device, torch.float32)}
-    if computes_bfloat16(device):
+    if choose_precision("auto", device) == torch.bfloat16:
         forms["eager bfloat16"] = eager(network, device, torch.bfloat16)
     exported = write(network, points, folder, device)
     if "torch" in exported:
@@ -241,7 +241,7 @@ def evaluation_rows(
 
 def precisions(device: torch.device) -> dict[str, torch.dtype]:
     """Return the precisions that are of use on a device."""
-    native = {"eager bfloat16": torch.bfloat16} if computes_bfloat16(device) else {}
+    native = {"eager bfloat16": torch.bfloat16} if choose_precision("auto", device) == torch.bfloat16 else {}
     return {PLAIN: torch.float32} | native
 
 

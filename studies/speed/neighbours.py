@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from learning.devices import computes_bfloat16
+from learning.devices import choose_precision
 from learning.threads import ThreadChoice, trial_steps
 from studies.speed.inference import Preset
 from studies.speed.machine import speed_row
@@ -49,7 +49,8 @@ def measure(
     """
     device = torch.device("cpu")
     most = torch.get_num_threads()
-    form = Form("default", fused=True, channels_last=True, bfloat16=computes_bfloat16(device))
+    half = choose_precision("auto", device) == torch.bfloat16
+    form = Form("default", fused=True, channels_last=True, bfloat16=half)
     counts = {"1 thread": [1], "all threads": [most], "chosen threads": sorted({1, most})}
     rows = []
     with tempfile.TemporaryDirectory() as folder:

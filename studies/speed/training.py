@@ -35,7 +35,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from config import OptimizationSettings
-from learning.devices import computes_bfloat16
+from learning.devices import choose_precision
 from learning.distributed import Processes
 from learning.loop import FoldContext, compiled, make_optimizer, train_step
 from learning.parallel_folds import threads_each
@@ -73,7 +73,7 @@ class Form:
 
 def forms(device: torch.device, *, compiles: bool = True) -> list[Form]:
     """Return the forms that are of use on a device, plain first."""
-    half = computes_bfloat16(device)
+    half = choose_precision("auto", device) == torch.bfloat16
     found = [
         Form("plain"),
         Form("plain, bfloat16", bfloat16=True),

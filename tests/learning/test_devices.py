@@ -100,16 +100,17 @@ def test_precision_that_was_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("error", "seconds", "sound"), [(0.0, 3.0, True), (0.0, 5.0, False), (1.0, 0.3, False)]
+    ("error", "seconds", "sound"), [(0.0, 3.0, True), (0.0, 5.0, False), (1.0, 0.3, False), (0.0, 0.5, True)]
 )
-def test_bfloat16_is_tried_before_it_is_taken(monkeypatch, error, seconds, sound):
+@pytest.mark.parametrize("kernel", [7, 16])
+def test_bfloat16_is_tried_before_it_is_taken(monkeypatch, error, seconds, sound, kernel):
     clock = [0.0]
     convolve = torch.nn.functional.conv2d
 
     def convolution(signals, weights):
-        half = signals.dtype == torch.bfloat16
+        half = signals.dtype == torch.bfloat16 and weights.shape[-1] == kernel
         clock[0] += seconds if half else 1.0
-        return convolve(signals, weights) + error * half
+        return convolve(signals.float(), weights.float()) + error * half
 
     monkeypatch.setattr("learning.devices.functional.conv2d", convolution)
     monkeypatch.setattr("learning.devices.time.perf_counter", lambda: clock[0])
@@ -117,11 +118,13 @@ def test_bfloat16_is_tried_before_it_is_taken(monkeypatch, error, seconds, sound
     bfloat16_is_sound.cache_clear()
     assert choose_precision("auto", CPU) == (torch.bfloat16 if sound else torch.float32)
     assert ("so float32 is taken" in precision_note("auto", CPU)) is not sound
+    assert ("use --precision float32" in precision_note("bfloat16", CPU)) is not sound
     bfloat16_is_sound.cache_clear()
 
 
 def test_a_precision_that_is_emulated_is_said(monkeypatch):
     monkeypatch.setattr("learning.devices.computes_bfloat16", lambda device: device.type == "cuda")
+    monkeypatch.setattr("learning.devices.bfloat16_is_sound", lambda device: True)
     assert "this CPU has no instructions for bfloat16" in precision_note("bfloat16", CPU)
     assert precision_note("float32", CPU) == precision_note("auto", CPU) == ""
     assert precision_note("bfloat16", torch.device("cuda")) == ""
