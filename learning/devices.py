@@ -6,8 +6,10 @@ import contextlib
 import functools
 import os
 import platform
+import re
 import time
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -171,11 +173,22 @@ def rows_at_once(count: int, device: torch.device) -> int:
     return min(count, _CPU_ROWS) if device.type == "cpu" else count
 
 
+def processor_name() -> str:
+    """Return what the CPU calls itself and the widest instructions of it that torch uses."""
+    try:
+        described = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # no Linux
+        described = ""
+    named = re.search(r"^model name\s*: (.+)$", described, re.MULTILINE)
+    name = named[1].strip() if named else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def describe_machine(device: torch.device) -> str:
     """Return the device and the versions that a number was measured with."""
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else counted(torch.get_num_threads(), "CPU thread")
+        else f"{counted(torch.get_num_threads(), 'CPU thread')} ({processor_name()})"
     )
     return f"{name}, torch {torch.__version__}, Python {platform.python_version()}"

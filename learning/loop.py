@@ -330,9 +330,14 @@ def compiled(model: nn.Module, device: torch.device, mode: str = "default") -> n
     return cast(nn.Module, torch.compile(model, mode=mode))
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return what `compiled` was given."""
+    return getattr(model, "_orig_mod", model)
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the network inside the wrappers of `Processes.wrap` and `compiled`."""
-    model = getattr(model, "_orig_mod", model)
+    model = uncompiled(model)
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
@@ -359,6 +364,7 @@ def train_one_epoch(
     """Take the steps of one epoch and return its scores (``train/loss``, ..., ``samples_per_second``)."""
     _seed_epoch(run, progress.epoch)
     model.train()
+    whole = run.optimization.batch_size // run.processes.count
     rows, losses, predictions, norms, rates, parts = [], [], [], [], [], []
     bar = tqdm(
         _batches(run, progress.epoch),
@@ -371,8 +377,10 @@ def train_one_epoch(
     started = time.perf_counter()
     for batch_rows in bar:
         rates.append(float(optimizer.param_groups[0]["lr"]))
+        # a last batch of another size would be compiled anew, for any size: many minutes, and slower steps
+        network = model if len(batch_rows) == whole else uncompiled(model)
         with threads.step(progress.step):
-            loss, predicted, norm, other = train_step(run, model, optimizer, batch_rows)
+            loss, predicted, norm, other = train_step(run, network, optimizer, batch_rows)
         schedule.after_step()
         progress.step += 1
         rows.append(batch_rows)

@@ -167,7 +167,7 @@ def test_the_first_line_says_that_the_data_are_simulated_and_hints_name_the_fold
     run = workspace.train("--folds", "0", "--run-name", "first-lines")
     said = capsys.readouterr().out
     title = "from 30 recordings of SIMULATED patients in the layout of physionet2016"
-    assert title in said.splitlines()[0] and "on 1 CPU thread, torch" in said.splitlines()[0]
+    assert title in said.splitlines()[0] and "on 1 CPU thread (" in said.splitlines()[0]
     assert said.endswith(
         f"Evaluate: python evaluate.py --checkpoint {run} --cache-dir {workspace.root / 'cache'}\n"
     )

@@ -50,7 +50,7 @@ def measure(
     device = torch.device("cpu")
     most = torch.get_num_threads()
     half = choose_precision("auto", device) == torch.bfloat16
-    form = Form("default", fused=True, channels_last=True, bfloat16=half)
+    form = Form("default", fused=True, layout="auto", bfloat16=half)
     counts = {"1 thread": [1], "all threads": [most], "chosen threads": sorted({1, most})}
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,11 @@
 """How fast PACFNet learns, as `learning.loop` takes its steps, against the plain form of the same network.
 
 Plain is float32, eager, laid out as torch lays out signals, weights changed as torch's Adam does by default.
-Each further form adds one thing to the one before: the fused optimizer, channels last, bfloat16 (where the
-device computes it natively), torch.compile. bfloat16 is also shown alone. Forms take turns, a few steps each,
-so that other load slows all of them; the median counts. Last come folds at once, each
-in a process with its share of the threads, as ``--at-once`` trains them: samples a second of all together.
+Each further form adds one thing to the one before: the fused optimizer, channels last, what `training.py`
+chooses on this device (layout by size, bfloat16 where it is native), torch.compile. bfloat16 is also shown
+alone. Forms take turns, a few steps each, so that other load slows all of them; the median counts. Last come
+folds at once, each in a process with its share of the threads, as ``--at-once`` trains them: samples a second
+of all together.
 
 Operations of a step are counted by torch (convolutions and matrix products), and bytes are what the eager
 operators of a step read and write. Over the machine's own measured rates of matrix products and of copies
@@ -35,7 +36,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from config import OptimizationSettings
-from learning.devices import choose_precision
+from learning.devices import choose_layout, choose_precision
 from learning.distributed import Processes
 from learning.loop import FoldContext, compiled, make_optimizer, train_step
 from learning.parallel_folds import threads_each
@@ -56,12 +57,14 @@ class Form:
     Attributes
     ----------
     name : str
-    fused, channels_last, bfloat16, compiles : bool
+    fused, bfloat16, compiles : bool
+    layout : {"plain", "channels-last", "auto"}
+        As of `learning.devices.choose_layout`.
     """
 
     name: str
     fused: bool = False
-    channels_last: bool = False
+    layout: str = "plain"
     bfloat16: bool = False
     compiles: bool = False
 
@@ -78,13 +81,11 @@ def forms(device: torch.device, *, compiles: bool = True) -> list[Form]:
         Form("plain"),
         Form("plain, bfloat16", bfloat16=True),
         Form("fused optimizer", fused=True),
-        Form("+ channels last", fused=True, channels_last=True),
-        Form("+ bfloat16", fused=True, channels_last=True, bfloat16=True),
-        Form("+ compiled", fused=True, channels_last=True, bfloat16=half, compiles=True),
+        Form("+ channels last", fused=True, layout="channels-last"),
+        Form("as chosen", fused=True, layout="auto", bfloat16=half),
+        Form("as chosen, compiled", fused=True, layout="auto", bfloat16=half, compiles=True),
     ]
-    return [
-        form for form in found if (half or form.compiles or not form.bfloat16) and compiles >= form.compiles
-    ]
+    return [form for form in found if half >= form.bfloat16 and compiles >= form.compiles]
 
 
 class Trainee:
@@ -124,7 +125,7 @@ class Trainee:
         )
         torch.manual_seed(0)
         network = task.build().to(device).train()
-        set_layout(network, "channels-last" if form.channels_last else "plain")
+        set_layout(network, choose_layout(form.layout, network, device))
         self.optimizer = make_optimizer(network, optimization)
         self.network: nn.Module = compiled(network, device) if form.compiles else network
 
@@ -262,6 +263,7 @@ def measure(
     copies = copy_rate(device)
     folds = folds_at_once(device) if at_once is None else at_once
     for preset in presets:
+        torch.compiler.reset()  # else the second preset is compiled for any size, in many minutes
         settings = (sizes or {}).get(preset) or defaults(preset).model
         with tempfile.TemporaryDirectory() as folder:
             kinds = forms(device, compiles=compiles)

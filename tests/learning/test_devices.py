@@ -16,6 +16,7 @@ from learning.devices import (
     computes_bfloat16,
     describe_machine,
     precision_note,
+    processor_name,
     rows_at_once,
     set_threads,
 )
@@ -161,7 +162,9 @@ def test_threads():
     try:
         set_threads(1)
         assert torch.get_num_threads() == 1
-        assert describe_machine(CPU).startswith("1 CPU thread, torch 2.")
+        words = describe_machine(CPU)
+        assert words.startswith(f"1 CPU thread ({processor_name()}), torch 2.")
+        assert torch.backends.cpu.get_cpu_capability() in words
         set_threads(0)
         assert 1 <= torch.get_num_threads() <= (os.cpu_count() or 1)
     finally:

@@ -16,6 +16,7 @@ from toy_learner import ToyLearner, toy_run, untimed
 import training
 from common.errors import UserError
 from datasets.cache import Cache
+from learning import loop
 from learning.checkpoint import load_checkpoint
 from learning.loop import COMPILERS, FoldContext, compiled, fit, unwrap
 from learning.tracking import Tracker
@@ -119,6 +120,31 @@ def test_compiled_it_learns_the_same_and_checkpoints_hold_plain_names(tmp_path, 
         assert not name.startswith("_orig_mod")
         assert torch.equal(found[1][name], found[2].state_dict()[name]), "the weights of the model given"
         assert found[1][name].shape == weight.shape
+
+
+def test_a_last_batch_of_another_size_is_not_compiled(tmp_path, beats, monkeypatch):
+    """It would be compiled anew with sizes left open, which takes many minutes and slows all later steps."""
+    by_compiled: set[int] = set()
+    by_all: set[int] = set()
+
+    class Compiled(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self._orig_mod = model
+
+        def forward(self, ecg: Tensor, pcg: Tensor) -> Any:
+            by_compiled.add(len(ecg))
+            return self._orig_mod(ecg, pcg)
+
+    monkeypatch.setattr(loop, "compiled", lambda model, *_: Compiled(model))
+    toy = toy_run(tmp_path, BeatLearner(), epochs=1, batch_size=10, drop_last=False)
+    model = PACFNet(width=8, levels=1, dropout=0.0)
+    model.head.register_forward_hook(
+        lambda head, given, _: by_all.add(len(given[0])) if head.training else None
+    )
+    fit(replace(toy, samples=beats, compiles=True), model, Tracker(None))
+    assert by_compiled == {10}
+    assert by_all == {10, 2}, "32 samples are trained on"
 
 
 def test_the_model_inside_what_is_compiled(monkeypatch):
