@@ -53,7 +53,7 @@ def split_task(
 
 def read_settings(
     kind: type[Settings],
-    arguments: Sequence[str],
+    arguments: Sequence[str] | None,
     manual: str | None,
     default: Settings | None = None,
     more: str = "",
@@ -64,8 +64,8 @@ def read_settings(
     ----------
     kind : type
         A settings dataclass.
-    arguments : sequence of str
-        Without the task.
+    arguments : sequence of str or None
+        Without the task; None: those that the program was started with.
     manual : str or None
         Text above the options in ``--help``: the docstring of the script.
     default : optional
@@ -78,10 +78,11 @@ def read_settings(
     UserError
         If an option has a value that it does not take.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     if {"-h", "--help"} & set(arguments):
         from common.help_page import help_page
 
-        print(help_page(Path(sys.argv[0]).name, manual or "", default or kind, more))
+        print(help_page(program_name(), manual or "", default or kind, more))
         sys.exit(0)
     formerly: dict[str, str] = getattr(kind, "formerly", {})
     known = {option.name for option in options_of(kind)}
@@ -97,6 +98,14 @@ def read_settings(
     )
     check_values(settings)
     return settings
+
+
+def program_name() -> str:
+    """Return what the program was started with: the name of a script, or ``python -m`` and a module."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None or not Path(sys.argv[0]).is_absolute():
+        return Path(sys.argv[0]).name
+    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def _as_named_now(word: str, formerly: dict[str, str]) -> str:

@@ -36,7 +36,7 @@ def help_page(program: str, manual: str, settings: Any, more: str = "") -> str:
     options = list(options_of(settings))
     usual = getattr(settings, "first", ())
     first = sorted((option for option in options if option.path[-1] in usual), key=_order(usual))
-    groups: dict[str, list[Option]] = {"options": first}
+    groups: dict[str, list[Option]] = {"options": list(first)}
     for option in options:
         if option not in first:
             beside = f", {option.path[0].replace('_', ' ')}" if len(option.path) > 1 else ""

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import tyro
 
 import load_data
+from common.command_line import read_settings
 from common.errors import UserError
 from common.files import replacing, write_table, write_text
 from common.script import run_script
@@ -325,7 +325,7 @@ def indicators_of(folder: Path) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare, run what is not done yet, then make the tables."""
-    settings = tyro.cli(PairsStudySettings, args=arguments, description=__doc__)
+    settings = read_settings(PairsStudySettings, arguments, __doc__)
     if settings.tables:
         print(write_tables(settings))
         return

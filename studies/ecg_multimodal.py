@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import tyro
 
 import load_data
+from common.command_line import read_settings
 from common.files import write_table, write_text
 from common.script import run_script
 from config import EvaluationSettings
@@ -195,7 +195,7 @@ def shapley_table(runs: dict[str, Path]) -> pd.DataFrame:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare, run what is not done yet, then make the tables."""
-    settings = tyro.cli(MultimodalStudySettings, args=arguments, description=__doc__)
+    settings = read_settings(MultimodalStudySettings, arguments, __doc__)
     if settings.list or settings.tables:
         chosen = choose_parts(parts(settings, {}), settings.only)
         print(

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tyro
 
+from common.command_line import read_settings
 from common.files import replacing, write_table, write_text
 from common.script import run_script
 from config import EvaluationSettings
@@ -172,7 +172,7 @@ def against_fine_tuned(settings: GenerationStudySettings, folder: Path) -> pd.Da
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare, run what is not done yet, then make the tables."""
-    settings = tyro.cli(GenerationStudySettings, args=arguments, description=__doc__)
+    settings = read_settings(GenerationStudySettings, arguments, __doc__)
     if settings.tables:
         print(write_tables(settings))
         return

@@ -21,11 +21,11 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
-import tyro
 from numpy.typing import NDArray
 from scipy import stats
 from tqdm import tqdm
 
+from common.command_line import read_settings
 from common.files import replacing
 from common.script import run_script
 from datasets.cache import find_cache
@@ -89,7 +89,7 @@ class Scenario:
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Run the study that the command line describes; return its table."""
-    settings = tyro.cli(CoverageSettings, args=arguments, description=__doc__)
+    settings = read_settings(CoverageSettings, arguments, __doc__)
     recordings = find_cache(settings.cache, settings.cache_dir).table("recordings")
     session = pd.factorize(recordings["session"])[0]
     label = recordings["label"].to_numpy()

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -28,6 +27,7 @@ import evaluate
 import load_data
 import predict
 import training
+from common.command_line import read_settings
 from common.script import run_script
 from evaluation.figures import BLUE, GREEN, GREY, INK, ORANGE
 from models.pacfnet import PACFNet
@@ -136,7 +136,7 @@ def _photograph(report: Path, picture: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw all pictures."""
-    settings = tyro.cli(PictureSettings, args=arguments, description=__doc__)
+    settings = read_settings(PictureSettings, arguments, __doc__)
     settings.out.mkdir(parents=True, exist_ok=True)
     architecture_figure(PACFNet()).savefig(settings.out / "pacfnet.png", dpi=130)
     with tempfile.TemporaryDirectory() as folder:

@@ -31,9 +31,9 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import tyro
 from tqdm import tqdm
 
+from common.command_line import read_settings
 from common.files import write_table
 from common.script import run_script
 from tests.robustness.faults import STAGES, Bench
@@ -119,7 +119,7 @@ class Trials:
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Run all cases and write the table; exit with status 1 if one of them failed."""
-    settings = tyro.cli(RobustnessSettings, args=arguments, description=__doc__)
+    settings = read_settings(RobustnessSettings, arguments, __doc__)
     trials = Trials.open(settings.journal, settings.resume)
     with tempfile.TemporaryDirectory() as folder:
         mutate(settings, Path(folder) / "mutations", trials)

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tyro
 from numpy.typing import NDArray
 
+from common.command_line import read_settings
 from common.files import replacing
 from common.script import run_script
 from studies.interval_coverage import Scenario
@@ -51,7 +51,7 @@ class SessionsNeededSettings:
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Run the study that the command line describes; return its table."""
-    settings = tyro.cli(SessionsNeededSettings, args=arguments, description=__doc__)
+    settings = read_settings(SessionsNeededSettings, arguments, __doc__)
     rows = [
         {"normal_sessions": sessions, "session_effect": effect} | study(sessions, effect, settings)
         for sessions, effect in itertools.product(NORMAL_SESSIONS, SESSION_EFFECTS)

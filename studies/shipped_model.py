@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from common.command_line import read_settings
 from common.errors import UserError
 from common.files import write_table
 from common.script import run_script
@@ -77,7 +77,7 @@ class ShippedModelSettings:
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Predict out of fold, calibrate, write model and table; return the table."""
-    settings = tyro.cli(ShippedModelSettings, args=arguments, description=__doc__)
+    settings = read_settings(ShippedModelSettings, arguments, __doc__)
     content = load_checkpoint(settings.checkpoint)
     cache = find_cache(settings.cache, settings.cache_dir)
     if content["settings"]["model"]["model"] != "linear" or content["fold"] != -1:

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import tyro
 from numpy.typing import NDArray
 from scipy import special
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
+from common.command_line import read_settings
 from common.errors import UserError
 from common.files import replacing, write_table
 from common.script import run_script
@@ -104,7 +104,7 @@ class Sounds:
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Score, choose, calibrate; return the table of databases."""
-    settings = tyro.cli(DatabasesSettings, args=arguments, description=__doc__)
+    settings = read_settings(DatabasesSettings, arguments, __doc__)
     cache = find_cache(settings.cache, settings.cache_dir)
     sounds = read_sounds(cache)
     if len(np.unique(sounds.databases)) < 3:

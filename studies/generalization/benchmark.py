@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from common.command_line import read_settings
 from datasets.cache import Cache, find_cache
 from learning.devices import set_threads
 from studies.generalization.microphones import score_microphones
@@ -93,7 +92,7 @@ def automatic_cache(settings: GeneralizationSettings) -> Path | None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is not done yet, then make the tables."""
-    settings = tyro.cli(GeneralizationSettings, args=arguments, description=__doc__)
+    settings = read_settings(GeneralizationSettings, arguments, __doc__)
     set_threads(1)
     cache = find_cache(settings.cache, settings.cache_dir, task="ecg-pcg")
     automatic = settings.results_dir / "generalization"

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from common.command_line import read_settings
 from models import FITTED_MODELS, MODELS, NETWORKS, takes
 from studies.physionet2016.tables import write_tables
 from studies.runner import Part, choose_parts, list_parts, run_parts
@@ -89,7 +88,7 @@ def parts(settings: StudySettings | None = None) -> list[Part]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is not done yet, then make the tables."""
-    settings = tyro.cli(StudySettings, args=arguments, description=__doc__)
+    settings = read_settings(StudySettings, arguments, __doc__)
     chosen = choose_parts(parts(settings), settings.only)
     if settings.list:
         print(list_parts(chosen, settings.results_dir))

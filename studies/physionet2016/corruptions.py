@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import tyro
 from tqdm import tqdm
 
+from common.command_line import read_settings
 from common.files import write_table, write_text
 from common.script import run_script
 from config import EvaluationSettings
@@ -83,7 +83,7 @@ class Run:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate what is not done yet, then write table and figure."""
-    settings = tyro.cli(CorruptionStudySettings, args=arguments, description=__doc__)
+    settings = read_settings(CorruptionStudySettings, arguments, __doc__)
     chosen = corruptions(settings.kinds)
     set_threads(settings.threads)
     path = settings.results_dir / "stress.csv"

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap
@@ -25,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import NDArray
 
+from common.command_line import read_settings
 from common.errors import UserError
 from common.files import write_table
 from common.script import run_script
@@ -284,7 +284,7 @@ class ExplanationSettings:
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Explain the runs that the command line names; return the table."""
-    settings = tyro.cli(ExplanationSettings, args=arguments, description=__doc__)
+    settings = read_settings(ExplanationSettings, arguments, __doc__)
     set_threads(settings.threads)
     runs = [load_run(settings.beat, ("beat", "paper"), settings)]
     runs.append(load_run(settings.session, ("session",), settings))

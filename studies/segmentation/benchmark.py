@@ -26,11 +26,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import tyro
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
+from common.command_line import read_settings
 from common.files import write_table
 from datasets.beats import NOISE_MARKS, HeartStates, read_heart_states
 from datasets.cache import find_cache
@@ -75,7 +75,7 @@ class SegmentationSettings:
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Measure, tabulate, fit on everything; return the table."""
-    settings = tyro.cli(SegmentationSettings, args=arguments, description=__doc__)
+    settings = read_settings(SegmentationSettings, arguments, __doc__)
     recordings = read_recordings(find_cache(settings.cache, settings.cache_dir))
     with_ecg = [recording for recording in recordings if len(recording.peaks)]
     counts = pd.concat(

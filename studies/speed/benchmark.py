@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
-import tyro
 
+from common.command_line import read_settings
 from common.files import write_table
 from learning.devices import choose_device, describe_machine, set_threads
 from studies.speed import inference, machine, neighbours, preparation, scale, training
@@ -70,7 +70,7 @@ def measure(settings: SpeedSettings, device: torch.device) -> list[dict[str, Any
 
 def main(arguments: Sequence[str] | None = None) -> pd.DataFrame:
     """Measure, print the table, write it; parts that were not measured keep their rows."""
-    settings = tyro.cli(SpeedSettings, args=arguments, description=__doc__)
+    settings = read_settings(SpeedSettings, arguments, __doc__)
     set_threads(settings.threads)
     device = choose_device(settings.device)
     table = pd.DataFrame(measure(settings, device)).assign(machine=describe_machine(device))

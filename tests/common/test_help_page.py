@@ -50,6 +50,13 @@ def test_what_people_use_first_comes_first_and_the_rest_is_advanced(monkeypatch)
     assert all(name in first for name in MODELS)
 
 
+def test_a_study_says_how_it_is_started_and_has_one_list_of_options():
+    command = [sys.executable, "-m", "studies.sessions_needed", "--help"]
+    page = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert page.startswith("usage: python -m studies.sessions_needed [OPTIONS]\n")
+    assert "\noptions:\n" in page and "advanced" not in page
+
+
 def test_a_command_too_long_for_the_line_has_its_comment_below(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     manual = "Do it.\n\n    python load_data.py --raw-dir X   # all of it\n\nThen\ngo on."
