@@ -42,6 +42,8 @@ class Checkpoint(TypedDict):
     """Part of each sample in this fold, shape (N,): see `datasets.splits.Fold.parts`."""
     trained_on: dict[str, list[Any]]
     """``session``, ``recording``, ``database`` where known, and each recording's SHA-256, ``content``."""
+    precision: NotRequired[str]
+    """``float32`` or ``bfloat16``: what the forward passes of training were computed in."""
     cache: dict[str, Any]
     """``Cache.describe()`` of the cache it was trained from."""
     provenance: dict[str, str]

@@ -23,7 +23,8 @@ import predict
 import training
 from common.errors import UserError
 from common.script import run_script
-from learning.checkpoint import load_checkpoint
+from learning.checkpoint import load_checkpoint, save_checkpoint
+from systems.base import training_run
 
 ROOT = Path(__file__).parents[1]
 CACHE_FILES = {
@@ -513,6 +514,33 @@ def test_killed_in_mid_epoch_and_resumed_is_the_run_left_alone(workspace):
         for scores in (*one["progress"]["history"], *other["progress"]["history"]):
             del scores["samples_per_second"]
         assert one["progress"] == other["progress"]
+
+
+@pytest.mark.parametrize(
+    ("begun", "here", "goes_on", "said"),
+    [
+        ("float32", torch.bfloat16, "float32", False),
+        ("bfloat16", torch.bfloat16, "bfloat16", False),
+        ("bfloat16", torch.float32, "float32", True),
+    ],
+)
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(
+    workspace, monkeypatch, capsys, begun, here, goes_on, said
+):
+    options = ("--folds", "0", "--run-name", f"begun-in-{begun}-here-{here}", "--precision", "auto")
+    monkeypatch.setattr(training_run, "choose_precision", lambda *_: getattr(torch, begun))
+    fold = workspace.train(*options) / "fold_0"
+    assert load_checkpoint(fold / "best.pt")["precision"] == begun
+    stopped = load_checkpoint(fold / "last.pt")
+    stopped["progress"] |= {"epoch": 0, "step": 0, "finished": False, "history": []}
+    save_checkpoint(fold / "last.pt", stopped)
+    (fold / "best.pt").unlink()
+
+    monkeypatch.setattr(training_run, "choose_precision", lambda *_: here)
+    capsys.readouterr()
+    workspace.train(*options, "--resume")
+    assert load_checkpoint(fold / "best.pt")["precision"] == goes_on
+    assert ("fold_0 was begun in bfloat16, which this machine" in capsys.readouterr().out) == said
 
 
 # --- the finding ---------------------------------------------------------------------------------------

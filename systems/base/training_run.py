@@ -425,6 +425,7 @@ def _fold_context(run: TrainingRun, fold: Fold, folder: Path) -> FoldContext:
     """Return what the loop needs for one fold."""
     settings = run.settings
     learned = run.task.limited(run.samples, fold)
+    precision = _precision(run, fold, folder)
     return FoldContext(
         learner=run.task,
         samples=run.task.for_fold(run.samples, learned),
@@ -433,16 +434,33 @@ def _fold_context(run: TrainingRun, fold: Fold, folder: Path) -> FoldContext:
         optimization=settings.optimization,
         seed=settings.seed,
         device=run.device,
-        precision=choose_precision(settings.precision, run.device),
+        precision=precision,
         processes=run.processes,
         folder=folder,
-        metadata=_metadata(run, fold),
+        metadata=_metadata(run, fold) | {"precision": str(precision).removeprefix("torch.")},
         label=fold.title.replace("_", " ", 1),
         compiles=settings.compile,
         compile_mode=settings.compile_mode,
         histograms=settings.histograms,
         thread_counts=run.thread_counts,
     )
+
+
+def _precision(run: TrainingRun, fold: Fold, folder: Path) -> torch.dtype:
+    """Return what a fold is computed in: what was chosen where it was begun, unless this device cannot."""
+    settings = run.settings
+    here = choose_precision(settings.precision, run.device)
+    if settings.precision != "auto" or not (settings.resume and (folder / LAST).exists()):
+        return here
+    begun = load_checkpoint(folder / LAST).get("precision")
+    if begun == "float32":
+        return torch.float32
+    if begun == "bfloat16" and here == torch.float32:
+        run.print(
+            f"Note: {fold.title} was begun in bfloat16, which this machine does not compute well: it goes on "
+            "in float32, and not exactly as it would have there."
+        )
+    return here
 
 
 def _metadata(run: TrainingRun, fold: Fold) -> dict[str, Any]:
