@@ -527,7 +527,8 @@ def test_killed_in_mid_epoch_and_resumed_is_the_run_left_alone(workspace):
 def test_a_run_goes_on_in_the_precision_it_was_begun_in(
     workspace, monkeypatch, capsys, begun, here, goes_on, said
 ):
-    options = ("--folds", "0", "--run-name", f"begun-in-{begun}-here-{here}", "--precision", "auto")
+    settings = "--folds 0 --precision auto --points 250 --schedule constant"
+    options = [*settings.split(), "--run-name", f"begun-in-{begun}-here-{here}"]
     monkeypatch.setattr(training_run, "choose_precision", lambda *_: getattr(torch, begun))
     fold = workspace.train(*options) / "fold_0"
     assert load_checkpoint(fold / "best.pt")["precision"] == begun
