@@ -193,7 +193,8 @@ class EvaluationSettings:
     results_dir: Path = Path("results")
     """Folder of results; the run gets a folder in it."""
     which: Literal["best", "last"] = "best"
-    """Checkpoint of each fold to use (the same where training stops at a fixed epoch)."""
+    """Checkpoint of each fold to use (the same where training stops at a fixed epoch); scores of the last
+    go to a folder of their own, <run>-last."""
     threshold: Literal["half", "validation"] = "half"
     """Probability from which a sample counts as abnormal: 0.5, or the one with the best mean of
     sensitivity and specificity on the validation part of each fold."""

@@ -1,6 +1,7 @@
 """evaluate.py from the command line: --compare, and the options that only some tasks have."""
 
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -50,14 +51,30 @@ def test_a_star_takes_all_seeds_and_scores_them_by_their_mean(tmp_path, capsys):
     assert "seeds 3 and 2 (mean of their AUROCs)" in capsys.readouterr().out
 
 
-def test_a_star_takes_no_other_evaluation_of_a_run_for_a_seed_of_it(tmp_path):
+@pytest.mark.parametrize("other", ["-without-ecg", "-last", "-last-on-elsewhere"])
+def test_a_star_takes_no_other_evaluation_of_a_run_for_a_seed_of_it(tmp_path, other):
     whole = results(tmp_path / "runs", "a-seed1", 0.5, 1)
-    hidden = results(tmp_path / "runs", "a-seed1-without-ecg", 9.0, 2)
-    for name in ("a-seed1", "a-seed1-without-ecg"):
+    hidden = results(tmp_path / "runs", f"a-seed1{other}", 9.0, 2)
+    for name in ("a-seed1", f"a-seed1{other}"):
         write_json(tmp_path / "runs" / name / "metrics.json", {"run": {"run": "a-seed1", "task": "ecg-pcg"}})
-    _, row = compare(tmp_path, "a-seed*", "a-seed*-without-ecg")
+    _, row = compare(tmp_path, "a-seed*", f"a-seed*{other}")
     assert (row["seeds_first"], row["seeds_second"]) == (1, 1)
     assert (row["first"], row["second"]) == pytest.approx((whole, hidden), abs=1e-5)
+
+
+def test_recordings_may_have_names_that_tables_use_for_nothing(tmp_path):
+    """A recording "NA" of which a run says nothing else would be left out, or the session that it is of."""
+    for name, noise in (("one", 0.5), ("other", 4.0)):
+        results(tmp_path / "runs", name, noise, 1)
+    _, expected = compare(tmp_path, "one", "other")
+    for name in ("one", "other"):
+        path = tmp_path / "runs" / name / "recordings.csv"
+        path.write_text(path.read_text().replace("a0000", "NA").replace("C3,", "null,"))
+    shutil.rmtree(tmp_path / "out")
+    _, found = compare(tmp_path, "one", "other")
+    assert found[["recordings", "first", "difference"]].equals(
+        expected[["recordings", "first", "difference"]]
+    )
 
 
 def test_runs_on_other_labels_are_refused_with_a_sentence(tmp_path):

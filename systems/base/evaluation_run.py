@@ -230,9 +230,10 @@ def _check_checkpoints(checkpoints: dict[Path, Checkpoint], external: bool) -> N
 
 def _results_folder(run: str, cache: Cache, external: bool, settings: EvaluationSettings) -> Path:
     """Return the folder of results: the run's, and what is particular to this evaluation of it."""
+    last = "-last" if settings.which == "last" else ""
     hidden = f"-without-{settings.without}" if settings.without != "nothing" else ""
     elsewhere = f"-on-{cache.path.name}" if external else ""
-    return settings.results_dir / f"{run}{hidden}{elsewhere}"
+    return settings.results_dir / f"{run}{last}{hidden}{elsewhere}"
 
 
 # Predictions ----------------------------------------------------------------------------------------
@@ -403,8 +404,8 @@ def compare_results(first: Path, second: Path, settings: EvaluationSettings) -> 
 def _folders(path: Path) -> list[Path]:
     """Return the folders of results that a path, perhaps with ``*``, names: a seed each.
 
-    What else a run was evaluated for (without a modality, on another cache) is no seed of it: such folders
-    are taken where the path ends as they do.
+    What else a run was evaluated for (its last weights, without a modality, another cache) is no seed of it:
+    such folders are taken where the path ends as they do.
     """
     found = sorted(path.parent.glob(path.name)) if "*" in path.name else []
     return [folder for folder in found if path.name.endswith(_particular(folder))] or [path]
@@ -413,7 +414,7 @@ def _folders(path: Path) -> list[Path]:
 def _particular(folder: Path) -> str:
     """Return the end of a folder's name that `_results_folder` adds to that of the run."""
     added = folder.name.removeprefix(str(_run_of_results(folder).get("run", "")))
-    return added if added.startswith(("-without-", "-on-")) else ""
+    return added if added.startswith(("-last", "-without-", "-on-")) else ""
 
 
 def _run_of_results(folder: Path) -> dict[str, Any]:
@@ -440,6 +441,7 @@ def _read_seeds(path: Path, name: str) -> list[pd.DataFrame]:
         if not file.is_file():
             raise UserError(f"There is no {file}: evaluate that run first, with evaluate.py --checkpoint.")
         text = dict.fromkeys(("recording", "session", "person", "database"), str)
-        table = pd.read_csv(file, dtype=text).fillna({"database": ""})
+        table = pd.read_csv(file, dtype=text, keep_default_na=False, na_values=[""])  # "NA" may be a name
+        table = table.fillna({"database": ""})
         tables.append(table.assign(seed=len(tables)))
     return tables

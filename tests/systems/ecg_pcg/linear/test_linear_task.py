@@ -80,6 +80,15 @@ def test_hiding_the_ecg_leaves_the_answer_of_the_heart_sound(run, simulated_cach
     assert odds[0] == pytest.approx(odds[1] + odds[2], abs=1e-4)
 
 
+def test_the_last_weights_are_scored_beside_the_best_ones(run, simulated_cache):
+    folder, checkpoints = run
+    evaluate_run(simulated_cache.path, folder, checkpoints)
+    best = (folder / "results" / checkpoints.name / "metrics.json").stat()
+    evaluate_run(simulated_cache.path, folder, checkpoints, "--which", "last", "--without", "pcg")
+    assert (folder / "results" / checkpoints.name / "metrics.json").stat() == best
+    assert (folder / "results" / f"{checkpoints.name}-last-without-pcg" / "metrics.json").is_file()
+
+
 @pytest.mark.parametrize(("model", "named"), [("linear", 2), ("cycle-shape", 1)])
 def test_signals_sampled_too_slowly_for_the_features_are_named(
     simulated_cache, tmp_path, capsys, model, named
