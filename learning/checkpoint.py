@@ -48,7 +48,7 @@ class Checkpoint(TypedDict):
     """``Cache.describe()`` of the cache it was trained from."""
     provenance: dict[str, str]
     parents: list[dict[str, Any]]
-    """Runs that it started from: ``kind``, ``run``, ``sha256``, ``session``."""
+    """Runs that it started from: ``kind``, ``run``, ``sha256``, and what they were trained on as above."""
     model: dict[str, Tensor]
     """Weights, by the names of the module's state."""
     progress: dict[str, Any]

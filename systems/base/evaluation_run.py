@@ -37,6 +37,7 @@ from learning.devices import choose_device, rows_at_once
 from learning.loop import predict
 from learning.runs import differing_settings, find_checkpoints
 from systems import registry
+from systems.base.parents import lineage
 from systems.base.predictor import BALANCED_PREVALENCE, assumed_prevalence
 from systems.base.task import Task
 
@@ -285,8 +286,11 @@ def predict_folds(run: EvaluationRun) -> pd.DataFrame:
 
 
 def _known_sessions(checkpoints: Sequence[Checkpoint], cache: Cache) -> set[str]:
-    """Return the sessions of a cache of which a recording was trained on, known by its content."""
-    content = {digest for checkpoint in checkpoints for digest in checkpoint["trained_on"]["content"]}
+    """Return the sessions of a cache of which a recording was trained on, known by its content.
+
+    What the runs were trained on that these start from counts too.
+    """
+    content: set[str] = set().union(*(lineage(checkpoint, "content") for checkpoint in checkpoints))
     recordings = cache.table("recordings")
     return set(recordings.loc[recordings["sha256"].isin(content), "session"])
 
@@ -295,7 +299,7 @@ def _namesakes(checkpoints: Sequence[Checkpoint], cache: Cache) -> list[str]:
     """Return a line where sessions of another cache, of the same source, are named as some trained on."""
     if cache.manifest["source"] != checkpoints[0]["cache"]["source"]:
         return []
-    learned = {str(name) for checkpoint in checkpoints for name in checkpoint["trained_on"]["session"]}
+    learned: set[str] = set().union(*map(lineage, checkpoints))
     found = learned & set(cache.table("recordings")["session"]) - _known_sessions(checkpoints, cache)
     if not found:
         return []

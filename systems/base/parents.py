@@ -44,10 +44,10 @@ def find_parent(path: Path, fold: int | None = None, option: str = "--init-ecg")
 
 
 def describe_parent(kind: str, file: Path) -> dict[str, Any]:
-    """Return what a checkpoint stores of a parent: run, hash, and patients that it was trained on."""
+    """Return what a checkpoint stores of a parent: run, hash, and what it was trained on."""
     content = load_checkpoint(file)
     known = {"kind": kind, "run": content["run"], "sha256": file_digest(file)}
-    return known | {"session": sorted(lineage(content))}
+    return known | {what: sorted(lineage(content, what)) for what in ("session", "content")}
 
 
 def refuse_known(parent: Mapping[str, Any], path: Path, run: FoldContext) -> None:
@@ -71,7 +71,14 @@ def refuse_known(parent: Mapping[str, Any], path: Path, run: FoldContext) -> Non
         )
 
 
-def lineage(checkpoint: Mapping[str, Any]) -> set[str]:
-    """Return the patients that a checkpoint, or any stage before it, was trained on."""
-    own = set(map(str, checkpoint["trained_on"]["session"]))
-    return own.union(*(parent["session"] for parent in checkpoint["parents"]))
+def lineage(checkpoint: Mapping[str, Any], what: str = "session") -> set[str]:
+    """Return the patients that a checkpoint, or any stage before it, was trained on.
+
+    Parameters
+    ----------
+    checkpoint : mapping
+    what : {"session", "content"}
+        Their names, or the SHA-256 of their recordings.
+    """
+    own = set(map(str, checkpoint["trained_on"][what]))
+    return own.union(*(parent.get(what, ()) for parent in checkpoint["parents"]))

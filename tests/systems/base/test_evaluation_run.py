@@ -82,7 +82,7 @@ def external(folds: int) -> Any:
     recordings = pd.DataFrame(
         {"recording": list("abc"), "session": list("sst"), "sha256": ["known", "new", "newer"]}
     )
-    learned = {"trained_on": {"content": ["known"], "session": ["s"]}}
+    learned = {"trained_on": {"content": ["known"], "session": ["s"]}, "parents": []}
     return SimpleNamespace(
         checkpoints=[learned] * folds,
         cache=SimpleNamespace(table=lambda _: recordings, path="cache"),
@@ -97,6 +97,15 @@ def test_an_external_test_has_nothing_of_a_session_that_was_learned_from():
     run.samples.table = run.samples.table.iloc[:2]
     with pytest.raises(UserError, match="none is left for an external test"):
         unseen_rows(run)
+
+
+def test_an_external_test_has_nobody_whom_a_run_before_learned_from():
+    run = external(1)
+    run.checkpoints[0]["parents"] = [{"kind": "ecg", "session": ["t"], "content": ["newer"]}]
+    with pytest.raises(UserError, match="none is left for an external test"):
+        unseen_rows(run)
+    run.checkpoints[0]["trained_on"] = {"content": [], "session": []}
+    assert unseen_rows(run).tolist() == [0, 1]
 
 
 def test_several_models_without_a_mean_are_refused_on_another_cache():
