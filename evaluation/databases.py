@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEAN, MEDIAN = "mean", "median"
+UNNAMED = "(not named)"
+"""What recordings of another cache are listed under that say no database, where others do."""
 _ASSUMED = 0.5
 """Share of abnormal that probabilities assume where classes weigh the same in training."""
 _UNITS = {"recordings": "recording", "persons": "person"}
@@ -89,7 +91,7 @@ def evaluate_databases(
 
 def _evaluate_units(units: pd.DataFrame, draws: int, seed: int, assumed: float) -> dict[str, Any]:
     """Return the scores of each database, their mean and median, and the worst."""
-    groups = {str(name): rows for name, rows in units.groupby("database")}
+    groups = {str(name) or UNNAMED: rows for name, rows in units.groupby("database")}
     intervals, mean = grouped_cluster_bootstrap(groups, draws=draws, seed=seed)
     found: dict[str, dict[str, Any]] = {}
     for name, rows in groups.items():
@@ -201,7 +203,7 @@ def database_prevalence(
 ) -> pd.DataFrame:
     """Return `evaluation.calibration.prevalence_table` of each database that has both labels."""
     tables = [
-        prevalence_table(rows, prevalence, source=source, draws=draws).assign(database=name)
+        prevalence_table(rows, prevalence, source=source, draws=draws).assign(database=str(name) or UNNAMED)
         for name, rows in recordings.groupby("database")
         if rows["label"].nunique() == 2
     ]

@@ -75,6 +75,14 @@ def test_the_mean_over_databases_is_the_one_worked_by_hand():
     assert found["databases"]["c"]["prevalence"] == 0.75
 
 
+def test_recordings_that_name_no_database_are_listed_as_such():
+    found = evaluated(table({"a": BY_HAND["a"], "": BY_HAND["b"]}))["by_database"]["recordings"]
+    assert [(name, row["auroc"]) for name, row in found["databases"].items()] == [
+        ("(not named)", 0.5),
+        ("a", 0.75),
+    ]
+
+
 def test_a_model_that_names_the_database_alone_is_worth_nothing():
     shares = {"a": 0.1, "b": 0.5, "c": 0.9}
     rows = table(
