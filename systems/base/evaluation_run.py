@@ -109,7 +109,7 @@ class EvaluationRun:
     @property
     def assumed_prevalence(self) -> float | None:
         """Share of abnormal that the probabilities assume; None if the checkpoints do not state it."""
-        return assumed_prevalence(self.checkpoints, balanced=self.task.balanced)
+        return assumed_prevalence(self.checkpoints)
 
     def scope(self, recordings: int) -> str:
         """Return how much of the run and of the cache is evaluated, in words."""

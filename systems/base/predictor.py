@@ -464,12 +464,12 @@ def _checkpoint_files(given: Path | None) -> list[Path]:
     return [final] if final.is_file() else find_checkpoints(given, given.parent, "best")
 
 
-def assumed_prevalence(checkpoints: Sequence[Checkpoint], *, balanced: bool) -> float | None:
+def assumed_prevalence(checkpoints: Sequence[Checkpoint]) -> float | None:
     """Return the share of abnormal that the probabilities of a run assume; None if it is not known.
 
     A loss that weights both classes the same makes it one half, else it is that of the training parts.
     """
-    if balanced:
+    if registry.task_of(checkpoints[0]).balanced:
         return BALANCED_PREVALENCE
     shares = [share for content in checkpoints if (share := content.get("label_share")) is not None]
     return float(np.mean(shares)) if len(shares) == len(checkpoints) else None

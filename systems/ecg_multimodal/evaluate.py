@@ -212,7 +212,7 @@ def _subset_log_odds(
 
 def _start(run: EvaluationRun, checkpoints: Sequence[Checkpoint]) -> float:
     """Return the log-odds of abnormal of a patient of whom nothing is known."""
-    prevalence = assumed_prevalence(checkpoints, balanced=run.task.balanced)
+    prevalence = assumed_prevalence(checkpoints)
     return float(log_odds(BALANCED_PREVALENCE if prevalence is None else prevalence))
 
 

@@ -242,8 +242,7 @@ class Predictor(base.Predictor):
                 f"pictures of {self.inputs['image_size']} pixels were not made with its settings"
             )
         if self.binary:
-            balanced = self.trained.optimization.class_weights
-            self.assumed_prevalence = base.assumed_prevalence(self.checkpoints, balanced=balanced)
+            self.assumed_prevalence = base.assumed_prevalence(self.checkpoints)
         elif settings.prevalence is not None:
             target = self.trained.target
             raise UserError(f"--prevalence is one of abnormal, and this run predicts {target}: omit it.")

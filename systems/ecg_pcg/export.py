@@ -17,8 +17,7 @@ from models import FITTED_MODELS
 from models.layers.blocks import MODALITIES
 from systems import registry
 from systems.base.exporting import Exportable
-from systems.base.predictor import DISCLAIMER
-from systems.ecg_pcg.predict import assumed_prevalence_of
+from systems.base.predictor import DISCLAIMER, assumed_prevalence
 from systems.ecg_pcg.settings import ModelSettings, PreparationSettings, TrainingSettings
 from systems.ecg_pcg.sources.beats_of_recording import BY_ANNOTATION, BY_R_PEAKS
 from systems.ecg_pcg.task import signals_of
@@ -120,7 +119,7 @@ def _waves(rows: int, points: int, generator: torch.Generator) -> Tensor:
 def describe(checkpoint: Checkpoint, trained: TrainingSettings, names: tuple[str, ...]) -> dict[str, str]:
     """Return what a file holds about itself: names to text, JSON where it has parts."""
     points = trained.model.points
-    cache, prevalence = checkpoint["cache"], assumed_prevalence_of([checkpoint], trained)
+    cache, prevalence = checkpoint["cache"], assumed_prevalence([checkpoint])
     known: dict[str, Any] = {
         "notice": DISCLAIMER,
         "task": "ecg-pcg",

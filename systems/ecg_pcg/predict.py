@@ -208,7 +208,7 @@ class Predictor(base.Predictor):
         super().__init__(checkpoints, settings)
         self.trained: TrainingSettings = self.task.settings
         self.preparer = inputs.InputPreparer(self.trained.model, self.cache, self.device, segment)
-        self.assumed_prevalence = assumed_prevalence_of(self.checkpoints, self.trained)
+        self.assumed_prevalence = base.assumed_prevalence(self.checkpoints)
         self.check_prevalence(settings.prevalence)
 
     def model_name(self) -> str:
@@ -315,9 +315,3 @@ def check_heart_rate(spans: NDArray[np.float64]) -> None:
         f"What was found repeats {60 / usual:.0f} times a minute, as no heart does: it is too noisy, or its "
         "sampling rate is wrong."
     )
-
-
-def assumed_prevalence_of(checkpoints: list[Checkpoint], trained: TrainingSettings) -> float | None:
-    """Return the share of abnormal that the probabilities of a run assume; None if it is not known."""
-    balanced = trained.model.model in FITTED_MODELS or trained.optimization.class_weights
-    return base.assumed_prevalence(checkpoints, balanced=balanced)

@@ -28,12 +28,12 @@ from models.cycle_shape import CycleShape
 from models.linear import PhaseGridLinear
 from models.phase_fusion import PhaseFusion
 from systems.base.evaluation_run import EvaluationRun, predict_folds
-from systems.base.predictor import RecordingPath, rounded_probability
+from systems.base.predictor import RecordingPath, assumed_prevalence, rounded_probability
 from systems.ecg_pcg import predict as module
 from systems.ecg_pcg.export import input_names
 from systems.ecg_pcg.features.ecg_cycle_grid import cycle_grids
 from systems.ecg_pcg.features.phase_grid import phase_grid
-from systems.ecg_pcg.predict import Predictor, assumed_prevalence_of, check_heart_rate
+from systems.ecg_pcg.predict import Predictor, check_heart_rate
 from systems.ecg_pcg.segmentation.automatic import automatic_states
 from systems.ecg_pcg.segmentation.segment import Segmentation
 from systems.ecg_pcg.settings import (
@@ -580,10 +580,9 @@ def test_recordings_far_from_those_of_the_training_are_named(cache, simulated_ra
     ids=["weighted", "linear", "unweighted", "unknown"],
 )
 def test_the_prevalence_a_model_assumes(settings, shares, expected):
-    checkpoints: list[Any] = [{"label_share": share} if share is not None else {} for share in shares]
-    assert assumed_prevalence_of(checkpoints, settings) == (
-        None if expected is None else pytest.approx(expected)
-    )
+    known: dict[str, Any] = {"task": "ecg-pcg", "settings": to_plain(settings)}
+    checkpoints: Any = [known | ({} if share is None else {"label_share": share}) for share in shares]
+    assert assumed_prevalence(checkpoints) == (None if expected is None else pytest.approx(expected))
 
 
 def test_both_prevalences_are_said(cache, simulated_raw):
