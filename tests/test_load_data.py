@@ -305,6 +305,16 @@ def test_ones_own_cohort_is_recognized_and_its_problems_are_shown(cohort, capsys
     assert not cache.simulated
 
 
+@pytest.mark.parametrize(("label", "other"), [("normal", "abnormal"), ("abnormal", "normal")])
+def test_recordings_of_one_label_are_not_sent_to_training(cohort, capsys, label, other):
+    table = cohort / "labels.csv"
+    table.write_text(re.sub(rf"\b{other}\b", label, table.read_text(encoding="utf-8")), encoding="utf-8")
+    cache = run("--raw-dir", cohort)
+    said = capsys.readouterr().out
+    assert f"All are {label}: a model can be tested on them, not trained.\n" in said
+    assert said.endswith(f"Next:  python evaluate.py --checkpoint checkpoints/<run> --cache {cache}\n")
+
+
 @pytest.mark.parametrize(
     ("header", "persons"),
     [("person", "3 persons"), ("patient", "persons not named"), ("session", "persons not named")],

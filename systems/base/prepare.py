@@ -124,13 +124,18 @@ class Preparation(Generic[Settings, Index]):
         for task in self.serves(cache):
             remember_latest(path, task)
         seconds = time.perf_counter() - started
-        first = self.first_task.get(self.task, self.task)
-        command = "training.py" if first == "ecg-pcg" else f"training.py {first}"
-        command += path_option("cache-dir", settings.cache_dir, SourceSettings.cache_dir)
+        command = self.next_command(cache) + path_option(
+            "cache-dir", settings.cache_dir, SourceSettings.cache_dir
+        )
         how = "was there already: nothing was computed" if writer.found else f"computed in {seconds:.1f} s"
         lines = [f"Cache: {path} ({how})", f"Next:  python {command}"]
         print("\n".join([*self.describe(cache, index), *format_warnings(cache, index), *lines]))
         return path
+
+    def next_command(self, cache: Cache) -> str:
+        """Return what a cache is for: the script and its words, but for the folder of the caches."""
+        first = self.first_task.get(self.task, self.task)
+        return "training.py" if first == "ecg-pcg" else f"training.py {first}"
 
     def source(self) -> Index:
         """Return the index of the raw data, after printing what is wrong with it."""

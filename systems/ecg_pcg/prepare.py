@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -195,10 +196,22 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
             f"{persons}; {counts['skipped']} left out."
         )
         more = [f"        and {counted(others, 'other reason')}: see skipped.csv"] if others else []
-        return [kept, *reasons, *more, *_describe_segmentation(cache)]
+        one = [f"All are {_only_label(cache)}: a model can be tested on them, not trained."]
+        return [kept, *reasons, *more, *_describe_segmentation(cache), *one * bool(_only_label(cache))]
+
+    def next_command(self, cache: Cache) -> str:
+        if _only_label(cache):
+            return f"evaluate.py --checkpoint checkpoints/<run> --cache {shlex.quote(str(cache.path))}"
+        return super().next_command(cache)
 
 
 PREPARATION = _RecordingPreparation
+
+
+def _only_label(cache: Cache) -> str:
+    """Return the label that all recordings have; empty where there are both."""
+    counts = cache.manifest["counts"]
+    return {0: "normal", counts["recordings"]: "abnormal"}.get(counts["abnormal_recordings"], "")
 
 
 def _check_samples(settings: PreparationSettings) -> None:
