@@ -46,6 +46,7 @@ NOT_RUN = {
     "*: python tests/goldens.py *": "minutes, and another revision",
     "*: python load_data.py *--dask *": "tests/common/test_cluster.py has a cluster",
     "*: python training.py --at-once *": "tests/test_parallel_folds_end_to_end.py trains folds in parallel",
+    "*--compile *": "minutes; tests/learning/test_speed.py compiles a small network",
     "*--stress": "10 s; tests/systems/ecg_pcg/robustness/ corrupts recordings",
     "docs/data.md: python load_data.py --download --sets *": "downloads",
     "*PATH/circor*": "tests/systems/ecg_pcg/sources/test_circor.py",
