@@ -364,7 +364,7 @@ def train_one_epoch(
     """Take the steps of one epoch and return its scores (``train/loss``, ..., ``samples_per_second``)."""
     _seed_epoch(run, progress.epoch)
     model.train()
-    whole = run.optimization.batch_size // run.processes.count
+    whole = min(run.optimization.batch_size, len(run.train)) // run.processes.count
     rows, losses, predictions, norms, rates, parts = [], [], [], [], [], []
     bar = tqdm(
         _batches(run, progress.epoch),

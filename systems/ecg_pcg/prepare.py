@@ -196,8 +196,9 @@ class _RecordingPreparation(Preparation[LoadDataSettings, SourceIndex]):
             f"{persons}; {counts['skipped']} left out."
         )
         more = [f"        and {counted(others, 'other reason')}: see skipped.csv"] if others else []
-        one = [f"All are {_only_label(cache)}: a model can be tested on them, not trained."]
-        return [kept, *reasons, *more, *_describe_segmentation(cache), *one * bool(_only_label(cache))]
+        label = _only_label(cache)
+        one = [f"All are {label}: a model can be tested on them, not trained."] if label else []
+        return [kept, *reasons, *more, *_describe_segmentation(cache), *one]
 
     def next_command(self, cache: Cache) -> str:
         if _only_label(cache):

@@ -122,7 +122,10 @@ def test_compiled_it_learns_the_same_and_checkpoints_hold_plain_names(tmp_path, 
         assert found[1][name].shape == weight.shape
 
 
-def test_a_last_batch_of_another_size_is_not_compiled(tmp_path, beats, monkeypatch):
+@pytest.mark.parametrize(("size", "compiled_sizes", "all_sizes"), [(10, {10}, {10, 2}), (64, {32}, {32})])
+def test_a_last_batch_of_another_size_is_not_compiled(
+    tmp_path, beats, monkeypatch, size, compiled_sizes, all_sizes
+):
     """It would be compiled anew with sizes left open, which takes many minutes and slows all later steps."""
     by_compiled: set[int] = set()
     by_all: set[int] = set()
@@ -137,14 +140,14 @@ def test_a_last_batch_of_another_size_is_not_compiled(tmp_path, beats, monkeypat
             return self._orig_mod(ecg, pcg)
 
     monkeypatch.setattr(loop, "compiled", lambda model, *_: Compiled(model))
-    toy = toy_run(tmp_path, BeatLearner(), epochs=1, batch_size=10, drop_last=False)
+    toy = toy_run(tmp_path, BeatLearner(), epochs=1, batch_size=size, drop_last=False)
     model = PACFNet(width=8, levels=1, dropout=0.0)
     model.head.register_forward_hook(
         lambda head, given, _: by_all.add(len(given[0])) if head.training else None
     )
     fit(replace(toy, samples=beats, compiles=True), model, Tracker(None))
-    assert by_compiled == {10}
-    assert by_all == {10, 2}, "32 samples are trained on"
+    assert by_compiled == compiled_sizes
+    assert by_all == all_sizes, "32 samples are trained on"
 
 
 def test_the_model_inside_what_is_compiled(monkeypatch):
