@@ -474,5 +474,5 @@ def decision_curve_figure(
     axes.grid(color="#E4E4E4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper right", **LEGEND)
+    axes.legend(loc="best", **LEGEND)
     return figure
