@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from learning.devices import choose_precision
+
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices."""
 COPIED = {"cpu": 2**27, "cuda": 2**31}
@@ -41,6 +43,12 @@ def matrix_rate(device: torch.device, precision: torch.dtype, side: int = 0) -> 
     return 2 * side**3 / seconds_of(lambda: one @ other, device)
 
 
+def matrix_rates(device: torch.device) -> dict[torch.dtype, float]:
+    """Return the rate of products by precision; bfloat16 only where it is native, else it takes minutes."""
+    half = [torch.bfloat16] if choose_precision("auto", device) == torch.bfloat16 else []
+    return {precision: matrix_rate(device, precision) for precision in (torch.float32, *half)}
+
+
 def copy_rate(device: torch.device, size: int = 0) -> float:
     """Return bytes a second, read and written, of a copy."""
     source = torch.zeros(size or COPIED[device.type], dtype=torch.uint8, device=device)
@@ -63,16 +71,12 @@ def speed_row(
 
 
 def measure(device: torch.device) -> list[dict[str, Any]]:
-    """Return rows of the table of speeds: products in both precisions, and a copy."""
-    plain = matrix_rate(device, torch.float32)
-    half = matrix_rate(device, torch.bfloat16)
-    side = SIDE[device.type]
-    rates = [
-        (f"product of {side} x {side}, float32", plain / 1e9, "GFLOP/s", 1.0),
-        (f"product of {side} x {side}, bfloat16", half / 1e9, "GFLOP/s", half / plain),
-        ("copy, read and written", copy_rate(device) / 1e9, "GB/s", None),
-    ]
-    return [
-        speed_row("machine", case, "rate", value, unit, plain / 1e9 if ratio else None, ratio)
-        for case, value, unit, ratio in rates
-    ]
+    """Return rows of the table of speeds: products of matrices, and a copy."""
+    rates = matrix_rates(device)
+    plain, side = rates[torch.float32], SIDE[device.type]
+    rows = []
+    for precision, rate in rates.items():
+        case = f"product of {side} x {side}, {str(precision).removeprefix('torch.')}"
+        rows.append(speed_row("machine", case, "rate", rate / 1e9, "GFLOP/s", plain / 1e9, rate / plain))
+    copied = speed_row("machine", "copy, read and written", "rate", copy_rate(device) / 1e9, "GB/s")
+    return [*rows, copied]

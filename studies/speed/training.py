@@ -42,7 +42,7 @@ from learning.loop import FoldContext, compiled, make_optimizer, train_step
 from learning.parallel_folds import threads_each
 from models.layers.layout import set_layout
 from studies.speed.inference import Preset, recordings
-from studies.speed.machine import copy_rate, matrix_rate, speed_row, synchronize
+from studies.speed.machine import copy_rate, matrix_rates, speed_row, synchronize
 from systems.ecg_pcg.settings import ModelSettings, defaults
 from systems.ecg_pcg.task import EcgPcg
 
@@ -259,7 +259,7 @@ def measure(
         Folds that are trained at once in the last forms, none if 1; default: what the machine has room for.
     """
     rows = []
-    matrices = {kind: matrix_rate(device, kind) for kind in (torch.float32, torch.bfloat16)}
+    matrices = matrix_rates(device)
     copies = copy_rate(device)
     folds = folds_at_once(device) if at_once is None else at_once
     for preset in presets:

@@ -25,6 +25,18 @@ def test_rates_are_those_of_the_calls_that_are_timed(monkeypatch):
     assert machine.copy_rate(CPU, size=100) == 2 * 100 / 0.5
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_products_in_emulated_bfloat16_are_not_timed(monkeypatch, native):
+    """One took a minute on a processor with AVX2 only, and there are eleven."""
+    chosen = torch.bfloat16 if native else torch.float32
+    monkeypatch.setattr(machine, "choose_precision", lambda name, device: chosen)
+    monkeypatch.setattr(machine, "matrix_rate", lambda device, kind: {torch.float32: 1e9}.get(kind, 4e9))
+    monkeypatch.setattr(machine, "copy_rate", lambda device: 5e9)
+    rows = [(row["case"].split(", ")[-1], row["value"], row["ratio"]) for row in machine.measure(CPU)]
+    half = [("bfloat16", 4.0, 4.0)] if native else []
+    assert rows == [("float32", 1.0, 1.0), *half, ("read and written", 5.0, None)]
+
+
 def test_the_median_call_counts_and_two_are_left_out(monkeypatch):
     clock = iter([0, 100, 0, 100, 0, 1, 0, 2, 0, 30])  # begin and end of five calls
     monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
@@ -98,8 +110,7 @@ class TwoAtOnce:
 
 def test_the_table_of_training_is_against_plain(monkeypatch):
     monkeypatch.setattr(training, "AtOnce", TwoAtOnce)
-    # A product in emulated bfloat16 takes minutes at the usual size.
-    monkeypatch.setattr(training, "matrix_rate", partial(training.matrix_rate, side=64))
+    monkeypatch.setattr(training, "matrix_rates", lambda device: {torch.float32: 1e9, torch.bfloat16: 2e9})
     rows = training.measure(
         CPU, ["small"], rounds=1, compiles=False, batches={"small": 4}, sizes={"small": TINY}, at_once=2
     )
@@ -113,7 +124,8 @@ def test_the_table_of_training_is_against_plain(monkeypatch):
     assert len(beside) == 3 and set(beside.values()) == {4.0}, "a batch of 4 in a second"
     assert "small, batch 4, plain, 2 at once" in beside
     by_quantity = {row["quantity"]: row for row in rows}
-    assert by_quantity["floor of operations, float32"]["value"] > 0
+    floors = [by_quantity[f"floor of operations, {kind}"]["value"] for kind in ("float32", "bfloat16")]
+    assert floors[0] == pytest.approx(2 * floors[1]) and floors[1] > 0
 
 
 def test_parts_that_are_not_measured_again_keep_their_rows(tmp_path, monkeypatch):
