@@ -22,9 +22,9 @@ WORKERS ?= 2
 
 demo: $(VENV)/.installed
 	$(BIN)/python load_data.py --simulate
-	$(BIN)/python training.py --run-name demo-session --overwrite --width 8 --at-once 2
+	$(BIN)/python training.py --run-name demo-session --overwrite --width 8 --epochs 4 --batch-size 32 --fold-count 4 --at-once 2
 	$(BIN)/python evaluate.py --checkpoint checkpoints/demo-session
-	$(BIN)/python training.py --run-name demo-beat --overwrite --width 8 --protocol beat --folds 0
+	$(BIN)/python training.py --run-name demo-beat --overwrite --width 8 --epochs 4 --batch-size 32 --protocol beat --folds 0
 	$(BIN)/python evaluate.py --checkpoint checkpoints/demo-beat
 	@echo
 	@echo "Two tables above, one network, one cohort of simulated patients: session-level split (first),"

@@ -11,6 +11,8 @@ from systems.ecg_pcg.settings import ModelSettings, PreparationSettings, Trainin
 from systems.ecg_pcg.task import EcgPcg
 
 POINTS = 100
+WITHOUT_LEVELS = ("last-fusion", "early-fusion", "late-fusion", "cross-attention")
+"""Networks whose levels are fixed; the others are traced in half the time with two of their four."""
 
 
 def stir(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -42,7 +42,8 @@ def run(simulated_cache, tmp_path_factory) -> Path:
     workspace = tmp_path_factory.mktemp("workspace")
     return training.main(
         [
-            *("--preset", "small", "--width", "8", "--points", "100", "--epochs", "1", "--folds", "0", "1"),
+            *("--preset", "small", "--width", "8", "--levels", "2", "--points", "100", "--epochs", "1"),
+            *("--folds", "0", "1"),
             *("--precision", "float32", "--device", "cpu", "--threads", "1", "--run-name", "tiny"),
             *("--cache", str(simulated_cache.path), "--checkpoint-dir", str(workspace / "checkpoints")),
             *("--log-dir", str(workspace / "runs")),
@@ -69,7 +70,8 @@ def test_the_example_of_the_documentation(run, simulated_cache, tmp_path, capsys
         assert text.count(old) == 1
         text = text.replace(old, new)
     cpu = torch.device("cpu")
-    task = EcgPcg(TrainingSettings(precision="float32", model=ModelSettings(width=8, points=100)))
+    settings = ModelSettings(width=8, levels=2, points=100)
+    task = EcgPcg(TrainingSettings(precision="float32", model=settings))
     network, content = task.build(), load_checkpoint(run / "fold_1" / "best.pt")
     network.load_state_dict(content["model"])
     rows = torch.from_numpy(np.flatnonzero(recordings == recordings.iloc[0]))
@@ -127,7 +129,7 @@ def test_the_final_fit_comes_before_folds(run, tmp_path):
 
 def test_a_perturbed_weight_is_found_and_no_file_left(tmp_path, monkeypatch):
     """The file is of one network, and asked beside another: one weight of many, changed a bit."""
-    save_checkpoint(tmp_path / "best.pt", checkpoint())
+    save_checkpoint(tmp_path / "best.pt", checkpoint(levels=2))
     made = exporting.open_exportable(tmp_path / "best.pt")
     weights = dict(made.network.named_parameters())
     honest = exporting.open_exported

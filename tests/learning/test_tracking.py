@@ -42,8 +42,8 @@ def rows(folder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def points(folder, tag: str) -> list[tuple[int, float]]:
-    return [(event.step, event.value) for event in read(folder).Scalars(tag)]
+def points(events: EventAccumulator, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +62,22 @@ def run_folder(simulated_cache, tmp_path_factory):
     return root / "runs" / "tracked"
 
 
+@pytest.fixture(scope="module")
+def curves(run_folder) -> dict[str, EventAccumulator]:
+    """Return what TensorBoard reads of both folds: once, since it takes seconds."""
+    return {fold: read(run_folder / fold) for fold in ("fold_0", "fold_1")}
+
+
 @pytest.mark.parametrize("fold", ["fold_0", "fold_1"])
-def test_every_fold_has_the_same_curves(run_folder, fold):
-    tags = set(read(run_folder / fold).Tags()["scalars"])
-    assert tags >= CURVES
+def test_every_fold_has_the_same_curves(run_folder, curves, fold):
+    assert set(curves[fold].Tags()["scalars"]) >= CURVES
     assert all((run_folder / fold).iterdir())
     for tag in CURVES:
-        assert [step for step, _ in points(run_folder / fold, tag)] == [1, 2], tag
+        assert [step for step, _ in points(curves[fold], tag)] == [1, 2], tag
 
 
-def test_final_scores_and_figures(run_folder):
-    events = read(run_folder / "fold_0")
+def test_final_scores_and_figures(curves):
+    events = curves["fold_0"]
     assert set(events.Tags()["images"]) >= FIGURES
     for tag in FIGURES:
         (image,) = events.Images(tag)
@@ -81,21 +86,21 @@ def test_final_scores_and_figures(run_folder):
     assert {"test/beat/auroc", "test/beat/accuracy", "test/recording/auroc"} <= set(events.Tags()["scalars"])
 
 
-def test_one_tag_has_one_unit(run_folder):
-    tags = read(run_folder / "fold_0").Tags()["scalars"]
+def test_one_tag_has_one_unit(curves):
+    tags = curves["fold_0"].Tags()["scalars"]
     scores = [tag.split("/")[1:] for tag in tags if tag.startswith("test/")]
     assert {unit for unit, _ in scores} == {"beat", "recording"}
 
 
-def test_every_step_has_a_loss_and_the_one_cycle_is_seen(run_folder):
+def test_every_step_has_a_loss_and_the_one_cycle_is_seen(curves):
     """Warm-up from 1/25 of the peak, then down to next to nothing."""
-    found = {name: points(run_folder / "fold_0", f"step/{name}") for name in ("loss", "learning_rate")}
+    found = {name: points(curves["fold_0"], f"step/{name}") for name in ("loss", "learning_rate")}
     steps = [step for step, _ in found["loss"]]
     assert steps == list(range(1, len(steps) + 1)) == [step for step, _ in found["learning_rate"]]
     half = len(steps) // 2
     losses = [value for _, value in found["loss"]]
     for (_, mean), part in zip(
-        points(run_folder / "fold_0", "train/loss"), (losses[:half], losses[half:]), strict=True
+        points(curves["fold_0"], "train/loss"), (losses[:half], losses[half:]), strict=True
     ):
         assert mean == pytest.approx(sum(part) / half, rel=1e-5)
     rates = [value for _, value in found["learning_rate"]]
@@ -103,17 +108,17 @@ def test_every_step_has_a_loss_and_the_one_cycle_is_seen(run_folder):
     assert max(rates) > 10 * rates[0] > 100 * rates[-1]
 
 
-def test_the_log_has_a_row_an_epoch_with_the_values_of_the_curves(run_folder):
+def test_the_log_has_a_row_an_epoch_with_the_values_of_the_curves(run_folder, curves):
     found = rows(run_folder / "fold_0")
     assert [row["epoch"] for row in found] == ["1", "2"]
     assert set(found[0]) == CURVES | {"epoch", "train/sensitivity", "train/specificity"}
     for tag in ("val/loss", "learning_rate"):
-        values = [value for _, value in points(run_folder / "fold_0", tag)]
+        values = [value for _, value in points(curves["fold_0"], tag)]
         assert [float(row[tag]) for row in found] == pytest.approx(values)
 
 
-def test_the_text_says_which_data_model_and_protocol(run_folder):
-    (event,) = read(run_folder / "fold_0").Tensors("run/text_summary")
+def test_the_text_says_which_data_model_and_protocol(curves):
+    (event,) = curves["fold_0"].Tensors("run/text_summary")
     text = event.tensor_proto.string_val[0].decode()
     for part in (
         "| data | SIMULATED: physionet2016",
@@ -124,17 +129,17 @@ def test_the_text_says_which_data_model_and_protocol(run_folder):
         assert part in text
 
 
-def test_settings_as_text(run_folder):
-    (event,) = read(run_folder / "fold_0").Tensors("settings/text_summary")
+def test_settings_as_text(curves):
+    (event,) = curves["fold_0"].Tensors("settings/text_summary")
     text = event.tensor_proto.string_val[0].decode()
     assert all(line.startswith("    ") for line in text.splitlines()), "indented, so shown as it is"
     stored = json.loads(text)
     assert (stored["protocol"], stored["model"]["width"], stored["optimization"]["epochs"]) == ("beat", 8, 2)
 
 
-def test_hyperparameters_with_final_scores(run_folder):
+def test_hyperparameters_with_final_scores(run_folder, curves):
     assert not [path for path in (run_folder / "fold_0").iterdir() if path.is_dir()], "one run a fold"
-    events = read(run_folder / "fold_0")
+    events = curves["fold_0"]
     data = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     for name in (
         b"learning_rate",
@@ -150,8 +155,8 @@ def test_hyperparameters_with_final_scores(run_folder):
     assert b"test/recording/auroc" in events.summary_metadata["_hparams_/experiment"].plugin_data.content
 
 
-def test_histograms_of_weights_and_gradients_every_epoch_and_the_graph(run_folder):
-    events = read(run_folder / "fold_0")
+def test_histograms_of_weights_and_gradients_every_epoch_and_the_graph(curves):
+    events = curves["fold_0"]
     name = "encoders.ecg.0.body.0.0.weight"
     for group in ("weights", "gradients"):
         drawn = events.Histograms(f"{group}/{name}")
@@ -164,8 +169,9 @@ def test_values_and_steps(tmp_path):
     with Tracker(tmp_path) as tracker:
         tracker.scalars({"val/auroc": 0.5, "val/loss": 1.0}, 1)
         tracker.scalars({"val/auroc": float("nan"), "val/loss": 0.25}, 2)
-    assert points(tmp_path, "val/auroc") == [(1, 0.5)]
-    assert points(tmp_path, "val/loss") == [(1, 1.0), (2, 0.25)]
+    found = read(tmp_path)
+    assert points(found, "val/auroc") == [(1, 0.5)]
+    assert points(found, "val/loss") == [(1, 1.0), (2, 0.25)]
 
 
 def test_a_resumed_run_keeps_the_finished_epochs_and_drops_what_came_after(tmp_path, monkeypatch):
@@ -177,7 +183,7 @@ def test_a_resumed_run_keeps_the_finished_epochs_and_drops_what_came_after(tmp_p
             tracker.scalars({"val/loss": value}, step)
     with Tracker(tmp_path, finished_epochs=2) as tracker:
         tracker.scalars({"val/loss": 0.3}, 3)
-    found = points(tmp_path, "val/loss")
+    found = points(read(tmp_path), "val/loss")
     assert found == [(1, pytest.approx(0.1)), (2, pytest.approx(0.2)), (3, pytest.approx(0.3))]
 
 
@@ -203,11 +209,12 @@ def test_curves_and_log_of_a_run_that_was_stopped_are_those_of_one_that_was_not(
     done = load_checkpoint(tmp_path / "ck" / "last.pt")["progress"]
     with Tracker(stopped, done["epoch"], done["step"]) as tracker:
         fit(toy_run(tmp_path / "ck", schedule="one-cycle"), build(99), tracker, resume=True)
-    tags = read(tmp_path / "alone").Tags()["scalars"]
+    found, alone = read(stopped), read(tmp_path / "alone")
+    tags = alone.Tags()["scalars"]
     assert {"step/loss", "step/learning_rate", "step/gradient_norm", "train/loss"} <= set(tags)
     for tag in set(tags) - {"samples_per_second"}:
-        assert points(stopped, tag) == points(tmp_path / "alone", tag), tag
-    assert len(points(stopped, "step/loss")) == 16
+        assert points(found, tag) == points(alone, tag), tag
+    assert len(points(found, "step/loss")) == 16
     timed = [
         [row | {"samples_per_second": ""} for row in rows(path)] for path in (stopped, tmp_path / "alone")
     ]
@@ -220,7 +227,8 @@ def test_a_run_that_begins_again_leaves_nothing_of_the_one_before(tmp_path):
         with Tracker(tmp_path) as tracker:
             tracker.step_scalars({"loss": [value]}, 1)
             tracker.epoch_scalars({"val/loss": value}, 1)
-    assert points(tmp_path, "step/loss") == points(tmp_path, "val/loss") == [(1, 0.5)]
+    found = read(tmp_path)
+    assert points(found, "step/loss") == points(found, "val/loss") == [(1, 0.5)]
     assert rows(tmp_path) == [{"epoch": "1", "val/loss": "0.5"}]
 
 

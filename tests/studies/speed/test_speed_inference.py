@@ -8,7 +8,7 @@ from studies.speed import inference as speed_inference
 from systems.ecg_pcg.settings import ModelSettings, TrainingSettings
 from systems.ecg_pcg.task import EcgPcg
 
-TINY = {"small": ModelSettings(width=8, points=100)}
+TINY = {"small": ModelSettings(width=8, points=100, levels=2)}
 KEYS = ["part", "case", "quantity", "value", "unit", "plain", "ratio"]
 
 

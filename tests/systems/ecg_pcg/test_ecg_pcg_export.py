@@ -8,21 +8,19 @@ from models import NETWORKS, SINGLE_MODALITY, TAKES_ABSENCE
 from models.pacfnet import PACFNet
 from systems.base.exporting import TOLERANCE, open_exported, write_export
 from systems.ecg_pcg.export import OUTPUTS, exportable, random_beats
-from tests.exported_checkpoint import POINTS, checkpoint, compare, exported, stir
+from tests.exported_checkpoint import POINTS, WITHOUT_LEVELS, checkpoint, compare, exported, stir
 
 SUBSETS = {"modality_dropout": 0.5}
 BOTH = ("ecg", "pcg")
 MASKED = (*BOTH, "has_ecg", "has_pcg")
 
 
-SMALLER = {"last-fusion": {}, "early-fusion": {}, "late-fusion": {}, "cross-attention": {"layers": 2}}
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_is_one_graph(name):
     """Those that take any subset of the signals with tokens, which are harder, the others without."""
     tokens = {"absence_tokens": True} if name in TAKES_ABSENCE else {}
-    network = stir(NETWORKS[name](width=8, **SMALLER.get(name, {"levels": 2}), **tokens))
+    fewer = {"layers": 2} if name == "cross-attention" else {} if name in WITHOUT_LEVELS else {"levels": 2}
+    network = stir(NETWORKS[name](width=8, **fewer, **tokens))
     alone = SINGLE_MODALITY.get(name)
     made = exported(network, MASKED if tokens else (alone,) if alone else BOTH)
     program = export._traced(made).module()

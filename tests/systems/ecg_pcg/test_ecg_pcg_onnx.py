@@ -15,7 +15,6 @@ from tests.exported_checkpoint import compare, exported, stir
 
 BOTH = ("ecg", "pcg")
 MASKED = (*BOTH, "has_ecg", "has_pcg")
-# tests/test_export.py has the default, cascaded, at all its levels
 KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "subsets": ({"absence_tokens": True}, MASKED),
     "ecg-network": ({"modalities": ("ecg",)}, ("ecg",)),

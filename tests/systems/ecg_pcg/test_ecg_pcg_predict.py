@@ -45,6 +45,7 @@ from systems.ecg_pcg.settings import (
 from systems.ecg_pcg.sources.simulated import write_record
 from systems.ecg_pcg.sources.user_recording import read_user_recording, signal_digest
 from systems.ecg_pcg.task import EcgPcg, signals_of
+from tests.exported_checkpoint import WITHOUT_LEVELS
 
 NETWORK = TrainingSettings(model=ModelSettings(width=8, points=100), precision="float32", device="cpu")
 EITHER = dataclasses.replace(NETWORK, model=dataclasses.replace(NETWORK.model, modality_dropout=0.5))
@@ -219,7 +220,10 @@ def subsets(cache, simulated_raw, tmp_path_factory) -> dict[tuple[str, ...], Pat
 @pytest.mark.parametrize("chosen", [pytest.param(model, id=name) for model, name in EVERY])
 def test_every_model_takes_what_it_says_in_predict_and_export(chosen, cache, subsets, tmp_path):
     """And refuses the rest in one sentence, at the command line."""
-    settings = dataclasses.replace(NETWORK, model=dataclasses.replace(chosen, width=8, points=100))
+    fitted = chosen.model in FITTED_MODELS
+    levels = None if fitted or chosen.model in WITHOUT_LEVELS else 2
+    model = dataclasses.replace(chosen, width=8, points=100, levels=levels)
+    settings = dataclasses.replace(NETWORK, model=model)
     metadata: Any = {"provenance": {"torch": "2", "commit": "0"}}
     path = tmp_path / "best.pt"
     save_checkpoint(path, checkpoint(cache, settings, threshold=0.5) | metadata)
@@ -236,7 +240,7 @@ def test_every_model_takes_what_it_says_in_predict_and_export(chosen, cache, sub
         else:
             with pytest.raises(UserError, match=r"^No prediction for \w+: There is no [^.]*\.$"):
                 predict_command.main(command)
-    if settings.model.model in FITTED_MODELS:
+    if fitted:
         with pytest.raises(UserError, match=r"reads features that only this code computes"):
             export_command.main(["--checkpoint", str(path), "--format", "torch"])
         return
