@@ -7,6 +7,7 @@ Every function returns a matplotlib Figure of its own (no pyplot, no global stat
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -323,10 +324,19 @@ def beat_attention_figure(
     return figure
 
 
+def png_of(figure: Figure) -> bytes:
+    """Return a figure as PNG. It is laid out once; ``savefig`` does so twice, which is most of the work."""
+    figure.set_dpi(RESOLUTION)
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    return content.getvalue()
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG (or what the ending says): all of it, or nothing."""
+    """Write a figure as PNG: all of it, or nothing."""
+    content = png_of(figure)
     with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, dpi=RESOLUTION, facecolor="white")
+        temporary.write_bytes(content)
 
 
 def _titled(height: float, title: str, second_line: str, watermark: str) -> Figure:

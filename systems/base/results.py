@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -149,8 +148,6 @@ def _title(name: str, captions: Mapping[str, Caption] | None) -> str:
 
 
 def _png(figure: Figure) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, and --compact draws nothing
+    from evaluation.figures import png_of  # half a second, and --compact draws nothing
 
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # savefig would draw twice
-    return buffer.getvalue()
+    return png_of(figure)

@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -126,11 +127,13 @@ def test_saved_figures_are_whole_or_not_there(units, tmp_path, monkeypatch):
     assert imread(tmp_path / "new" / "roc.png").shape[1] == 900
     before = (tmp_path / "new" / "roc.png").read_bytes()
 
-    def fail(path, **_):
-        path.write_bytes(b"half")
+    write = Path.write_bytes
+
+    def fail(path, content):
+        write(path, content[: len(content) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(figure, "savefig", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
         save_figure(figure, tmp_path / "new" / "roc.png")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["roc.png"]
