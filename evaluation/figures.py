@@ -325,7 +325,7 @@ def beat_attention_figure(
 
 
 def png_of(figure: Figure) -> bytes:
-    """Return a figure as PNG. It is laid out once; ``savefig`` does so twice, which is most of the work."""
+    """Return a figure as PNG, laid out once; ``savefig`` would do so twice."""
     figure.set_dpi(RESOLUTION)
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_png(content)
