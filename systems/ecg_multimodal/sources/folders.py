@@ -113,14 +113,13 @@ def index_patient_folders(
         names = (IMAGES, SIGNALS, clinical.name or CLINICAL)
         listed = dict(zip(names, given.values(), strict=True)) | {labels.name: labels.listed}
         problems += _mismatches(listed, labels.name)
+        views = (images, signals.places, values)
+        known = {name: label for name, label in known.items() if _has_view(name, views, problems)}
     else:
         problems += _empty_tables({clinical.name: clinical.listed, signal_name: signals.listed})
         given["image"] = folders | (set(loose) & everyone)
         of_view["image"] += [problem for name, problem in loose.items() if name in everyone - folders]
         known = dict.fromkeys(sorted(everyone, key=_natural), UNLABELLED)
-    if labelled:
-        views = (images, signals.places, values)
-        known = {name: label for name, label in known.items() if _has_view(name, views, problems)}
     places = {name: f"{signal_name}@{place}" for name, place in signals.places.items()}
     rows = [
         _row(name, label, images.get(name, ""), places.get(name, ""), labels)
